@@ -1,0 +1,1 @@
+"""The `causeloop` command: run, migrate, check and measure an installation."""

@@ -1,0 +1,58 @@
+"""The `causeloop` command. Each subcommand is a module that is imported when it is asked for."""
+
+import argparse
+import sys
+from importlib import import_module
+
+from causeloop_cli.embedded.process import ServerFailed
+from causeloop_common.contracts.topology import SERVICES
+from causeloop_common.errors import AppError
+from causeloop_common.rls import IsolationError
+from causeloop_common.settings import SettingsError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one subcommand; errors that a person can mend are told as a sentence, without a traceback."""
+    options = _parser().parse_args(arguments)
+    command = import_module(f"causeloop_cli.{options.command}")
+    try:
+        return int(command.main(options) or 0)
+    except (SettingsError, IsolationError, AppError, ServerFailed) as error:
+        print(f"causeloop {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="causeloop", description="The security core of a multi-tenant product.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    dev = commands.add_parser("dev", help="run everything on this machine, nothing else needed")
+    dev.add_argument("--data", help="keep data in this folder; without it everything is throw-away")
+    dev.add_argument("--port", type=int, default=4000, help="the gateway's port (4000)")
+    dev.add_argument("--one-process", action="store_true", help="all services in one process, for little memory")
+    dev.add_argument("--no-seed", action="store_true", help="make no demo workspace")
+
+    serve = commands.add_parser("serve", help="run one or more services in this process")
+    serve.add_argument("services", nargs="+", choices=SERVICES, metavar="service", help=", ".join(SERVICES))
+
+    commands.add_parser("migrate", help="bring database, streams and consumers to what this version declares")
+    commands.add_parser("doctor", help="prove tenant isolation and check everything a service needs")
+
+    servers = commands.add_parser("servers", help="run only PostgreSQL and NATS, migrated; prints how to reach them")
+    servers.add_argument("--fsync", action="store_true", help="durable writes, as in production")
+
+    keys = commands.add_parser("keys", help="print the environment of one service: its keys and nothing more")
+    keys.add_argument("service", choices=SERVICES, metavar="service", help=", ".join(SERVICES))
+
+    schemas = commands.add_parser("schemas", help="write the JSON Schema of every message, OpenAPI and AsyncAPI")
+    schemas.add_argument("--check", action="store_true", help="write nothing; fail when something differs")
+
+    bench = commands.add_parser("bench", help="measure against the reference path")
+    bench.add_argument("--rows", help="comma-separated rows; all without it")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""`causeloop serve`: any subset of the services in one process."""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+
+import uvloop
+
+from causeloop_cli import services
+from causeloop_common import telemetry
+from causeloop_common.application import run
+
+
+def main(options: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    serve(options.services, os.environ)
+    return 0
+
+
+def serve(names: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Compose the services and run them in one event loop."""
+    telemetry.setup(names[0] if len(names) == 1 else "causeloop", environ.get("LOG_LEVEL", "INFO"))
+
+    async def composed() -> None:
+        # Inside the loop: connections and locks belong to the loop they were made in.
+        await run([services.create(name, environ) for name in dict.fromkeys(names)])
+
+    uvloop.run(composed())

@@ -1,0 +1,1 @@
+"""What every service of Causeloop is made of: messages, tenants, transactions, the bus."""

@@ -1,0 +1,301 @@
+"""One service as a running thing: what it is made of, started in order, watched, and drained.
+
+    start   database ─► isolation proof ─► bus ─► background tasks ─► commands
+    stop    commands drained ─► background tasks ended ─► bus ─► database
+
+A service that cannot prove its isolation does not start. `run` serves any number of services in one process with
+one operations port: `/health` (the process is alive), `/ready` (every check by name; 503 says which fails), `/metrics`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import orjson
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from causeloop_common.database import Database
+from causeloop_common.errors import AppError, Unavailable
+from causeloop_common.messaging import Bus, CommandRouter, EventRouter
+from causeloop_common.relay import Relay
+from causeloop_common.rls import IsolationError, Tables
+from causeloop_common.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 8.0
+_START_SECONDS = 60.0
+_PROOF_REMEMBERED_SECONDS = 15.0
+
+Check = Callable[[], Awaitable[None]]
+
+
+class Application:
+    """One service: composed in its `app.py`, run by `run`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.name = settings.service
+        self.keys = settings.keyring()
+        self.bus = Bus(settings, self.keys)
+        self._databases: list[Database] = []
+        self._commands: CommandRouter | None = None
+        self._background: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        self._before: list[Check] = []
+        self._after: list[Check] = []
+        self._checks: dict[str, Check] = {"bus": self._check_bus}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._proven_at = float("-inf")
+        self._http: Callable[[], Listener] | None = None
+
+    def database(self, tables: Tables) -> Database:
+        """The service's schema, proven at start and while ready."""
+        database = Database(
+            self.settings.dsn(f"causeloop_{self.name}"), self.name, tables, workers=self.settings.database_workers
+        )
+        self._databases.append(database)
+        self._checks["database"] = database.ping
+        self._checks["isolation"] = self._check_isolation
+        return database
+
+    def relay(self, database: Database) -> None:
+        """Put the events of this database on the bus."""
+        relay = Relay(self.settings.dsn(f"causeloop_{self.name}_relay"), self.name, self.bus, database.published)
+        self.background("relay", relay.run)
+
+        async def check() -> None:
+            if relay.failure is not None:
+                raise Unavailable(f"The relay waits: {relay.failure}.")
+
+        self._checks["relay"] = check
+
+    def commands(self, router: CommandRouter) -> None:
+        """Answer commands."""
+        self._commands = router
+
+    def events(self, router: EventRouter) -> None:
+        """Follow a durable consumer."""
+        router.attach(self.bus)
+
+    def background(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """A task that runs as long as the service; if it ends by itself the process stops, to be started again."""
+        self._background.append((name, run))
+
+    def check(self, name: str, check: Check) -> None:
+        """A readiness check: raises AppError with a sentence."""
+        self._checks[name] = check
+
+    def http(self, listener: Callable[[], "Listener"]) -> None:
+        """Serve HTTP once everything else is started."""
+        self._http = listener
+
+    def listener(self) -> "Listener | None":
+        """The HTTP listener of this service, if it has one."""
+        return self._http() if self._http is not None else None
+
+    def before_serving(self, step: Check) -> None:
+        """Run once when database and bus are there, before the first command."""
+        self._before.append(step)
+
+    def after_serving(self, step: Check) -> None:
+        """Run once when the service stops, after the last command."""
+        self._after.append(step)
+
+    async def start(self) -> None:
+        """Start in order; IsolationError when the database does not isolate."""
+        for database in self._databases:
+            await _patiently(database.start)
+        await self._prove()
+        await _patiently(self.bus.connect)
+        for step in self._before:
+            await step()
+        await self.bus.start()
+        for name, run in self._background:
+            self._tasks.append(asyncio.create_task(run(), name=f"{self.name}:{name}"))  # type: ignore[arg-type]
+        if self._commands is not None:
+            await self._commands.start(self.bus, workers=self.settings.database_workers)
+        _log.info("%s is ready", self.name)
+
+    async def stop(self) -> None:
+        """Stop taking commands, let the running ones end, and leave in the reverse order."""
+        if self._commands is not None:
+            await self._commands.drain(GRACE_SECONDS)
+        for step in self._after:
+            await step()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.bus.close()
+        for database in self._databases:
+            await database.stop()
+
+    async def failed(self) -> str:
+        """Wait until a background task ends by itself, and name it."""
+        if not self._tasks:
+            await asyncio.Event().wait()
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        task = done.pop()
+        return f"{task.get_name()}: {task.exception() or 'ended'}" if not task.cancelled() else task.get_name()
+
+    async def readiness(self) -> dict[str, str]:
+        """Every check by name: 'ok', or the sentence of what is wrong."""
+
+        async def ask(check: Check) -> str:
+            try:
+                await asyncio.wait_for(check(), timeout=3)
+            except AppError as error:
+                return error.detail
+            except TimeoutError:
+                return "No answer within 3 seconds."
+            return "ok"
+
+        names = list(self._checks)
+        return dict(zip(names, await asyncio.gather(*map(ask, self._checks.values())), strict=True))
+
+    async def _prove(self) -> None:
+        for database in self._databases:
+            if findings := await database.prove():
+                raise IsolationError(self.name, findings)
+        self._proven_at = time.monotonic()
+
+    async def _check_isolation(self) -> None:
+        if time.monotonic() - self._proven_at < _PROOF_REMEMBERED_SECONDS:
+            return
+        try:
+            await self._prove()
+        except IsolationError as error:
+            raise Unavailable(str(error)) from error
+
+    async def _check_bus(self) -> None:
+        _ = self.bus.client
+
+
+async def _patiently(step: Check) -> None:
+    """Repeat a step while what it needs is still starting, for a minute."""
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            return await step()
+        except Unavailable as error:
+            if time.monotonic() > deadline:
+                raise
+            _log.warning("waiting: %s", error.detail)
+            await asyncio.sleep(0.25)
+
+
+class Operations:
+    """The operations endpoints of a process, as a raw ASGI app."""
+
+    def __init__(self, applications: Sequence[Application]) -> None:
+        self._applications = applications
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        status, kind, body = await self._respond(scope["path"])
+        headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _respond(self, path: str) -> tuple[int, str, bytes]:
+        match path:
+            case "/health":
+                return 200, "application/json", b'{"status":"ok"}'
+            case "/ready":
+                checks = await self.readiness()
+                ready = all(told == "ok" for told in checks.values())
+                body = {"status": "ready" if ready else "not_ready", "checks": checks}
+                return 200 if ready else 503, "application/json", orjson.dumps(body)
+            case "/metrics":
+                return 200, CONTENT_TYPE_LATEST, generate_latest()
+            case _:
+                return 404, "application/json", b'{"detail":"There are /health, /ready and /metrics."}'
+
+    async def readiness(self) -> dict[str, str]:
+        """Every check of every service here, as `service.check`."""
+        told = await asyncio.gather(*(application.readiness() for application in self._applications))
+        return {
+            f"{application.name}.{check}": word
+            for application, checks in zip(self._applications, told, strict=True)
+            for check, word in checks.items()
+        }
+
+
+class Listener(uvicorn.Server):
+    """An HTTP server in a process that handles its signals itself."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        """Leave signals to `run`."""
+        yield
+
+    @classmethod
+    def on(cls, app: Any, host: str, port: int, **more: Any) -> "Listener":
+        """A listener for an ASGI app with our settings."""
+        return cls(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                date_header=False,
+                timeout_graceful_shutdown=int(GRACE_SECONDS),
+                **more,
+            )
+        )
+
+
+async def run(applications: Sequence[Application], *, ready: Check | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises what kept a service from starting."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    settings = applications[0].settings
+    operations = Listener.on(Operations(applications), settings.ops_host, settings.ops_port)
+    listeners = [operations]
+    served = [asyncio.create_task(operations.serve())]
+    started: list[Application] = []
+    try:
+        starting = asyncio.ensure_future(asyncio.gather(*(application.start() for application in applications)))
+        stopping = asyncio.create_task(stop.wait())
+        first: list[asyncio.Future[Any]] = [starting, stopping]
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            starting.cancel()
+            return
+        await starting
+        started = list(applications)
+        for application in applications:
+            if (listener := application.listener()) is not None:
+                listeners.append(listener)
+                served.append(asyncio.create_task(listener.serve()))
+                while not listener.started:
+                    if served[-1].done():
+                        raise SystemExit(f"{application.name} cannot listen: {served[-1].exception()}")
+                    await asyncio.sleep(0.01)
+        if ready is not None:
+            await ready()
+        watched = [asyncio.create_task(application.failed()) for application in applications]
+        watched_all: list[asyncio.Task[Any]] = [stopping, *watched, *served]
+        done, _ = await asyncio.wait(watched_all, return_when=asyncio.FIRST_COMPLETED)
+        for task in (*watched, stopping):
+            task.cancel()
+        if stopping not in done:
+            ended = next((task.result() for task in watched if task in done), "a listener ended")
+            _log.critical("stopping: %s", ended)
+            raise SystemExit(1)
+    finally:
+        for listener in reversed(listeners):
+            listener.should_exit = True
+        await asyncio.gather(*served, return_exceptions=True)
+        await asyncio.gather(*(application.stop() for application in started), return_exceptions=True)

@@ -1,0 +1,1 @@
+"""The contracts: one module per owner, what it answers and what it announces."""

@@ -1,0 +1,53 @@
+"""What audit answers: the tenant's log. It announces nothing: it is where announcements end."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from causeloop_common.contracts.base import Command, EventId, Message, Page, Timestamp
+from causeloop_common.permissions import Permission
+
+RETIRED: frozenset[str] = frozenset()
+
+
+class Entry(Message):
+    """One entry of the log. `index` is its place, from 0; `leaf_hash` the RFC 6962 hash in hex."""
+
+    index: int
+    id: EventId
+    action: str
+    actor: str
+    credential: str | None
+    target: str
+    occurred_at: Timestamp
+    request_id: str
+    data: dict[str, Any] | None = Field(description="Null once retention removed it; the hash stays.")
+    leaf_hash: str
+
+
+class EntryPage(Page):
+    """Entries in the order asked for."""
+
+    data: list[Entry]
+
+
+Filter = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
+
+
+class ListEntries(Command[EntryPage], permission=Permission.AUDIT_READ, pure=True):
+    """The log, newest first or by index, filtered."""
+
+    limit: int = Field(default=25, ge=1, le=100)
+    position: str | None = Field(default=None, max_length=512)
+    order: Literal["newest", "index"] = "newest"
+    actor: Filter | None = None
+    action: Filter | None = Field(default=None, description="The action or a prefix of it, such as 'vault.'.")
+    target: Filter | None = None
+    since: Timestamp | None = Field(default=None, description="Occurred at or after.")
+    until: Timestamp | None = Field(default=None, description="Occurred before.")
+
+
+class GetEntry(Command[Entry], permission=Permission.AUDIT_READ, pure=True):
+    """One entry by its event id."""
+
+    id: EventId

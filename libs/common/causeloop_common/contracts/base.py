@@ -1,0 +1,266 @@
+"""What services say to each other: `Command[Reply]` asks and waits, `Event` says that something happened.
+
+The class is the message's whole declaration: the subject comes from the module (its owner) and the class name,
+`PutSecret` in `vault.py` is `cmd.vault.put_secret`; the permission it needs and the services that may ask it
+stand in the class line. The gateway's routes, the services' checks, the bus permissions and the documents all
+read them here.
+
+Rules of change: a command refuses unknown fields, an event's reader ignores them; fields are only added and
+optional; another meaning is another name, and a retired name stays in `RETIRED`. `make schemas` writes the JSON
+Schema of every message and tests compare.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from types import ModuleType
+from typing import Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar, get_args
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    SerializationInfo,
+    StringConstraints,
+    ValidationInfo,
+)
+from pydantic.json_schema import WithJsonSchema
+
+from causeloop_common import ids
+from causeloop_common.keys import Sealer
+
+ReplyT = TypeVar("ReplyT", bound="Message")
+
+COMMAND_TIMEOUT_SECONDS = 5.0
+EVENT_BYTES = 64 * 1024
+PAGE_BYTES = 512 * 1024
+_GATEWAY_ONLY = frozenset({"gateway"})
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+class Envelope(NamedTuple):
+    """How `Sealed` fields of one message travel: the pair's sealer and the label bound to the ciphertext."""
+
+    sealer: Sealer
+    label: str
+
+
+class Shown:
+    """Serialisation context of the one place that may show a secret in clear: the gateway's HTTP answer."""
+
+
+def _seal(value: SecretStr, info: SerializationInfo) -> str:
+    if isinstance(info.context, Envelope):
+        return info.context.sealer.seal(value.get_secret_value().encode(), info.context.label)
+    if isinstance(info.context, Shown):
+        return value.get_secret_value()
+    return str(value)  # stars
+
+
+def _open(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, str) and isinstance(info.context, Envelope):
+        return info.context.sealer.open(value, info.context.label).decode()
+    return value
+
+
+class _SealedMark:
+    """Marks a field as sealed, for `sealed_fields`."""
+
+
+Sealed = Annotated[
+    SecretStr,
+    Field(max_length=65_536),
+    BeforeValidator(_open),
+    PlainSerializer(_seal, return_type=str),
+    WithJsonSchema({"type": "string", "format": "password", "maxLength": 65_536, "x-sealed": True}),
+    _SealedMark(),
+]
+"""A secret text, at most 64 Ki characters: ciphertext on the bus, stars everywhere else but in the HTTP answer."""
+
+
+def _typeid(*prefixes: str) -> Any:
+    """An annotated `str` that is a TypeID of one of the kinds."""
+
+    def check(value: str) -> str:
+        ids.decode(value, *prefixes)
+        if "ws" in prefixes or "usr" in prefixes:
+            ids.tenant_uuid(value)
+        return value
+
+    pattern = f"^({'|'.join(prefixes)})_{ids.SUFFIX}$"
+    schema = {"type": "string", "pattern": pattern}
+    return Annotated[str, Field(max_length=64), AfterValidator(check), WithJsonSchema(schema)]
+
+
+WorkspaceId = _typeid("ws")
+TenantId = _typeid("ws", "usr")
+PersonId = _typeid("usr")
+SessionId = _typeid("ses")
+TokenId = _typeid("tok")
+SecretId = _typeid("sec")
+EventId = _typeid("evt")
+
+Label = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120, pattern=r"^[^\x00-\x1f\x7f]*$")
+]
+"""A short human text: no control characters, trimmed."""
+
+Timestamp = AwareDatetime
+
+
+def _holds_sealed(annotation: Any) -> bool:
+    """Whether a type mentions `Sealed` anywhere inside: `Sealed | None`, a list, a nested message."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return bool(getattr(annotation, "sealed_fields", ()))
+    marked = any(isinstance(mark, _SealedMark) for mark in getattr(annotation, "__metadata__", ()))
+    return marked or any(_holds_sealed(part) for part in get_args(annotation))
+
+
+class Message(BaseModel):
+    """Base of everything that crosses the bus: immutable, unknown fields refused, inputs never echoed in errors."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, ser_json_inf_nan="strings", allow_inf_nan=False
+    )
+
+    sealed_fields: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.sealed_fields = frozenset(
+            name
+            for name, field in cls.model_fields.items()
+            if any(isinstance(mark, _SealedMark) for mark in field.metadata) or _holds_sealed(field.annotation)
+        )
+
+    def to_wire(self, envelope: Envelope | None = None) -> bytes:
+        """JSON for the bus; `Sealed` fields are sealed with the envelope, stars without one."""
+        return self.__pydantic_serializer__.to_json(self, context=envelope)
+
+    def to_client(self) -> bytes:
+        """JSON for the client who may see the secrets in it."""
+        return self.__pydantic_serializer__.to_json(self, context=Shown())
+
+
+class Command(Message, Generic[ReplyT]):
+    """Ask and wait: `class PutSecret(Command[SecretVersion], permission=Permission.SECRETS_WRITE)`.
+
+    `issuers` are the services that may ask; `pure` says that it changes nothing a retry could do twice, so an
+    Idempotency-Key is ignored; `timeout` is the deadline in seconds.
+    """
+
+    service: ClassVar[str]
+    operation: ClassVar[str]
+    subject: ClassVar[str]
+    permission: ClassVar[str]
+    issuers: ClassVar[frozenset[str]]
+    pure: ClassVar[bool]
+    timeout: ClassVar[float]
+    reply: ClassVar[type[Message]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # The class arguments are this class's own; pydantic would take them for configuration.
+        super().__init_subclass__()
+
+    @classmethod
+    def __pydantic_init_subclass__(
+        cls,
+        *,
+        permission: str | None = None,
+        issuers: frozenset[str] = _GATEWAY_ONLY,
+        pure: bool = False,
+        timeout: float = COMMAND_TIMEOUT_SECONDS,
+        **kwargs: Any,
+    ) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if permission is None:  # Command[Reply] itself, on the way to a command
+            return
+        (generic,) = (base for base in cls.__bases__ if issubclass(base, Command))
+        (cls.reply,) = generic.__pydantic_generic_metadata__["args"]
+        cls.service, cls.operation = _owner(cls), _snake(cls)
+        cls.subject = f"cmd.{cls.service}.{cls.operation}"
+        cls.permission, cls.issuers, cls.pure, cls.timeout = permission, issuers, pure, timeout
+
+
+class Event(Message):
+    """It happened: `class SecretWritten(Event, target="secret_id")`. Carries ids, never personal data in clear.
+
+    `target` names the field with the id of the thing acted on. Readers ignore unknown fields.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: ClassVar[str]
+    target: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, target: str = "", **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if target not in cls.model_fields:
+            raise TypeError(f"{cls.__name__}: the target '{target}' is not one of its fields.")
+        cls.type = f"{_owner(cls)}.{_snake(cls)}"
+        cls.target = target
+
+    @property
+    def target_id(self) -> str:
+        """The id of the thing acted on."""
+        return str(getattr(self, self.target))
+
+
+class Page(Message):
+    """Base of a list's reply: `data`, and where the next page begins for the service that answered."""
+
+    next_position: str | None = Field(default=None, max_length=512)
+
+
+class Nothing(Message):
+    """The reply of a command that has nothing to say."""
+
+
+class Announced(NamedTuple):
+    """One event as it arrived: the CloudEvents attributes, and its data."""
+
+    id: str
+    tenant: str
+    type: str
+    occurred_at: datetime
+    actor: str
+    credential: str | None
+    target: str
+    request_id: str
+    traceparent: str
+    data: bytes
+
+
+def commands(owner: ModuleType) -> Iterator[type[Command[Any]]]:
+    """Every command that the owner of this contract module answers."""
+    return (kind for kind in vars(owner).values() if _is_message(kind, Command, owner))
+
+
+def events(owner: ModuleType) -> Iterator[type[Event]]:
+    """Every event that the owner of this contract module announces."""
+    return (kind for kind in vars(owner).values() if _is_message(kind, Event, owner))
+
+
+def _is_message(kind: object, base: type, owner: ModuleType) -> bool:
+    # Pydantic puts `Command[Reply]` itself into the module that wrote it; it is not a message.
+    if not isinstance(kind, type) or not issubclass(kind, base):
+        return False
+    return kind.__module__ == owner.__name__ and "[" not in kind.__name__
+
+
+def _owner(cls: type) -> str:
+    return cls.__module__.rpartition(".")[2]
+
+
+def _snake(cls: type) -> str:
+    return _WORDS.sub("_", cls.__name__).lower()

@@ -1,0 +1,123 @@
+"""The bus in one place: who may say what, the streams, the durable consumers.
+
+Everything follows from the contracts: a service may publish the commands it is an issuer of and its own events,
+and subscribe to its own commands, nothing else. Only the operator (`causeloop migrate`) may change streams and
+consumers; services compare and refuse on drift.
+"""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from causeloop_common.contracts import audit, auth, tenancy, vault
+from causeloop_common.contracts.base import Command, commands
+
+OWNERS: dict[str, ModuleType] = {"auth": auth, "tenancy": tenancy, "vault": vault, "audit": audit}
+SERVICES: tuple[str, ...] = ("gateway", *OWNERS)
+OPERATOR = "operator"
+
+MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
+"""NATS `max_payload`; it counts headers."""
+
+_DAY = 86_400
+_GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A JetStream stream: limits retention, new messages refused when full, file storage."""
+
+    name: str
+    subjects: tuple[str, ...]
+    max_age_seconds: int
+    max_bytes: int
+    duplicate_window_seconds: int = 2 * 3600
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A durable pull consumer of one service. `ack_all`: one acknowledgement covers all before it."""
+
+    name: str
+    stream: str
+    service: str
+    filters: tuple[str, ...]
+    ack_all: bool = False
+    ack_wait_seconds: int = 30
+    max_ack_pending: int = 5_000
+
+
+EVENTS = Stream("EVENTS", ("evt.>",), max_age_seconds=7 * _DAY, max_bytes=8 * _GIB)
+DEAD = Stream("DEAD", ("dead.>",), max_age_seconds=30 * _DAY, max_bytes=_GIB)
+STREAMS: tuple[Stream, ...] = (EVENTS, DEAD)
+
+AUDIT_INTAKE = Consumer("audit_intake", "EVENTS", "audit", ("evt.>",), ack_all=True)
+CONSUMERS: tuple[Consumer, ...] = (AUDIT_INTAKE,)
+
+LISTENS: dict[str, tuple[str, ...]] = {"gateway": ("evt.*.auth.>", "evt.*.tenancy.>")}
+"""Live event subjects (core NATS, no durability) a service follows: the gateway evicts what it remembers."""
+
+
+def command_kinds() -> dict[str, type[Command[Any]]]:
+    """Every command by subject."""
+    return {kind.subject: kind for owner in OWNERS.values() for kind in commands(owner)}
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Every (issuer, audience) that some command allows."""
+    return sorted({(issuer, kind.service) for kind in command_kinds().values() for issuer in kind.issuers})
+
+
+@dataclass(frozen=True)
+class BusPermissions:
+    """What one credential may publish and subscribe to; replies only to what it was asked."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+def inbox(service: str) -> str:
+    """The private inbox prefix of a service."""
+    return f"_INBOX.{service}"
+
+
+def permissions(service: str) -> BusPermissions:
+    """The exact bus permissions of a service."""
+    if service == OPERATOR:
+        return BusPermissions(("$JS.API.>",), (f"{inbox(OPERATOR)}.>",))
+    asks = [kind.subject for kind in command_kinds().values() if service in kind.issuers]
+    publish = [*sorted(asks), f"evt.*.{service}.>", f"dead.{service}.>", "$JS.API.STREAM.INFO.EVENTS"]
+    for consumer in CONSUMERS:
+        if consumer.service == service:
+            target = f"{consumer.stream}.{consumer.name}"
+            publish += [
+                f"$JS.API.CONSUMER.INFO.{target}",
+                f"$JS.API.CONSUMER.MSG.NEXT.{target}",
+                f"$JS.ACK.{target}.>",
+                f"$JS.ACK.*.*.{target}.>",
+            ]
+    subscribe = [f"{inbox(service)}.>", *LISTENS.get(service, ())]
+    if service in OWNERS:
+        subscribe.append(f"cmd.{service}.>")
+    return BusPermissions(tuple(publish), tuple(subscribe))
+
+
+_RESPONSES = '        allow_responses: { max: 1, expires: "1m" }\n'
+
+
+def nats_config(public_keys: dict[str, str]) -> str:
+    """The accounts part of a nats-server configuration; `public_keys` has the nkey of every service and operator."""
+    users = []
+    for service in (*SERVICES, OPERATOR):
+        allowed = permissions(service)
+        users.append(
+            f"      {{ nkey: {public_keys[service]}, permissions: {{\n"
+            f"        publish: {{ allow: [{_quoted(allowed.publish)}] }}\n"
+            f"        subscribe: {{ allow: [{_quoted(allowed.subscribe)}] }}\n"
+            f"{_RESPONSES if service in OWNERS else ''}      }} }}"
+        )
+    return "accounts {\n  CAUSELOOP {\n    jetstream: enabled\n    users: [\n" + "\n".join(users) + "\n    ]\n  }\n}\n"
+
+
+def _quoted(subjects: tuple[str, ...]) -> str:
+    return ", ".join(f'"{subject}"' for subject in subjects)

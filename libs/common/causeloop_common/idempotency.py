@@ -1,0 +1,97 @@
+"""Idempotency: commands already done, kept 24 hours in the transaction of their effect.
+
+The key is the client's, per tenant, principal and operation. The fingerprint is the gateway's keyed digest of the
+whole request, so that the table tells nobody what a secret was. An answer that shows a secret is stored without it.
+"""
+
+from collections.abc import Iterator
+
+from sqlalchemy import Column, DateTime, MetaData, Table, Text
+
+from causeloop_common import rls
+from causeloop_common.statements import Statement
+
+
+class Replayed(Exception):
+    """The command was done before; `reply` is the JSON it was answered with. Not an error: the router answers it."""
+
+    def __init__(self, reply: bytes) -> None:
+        super().__init__("This command was done before.")
+        self.reply = reply
+
+
+_REASON = "remembers answers for 24 hours; the effect it belongs to writes the event"
+_KEPT = "interval '24 hours'"
+
+
+def table(metadata: MetaData) -> Table:
+    """Declare the table in a service's metadata."""
+    return Table(
+        "idempotency",
+        metadata,
+        rls.tenant_column(),
+        Column("principal", Text, primary_key=True),
+        Column("operation", Text, primary_key=True),
+        Column("key", Text, primary_key=True),
+        Column("fingerprint", Text, nullable=False),
+        Column("reply", Text, nullable=False),
+        Column("created_at", DateTime(timezone=True), nullable=False),
+        info=rls.protected("select", "insert", "delete", audited=False, reason=_REASON),
+    )
+
+
+def ddl(schema: str) -> Iterator[str]:
+    """The statements that make the table, for a service's first migration."""
+    yield f"""
+        CREATE TABLE {schema}.idempotency (
+            workspace_id uuid NOT NULL DEFAULT {schema}.app_current_tenant(),
+            principal text NOT NULL,
+            operation text NOT NULL,
+            key text NOT NULL,
+            fingerprint text NOT NULL,
+            reply text NOT NULL,
+            created_at timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (workspace_id, principal, operation, key)
+        )
+    """
+    yield f"CREATE INDEX ON {schema}.idempotency (workspace_id, created_at)"
+    yield from rls.protect(schema, "idempotency", "select", "insert", "delete", audited=False, reason=_REASON)
+
+
+def lock(schema: str) -> Statement:
+    """Whether no twin is at work: takes the transaction's advisory lock on (tenant, principal, operation, key).
+
+    A statement of its own: the look-up after it sees what a twin committed before the lock was free.
+    """
+    return Statement.raw(
+        "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))",
+        "lock",
+    )
+
+
+def find(schema: str) -> Statement:
+    """Fingerprint and reply of the first one, while it is remembered."""
+    return Statement.raw(
+        f"SELECT fingerprint, reply FROM {schema}.idempotency "  # noqa: S608
+        f"WHERE principal = $1 AND operation = $2 AND key = $3 AND created_at > now() - {_KEPT}",
+        "principal",
+        "operation",
+        "key",
+    )
+
+
+def forget(schema: str) -> Statement:
+    """Removes what the tenant no longer needs remembered."""
+    return Statement.raw(f"DELETE FROM {schema}.idempotency WHERE created_at <= now() - {_KEPT}")  # noqa: S608
+
+
+def remember(schema: str) -> Statement:
+    """Stores the reply."""
+    return Statement.raw(
+        f"INSERT INTO {schema}.idempotency (principal, operation, key, fingerprint, reply) VALUES ($1, $2, $3, $4, $5)",  # noqa: S608
+        "principal",
+        "operation",
+        "key",
+        "fingerprint",
+        "reply",
+    )

@@ -1,0 +1,100 @@
+"""Identifiers: TypeIDs, a prefix and a UUID in Crockford base32 (`ws_01h455vb4pex5vsknk084sn02q`).
+
+In Python, in messages and in URLs an id is its text; in PostgreSQL it is the bare `uuid`. UUIDv7 orders by
+time; UUIDv8 is derived, so that the same input always finds the same thing.
+
+Source: https://github.com/jetify-com/typeid (spec 0.3), RFC 9562.
+"""
+
+import base64
+import hashlib
+import os
+import re
+import time
+from functools import lru_cache
+from uuid import UUID
+
+_RFC4648 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_CROCKFORD = b"0123456789abcdefghjkmnpqrstvwxyz"
+_ENCODE = bytes.maketrans(_RFC4648, _CROCKFORD)
+_DECODE = bytes.maketrans(_CROCKFORD, _RFC4648)
+_REALM_BIT = 1 << 61
+_PADDING = b"AAAAAA"  # 128 bits as the low end of 160, so that base32 needs no padding of its own
+
+NIL, MAX = UUID(int=0), UUID(int=2**128 - 1)
+SUFFIX = r"[0-7][0-9a-hjkmnp-tv-z]{25}"
+TENANT = re.compile(rf"(?:ws|usr)_{SUFFIX}")
+
+
+def uuid7() -> UUID:
+    """A new UUIDv7: milliseconds since the epoch, then 74 random bits."""
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | (7 << 76)
+    return UUID(int=value & ~(0x3 << 62) | (2 << 62))
+
+
+def uuid8(digest: bytes, *, realm: bool) -> UUID:
+    """The UUIDv8 that carries the first bits of `digest` (at least 16 bytes).
+
+    The bit after the variant tells a realm from a workspace, so that one UUID can never be read as both.
+    """
+    value = int.from_bytes(digest[:16], "big")
+    value = value & ~(0xF << 76) | (8 << 76)
+    value = value & ~(0x7 << 61) | (2 << 62)
+    return UUID(int=value | _REALM_BIT if realm else value)
+
+
+def encode(prefix: str, value: UUID) -> str:
+    """The TypeID text of a UUID (of Python's or asyncpg's class)."""
+    text = base64.b32encode(b"\0\0\0\0" + value.bytes)[6:]
+    return f"{prefix}_{text.translate(_ENCODE).decode()}"
+
+
+@lru_cache(maxsize=65536)
+def decode(text: str, *prefixes: str) -> UUID:
+    """The UUID in a TypeID; ValueError when the text is not one of the given kinds."""
+    prefix, _, suffix = text.rpartition("_")
+    if prefix not in prefixes or re.fullmatch(SUFFIX, suffix) is None:
+        raise ValueError(f"'{text[:64]}' is not an id of the form {' or '.join(p + '_…' for p in prefixes)}.")
+    raw = base64.b32decode(_PADDING + suffix.encode().translate(_DECODE))
+    return UUID(bytes=raw[4:])
+
+
+def new(prefix: str) -> str:
+    """A new TypeID over a UUIDv7."""
+    return encode(prefix, uuid7())
+
+
+@lru_cache(maxsize=65536)
+def tenant_uuid(tenant: str) -> UUID:
+    """The value of `workspace_id` for a tenant: a workspace (`ws_…`) or a person's realm (`usr_…`)."""
+    value = decode(tenant, "ws", "usr")
+    if tenant_id(value) != tenant:
+        raise ValueError(f"'{tenant}' is not the id of a tenant.")
+    return value
+
+
+def tenant_id(value: UUID) -> str:
+    """The tenant behind a `workspace_id`."""
+    is_realm = value.bytes[6] >> 4 == 8 and value.bytes[8] & 0x20
+    return encode("usr" if is_realm else "ws", value)
+
+
+def realm(issuer: str, subject: str) -> str:
+    """The person, and so their realm, behind a subject of an identity provider; the same for ever."""
+    digest = hashlib.sha256(issuer.encode() + b"\0" + subject.encode()).digest()
+    return encode("usr", uuid8(digest, realm=True))
+
+
+def workspace(digest: bytes) -> str:
+    """The workspace that a request with an Idempotency-Key makes; the same for every retry."""
+    return encode("ws", uuid8(digest, realm=False))
+
+
+INSTALLATION = encode("usr", uuid8(hashlib.sha256(b"causeloop/installation/v1").digest(), realm=True))
+"""The installation's own realm: operator acts, the master key's canary, failed sign-ins of unknown people."""
+
+
+def derived(prefix: str, content: bytes) -> str:
+    """An id that follows from content: the same content, the same id."""
+    return encode(prefix, uuid8(hashlib.sha256(content).digest(), realm=False))

@@ -1,0 +1,481 @@
+"""The bus: asking and answering commands, following events.
+
+    call       ctx + command ──► token, deadline, trace, sealed body ──► reply or AppError
+    answer     message ──► token verified ──► issuer and permission allowed ──► in time? ──► handler ──► reply
+
+Promises: `Unavailable` means that the command did not run and will not: there was no connection or no responder, or
+the queue was full. Once it is sent, no answer is `Timeout`, outcome unknown; what arrives after its deadline is
+dropped unexecuted. Every failure is answered. Secrets are sealed for the receiver. Nothing larger than the server's
+limit is sent, so no tenant can make it close a connection that others share.
+
+Commands run directly on the NATS connection that the FastStream broker holds, since a framework's pipeline per message
+costs more than the rest of the way; events are FastStream's (`docs/decisions/0003-lean-command-path.md`).
+"""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
+
+import nats.errors
+import orjson
+from faststream import AckPolicy
+from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
+from faststream.security import BaseSecurity
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from pydantic import ValidationError
+
+from causeloop_common import ids, telemetry
+from causeloop_common.context import AuthContext, Idempotency, ServiceTokens
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.base import Announced, Command, Envelope, Event, Message
+from causeloop_common.errors import (
+    AppError,
+    Forbidden,
+    Internal,
+    InvalidInput,
+    PayloadTooLarge,
+    Timeout,
+    Unauthorized,
+    Unavailable,
+)
+from causeloop_common.idempotency import Replayed
+from causeloop_common.keys import KeyRing, Sealer
+from causeloop_common.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+ReplyT = TypeVar("ReplyT", bound=Message)
+CommandT = TypeVar("CommandT", bound=Command[Any])
+EventT = TypeVar("EventT", bound=Event)
+
+TOKEN = "Causeloop-Token"  # noqa: S105  a header's name
+DEADLINE = "Causeloop-Deadline"
+REQUEST_ID = "Causeloop-Request-Id"
+IDEMPOTENCY_KEY = "Causeloop-Idempotency-Key"
+FINGERPRINT = "Causeloop-Fingerprint"
+REPLAYED = "Causeloop-Replayed"
+RETRY_AFTER = "Causeloop-Retry-After"
+ERROR = "Nats-Service-Error"  # ADR-32
+ERROR_CODE = "Nats-Service-Error-Code"
+TRACEPARENT = "traceparent"
+
+_HEADROOM_BYTES = 16 * 1024
+"""Of `max_payload`, for the protocol's own lines."""
+
+_PING_SECONDS = 0.4
+"""A connection that answers no ping for two of these is gone: callers learn of a silent cut within a second."""
+
+
+class Answer(NamedTuple):
+    """A reply as it arrived: its JSON (sealed fields still sealed), and whether it is a replay."""
+
+    body: bytes
+    replayed: bool
+
+
+class Bus:
+    """One service's connection to NATS, its tokens and its sealers."""
+
+    def __init__(self, settings: Settings, keys: KeyRing) -> None:
+        self.service = settings.service
+        self._tokens = ServiceTokens(keys)
+        self._sealers: dict[tuple[str, str], Sealer] = {
+            pair: Sealer(keys.pair(*pair)) for pair in topology.pairs() if self.service in pair
+        }
+        seed = settings.nats_nkey_seed
+        trusted = ssl.create_default_context(cafile=settings.nats_ca_file) if settings.nats_ca_file else None
+        self.broker = NatsBroker(
+            settings.nats_url,
+            name=f"causeloop-{self.service}",
+            nkeys_seed_str=seed.get_secret_value() if seed else None,
+            inbox_prefix=topology.inbox(self.service),
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.1,  # type: ignore[arg-type]
+            connect_timeout=2,
+            ping_interval=_PING_SECONDS,  # type: ignore[arg-type]
+            max_outstanding_pings=2,
+            disconnected_cb=self._disconnected,
+            reconnected_cb=self._connected,
+            error_cb=self._failed,
+            allow_reconnect=True,
+            apply_types=False,
+            logger=None,
+            ack_policy=AckPolicy.MANUAL,
+            security=BaseSecurity(ssl_context=trusted) if trusted else None,
+        )
+        self._client: Client | None = None
+        self.on_disconnect: list[Callable[[], None]] = []
+        """Called when the connection is lost."""
+
+    async def connect(self) -> None:
+        """Connect; `Unavailable` when the server cannot be reached or refuses."""
+        try:
+            self._client = await asyncio.wait_for(self.broker.connect(), timeout=5)
+        except (OSError, nats.errors.Error, TimeoutError) as error:
+            raise Unavailable(f"NATS does not let {self.service} in: {type(error).__name__}.") from error
+        await self._connected()
+
+    async def close(self) -> None:
+        """Send what is waiting and disconnect."""
+        client, self._client = self._client, None
+        if client is not None:
+            with suppress(nats.errors.Error, OSError, TimeoutError):
+                if client.is_connected:
+                    await asyncio.wait_for(client.flush(), timeout=2)
+            with suppress(nats.errors.Error, OSError, TimeoutError):
+                await self.broker.stop()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a message would leave now."""
+        return self._client is not None and self._client.is_connected
+
+    @property
+    def client(self) -> Client:
+        """The NATS connection; `Unavailable` while there is none."""
+        if self._client is None or not self._client.is_connected:
+            raise Unavailable("The message bus cannot be reached. Nothing was done; try again.")
+        return self._client
+
+    def jetstream(self) -> JetStreamContext:
+        """JetStream on this connection."""
+        return self.client.jetstream(timeout=5)
+
+    async def call(self, ctx: AuthContext, command: Command[ReplyT]) -> ReplyT:
+        """Ask and wait: the reply, or the AppError that the owner answered."""
+        answer = await self.request(ctx, command)
+        return command.reply.model_validate_json(answer.body, context=self.envelope_of_reply(ctx, command))  # type: ignore[return-value]
+
+    async def request(self, ctx: AuthContext, command: Command[Any]) -> Answer:
+        """Ask and wait for the reply's bytes."""
+        client = self.client
+        headers = {
+            TOKEN: self._tokens.mint(ctx, command.service),
+            DEADLINE: str(int((time.time() + command.timeout) * 1000)),
+            REQUEST_ID: ctx.request_id,
+            TRACEPARENT: telemetry.child_traceparent(ctx.traceparent),
+        }
+        if ctx.idempotency is not None and not command.pure:
+            headers[IDEMPOTENCY_KEY], headers[FINGERPRINT] = ctx.idempotency
+        body = command.to_wire(self._envelope(self.service, command.service, ctx, command.subject))
+        if len(body) > topology.MAX_PAYLOAD_BYTES - _HEADROOM_BYTES:
+            raise PayloadTooLarge(f"The request is {len(body)} bytes on the bus, more than fits. Send less at once.")
+        try:
+            message = await client.request(command.subject, body, timeout=command.timeout, headers=headers)
+        except nats.errors.NoRespondersError as error:
+            raise Unavailable(f"The {command.service} service is not running. Nothing was done; try again.") from error
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            raise Timeout(
+                f"The {command.service} service did not answer in time; it may have acted. "
+                "Retry with the same Idempotency-Key."
+            ) from error
+        told = message.headers or {}
+        if (code := told.get(ERROR_CODE)) is not None:
+            raise _error_from(code, told, message.data)
+        return Answer(message.data, REPLAYED in told)
+
+    def envelope_of_reply(self, ctx: AuthContext, command: Command[Any]) -> Envelope:
+        """What opens the sealed fields of the reply to this command."""
+        return self._envelope(self.service, command.service, ctx, f"{command.subject}.reply")
+
+    def _envelope(self, issuer: str, audience: str, ctx: AuthContext, label: str) -> Envelope:
+        return Envelope(self._sealers[issuer, audience], f"{label}:{ctx.tenant}")
+
+    def follow(self, subject: str, receive: Callable[[Announced], Awaitable[None]]) -> None:
+        """Follow live events without durability: what was missed is gone. Call before `start`."""
+        subscriber = self.broker.subscriber(subject, decoder=_undecoded, no_reply=True)
+
+        async def on_event(message: NatsMessage) -> None:
+            with suppress(ValueError, KeyError):
+                await receive(announced(message.raw_message))
+
+        subscriber(_raw(on_event))
+
+    async def start(self) -> None:
+        """Start what was declared with `follow` and `EventRouter`."""
+        await self.broker.start()
+
+    async def _connected(self) -> None:
+        telemetry.BUS_CONNECTED.labels(self.service).set(1)
+        _log.info("connected to the bus")
+
+    async def _disconnected(self) -> None:
+        telemetry.BUS_CONNECTED.labels(self.service).set(0)
+        if self._client is not None:
+            _log.warning("lost the bus")
+        for react in self.on_disconnect:
+            react()
+
+    async def _failed(self, error: Exception) -> None:
+        _log.warning("bus: %s: %s", type(error).__name__, error)
+
+
+class CommandRouter:
+    """Answers commands: `@router.on(PutSecret) async def put_secret(ctx, command)`."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[type[Command[Any]], Callable[[AuthContext, Any], Awaitable[Message]]] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._accepting = True
+
+    def on(
+        self, kind: type[CommandT]
+    ) -> Callable[
+        [Callable[[AuthContext, CommandT], Awaitable[Message]]], Callable[[AuthContext, CommandT], Awaitable[Message]]
+    ]:
+        """Register the handler of one kind of command."""
+
+        def register(
+            handler: Callable[[AuthContext, CommandT], Awaitable[Message]],
+        ) -> Callable[[AuthContext, CommandT], Awaitable[Message]]:
+            self._handlers[kind] = handler
+            return handler
+
+        return register
+
+    @property
+    def kinds(self) -> list[type[Command[Any]]]:
+        """What is answered here."""
+        return list(self._handlers)
+
+    async def start(self, bus: Bus, *, workers: int) -> None:
+        """Subscribe. At most `workers` commands run at once; up to eight times as many wait, more are refused."""
+        self._bus = bus
+        self._slots = asyncio.Semaphore(workers)
+        self._most = workers * 9
+        for kind, handler in self._handlers.items():
+            seconds = telemetry.COMMAND_SECONDS.labels(kind.subject)
+            await bus.client.subscribe(
+                kind.subject, queue=bus.service, cb=partial(self._receive, kind, handler, seconds)
+            )
+
+    async def drain(self, seconds: float) -> None:
+        """Refuse new commands, let the running ones end."""
+        self._accepting = False
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+
+    async def _receive(self, kind: type[Command[Any]], handler: Any, seconds: Any, message: Msg) -> None:
+        if len(self._running) >= self._most or not self._accepting:
+            await self._refuse(kind, message, Unavailable(f"The {kind.service} service is busy. Try again."))
+            return
+        task = asyncio.create_task(self._answer(kind, handler, seconds, message))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _answer(self, kind: type[Command[Any]], handler: Any, seconds: Any, message: Msg) -> None:
+        started = time.perf_counter()
+        try:
+            async with self._slots:
+                headers = message.headers or {}
+                if time.time() * 1000 > _deadline(headers):
+                    telemetry.COMMANDS.labels(kind.subject, "late").inc()
+                    return  # the caller was told long ago; answering now could only confuse
+                reply = await self._run(kind, handler, headers, message.data)
+            if len(reply.body) > topology.MAX_PAYLOAD_BYTES - _HEADROOM_BYTES:
+                raise PayloadTooLarge("The answer is larger than fits on the bus. Ask for less at once.")
+            await self._bus.client.publish(
+                message.reply, reply.body, headers={REPLAYED: "true"} if reply.replayed else None
+            )
+            telemetry.COMMANDS.labels(kind.subject, "ok").inc()
+        except AppError as error:
+            await self._refuse(kind, message, error)
+        except Exception:  # noqa: BLE001  every failure is answered
+            _log.exception("%s failed", kind.subject)
+            await self._refuse(kind, message, Internal("Something failed on our side. Report it with the trace id."))
+        finally:
+            seconds.observe(time.perf_counter() - started)
+
+    async def _run(self, kind: type[Command[Any]], handler: Any, headers: dict[str, str], body: bytes) -> Answer:
+        bus = self._bus
+        claims = bus._tokens.verify(headers.get(TOKEN, ""))
+        if claims.issuer not in kind.issuers or kind.permission not in claims.permissions:
+            raise Forbidden(f"This needs the permission '{kind.permission}'.")
+        key = headers.get(IDEMPOTENCY_KEY)
+        ctx = AuthContext(
+            *claims,
+            request_id=headers.get(REQUEST_ID, ""),
+            traceparent=headers.get(TRACEPARENT, ""),
+            idempotency=Idempotency(key, headers.get(FINGERPRINT, "")) if key else None,
+        )
+        telemetry.bind(telemetry.Act(bus.service, ctx.request_id, ctx.tenant, ctx.traceparent))
+        try:
+            command = kind.model_validate_json(
+                body, context=bus._envelope(claims.issuer, bus.service, ctx, kind.subject)
+            )
+        except ValidationError as error:
+            raise invalid_input(error) from error
+        try:
+            reply = await handler(ctx, command)
+        except Replayed as done:
+            return Answer(done.reply, replayed=True)
+        envelope = bus._envelope(claims.issuer, bus.service, ctx, f"{kind.subject}.reply")
+        return Answer(reply.to_wire(envelope), replayed=False)
+
+    async def _refuse(self, kind: type[Command[Any]], message: Msg, error: AppError) -> None:
+        telemetry.COMMANDS.labels(kind.subject, error.code).inc()
+        headers = {ERROR_CODE: error.code, ERROR: " ".join(error.detail.split())}
+        if error.retry_after is not None:
+            headers[RETRY_AFTER] = str(error.retry_after)
+        body = orjson.dumps({"fields": error.fields}) if error.fields else b""
+        with suppress(AppError, nats.errors.Error, OSError):  # the bus is gone: the caller's deadline tells them
+            await self._bus.client.publish(message.reply, body, headers=headers)
+
+
+class EventRouter:
+    """Follows a durable consumer: `@router.on(MemberRemoved) async def member_removed(ctx, event, event_id)`.
+
+    At least once; a handler begins with `tx.claim(consumer, event_id)`. A passing fault is retried for as long as it
+    lasts, with delay; any other after `attempts` goes to the dead-letter stream, copied before it is terminated.
+    """
+
+    def __init__(self, consumer: topology.Consumer, *, attempts: int = 6) -> None:
+        self.consumer = consumer
+        self._attempts = attempts
+        self._handlers: dict[str, tuple[type[Event], Any]] = {}
+
+    def on(
+        self, kind: type[EventT]
+    ) -> Callable[
+        [Callable[[AuthContext, EventT, UUID], Awaitable[None]]], Callable[[AuthContext, EventT, UUID], Awaitable[None]]
+    ]:
+        """Register the handler of one kind of event; kinds without one are passed over."""
+
+        def register(
+            handler: Callable[[AuthContext, EventT, UUID], Awaitable[None]],
+        ) -> Callable[[AuthContext, EventT, UUID], Awaitable[None]]:
+            self._handlers[kind.type] = (kind, handler)
+            return handler
+
+        return register
+
+    def attach(self, bus: Bus) -> None:
+        """Declare the subscription; `Bus.start` begins it."""
+        self._bus = bus
+        subscriber = bus.broker.subscriber(
+            durable=self.consumer.name,
+            stream=JStream(self.consumer.stream, declare=False),
+            pull_sub=PullSub(batch_size=16, timeout=1.0),
+            ack_policy=AckPolicy.MANUAL,
+            decoder=_undecoded,
+            no_reply=True,
+        )
+        subscriber(_raw(self._receive))
+
+    async def _receive(self, message: NatsMessage) -> None:
+        raw = message.raw_message
+        tries = raw.metadata.num_delivered or 1
+        try:
+            event = announced(raw)
+            found = self._handlers.get(event.type)
+            if found is not None:
+                kind, handler = found
+                service = raw.subject.split(".")[2]
+                ctx = AuthContext(
+                    event.tenant, f"svc_{self.consumer.service}", frozenset(), None, service, event.request_id,
+                    telemetry.child_traceparent(event.traceparent),
+                )  # fmt: skip
+                telemetry.bind(telemetry.Act(self.consumer.service, ctx.request_id, ctx.tenant, ctx.traceparent))
+                await handler(ctx, kind.model_validate_json(event.data), ids.decode(event.id, "evt"))
+        except Unavailable as error:
+            _log.warning("%s waits: %s", raw.subject, error.detail)
+            await raw.nak(delay=min(2**tries * 0.1, 30))
+        except Exception:  # noqa: BLE001  retried, then kept as a dead letter
+            _log.exception("%s failed, attempt %d of %d", raw.subject, tries, self._attempts)
+            if tries < self._attempts:
+                await raw.nak(delay=min(2**tries * 0.1, 30))
+                return
+            subject = f"dead.{self.consumer.service}.{self.consumer.name}"
+            headers = {**(raw.headers or {}), "Causeloop-Subject": raw.subject}
+            await self._bus.jetstream().publish(subject, raw.data, headers=headers)
+            await raw.term()
+        else:
+            await raw.ack()
+
+
+def announced(message: Msg) -> Announced:
+    """An event as it arrived (CloudEvents 1.0, NATS binding, binary mode); ValueError or KeyError if it is none.
+
+    Tenant and type are taken from the subject, which the bus guards, and never from what the sender wrote.
+    """
+    _, tenant, service, name = message.subject.split(".")
+    headers = message.headers or {}
+    ids.tenant_uuid(tenant)
+    ids.decode(headers["ce-id"], "evt")
+    return Announced(
+        id=headers["ce-id"],
+        tenant=tenant,
+        type=f"{service}.{name}",
+        occurred_at=datetime.fromisoformat(headers["ce-time"]),
+        actor=headers["ce-actor"],
+        credential=headers.get("ce-credential"),
+        target=headers["ce-subject"],
+        request_id=headers.get("ce-requestid", ""),
+        traceparent=headers.get(TRACEPARENT, ""),
+        data=message.data,
+    )
+
+
+def event_headers(event: Announced) -> dict[str, str]:
+    """The headers with which an event travels; `announced` reads them. JetStream deduplicates by the event's id."""
+    headers = {
+        "Nats-Msg-Id": event.id,
+        "ce-specversion": "1.0",
+        "ce-id": event.id,
+        "ce-source": f"/causeloop/{event.type.partition('.')[0]}",
+        "ce-type": event.type,
+        "ce-subject": event.target,
+        "ce-time": event.occurred_at.isoformat(),
+        "ce-actor": event.actor,
+        "ce-requestid": event.request_id,
+        "content-type": "application/json",
+        TRACEPARENT: event.traceparent,
+    }
+    if event.credential is not None:
+        headers["ce-credential"] = event.credential
+    return headers
+
+
+def invalid_input(error: ValidationError) -> InvalidInput:
+    """A pydantic refusal as field → reasons; what was sent is not repeated."""
+    fields: dict[str, list[str]] = {}
+    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        name = ".".join(str(part) for part in problem["loc"]) or "body"
+        fields.setdefault(name, []).append(problem["msg"].removeprefix("Value error, "))
+    return InvalidInput("The request has invalid fields; see 'errors'.", fields=fields)
+
+
+def _error_from(code: str, headers: dict[str, str], body: bytes) -> AppError:
+    fields = orjson.loads(body).get("fields") if body else None
+    retry_after = headers.get(RETRY_AFTER)
+    return AppError.from_wire(code, headers.get(ERROR, ""), fields, int(retry_after) if retry_after else None)
+
+
+def _deadline(headers: dict[str, str]) -> int:
+    try:
+        return int(headers[DEADLINE])
+    except (KeyError, ValueError) as error:
+        raise Unauthorized("The command carries no deadline.") from error
+
+
+async def _undecoded(message: NatsMessage) -> NatsMessage:
+    """FastStream's decoder: hand the message on as it is (a plain function would go to a thread for each message)."""
+    return message
+
+
+def _raw(receive: Callable[[NatsMessage], Awaitable[None]]) -> Callable[[NatsMessage], Awaitable[None]]:
+    """The handler FastStream calls with what `_undecoded` returned."""
+
+    async def handle(message: NatsMessage) -> None:
+        await receive(message)
+
+    return handle

@@ -1,0 +1,156 @@
+"""The outbox: events written in the transaction of the act they tell of.
+
+A service may insert rows and see of them no more than tenant and transaction (for the commit guard). It cannot choose
+`xid`, which is PostgreSQL's own default and not among the columns it may fill. Three partitions by day take turns:
+the relay empties the one that is past the window, so that nothing is deleted row by row and nothing needs DDL.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, DateTime, MetaData, SmallInteger, Table, Text
+from sqlalchemy.dialects.postgresql import UUID
+
+from causeloop_common import ids, rls
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.base import EVENT_BYTES, Event
+from causeloop_common.errors import PayloadTooLarge
+from causeloop_common.statements import Statement
+
+BUCKETS = 3
+"""Partitions, one per day in turn: today's, yesterday's, and the one to be emptied."""
+
+_FILLED = (
+    "event_id", "type", "target", "actor", "credential", "request_id", "traceparent", "occurred_at", "data",
+)  # fmt: skip
+_INSERTED = ("workspace_id", *_FILLED)
+
+
+def _relay_policies(schema: str) -> tuple[rls.Policy, ...]:
+    role = f"causeloop_{schema}_relay"
+    return (
+        rls.Policy("relay_select", "select", role, using="true"),
+        rls.Policy("relay_update", "update", role, using="true", check="true"),
+    )
+
+
+_COLUMNS = {"tenant_insert": _INSERTED, "tenant_select": ("xid", "workspace_id")}
+
+
+def tables(metadata: MetaData) -> Table:
+    """Declare the outbox and the relay's memory in a service's metadata."""
+    schema = str(metadata.schema)
+    role = f"causeloop_{schema}_relay"
+    Table(
+        "relay_state",
+        metadata,
+        Column("id", SmallInteger, primary_key=True),
+        Column("last_sequence", BigInteger, nullable=False),
+        info=rls.service_has_none(
+            rls.Policy("relay_select", "select", role, using="true"),
+            rls.Policy("relay_insert", "insert", role, check="true"),
+            rls.Policy("relay_update", "update", role, using="true", check="true"),
+            reason="the relay's memory, no tenant's data",
+        ),
+    )
+    return Table(
+        "outbox",
+        metadata,
+        Column("bucket", SmallInteger, primary_key=True),
+        Column("seq", BigInteger, primary_key=True),
+        Column("workspace_id", UUID, nullable=False),
+        Column("event_id", UUID, nullable=False),
+        Column("type", Text, nullable=False),
+        Column("target", Text, nullable=False),
+        Column("actor", Text, nullable=False),
+        Column("credential", Text),
+        Column("request_id", Text, nullable=False),
+        Column("traceparent", Text, nullable=False),
+        Column("occurred_at", DateTime(timezone=True), nullable=False),
+        Column("data", Text, nullable=False),
+        Column("xid", Text, nullable=False),
+        Column("published_at", DateTime(timezone=True)),
+        Column("stream_seq", BigInteger),
+        info=rls.protected(
+            "select",
+            "insert",
+            columns=_COLUMNS,
+            extra=_relay_policies(schema),
+            audited=False,
+            reason="it is the record",
+        )
+        | {"partitions": tuple(f"outbox_{bucket}" for bucket in range(BUCKETS))},
+    )
+
+
+def ddl(schema: str) -> Iterator[str]:
+    """The statements that make the outbox, for a service's first migration."""
+    yield f"CREATE SEQUENCE {schema}.outbox_seq"
+    yield f"""
+        CREATE TABLE {schema}.outbox (
+            bucket smallint NOT NULL DEFAULT (extract(epoch FROM now())::bigint / 86400 % {BUCKETS}),
+            seq bigint NOT NULL DEFAULT nextval('{schema}.outbox_seq'),
+            workspace_id uuid NOT NULL DEFAULT {schema}.app_current_tenant(),
+            event_id uuid NOT NULL,
+            type text NOT NULL,
+            target text NOT NULL,
+            actor text NOT NULL,
+            credential text,
+            request_id text NOT NULL,
+            traceparent text NOT NULL,
+            occurred_at timestamptz NOT NULL,
+            data text NOT NULL CHECK (octet_length(data) <= {EVENT_BYTES}),
+            xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+            published_at timestamptz,
+            stream_seq bigint,
+            PRIMARY KEY (bucket, seq)
+        ) PARTITION BY LIST (bucket)
+    """
+    for bucket in range(BUCKETS):
+        child = f"{schema}.outbox_{bucket}"
+        yield f"CREATE TABLE {child} PARTITION OF {schema}.outbox FOR VALUES IN ({bucket})"
+        yield f"ALTER TABLE {child} ENABLE ROW LEVEL SECURITY"
+        yield f"ALTER TABLE {child} FORCE ROW LEVEL SECURITY"
+        yield f"GRANT TRUNCATE ON {child} TO causeloop_{schema}_relay"
+    yield f"CREATE INDEX ON {schema}.outbox (xid)"
+    yield f"CREATE INDEX ON {schema}.outbox (seq) WHERE published_at IS NULL"
+    yield f"GRANT USAGE ON SEQUENCE {schema}.outbox_seq TO causeloop_{schema}"
+    yield from rls.protect(
+        schema, "outbox", "select", "insert",
+        columns=_COLUMNS, extra=_relay_policies(schema), audited=False, reason="it is the record",
+    )  # fmt: skip
+    yield f"CREATE TABLE {schema}.relay_state (id smallint PRIMARY KEY CHECK (id = 1), last_sequence bigint NOT NULL)"
+    role = f"causeloop_{schema}_relay"
+    yield from rls.protect_from_service(
+        schema, "relay_state",
+        rls.Policy("relay_select", "select", role, using="true"),
+        rls.Policy("relay_insert", "insert", role, check="true"),
+        rls.Policy("relay_update", "update", role, using="true", check="true"),
+        reason="the relay's memory, no tenant's data",
+    )  # fmt: skip
+
+
+def insert(schema: str) -> Statement:
+    """The statement that `row` fills."""
+    names = ", ".join(_FILLED)
+    marks = ", ".join(f"${n}" for n in range(1, len(_FILLED) + 1))
+    return Statement.raw(f"INSERT INTO {schema}.outbox ({names}) VALUES ({marks})", *_FILLED)  # noqa: S608
+
+
+def row(ctx: AuthContext, event: Event) -> tuple[Any, ...]:
+    """The values of one event, in the order of `insert`; PayloadTooLarge over 64 KiB."""
+    data = event.to_wire()
+    if len(data) > EVENT_BYTES:
+        raise PayloadTooLarge(f"The event '{event.type}' would be {len(data)} bytes; the limit is {EVENT_BYTES}.")
+    return (
+        ids.uuid7(),
+        event.type,
+        event.target_id,
+        ctx.principal,
+        ctx.credential,
+        ctx.request_id,
+        ctx.traceparent,
+        datetime.now(UTC),
+        data.decode(),
+    )

@@ -1,0 +1,168 @@
+"""The relay: committed events to JetStream, in order, at least once, never lost.
+
+    SELECT unpublished ──► publish, all at once, in order ──► acknowledged ──► mark with the stream's sequence
+
+One relay per service is at work (an advisory lock on its own connection). It is woken in the process after a
+commit and polls as the backstop; it claims rows that are not marked, so a late commit is never skipped. Rows stay for
+a day after they were published: a broker may lose what it acknowledged, and when the stream ends before the last
+sequence remembered here, everything after the stream's end is published again.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+import nats.errors
+
+from causeloop_common import ids, telemetry
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.base import Announced
+from causeloop_common.errors import AppError
+from causeloop_common.messaging import Bus, event_headers
+from causeloop_common.outbox import BUCKETS
+
+_log = logging.getLogger(__name__)
+
+BATCH = 500
+POLL_SECONDS = 1.0
+LINGER_SECONDS = 0.005
+"""Under load a batch gathers this long: one round of statements for many events."""
+
+_LOCK = 0x0_CA05E_0001
+_PENDING = """
+    SELECT bucket, seq, workspace_id, event_id, type, target, actor, credential, request_id, traceparent, occurred_at,
+           data, stream_seq
+    FROM {schema}.outbox WHERE published_at IS NULL ORDER BY seq LIMIT {batch}
+"""
+_MARK = """
+    WITH done AS (SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS d(bucket, seq, stream_seq)),
+         marked AS (UPDATE {schema}.outbox o SET published_at = now(), stream_seq = d.stream_seq
+                    FROM done d WHERE o.bucket = d.bucket AND o.seq = d.seq RETURNING 1)
+    INSERT INTO {schema}.relay_state VALUES (1, $4)
+    ON CONFLICT (id) DO UPDATE SET last_sequence = greatest(relay_state.last_sequence, excluded.last_sequence)
+"""
+_REWIND = "UPDATE {schema}.outbox SET published_at = NULL WHERE stream_seq > $1"
+_FORGET = "UPDATE {schema}.relay_state SET last_sequence = $1"
+_STALE = """
+    SELECT count(*) FILTER (WHERE published_at IS NULL) AS pending, max(occurred_at) AS newest
+    FROM {schema}.outbox WHERE bucket = $1
+"""
+
+
+class Relay:
+    """Moves one service's events to the stream."""
+
+    def __init__(self, dsn: str, schema: str, bus: Bus, wake: asyncio.Event) -> None:
+        self._dsn = dsn
+        self._schema = schema
+        self._bus = bus
+        self._wake = wake
+        self._connection: asyncpg.Connection | None = None
+        self.failure: str | None = None
+        """Why nothing moves now, for readiness; None while it does."""
+
+    async def run(self) -> None:
+        """Relay until cancelled; faults are waited out."""
+        while True:
+            try:
+                await self._lead()
+            except (
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                OSError,
+                TimeoutError,
+                AppError,
+                nats.errors.Error,
+            ) as e:
+                self.failure = type(e).__name__
+                _log.warning("relay waits: %s: %s", type(e).__name__, e)
+            finally:
+                if self._connection is not None:
+                    self._connection.terminate()
+                    self._connection = None
+            await asyncio.sleep(0.25)
+
+    async def _lead(self) -> None:
+        connection = await asyncpg.connect(
+            self._dsn, timeout=5, server_settings={"application_name": f"causeloop-{self._schema}-relay"}
+        )
+        self._connection = connection
+        while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", self._lock()):
+            self.failure = None  # another one is at work
+            await asyncio.sleep(POLL_SECONDS)
+        await self._catch_up_with_stream(connection)
+        self.failure = None
+        while True:
+            moved = await self._move(connection)
+            telemetry.OUTBOX_PENDING.labels(self._schema).set(moved if moved == BATCH else 0)
+            if moved == BATCH:
+                continue
+            if not moved:
+                await self._empty_old_bucket(connection)
+            self._wake.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), timeout=POLL_SECONDS)
+                await asyncio.sleep(LINGER_SECONDS)
+
+    def _lock(self) -> int:
+        return _LOCK + topology.SERVICES.index(self._schema)
+
+    async def _catch_up_with_stream(self, connection: asyncpg.Connection) -> None:
+        """Publish again what the stream lost."""
+        last = await connection.fetchval(f"SELECT last_sequence FROM {self._schema}.relay_state")  # noqa: S608
+        info = await self._bus.jetstream().stream_info(topology.EVENTS.name)
+        if last is not None and info.state.last_seq < last:
+            again = await connection.execute(_REWIND.format(schema=self._schema), info.state.last_seq)
+            await connection.execute(_FORGET.format(schema=self._schema), info.state.last_seq)
+            _log.warning("the stream ends at %d, before %d: publishing again (%s)", info.state.last_seq, last, again)
+
+    async def _move(self, connection: asyncpg.Connection) -> int:
+        rows = await connection.fetch(_PENDING.format(schema=self._schema, batch=BATCH))
+        if not rows:
+            return 0
+        stream = self._bus.jetstream()
+        waiting = []
+        for row in rows:
+            event = _announced(row)
+            subject = f"evt.{event.tenant}.{event.type}"
+            waiting.append(await stream.publish_async(subject, event.data, headers=event_headers(event)))
+        acknowledged = await asyncio.wait_for(asyncio.gather(*waiting), timeout=10)
+        sequences = [ack.seq for ack in acknowledged]
+        await connection.execute(
+            _MARK.format(schema=self._schema),
+            [row["bucket"] for row in rows],
+            [row["seq"] for row in rows],
+            sequences,
+            max(sequences),
+        )
+        telemetry.RELAYED.labels(self._schema).inc(len(rows))
+        return len(rows)
+
+    async def _empty_old_bucket(self, connection: asyncpg.Connection) -> None:
+        """Empty tomorrow's partition, if all of it was published and none of it is of this turn."""
+        today = int(datetime.now(UTC).timestamp()) // 86_400
+        bucket = (today + 1) % BUCKETS
+        (state,) = await connection.fetch(_STALE.format(schema=self._schema), bucket)
+        newest: datetime | None = state["newest"]
+        if newest is None or state["pending"] or (datetime.now(UTC) - newest).days < 1:
+            return
+        await connection.execute(f"TRUNCATE {self._schema}.outbox_{bucket}")
+
+
+def _announced(row: Any) -> Announced:
+    """The event in an outbox row. Its tenant is a workspace or a person's realm; UUIDs of realms are version 8."""
+    return Announced(
+        id=ids.encode("evt", row["event_id"]),
+        tenant=ids.tenant_id(row["workspace_id"]),
+        type=row["type"],
+        occurred_at=row["occurred_at"],
+        actor=row["actor"],
+        credential=row["credential"],
+        target=row["target"],
+        request_id=row["request_id"],
+        traceparent=row["traceparent"],
+        data=row["data"].encode(),
+    )

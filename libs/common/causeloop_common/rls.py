@@ -1,0 +1,459 @@
+"""Row-level security: the roles, the policies, the commit guard, and the proof that they are what we think.
+
+Every tenant table has ENABLE + FORCE ROW LEVEL SECURITY and policies `tenant_<verb>` that compare `workspace_id`
+with the transaction-local setting `app.current_workspace`. Unset means no rows and refused writes. A deferred
+constraint trigger, the commit guard, refuses a change whose transaction wrote no event for that tenant.
+
+Three roles per service: `causeloop_<s>_owner` (NOLOGIN, owns the tables), `causeloop_<s>` (what the service logs
+in as, owns nothing, member of nothing), `causeloop_<s>_relay` (reads and marks the outbox). A migration declares with
+`protect`, the models with `protected`; at start `prove` compares the database with the models, exactly, and tries it.
+
+What this stops is forgotten filters and wrong code, not somebody who runs SQL of their own as the service's role.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import Column, FetchedValue, MetaData, Table
+from sqlalchemy.dialects.postgresql import UUID
+
+Tables = MetaData
+"""A service's declared tables."""
+
+VERBS = ("select", "insert", "update", "delete")
+TENANT_SETTING = "app.current_workspace"
+PERSON_SETTING = "app.current_person"
+GUARD_STATE = "CL001"
+"""SQLSTATE of the commit guard's refusal."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One permissive policy. `using` and `check` are written as PostgreSQL prints them, for the exact comparison."""
+
+    name: str
+    verb: str
+    role: str
+    using: str | None = None
+    check: str | None = None
+
+    def ddl(self, table: str) -> str:
+        """The CREATE POLICY statement."""
+        using = f" USING ({self.using})" if self.using is not None else ""
+        check = f" WITH CHECK ({self.check})" if self.check is not None else ""
+        return f"CREATE POLICY {self.name} ON {table} FOR {self.verb.upper()} TO {self.role}{using}{check}"
+
+
+@dataclass(frozen=True)
+class Protection:
+    """How one table is protected: which verbs its service has, policies of other roles, and whether it is audited.
+
+    `columns` narrows the grant that belongs to a policy, by the policy's name, to some columns.
+    """
+
+    verbs: tuple[str, ...] = VERBS
+    columns: Mapping[str, tuple[str, ...]] | None = None
+    extra: tuple[Policy, ...] = ()
+    audited: bool = True
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.audited and not self.reason:
+            raise ValueError("A table that is not audited needs a reason: protected(audited=False, reason='…').")
+
+    def policies(self, schema: str) -> tuple[Policy, ...]:
+        """All policies of the table, exactly."""
+        return (*tenant_policies(schema, f"causeloop_{schema}", self.verbs), *self.extra)
+
+
+def tenant_column() -> Column[Any]:
+    """The column `workspace_id`: part of the key, filled in by the database from the transaction's tenant."""
+    return Column("workspace_id", UUID, primary_key=True, server_default=FetchedValue())
+
+
+def protected(
+    *verbs: str,
+    columns: Mapping[str, tuple[str, ...]] | None = None,
+    extra: Iterable[Policy] = (),
+    audited: bool = True,
+    reason: str | None = None,
+) -> dict[str, Any]:
+    """`Table.info` of a protected table; no verbs means all four. `columns` narrows a policy's grant."""
+    return {"rls": Protection(verbs or VERBS, columns, tuple(extra), audited, reason)}
+
+
+def service_has_none(*extra: Policy, reason: str) -> dict[str, Any]:
+    """`Table.info` of a table that only other roles, named by the policies, may touch."""
+    return {"rls": Protection((), None, extra, audited=False, reason=reason)}
+
+
+def tenant(schema: str) -> str:
+    """The expression of the current tenant, evaluated once per query."""
+    return f"( SELECT {schema}.app_current_tenant() AS app_current_tenant)"
+
+
+def person(schema: str) -> str:
+    """The expression of the current person, evaluated once per query."""
+    return f"( SELECT {schema}.app_current_person() AS app_current_person)"
+
+
+def tenant_policies(schema: str, role: str, verbs: Iterable[str]) -> tuple[Policy, ...]:
+    """The policies `tenant_<verb>` for a role."""
+    own = f"(workspace_id = {tenant(schema)})"
+    clauses = {
+        "select": {"using": own},
+        "insert": {"check": own},
+        "update": {"using": own, "check": own},
+        "delete": {"using": own},
+    }
+    return tuple(Policy(f"tenant_{verb}", verb, role, **clauses[verb]) for verb in verbs)
+
+
+def roles(schema: str) -> tuple[str, ...]:
+    """The login roles of a service."""
+    more = (f"causeloop_{schema}_writer",) if schema == "audit" else (f"causeloop_{schema}_relay",)
+    return (f"causeloop_{schema}", *more)
+
+
+_FUNCTIONS = {
+    "app_current_tenant": (TENANT_SETTING, "uuid"),
+    "app_current_person": (PERSON_SETTING, "uuid"),
+}
+_GUARD_BODY = """
+BEGIN
+    IF NOT EXISTS (
+        SELECT 1 FROM {schema}.outbox
+        WHERE xid = pg_catalog.pg_current_xact_id()
+          AND workspace_id = coalesce(NEW.workspace_id, OLD.workspace_id)
+    ) THEN
+        RAISE EXCEPTION 'tenant data of {schema}.% changed without an event', TG_TABLE_NAME USING ERRCODE = '{state}';
+    END IF;
+    RETURN NULL;
+END
+"""
+
+
+def functions_ddl(schema: str) -> Iterator[str]:
+    """The functions that read the two settings. An empty text is what a custom setting reads as after a transaction."""
+    for name, (setting, kind) in _FUNCTIONS.items():
+        yield (
+            f"CREATE FUNCTION {schema}.{name}() RETURNS {kind} LANGUAGE sql STABLE PARALLEL SAFE "
+            f"RETURN (NULLIF(current_setting('{setting}'::text, true), ''::text))::{kind}"
+        )
+
+
+def guard_ddl(schema: str) -> str:
+    """The commit guard's function; needs the outbox."""
+    body = _GUARD_BODY.format(schema=schema, state=GUARD_STATE)
+    return (
+        f"CREATE FUNCTION {schema}.require_event() RETURNS trigger LANGUAGE plpgsql "
+        f"SET search_path = pg_catalog AS $guard${body}$guard$"
+    )
+
+
+def protect(
+    schema: str,
+    table: str,
+    *verbs: str,
+    columns: Mapping[str, tuple[str, ...]] | None = None,
+    extra: Iterable[Policy] = (),
+    audited: bool = True,
+    reason: str | None = None,
+) -> Iterator[str]:
+    """The statements that protect one table, for a migration: RLS, policies, grants, the commit guard."""
+    yield from _statements(
+        schema, table, Protection(verbs or VERBS, columns, tuple(extra), audited=audited, reason=reason)
+    )
+
+
+def protect_from_service(schema: str, table: str, *extra: Policy, reason: str) -> Iterator[str]:
+    """The statements for a table that only other roles may touch."""
+    yield from _statements(schema, table, Protection((), None, extra, audited=False, reason=reason))
+
+
+def _statements(schema: str, table: str, protection: Protection) -> Iterator[str]:
+    name = f"{schema}.{table}"
+    yield f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"
+    yield f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY"
+    columns = protection.columns or {}
+    for policy in protection.policies(schema):
+        yield policy.ddl(name)
+        allowed = columns.get(policy.name)
+        grant = f"{policy.verb.upper()} ({', '.join(allowed)})" if allowed else policy.verb.upper()
+        yield f"GRANT {grant} ON {name} TO {policy.role}"
+    if protection.audited:
+        yield (
+            f"CREATE CONSTRAINT TRIGGER require_event AFTER INSERT OR UPDATE OR DELETE ON {name} "
+            f"DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {schema}.require_event()"
+        )
+
+
+def unaudited(metadata: MetaData) -> list[tuple[str, str]]:
+    """Every table that may change without an event, and why."""
+    return [
+        (table.fullname, protection.reason or "")
+        for table in metadata.sorted_tables
+        if not (protection := table.info["rls"]).audited
+    ]
+
+
+class IsolationError(Exception):
+    """The database does not isolate tenants as declared; `findings` are full sentences."""
+
+    def __init__(self, service: str, findings: list[str]) -> None:
+        super().__init__(f"{service} refuses to run: tenant isolation is not as declared. " + " ".join(findings))
+        self.findings = findings
+
+
+class Connection(Protocol):
+    """What the proof needs of a connection: rows of a statement."""
+
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
+        """All rows."""
+        ...
+
+
+async def prove(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
+    """What is not as declared, as sentences; an empty list is the proof. Runs as the service's role, no tenant set.
+
+    1. the service's roles cannot bypass row security, belong to no role, own nothing and see only their schema;
+    2. the schema holds exactly the declared tables, each with row security enabled and forced;
+    3. each table has exactly the declared policies: name, verb, role, both expressions;
+    4. each table has exactly the declared grants;
+    5. the functions the policies and the guard call are ours, to the letter, and none runs as its owner;
+    6. each audited table has its commit guard;
+    7. each readable table, read without a tenant, gives no row.
+    """
+    findings = [
+        *await _prove_roles(connection, schema),
+        *await _prove_tables(connection, schema, metadata),
+        *await _prove_policies(connection, schema, metadata),
+        *await _prove_grants(connection, schema, metadata),
+        *await _prove_functions(connection, schema, metadata),
+        *await _prove_guards(connection, schema, metadata),
+    ]
+    return findings or await _prove_behaviour(connection, metadata)
+
+
+def _protections(metadata: MetaData) -> dict[str, Protection]:
+    return {table.name: table.info["rls"] for table in metadata.sorted_tables}
+
+
+def _all_tables(metadata: MetaData) -> dict[str, Protection]:
+    """The declared tables and their partitions; a partition is protected and granted to nobody."""
+    declared = _protections(metadata)
+    for table in metadata.sorted_tables:
+        for partition in table.info.get("partitions", ()):
+            declared[partition] = Protection(
+                (), None, (), audited=False, reason="partition, reached through its parent"
+            )
+    return declared
+
+
+async def _prove_roles(connection: Connection, schema: str) -> list[str]:
+    findings = []
+    (me,) = await connection.fetch("SELECT current_user AS role")
+    if me["role"] != f"causeloop_{schema}":
+        findings.append(f"The service is logged in as '{me['role']}', not as 'causeloop_{schema}'.")
+    names = sorted({*roles(schema), f"causeloop_{schema}_owner", me["role"]})
+    rows = await connection.fetch(
+        """
+        SELECT r.rolname, r.rolsuper, r.rolbypassrls, r.rolcreaterole, r.rolcreatedb, r.rolreplication, r.rolcanlogin,
+               ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+                     WHERE m.member = r.oid) AS member_of,
+               ARRAY(SELECT c.oid::regclass::text FROM pg_class c WHERE c.relowner = r.oid
+                     AND c.relnamespace <> 'pg_toast'::regnamespace LIMIT 3) AS owns,
+               ARRAY(SELECT n.nspname::text FROM pg_namespace n
+                     WHERE n.nspname NOT IN ($2, 'pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'
+                     AND has_schema_privilege(r.oid, n.oid, 'USAGE')) AS sees,
+               ARRAY(SELECT n.nspname::text FROM pg_namespace n WHERE n.nspname NOT LIKE 'pg\\_%'
+                     AND has_schema_privilege(r.oid, n.oid, 'CREATE')) AS creates
+        FROM pg_roles r WHERE r.rolname = ANY($1)
+        """,
+        names,
+        schema,
+    )
+    powers = {
+        "rolsuper": "is a superuser",
+        "rolbypassrls": "can bypass row security",
+        "rolcreaterole": "can create roles",
+        "rolcreatedb": "can create databases",
+        "rolreplication": "can replicate",
+    }
+    for row in rows:
+        role = row["rolname"]
+        findings += [f"Role '{role}' {what}." for power, what in powers.items() if row[power]]
+        if row["member_of"]:
+            findings.append(f"Role '{role}' is a member of {', '.join(row['member_of'])}.")
+        if role.endswith("_owner"):
+            if row["rolcanlogin"]:
+                findings.append(f"Role '{role}' can log in.")
+            continue
+        if row["owns"]:
+            findings.append(f"Role '{role}' owns {', '.join(row['owns'])}.")
+        if row["sees"]:
+            findings.append(f"Role '{role}' has rights on the schema {', '.join(row['sees'])}.")
+        if row["creates"]:
+            findings.append(f"Role '{role}' can create in the schema {', '.join(row['creates'])}.")
+    return findings
+
+
+async def _prove_tables(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
+    rows = await connection.fetch(
+        """
+        SELECT relname, relkind::text, relrowsecurity AND relforcerowsecurity AS forced FROM pg_class
+        WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1) AND relkind IN ('r', 'p', 'v', 'm', 'f')
+        """,
+        schema,
+    )
+    found = {row["relname"]: row for row in rows}
+    declared = _all_tables(metadata)
+    missing = [f"Table {schema}.{t} is missing: run `causeloop migrate`." for t in declared if t not in found]
+    unknown = [f"Table or view {schema}.{t} is not declared." for t in sorted(found) if t not in declared]
+    open_ = [f"Table {schema}.{t} does not force row security." for t in sorted(found) if not found[t]["forced"]]
+    return missing + unknown + open_
+
+
+async def _prove_policies(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
+    rows = await connection.fetch(
+        """
+        SELECT c.relname, p.polname, p.polcmd::text, p.polpermissive,
+               ARRAY(SELECT CASE WHEN role = 0 THEN 'public' ELSE pg_get_userbyid(role)::text END
+                     FROM unnest(p.polroles) AS role) AS roles,
+               pg_get_expr(p.polqual, p.polrelid) AS using, pg_get_expr(p.polwithcheck, p.polrelid) AS check
+        FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+        WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
+        """,
+        schema,
+    )
+    verbs = {"r": "select", "a": "insert", "w": "update", "d": "delete"}
+    found: dict[str, set[Policy]] = {}
+    findings = []
+    for row in rows:
+        policy = Policy(
+            row["polname"],
+            verbs.get(row["polcmd"], "all"),
+            ",".join(row["roles"]),
+            _flat(row["using"]),
+            _flat(row["check"]),
+        )
+        found.setdefault(row["relname"], set()).add(policy)
+        if not row["polpermissive"]:
+            findings.append(f"Policy {policy.name} on {schema}.{row['relname']} is restrictive, none is declared so.")
+    for name, protection in _all_tables(metadata).items():
+        declared = set(protection.policies(schema))
+        here = found.get(name, set())
+        findings += [
+            f"Table {schema}.{name} has a policy that is not declared: {p.name} for {p.verb} to {p.role} "
+            f"using ({p.using}) check ({p.check})."
+            for p in sorted(here - declared, key=lambda p: p.name)
+        ]
+        findings += [
+            f"Table {schema}.{name} lacks its declared policy {p.name} for {p.verb} to {p.role}."
+            for p in sorted(declared - here, key=lambda p: p.name)
+        ]
+    return findings
+
+
+async def _prove_grants(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
+    rows = await connection.fetch(
+        """
+        SELECT c.relname, lower(a.privilege_type) AS verb, NULL AS columns,
+               CASE WHEN a.grantee = 0 THEN 'public' ELSE pg_get_userbyid(a.grantee)::text END AS role
+        FROM pg_class c, aclexplode(c.relacl) a
+        WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1) AND c.relkind IN ('r', 'p')
+          AND a.grantee <> c.relowner
+        UNION ALL
+        SELECT c.relname, lower(a.privilege_type), string_agg(t.attname, ',' ORDER BY t.attname),
+               CASE WHEN a.grantee = 0 THEN 'public' ELSE pg_get_userbyid(a.grantee)::text END
+        FROM pg_class c JOIN pg_attribute t ON t.attrelid = c.oid, aclexplode(t.attacl) a
+        WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
+        GROUP BY 1, 2, 4
+        """,
+        schema,
+    )
+    found = {(r["relname"], r["verb"], r["columns"], r["role"]) for r in rows}
+    declared: set[tuple[str, str, str | None, str]] = set()
+    for name, protection in _protections(metadata).items():
+        for policy in protection.policies(schema):
+            allowed = (protection.columns or {}).get(policy.name)
+            declared.add((name, policy.verb, ",".join(sorted(allowed)) if allowed else None, policy.role))
+    for table in metadata.sorted_tables:
+        for partition in table.info.get("partitions", ()):
+            declared.add((partition, "truncate", None, f"causeloop_{schema}_relay"))
+    extra = [
+        f"Role '{g[3]}' has an undeclared right on {schema}.{g[0]}: {g[1]}." for g in sorted(found - declared, key=str)
+    ]
+    lacking = [f"Role '{g[3]}' lacks its right on {schema}.{g[0]}: {g[1]}." for g in sorted(declared - found, key=str)]
+    return extra + lacking
+
+
+async def _prove_functions(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
+    rows = await connection.fetch(
+        """
+        SELECT proname, prosecdef, coalesce(pg_get_function_sqlbody(oid), prosrc) AS body FROM pg_proc
+        WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
+        """,
+        schema,
+    )
+    declared = {
+        name: f"RETURN (NULLIF(current_setting('{setting}'::text, true), ''::text))::{kind}"
+        for name, (setting, kind) in _FUNCTIONS.items()
+    }
+    if any(protection.audited for protection in _protections(metadata).values()):
+        declared["require_event"] = _GUARD_BODY.format(schema=schema, state=GUARD_STATE)
+    findings = [f"Function {schema}.{r['proname']} runs with its owner's rights." for r in rows if r["prosecdef"]]
+    for row in rows:
+        wanted = declared.pop(row["proname"], None)
+        if wanted is None:
+            findings.append(f"Function {schema}.{row['proname']} is not declared.")
+        elif _flat(wanted) != _flat(row["body"]):
+            findings.append(f"Function {schema}.{row['proname']} is not ours: {_flat(row['body'])}.")
+    return findings + [f"Function {schema}.{name} is missing." for name in sorted(declared)]
+
+
+async def _prove_guards(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
+    rows = await connection.fetch(
+        """
+        SELECT c.relname, t.tgname, t.tgenabled::text AS enabled, t.tgdeferrable AND t.tginitdeferred AS deferred,
+               t.tgfoid = to_regproc($1 || '.require_event') AS ours, t.tgtype, t.tgqual IS NULL AS always
+        FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+        WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1) AND NOT t.tgisinternal
+        """,
+        schema,
+    )
+    row_after_insert_delete_update = 1 | 4 | 8 | 16
+    guarded = {
+        row["relname"]
+        for row in rows
+        if row["ours"]
+        and row["enabled"] == "O"
+        and row["deferred"]
+        and row["always"]
+        and row["tgtype"] == row_after_insert_delete_update
+    }
+    wanted = {name for name, protection in _protections(metadata).items() if protection.audited}
+    return [f"Table {schema}.{name} has no commit guard." for name in sorted(wanted - guarded)]
+
+
+async def _prove_behaviour(connection: Connection, metadata: MetaData) -> list[str]:
+    findings = []
+    for table in metadata.sorted_tables:
+        protection: Protection = table.info["rls"]
+        if "select" in protection.verbs:
+            column = _readable_column(table, protection)
+            rows = await connection.fetch(f"SELECT {column} FROM {table.fullname} LIMIT 1")  # noqa: S608
+            if rows:
+                findings.append(f"Table {table.fullname} gives rows without a tenant.")
+    return findings
+
+
+def _readable_column(table: Table, protection: Protection) -> str:
+    narrowed = (protection.columns or {}).get("tenant_select")
+    return narrowed[0] if narrowed else next(iter(table.columns)).name
+
+
+def _flat(text: str | None) -> str | None:
+    """White space is PostgreSQL's to choose."""
+    return None if text is None else " ".join(text.split())

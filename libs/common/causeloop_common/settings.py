@@ -1,0 +1,185 @@
+"""Settings of every service, read from the environment once, at the composition root.
+
+Each field names its variable and says what it is; the configuration reference is made from here. Secrets are
+`SecretStr`. A production process refuses unsafe values, each with a sentence that says what to set.
+"""
+
+import base64
+import binascii
+import ipaddress
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from causeloop_common.contracts import topology
+from causeloop_common.keys import KeyRing, derive
+
+DEVELOPMENT_SECRET = "causeloop-development-secret-never-use-it-in-production"  # noqa: S105  refused there
+_SHORTEST_SECRET = 32
+
+
+class SettingsError(Exception):
+    """The environment is not usable; the text says variable by variable what to set."""
+
+
+class Settings(BaseModel):
+    """What every service needs. `{SERVICE}` in a variable's name stands for the service's own, such as `AUTH`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    service: str
+    environment: Literal["development", "production"] = Field(
+        default="development", alias="CAUSELOOP_ENV", description="production refuses unsafe values"
+    )
+    jwt_secret: SecretStr | None = Field(
+        default=None,
+        alias="JWT_SECRET",
+        description="the installation's root secret, at least 32 characters; needed where CAUSELOOP_KEYS_… is unset",
+    )
+    service_keys: SecretStr | None = Field(
+        default=None,
+        alias="CAUSELOOP_KEYS_{SERVICE}",
+        description="only this service's keys, as `causeloop keys <service>` prints them, instead of JWT_SECRET",
+    )
+    database_url: SecretStr | None = Field(
+        default=None, alias="DATABASE_URL", description="the migrator's database; services use their own roles on it"
+    )
+    own_database_url: SecretStr | None = Field(
+        default=None, alias="DATABASE_URL_{SERVICE}", description="this service's database and role, instead of derived"
+    )
+    own_relay_url: SecretStr | None = Field(
+        default=None, alias="DATABASE_URL_{SERVICE}_RELAY", description="the role of this service's relay"
+    )
+    database_workers: int = Field(
+        default=8, ge=1, le=200, alias="DATABASE_WORKERS", description="connections, and so commands at work at once"
+    )
+    nats_url: str = Field(default="nats://127.0.0.1:4222", alias="NATS_URL", description="the bus; tls:// for TLS")
+    nats_ca_file: str | None = Field(
+        default=None, alias="NATS_CA_FILE", description="certificate authority of the bus, if not a public one"
+    )
+    nats_nkey_seed: SecretStr | None = Field(
+        default=None, alias="NATS_NKEY_SEED_{SERVICE}", description="this service's credential on the bus"
+    )
+    ops_port: int = Field(
+        default=0, ge=0, le=65535, alias="CAUSELOOP_OPS_PORT", description="health and metrics; 0 picks a free one"
+    )
+    ops_host: str = Field(
+        default="127.0.0.1", alias="CAUSELOOP_OPS_HOST", description="where health and metrics listen"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", alias="LOG_LEVEL", description="what is logged"
+    )
+
+    @classmethod
+    def load(cls, service: str, environ: Mapping[str, str]) -> Self:
+        """The settings of `service`; SettingsError names every variable that is wrong. Empty means unset."""
+        names = {field.alias: own_name(field.alias, service) for field in cls.model_fields.values() if field.alias}
+        values: dict[str, Any] = {a: environ[name] for a, name in names.items() if environ.get(name)}
+        try:
+            return cls.model_validate({"service": service, **values})
+        except ValidationError as error:
+            told = [
+                f"{names.get(str(e['loc'][0]), e['loc'][0]) if e['loc'] else ''}: {e['msg']}".lstrip(": ")
+                for e in error.errors(include_url=False, include_input=False, include_context=False)
+            ]
+            raise SettingsError("\n".join(told)) from None
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        """Everything unsafe at once, so that an operator needs one look and not five starts."""
+        problems = self.unsafe() if self.environment == "production" else []
+        if problems:
+            raise ValueError(" ".join(problems))
+        return self
+
+    def unsafe(self) -> list[str]:
+        """What production refuses, a sentence each; subclasses add theirs."""
+        problems = []
+        if self.service_keys is None:
+            secret = self.jwt_secret.get_secret_value() if self.jwt_secret else ""
+            if len(secret) < _SHORTEST_SECRET or secret == DEVELOPMENT_SECRET:
+                problems.append(
+                    f"JWT_SECRET is missing, shorter than {_SHORTEST_SECRET} characters or the development one: set it "
+                    "to the output of `openssl rand -base64 48`, or set "
+                    f"{own_name('CAUSELOOP_KEYS_{SERVICE}', self.service)}."
+                )
+        if self.nats_nkey_seed is None:
+            problems.append(f"Set {own_name('NATS_NKEY_SEED_{SERVICE}', self.service)} to the service's nkey seed.")
+        if urlsplit(self.nats_url).scheme != "tls" and not _is_loopback(urlsplit(self.nats_url).hostname):
+            problems.append("NATS_URL leaves this host without TLS: use a tls:// address.")
+        for variable, url in (("DATABASE_URL", self.database_url), ("DATABASE_URL_…", self.own_database_url)):
+            if url is not None and not _is_private(url.get_secret_value()):
+                problems.append(f"{variable} leaves this host without TLS: add sslmode=verify-full to it.")
+        return problems
+
+    def secret(self) -> bytes:
+        """The installation's root secret."""
+        return (self.jwt_secret.get_secret_value() if self.jwt_secret else DEVELOPMENT_SECRET).encode()
+
+    def keyring(self) -> KeyRing:
+        """The keys of this service."""
+        if self.service_keys is not None:
+            try:
+                return KeyRing.load(self.service, self.service_keys.get_secret_value())
+            except ValueError as error:
+                raise SettingsError(f"{own_name('CAUSELOOP_KEYS_{SERVICE}', self.service)} {error}.") from error
+        return KeyRing.derive(self.secret(), self.service, topology.pairs())
+
+    def dsn(self, role: str) -> str:
+        """The database address for one of this service's roles."""
+        own = self.own_relay_url if role.endswith("_relay") else self.own_database_url
+        if own is not None and role in (f"causeloop_{self.service}", f"causeloop_{self.service}_relay"):
+            return own.get_secret_value()
+        if self.database_url is None:
+            raise SettingsError(
+                f"Set DATABASE_URL, or {own_name('DATABASE_URL_{SERVICE}', self.service)}, to a PostgreSQL 16 address."
+            )
+        return with_role(self.database_url.get_secret_value(), role, role_password(self.secret(), role))
+
+
+def own_name(alias: str, service: str) -> str:
+    """The variable's name for one service."""
+    return alias.replace("{SERVICE}", service.upper())
+
+
+def role_password(secret: bytes, role: str) -> str:
+    """The password of a database role, derived from the installation's secret; `causeloop migrate` sets it."""
+    return derive(secret, f"pg/v1/{role}").hex()
+
+
+def with_role(url: str, role: str, password: str) -> str:
+    """The same database address for another role."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{quote(role)}:{quote(password)}@{host}"))
+
+
+def read_key(text: str) -> bytes:
+    """A 32-byte key in base64; ValueError says what is wrong without showing it."""
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("is not base64") from error
+    if len(key) != 32:
+        raise ValueError(f"has {len(key)} bytes where 32 are needed (`openssl rand -base64 32`)")
+    return key
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host is None or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_private(url: str) -> bool:
+    """Whether a database address stays on this host or verifies TLS."""
+    parts = urlsplit(url)
+    query = parse_qs(parts.query)
+    host = query.get("host", [parts.hostname])[0]
+    local = host is None or host.startswith("/") or _is_loopback(host)
+    return local or query.get("sslmode", [""])[0] in ("verify-full", "verify-ca")

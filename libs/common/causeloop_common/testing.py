@@ -1,0 +1,109 @@
+"""The pytest plugin: real PostgreSQL and NATS for every test, a workspace of its own for each.
+
+    servers      one embedded PostgreSQL and NATS for the whole run, migrated as a non-superuser
+    compose      an Application of a service by its module, on these servers, started and stopped
+    workspace    a fresh tenant and an owner's context in it; row security is the isolation, nothing is cleaned up
+    as_user      a fresh person's context in a given tenant
+
+`pytest --containers` takes PostgreSQL and NATS from containers instead (testcontainers; needs an engine and images).
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from causeloop_common import ids, telemetry
+from causeloop_common.context import AuthContext
+from causeloop_common.permissions import ROLES
+
+
+@dataclass(frozen=True)
+class Servers:
+    """How to reach the servers of this run. `environ` is each service's own environment."""
+
+    database_url: str
+    superuser_url: str
+    nats_url: str
+    jwt_secret: str
+    seeds: dict[str, str]
+    environ: dict[str, dict[str, str]]
+    pids: dict[str, int]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--containers`."""
+    parser.addoption("--containers", action="store_true", help="PostgreSQL and NATS from containers")
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """One PostgreSQL and one NATS for the whole run. They end with this process, whatever ends it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "causeloop_cli.main", "servers"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        line = process.stdout.readline()
+        if not line:
+            pytest.exit("The embedded servers did not start; see above.", returncode=1)
+        yield Servers(**json.loads(line))
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+        process.wait(timeout=30)
+
+
+def person() -> str:
+    """A new person."""
+    return ids.realm("https://issuer.test", ids.new("sub"))
+
+
+def context(tenant: str, principal: str | None = None, role: str = "owner") -> AuthContext:
+    """The context of a request by a person with a role in a tenant."""
+    return AuthContext(
+        tenant,
+        principal or person(),
+        ROLES[role],
+        credential=ids.new("ses"),
+        issuer="gateway",
+        request_id=ids.new("req"),
+        traceparent=telemetry.new_traceparent(),
+    )
+
+
+@pytest.fixture
+def workspace() -> AuthContext:
+    """An owner's context in a fresh workspace."""
+    return context(ids.new("ws"))
+
+
+@pytest.fixture
+def as_user() -> Callable[..., AuthContext]:
+    """Make the context of a fresh person: `as_user(tenant, role="viewer")`."""
+
+    def make(tenant: str, role: str = "owner") -> AuthContext:
+        return context(tenant, role=role)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+async def compose(servers: Servers) -> AsyncIterator[Callable[..., Any]]:
+    """Starts a service in this process, given its `app.create`, its name and more of its environment."""
+    started = []
+
+    async def make(create: Callable[[Mapping[str, str]], Any], service: str, **more: str) -> Any:
+        application = create({**servers.environ[service], **more})
+        await application.start()
+        started.append(application)
+        return application
+
+    yield make
+    for application in reversed(started):
+        await application.stop()

@@ -1,0 +1,1 @@
+"""The audit log, its proofs, checkpoints, subscriptions and analyst."""

@@ -1,0 +1,25 @@
+"""Composition root of audit."""
+
+from collections.abc import Mapping
+
+from causeloop_audit import handlers
+from causeloop_audit.handlers import Intake
+from causeloop_audit.models import metadata
+from causeloop_audit.repository import LogWriter
+from causeloop_audit.service import LogService
+from causeloop_audit.settings import AuditSettings
+from causeloop_common.application import Application
+
+
+def create(environ: Mapping[str, str]) -> Application:
+    """Audit, ready to be run."""
+    settings = AuditSettings.load("audit", environ)
+    application = Application(settings)
+    database = application.database(metadata)
+    writer = LogWriter(settings.writer_dsn())
+    service = LogService(database, writer)
+    intake = Intake(application.bus, service, writer)
+    application.background("intake", intake.run)
+    application.check("intake", intake.check)
+    application.commands(handlers.router(service))
+    return application

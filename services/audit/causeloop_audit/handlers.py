@@ -1,0 +1,103 @@
+"""Messages in: commands to their use cases, and the intake of every event on the bus."""
+
+import asyncio
+import logging
+import time
+
+import nats.errors
+from nats.aio.msg import Msg
+from nats.js.errors import Error as JetStreamError
+
+from causeloop_audit.repository import LogWriter
+from causeloop_audit.service import LogService, Unreadable
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.audit import Entry, EntryPage, GetEntry, ListEntries
+from causeloop_common.contracts.base import Announced
+from causeloop_common.contracts.topology import AUDIT_INTAKE
+from causeloop_common.errors import AppError, Unavailable
+from causeloop_common.messaging import Bus, CommandRouter, announced
+
+_log = logging.getLogger(__name__)
+
+BATCH = 500
+_WAIT_SECONDS = 1.0
+_LINGER_SECONDS = 0.01
+"""After a small batch: under load the next one is larger, and a commit serves more events."""
+
+
+def router(service: LogService) -> CommandRouter:
+    """What audit answers."""
+    commands = CommandRouter()
+
+    @commands.on(ListEntries)
+    async def list_entries(ctx: AuthContext, command: ListEntries) -> EntryPage:
+        return await service.list_entries(ctx, command)
+
+    @commands.on(GetEntry)
+    async def get_entry(ctx: AuthContext, command: GetEntry) -> Entry:
+        return await service.get_entry(ctx, command)
+
+    return commands
+
+
+class Intake:
+    """Every event from the stream into its tenant's log.
+
+    One intake at a time, since one acknowledgement covers a whole batch. It commits, then acknowledges: what is
+    delivered again is found in the log. It never gives up on an event: faults of database and bus are waited out, and
+    what cannot be read is entered as malformed.
+    """
+
+    def __init__(self, bus: Bus, service: LogService, writer: LogWriter) -> None:
+        self._bus = bus
+        self._service = service
+        self._writer = writer
+        self._failure: str | None = None
+
+    async def check(self) -> None:
+        """Readiness: whether events are taken in."""
+        if self._failure is not None:
+            raise Unavailable(f"The intake waits: {self._failure}.")
+
+    async def run(self) -> None:
+        """Take in until cancelled."""
+        while True:
+            try:
+                await self._lead()
+            except (AppError, nats.errors.Error, JetStreamError, OSError, TimeoutError) as error:
+                self._failure = type(error).__name__
+                _log.warning("intake waits: %s: %s", type(error).__name__, error)
+            finally:
+                self._writer.close()
+            await asyncio.sleep(0.25)
+
+    async def _lead(self) -> None:
+        await self._writer.connect()
+        while not await self._writer.lead():
+            self._failure = None  # another one takes in
+            await asyncio.sleep(_WAIT_SECONDS)
+        stream = self._bus.jetstream()
+        subscription = await stream.pull_subscribe_bind(AUDIT_INTAKE.name, AUDIT_INTAKE.stream)
+        try:
+            self._failure = None
+            while True:
+                try:
+                    batch = await subscription.fetch(BATCH, timeout=_WAIT_SECONDS)
+                except TimeoutError:
+                    _ = self._bus.client  # Unavailable when there is silence because the bus is gone
+                    continue
+                began = time.monotonic()
+                await self._service.append([_read(message) for message in batch])
+                await batch[-1].ack()
+                if len(batch) < BATCH and (rest := _LINGER_SECONDS - (time.monotonic() - began)) > 0:
+                    await asyncio.sleep(rest)
+        finally:
+            if self._bus.is_connected:
+                await subscription.unsubscribe()
+
+
+def _read(message: Msg) -> Announced | Unreadable:
+    try:
+        return announced(message)
+    except (ValueError, KeyError):
+        return Unreadable(message.subject, message.metadata.sequence.stream, message.data)

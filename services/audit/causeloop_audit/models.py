@@ -1,0 +1,52 @@
+"""The tables of the log.
+
+`heads` is the state of every tenant's tree; `entries` its leaves. The service reads under row security; only the
+writer's role appends, across tenants, and it can do nothing else.
+"""
+
+from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, Table, Text
+from sqlalchemy.dialects.postgresql import UUID
+
+from causeloop_common import rls
+
+metadata = MetaData(schema="audit")
+
+WRITER = "causeloop_audit_writer"
+REASON = "the log is the record"
+ENTRIES_EXTRA = (
+    rls.Policy("writer_insert", "insert", WRITER, check="true"),
+    rls.Policy("writer_select", "select", WRITER, using="true"),
+)
+ENTRIES_COLUMNS = {"writer_select": ("workspace_id", "event_id")}
+HEADS_EXTRA = (
+    rls.Policy("writer_select", "select", WRITER, using="true"),
+    rls.Policy("writer_insert", "insert", WRITER, check="true"),
+    rls.Policy("writer_update", "update", WRITER, using="true", check="true"),
+)
+
+heads = Table(
+    "heads",
+    metadata,
+    rls.tenant_column(),
+    Column("size", BigInteger, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("peaks", LargeBinary, nullable=False),
+    info=rls.protected("select", extra=HEADS_EXTRA, audited=False, reason=REASON),
+)
+
+entries = Table(
+    "entries",
+    metadata,
+    rls.tenant_column(),
+    Column("index", BigInteger, primary_key=True),
+    Column("event_id", UUID, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("credential", Text),
+    Column("target", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("occurred_at", DateTime(timezone=True), nullable=False),
+    Column("leaf_hash", LargeBinary, nullable=False),
+    Column("leaf", Text),
+    info=rls.protected("select", columns=ENTRIES_COLUMNS, extra=ENTRIES_EXTRA, audited=False, reason=REASON),
+)

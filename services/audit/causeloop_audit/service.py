@@ -1,0 +1,162 @@
+"""Use cases of the log: taking events in, and reading."""
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import orjson
+
+from causeloop_audit import repository
+from causeloop_audit.domain import entry as entries
+from causeloop_audit.domain.entry import EntryFields, NotCanonical
+from causeloop_audit.domain.merkle import leaf_hash
+from causeloop_audit.repository import LogWriter, NewEntry, StoredEntry
+from causeloop_common import ids, telemetry
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.audit import Entry, EntryPage, GetEntry, ListEntries
+from causeloop_common.contracts.base import PAGE_BYTES, Announced
+from causeloop_common.database import Database
+from causeloop_common.errors import InvalidInput, NotFound
+
+
+class Unreadable(NamedTuple):
+    """A message of the event stream that is no event: where it came from, and what it was."""
+
+    subject: str
+    sequence: int
+    raw: bytes
+
+
+class LogService:
+    """One append-only log per tenant."""
+
+    def __init__(self, database: Database, writer: LogWriter, *, entropy: Callable[[int], bytes] = os.urandom) -> None:
+        self._database = database
+        self._writer = writer
+        self._entropy = entropy
+
+    async def append(self, batch: Sequence[Announced | Unreadable]) -> int:
+        """Append a batch in its order, each event once; what cannot be read is entered as malformed."""
+        new = [self._entry(message) for message in batch]
+        appended = await self._writer.append(new)
+        telemetry.APPENDED.inc(appended)
+        return appended
+
+    async def list_entries(self, ctx: AuthContext, command: ListEntries) -> EntryPage:
+        """The tenant's log, cut at the page's size in entries and in bytes."""
+        newest = command.order == "newest"
+        filters: dict[str, Any] = {
+            "actor": command.actor,
+            "action": command.action,
+            "target": command.target,
+            "since": command.since,
+            "until": command.until,
+            "before" if newest else "after": _index(command.position),
+        }
+        async with self._database.transaction(ctx) as tx:
+            found = await repository.list_entries(tx, newest=newest, limit=command.limit + 1, filters=filters)
+        page: list[StoredEntry] = []
+        size = 0
+        for stored in found[: command.limit]:
+            size += len(stored.leaf or "")
+            if page and size > PAGE_BYTES:
+                break
+            page.append(stored)
+        more = len(found) > len(page)
+        return EntryPage(data=[_view(stored) for stored in page], next_position=str(page[-1].index) if more else None)
+
+    async def get_entry(self, ctx: AuthContext, command: GetEntry) -> Entry:
+        """One entry of the tenant's log."""
+        async with self._database.transaction(ctx) as tx:
+            stored = await repository.entry(tx, command.id)
+        if stored is None:
+            raise NotFound("There is no such event in this workspace's log. It may still be on its way: try again.")
+        return _view(stored)
+
+    def _entry(self, message: Announced | Unreadable) -> NewEntry:
+        if isinstance(message, Announced):
+            try:
+                data = entries.read_data(message.data)
+            except NotCanonical:
+                fields = _malformed(message.tenant, message.id, message.data)
+            else:
+                fields = EntryFields(
+                    id=message.id,
+                    tenant=message.tenant,
+                    action=message.type,
+                    actor=message.actor,
+                    credential=message.credential,
+                    target=message.target,
+                    occurred_at=message.occurred_at,
+                    request_id=message.request_id,
+                    data=data,
+                )
+        else:
+            fields = _malformed(_tenant_of(message.subject), _id_of(message), message.raw)
+        leaf = entries.leaf(fields, self._entropy(entries.SALT_BYTES))
+        return NewEntry(
+            workspace_id=ids.tenant_uuid(fields.tenant),
+            event_id=ids.decode(fields.id, "evt"),
+            action=fields.action,
+            actor=fields.actor,
+            credential=fields.credential,
+            target=fields.target,
+            request_id=fields.request_id,
+            occurred_at=fields.occurred_at,
+            leaf_hash=leaf_hash(leaf),
+            leaf=leaf.decode(),
+        )
+
+
+def _malformed(tenant: str, event_id: str, raw: bytes) -> EntryFields:
+    telemetry.MALFORMED.inc()
+    return EntryFields(
+        id=event_id,
+        tenant=tenant,
+        action=entries.MALFORMED,
+        actor="svc_audit",
+        credential=None,
+        target=event_id,
+        occurred_at=datetime.now(UTC),
+        request_id="",
+        data=entries.digest_of(raw),
+    )
+
+
+def _tenant_of(subject: str) -> str:
+    """The tenant that the subject names; the installation's realm when it names none."""
+    tenant = subject.split(".")[1] if subject.count(".") else ""
+    try:
+        ids.tenant_uuid(tenant)
+    except ValueError:
+        return ids.INSTALLATION
+    return tenant
+
+
+def _id_of(message: Unreadable) -> str:
+    """An id for what has none: the same for every delivery."""
+    return ids.derived("evt", f"{message.sequence}\n{message.subject}\n".encode() + message.raw)
+
+
+def _index(position: str | None) -> int | None:
+    if position is None:
+        return None
+    if not position.isascii() or not position.isdigit() or len(position) > 18:
+        raise InvalidInput.of(position="is not a position of this log")
+    return int(position)
+
+
+def _view(stored: StoredEntry) -> Entry:
+    return Entry(
+        index=stored.index,
+        id=stored.id,
+        action=stored.action,
+        actor=stored.actor,
+        credential=stored.credential,
+        target=stored.target,
+        occurred_at=stored.occurred_at,
+        request_id=stored.request_id,
+        data=None if stored.leaf is None else orjson.loads(stored.leaf)["data"],
+        leaf_hash=stored.leaf_hash.hex(),
+    )

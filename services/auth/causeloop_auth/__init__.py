@@ -1,0 +1,1 @@
+"""Persons, sessions, tokens and factors."""

@@ -1,0 +1,27 @@
+"""Composition root of auth."""
+
+from collections.abc import Mapping
+
+from causeloop_auth import handlers
+from causeloop_auth.adapters.identity_provider import IdentityProvider
+from causeloop_auth.models import metadata
+from causeloop_auth.service import SessionService, TokenService
+from causeloop_auth.settings import AuthSettings
+from causeloop_common.application import Application
+
+
+def create(environ: Mapping[str, str]) -> Application:
+    """Auth, ready to be run."""
+    settings = AuthSettings.load("auth", environ)
+    application = Application(settings)
+    database = application.database(metadata)
+    provider = IdentityProvider(settings.jwks_url, authorized_parties=settings.parties(), audience=settings.audience)
+    access_key = application.keys.own("access-token/v1")
+    sessions = SessionService(
+        database, application.bus, provider, access_key, access_seconds=settings.access_token_seconds
+    )
+    tokens = TokenService(database, access_key)
+    application.relay(database)
+    application.commands(handlers.router(sessions, tokens))
+    application.after_serving(provider.close)
+    return application

@@ -1,0 +1,1 @@
+"""Rules of identity: pure, no clock, no I/O, no randomness of their own."""

@@ -1,0 +1,42 @@
+"""The tables of auth. Of every secret only the SHA-256 is here."""
+
+from sqlalchemy import Column, DateTime, LargeBinary, MetaData, Table, Text
+from sqlalchemy.dialects.postgresql import ARRAY, UUID
+
+from causeloop_common import idempotency, outbox, rls
+
+metadata = MetaData(schema="auth")
+
+outbox.tables(metadata)
+idempotency.table(metadata)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    rls.tenant_column(),
+    Column("id", UUID, primary_key=True),
+    Column("current", LargeBinary, nullable=False),
+    Column("previous", LargeBinary),
+    Column("rotated_at", DateTime(timezone=True), nullable=False),
+    Column("entered", UUID),
+    Column("sealed", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("ended_at", DateTime(timezone=True)),
+    info=rls.protected("select", "insert", "update"),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    rls.tenant_column(),
+    Column("id", UUID, primary_key=True),
+    Column("owner", UUID, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("revoked_at", DateTime(timezone=True)),
+    info=rls.protected("select", "insert", "update"),
+)

@@ -1,0 +1,185 @@
+"""Sessions: signing in, moving between workspaces, signing out."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple, Protocol
+
+import orjson
+
+from causeloop_auth import repository
+from causeloop_auth.domain import access, handles, rotation
+from causeloop_auth.domain.rotation import Family, Verdict
+from causeloop_common import ids
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.auth import (
+    Exchange,
+    Grant,
+    Logout,
+    Refresh,
+    SessionEnded,
+    SessionRefreshed,
+    SessionStarted,
+)
+from causeloop_common.contracts.base import Nothing
+from causeloop_common.contracts.tenancy import Resolve
+from causeloop_common.contracts.vault import Seal
+from causeloop_common.database import Database
+from causeloop_common.errors import InvalidGrant, NotFound
+from causeloop_common.messaging import Bus
+from causeloop_common.permissions import REALM_PERMISSIONS, Internal
+
+
+class Subject(NamedTuple):
+    """Who an identity provider says signed in."""
+
+    issuer: str
+    subject: str
+
+
+class Provider(Protocol):
+    """An identity provider."""
+
+    async def verify(self, token: str) -> Subject:
+        """Who a session token is for; InvalidGrant when it is not good, Unavailable when that cannot be known now."""
+        ...
+
+
+SESSION_LIFETIME = timedelta(days=30)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class SessionService:
+    """Exchange, refresh, logout."""
+
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        provider: Provider,
+        access_key: bytes,
+        *,
+        access_seconds: int = 900,
+        clock: Callable[[], datetime] = _now,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._database = database
+        self._bus = bus
+        self._provider = provider
+        self._access_key = access_key
+        self._access_seconds = access_seconds
+        self._clock = clock
+        self._entropy = entropy
+
+    async def exchange(self, ctx: AuthContext, command: Exchange) -> Grant:
+        """Start a session for whom the identity provider says signed in."""
+        subject = await self._provider.verify(command.subject_token.get_secret_value())
+        person, session = ids.realm(*subject), ids.new("ses")
+        ctx = replace(ctx.of_tenant(person), principal=person, credential=session)
+        scope = await self._scope(ctx, command.workspace_id)
+        sealed = await self._seal(ctx, session, {"address": command.address, "device": command.device})
+
+        now, refresh_token = self._clock(), self._refresh_token(person, session)
+        family = Family(handles.digest(refresh_token), None, now, now + SESSION_LIFETIME, ended=False)
+
+        async with self._database.transaction(ctx) as tx:
+            await repository.add_session(tx, session, family, command.workspace_id, sealed, now)
+
+            tx.publish(SessionStarted(session_id=session, sealed=sealed))
+        return self._grant(person, session, command.workspace_id, scope, refresh_token)
+
+    async def refresh(self, ctx: AuthContext, command: Refresh) -> Grant:
+        """Rotate the refresh token; a token that was used before ends the session.
+
+        The token is judged first, so that a stranger learns nothing of who belongs where, and judged again under lock
+        once tenancy was asked.
+        """
+        handle = handles.parse(command.refresh_token.get_secret_value(), "rt")
+        if handle is None:
+            raise _refused()
+        person, session = handle.tenant, f"ses_{handle.suffix}"
+        ctx = replace(ctx.of_tenant(person), principal=person, credential=session)
+        here = await self._entered(ctx, session, handle.digest)
+        entered = command.workspace_id or here
+        scope = await self._scope(ctx, entered)
+
+        now, refresh_token = self._clock(), self._refresh_token(person, session)
+        async with self._database.transaction(ctx) as tx:
+            found = await repository.session(tx, session, lock=True)
+            verdict = Verdict.GONE if found is None else rotation.judge(found.family, handle.digest, now)
+
+            if found is not None and verdict in (Verdict.ROTATE, Verdict.REPEAT):
+                family = replace(
+                    found.family,
+                    current=handles.digest(refresh_token),
+                    previous=handle.digest,
+                    rotated_at=now if verdict is Verdict.ROTATE else found.family.rotated_at,
+                )
+                await repository.rotate(tx, session, family, entered)
+                tx.publish(SessionRefreshed(session_id=session, workspace_id=entered))
+            elif verdict is Verdict.REUSE and await repository.end_session(tx, session, now):
+                tx.publish(SessionEnded(session_id=session, reason="refresh_reuse"))
+        if verdict not in (Verdict.ROTATE, Verdict.REPEAT):
+            raise _refused()
+        return self._grant(person, session, entered, scope, refresh_token)
+
+    async def logout(self, ctx: AuthContext, command: Logout) -> Nothing:
+        """End the session of the calling access token."""
+        session = ctx.credential or ""
+        realm = ctx.of_tenant(ctx.principal)
+        async with self._database.transaction(realm) as tx:
+            if await repository.end_session(tx, session, self._clock()):
+                tx.publish(SessionEnded(session_id=session, reason="logout"))
+        return Nothing()
+
+    async def _entered(self, ctx: AuthContext, session: str, digest: bytes) -> str | None:
+        """Where a session is; InvalidGrant unless the token is good, or its reuse is for the rotation to act on."""
+        async with self._database.transaction(ctx) as tx:
+            found = await repository.session(tx, session)
+        if found is None or rotation.judge(found.family, digest, self._clock()) is Verdict.GONE:
+            raise _refused()
+        return found.entered
+
+    async def _scope(self, ctx: AuthContext, workspace: str | None) -> frozenset[str]:
+        """What the person may do there; NotFound where they do not belong."""
+        if workspace is None:
+            return REALM_PERMISSIONS
+        asked = ctx.of_tenant(workspace, Internal.RESOLVE)
+        standing = await self._bus.call(asked, Resolve(principal=ctx.principal))
+        if standing.role is None:
+            raise NotFound("There is no such workspace.")
+        return frozenset(standing.permissions)
+
+    async def _seal(self, ctx: AuthContext, session: str, personal: dict[str, str | None]) -> str:
+        """Personal data under the realm's key, for a log that is never rewritten."""
+        asked = ctx.of_tenant(ctx.tenant, Internal.SEAL)
+        plaintext = orjson.dumps(personal).decode()
+        command = Seal.model_validate({"purpose": "session", "record_id": session, "plaintext": plaintext})
+        return (await self._bus.call(asked, command)).ciphertext
+
+    def _refresh_token(self, person: str, session: str) -> str:
+        return handles.make("rt", person, session, self._entropy(handles.SECRET_BYTES))
+
+    def _grant(
+        self, person: str, session: str, workspace: str | None, scope: frozenset[str], refresh_token: str
+    ) -> Grant:
+        token = access.make(
+            self._access_key, person, session, workspace or person, now=self._clock(), seconds=self._access_seconds
+        )
+        return Grant.model_validate(
+            {
+                "access_token": token,
+                "refresh_token": refresh_token,
+                "expires_in": self._access_seconds,
+                "scope": " ".join(sorted(scope)),
+                "workspace_id": workspace,
+            }
+        )
+
+
+def _refused() -> InvalidGrant:
+    return InvalidGrant("The refresh token is not, or no longer, good. Sign in again.")

@@ -1,0 +1,142 @@
+"""Personal access tokens, and who a bearer token stands for."""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from causeloop_auth import repository
+from causeloop_auth.domain import access, handles
+from causeloop_auth.repository import Token
+from causeloop_common import ids
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.auth import (
+    Authenticate,
+    CreatedToken,
+    CreateToken,
+    Identity,
+    ListTokens,
+    RevokeToken,
+    TokenCreated,
+    TokenPage,
+    TokenRevoked,
+    TokenView,
+)
+from causeloop_common.contracts.base import Nothing
+from causeloop_common.database import Database
+from causeloop_common.errors import Forbidden, NotFound, Unauthorized
+from causeloop_common.permissions import Permission
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class TokenService:
+    """Authenticate; make, list and revoke personal access tokens."""
+
+    def __init__(
+        self,
+        database: Database,
+        access_key: bytes,
+        *,
+        clock: Callable[[], datetime] = _now,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._database = database
+        self._access_key = access_key
+        self._clock = clock
+        self._entropy = entropy
+
+    async def authenticate(self, ctx: AuthContext, command: Authenticate) -> Identity:
+        """Who a token stands for; one refusal for every reason, so that nobody learns which."""
+        text = command.token.get_secret_value()
+        if (handle := handles.parse(text, "pat")) is not None:
+            identity = await self._of_token(ctx.of_tenant(handle.tenant), handle)
+        elif (claims := access.read(self._access_key, text, now=self._clock())) is not None:
+            identity = await self._of_session(ctx.of_tenant(claims.person), claims)
+        else:
+            identity = None
+        if identity is None:
+            raise Unauthorized("The token is not, or no longer, valid. Sign in again or use another token.")
+        return identity
+
+    async def create_token(self, ctx: AuthContext, command: CreateToken) -> CreatedToken:
+        """Make a token for oneself, with no more than one holds; its secret is in this answer only."""
+        if not (ctx.credential or "").startswith("ses_"):
+            raise Forbidden("A token cannot make tokens. Sign in with a session.")
+        scopes = sorted(set(map(str, command.scopes)))
+        if not ctx.permissions.issuperset(scopes):
+            beyond = ", ".join(sorted(set(scopes) - ctx.permissions))
+            raise Forbidden(f"You cannot grant what you do not hold: {beyond}.")
+        async with self._database.transaction(ctx) as tx:
+            await tx.once(command)
+
+            now, token_id = self._clock(), ids.new("tok")
+            expires_at = now + timedelta(days=command.expires_in_days)
+            token = Token(token_id, ctx.principal, command.name, scopes, now, expires_at, None)
+            secret = handles.make("pat", ctx.tenant, token_id, self._entropy(handles.SECRET_BYTES))
+
+            await repository.add_token(tx, token, handles.digest(secret))
+
+            tx.publish(TokenCreated(token_id=token_id, scopes=scopes))
+            return tx.answer(CreatedToken.model_validate({**_view(token).model_dump(), "token": secret}))
+
+    async def list_tokens(self, ctx: AuthContext, command: ListTokens) -> TokenPage:
+        """One's own tokens in the workspace, newest first."""
+        async with self._database.transaction(ctx) as tx:
+            found = await repository.own_tokens_before(tx, ctx.principal, command.position, command.limit + 1)
+        page, more = found[: command.limit], len(found) > command.limit
+        return TokenPage(data=[_view(token) for token in page], next_position=page[-1].id if more else None)
+
+    async def revoke_token(self, ctx: AuthContext, command: RevokeToken) -> Nothing:
+        """Revoke one's own token, or anybody's with `tokens:write`."""
+        async with self._database.transaction(ctx) as tx:
+            await tx.once(command)
+
+            token = await repository.token(tx, command.id)
+            if token is None or (token.owner != ctx.principal and Permission.TOKENS_WRITE not in ctx.permissions):
+                raise NotFound("There is no such token in this workspace.")
+
+            if await repository.revoke_token(tx, command.id, self._clock()):
+                tx.publish(TokenRevoked(token_id=command.id))
+            return tx.answer(Nothing())
+
+    async def _of_token(self, ctx: AuthContext, handle: handles.Handle) -> Identity | None:
+        async with self._database.transaction(ctx) as tx:
+            token = await repository.token_by_digest(tx, handle.digest)
+        if token is None or token.revoked_at is not None or self._clock() >= token.expires_at:
+            return None
+        return Identity(
+            principal=token.owner,
+            tenant=handle.tenant,
+            credential=token.id,
+            kind="token",
+            scopes=token.scopes,
+            expires_at=token.expires_at,
+        )
+
+    async def _of_session(self, ctx: AuthContext, claims: access.AccessClaims) -> Identity | None:
+        async with self._database.transaction(ctx) as tx:
+            session = await repository.session(tx, claims.session)
+        if session is None or session.family.ended or self._clock() >= session.family.expires_at:
+            return None
+        return Identity(
+            principal=claims.person,
+            tenant=claims.tenant,
+            credential=claims.session,
+            kind="session",
+            scopes=None,
+            expires_at=claims.expires_at,
+        )
+
+
+def _view(token: Token) -> TokenView:
+    return TokenView(
+        id=token.id,
+        name=token.name,
+        scopes=token.scopes,
+        owner=token.owner,
+        created_at=token.created_at,
+        expires_at=token.expires_at,
+        revoked_at=token.revoked_at,
+    )

@@ -1,0 +1,43 @@
+"""Settings of auth."""
+
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from causeloop_common.settings import Settings
+
+
+class AuthSettings(Settings):
+    """The common settings and the identity provider's."""
+
+    auth: Literal["mock", "clerk"] = Field(
+        default="mock", alias="CAUSELOOP_AUTH", description="mock runs a development issuer of our own"
+    )
+    jwks_url: str = Field(
+        alias="CLERK_JWKS_URL",
+        pattern=r"^https?://.+/\.well-known/jwks\.json$",
+        description="the identity provider's published keys",
+    )
+    audience: str | None = Field(
+        default=None, alias="CLERK_AUDIENCE", description="expected `aud`, if tokens carry one"
+    )
+    authorized_parties: str = Field(
+        alias="CLERK_AUTHORIZED_PARTIES", description="comma-separated origins whose sessions are accepted (`azp`)"
+    )
+    access_token_seconds: int = Field(
+        default=900, ge=60, le=3600, alias="ACCESS_TOKEN_SECONDS", description="life of an access token"
+    )
+
+    def parties(self) -> list[str]:
+        """The accepted `azp` values."""
+        return [party.strip() for party in self.authorized_parties.split(",") if party.strip()]
+
+    def unsafe(self) -> list[str]:
+        """The common ones, the mock issuer, and keys over plain HTTP."""
+        problems = super().unsafe()
+        if self.auth == "mock":
+            problems.append("CAUSELOOP_AUTH=mock lets anybody sign in as anybody: set it to clerk.")
+        if urlsplit(self.jwks_url).scheme != "https":
+            problems.append("CLERK_JWKS_URL is fetched without TLS: use its https:// address.")
+        return problems

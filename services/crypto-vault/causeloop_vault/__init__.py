@@ -1,0 +1,1 @@
+"""Keyrings, keys, secrets, signing and verification."""

@@ -1,0 +1,1 @@
+"""The outside world of the vault: where master keys are kept."""

@@ -1,0 +1,23 @@
+"""Composition root of the vault."""
+
+from collections.abc import Mapping
+
+from causeloop_common.application import Application
+from causeloop_vault import handlers
+from causeloop_vault.adapters.local_keys import LocalMasterKeys
+from causeloop_vault.models import metadata
+from causeloop_vault.service import VaultService
+from causeloop_vault.settings import VaultSettings
+
+
+def create(environ: Mapping[str, str]) -> Application:
+    """The vault, ready to be run."""
+    settings = VaultSettings.load("vault", environ)
+    application = Application(settings)
+    database = application.database(metadata)
+    service = VaultService(database, LocalMasterKeys(settings.keys()))
+    application.relay(database)
+    application.commands(handlers.router(service))
+    application.before_serving(service.check_master_key)
+    application.check("master_key", service.check_master_key)
+    return application

@@ -1,0 +1,47 @@
+"""The vault's tables. Nothing here is plaintext: data keys are wrapped, values sealed."""
+
+from sqlalchemy import Column, DateTime, ForeignKeyConstraint, Integer, MetaData, Table, Text
+from sqlalchemy.dialects.postgresql import UUID
+
+from causeloop_common import idempotency, outbox, rls
+
+metadata = MetaData(schema="vault")
+
+outbox.tables(metadata)
+idempotency.table(metadata)
+
+keyrings = Table(
+    "keyrings",
+    metadata,
+    rls.tenant_column(),
+    Column("version", Integer, primary_key=True),
+    Column("wrapped", Text, nullable=False),
+    Column("master", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    info=rls.protected("select", "insert"),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    rls.tenant_column(),
+    Column("path", Text, primary_key=True),
+    Column("id", UUID, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False),
+    info=rls.protected("select", "insert", "update"),
+)
+
+secret_versions = Table(
+    "secret_versions",
+    metadata,
+    rls.tenant_column(),
+    Column("path", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("sealed", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    ForeignKeyConstraint(["workspace_id", "path"], ["vault.secrets.workspace_id", "vault.secrets.path"]),
+    info=rls.protected("select", "insert"),
+)

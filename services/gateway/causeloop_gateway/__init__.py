@@ -1,0 +1,1 @@
+"""The HTTP gateway: authenticates requests and asks the services over the bus."""

@@ -1,0 +1,74 @@
+"""Composition root of the gateway."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from causeloop_common.application import Application, Listener, Operations
+from causeloop_gateway.commands import CommandRoute, Gateway, documented
+from causeloop_gateway.cursors import Cursors
+from causeloop_gateway.edge import Edge
+from causeloop_gateway.problems import STATUS, schema
+from causeloop_gateway.protocol import BoundedProtocol
+from causeloop_gateway.routes import ENDPOINTS
+from causeloop_gateway.security import Security
+from causeloop_gateway.settings import GatewaySettings
+
+TITLE = "Causeloop"
+VERSION = "0.1.0"
+
+
+def create(environ: Mapping[str, str]) -> Application:
+    """The gateway, ready to be run."""
+    settings = GatewaySettings.load("gateway", environ)
+    application = Application(settings)
+    security = Security(application.bus)
+    cursors = Cursors(application.keys.own("cursors/v1"))
+    gateway = Gateway(application.bus, security, cursors, application.keys, settings.trusted_proxies)
+    edge = Edge(api(gateway), Operations([application]), settings.origins())
+    application.http(
+        lambda: Listener.on(
+            edge, settings.host, settings.port, http=BoundedProtocol, ws="none", timeout_keep_alive=30, backlog=2048
+        )
+    )
+    return application
+
+
+def api(gateway: Gateway | None) -> FastAPI:
+    """The routes and their description; without a gateway only the description."""
+    app = FastAPI(title=TITLE, version=VERSION, openapi_url="/openapi.json", docs_url="/docs", redoc_url=None)
+    app.router.redirect_slashes = False
+    for endpoint in ENDPOINTS:
+        app.router.routes.append(CommandRoute(gateway, endpoint, **documented(endpoint)))
+
+    def describe() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _openapi(app)
+        return app.openapi_schema
+
+    app.openapi = describe  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI 3.1 with the error responses that every operation shares."""
+    described = get_openapi(title=TITLE, version=VERSION, routes=app.routes, description=api.__doc__ or "")
+    components = described.setdefault("components", {})
+    components.setdefault("schemas", {})["Problem"] = schema()
+    components["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "An access token or a personal access token."}
+    }
+    refusal = {"$ref": "#/components/schemas/Problem"}
+    shared = {
+        str(status): {
+            "description": f"{title} (`{code}`)",
+            "content": {"application/problem+json": {"schema": refusal, "example": {"code": code, "status": status}}},
+        }
+        for code, (status, title) in STATUS.items()
+    }
+    for path in described["paths"].values():
+        for operation in path.values():
+            operation["responses"] = {**shared, **operation.get("responses", {})}
+    return described

@@ -1,0 +1,131 @@
+"""The outermost room: what every request meets first and every answer last.
+
+Gives a request its ids, turns every failure into a problem, sets the headers every answer has, answers CORS, logs
+and counts. Raw ASGI, since it stands before everything.
+"""
+
+import logging
+import time
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from causeloop_common import telemetry
+from causeloop_common.application import Operations
+from causeloop_common.errors import AppError, Internal, MethodNotAllowed, NotFound
+from causeloop_gateway.inbound import Inbound
+from causeloop_gateway.problems import problem
+
+_log = logging.getLogger("causeloop.access")
+
+_ALWAYS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+    (b"strict-transport-security", b"max-age=63072000; includeSubDomains"),
+]
+_API_ONLY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+_EXPLORER = "/docs"
+_OPERATIONS = frozenset({"/health", "/ready"})
+_ALLOWED_HEADERS = b"authorization, content-type, idempotency-key, x-request-id, traceparent"
+_SHOWN_HEADERS = b"x-request-id, idempotency-replayed, retry-after"
+
+
+class Edge:
+    """The gateway's ASGI app."""
+
+    def __init__(self, api: FastAPI, operations: Operations, origins: frozenset[str]) -> None:
+        self._api = api
+        self._operations = operations
+        self._origins = origins
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        started = time.perf_counter()
+        request = Inbound(scope, receive)
+        scope["inbound"], scope["app"] = request, self._api
+        telemetry.bind(telemetry.Act("gateway", request.request_id, "", request.traceparent))
+        common = self._common_headers(request)
+        status = 0
+
+        async def answer(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *common]
+            await send(message)
+
+        try:
+            if request.path in _OPERATIONS:
+                await self._operations(scope, receive, answer)
+            elif request.method == "OPTIONS" and "access-control-request-method" in request.headers:
+                await answer({"type": "http.response.start", "status": 204, "headers": self._preflight(request)})
+                await answer({"type": "http.response.body", "body": b""})
+            else:
+                await self._api.router(scope, receive, answer)
+        except AppError as error:
+            await self._refuse(answer, error, request, status)
+        except HTTPException as error:  # the router's own two
+            await self._refuse(answer, _unmatched(error.status_code), request, status)
+        except Exception:  # noqa: BLE001  every failure is answered
+            _log.exception("%s %s failed", request.method, _route(scope))
+            failure = Internal("Something failed on our side. Report it with the trace id.")
+            await self._refuse(answer, failure, request, status)
+        finally:
+            self._observe(scope, request, status, time.perf_counter() - started)
+
+    async def _refuse(self, send: Any, error: AppError, request: Inbound, sent: int) -> None:
+        if sent:
+            return  # the answer has begun; the connection's end tells the client
+        status, headers, body = problem(error, request.request_id)
+        if status == 413:
+            headers.append((b"connection", b"close"))  # the rest of the body is not read
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _common_headers(self, request: Inbound) -> list[tuple[bytes, bytes]]:
+        headers = [*_ALWAYS, (b"x-request-id", request.request_id.encode())]
+        if not request.path.startswith(_EXPLORER):
+            headers.append(_API_ONLY)
+        origin = request.headers.get("origin")
+        if origin is not None and origin in self._origins:
+            headers += [
+                (b"access-control-allow-origin", origin.encode("latin-1")),
+                (b"access-control-expose-headers", _SHOWN_HEADERS),
+                (b"vary", b"Origin"),
+            ]
+        return headers
+
+    def _preflight(self, request: Inbound) -> list[tuple[bytes, bytes]]:
+        if request.headers.get("origin") not in self._origins:
+            return []
+        return [
+            (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
+            (b"access-control-allow-headers", _ALLOWED_HEADERS),
+            (b"access-control-max-age", b"600"),
+        ]
+
+    def _observe(self, scope: Any, request: Inbound, status: int, seconds: float) -> None:
+        route = _route(scope)
+        telemetry.HTTP_REQUESTS.labels(route, status).inc()
+        telemetry.HTTP_SECONDS.labels(route).observe(seconds)
+        if request.path not in _OPERATIONS:
+            tenant = scope.get("tenant", "")
+            telemetry.bind(telemetry.Act("gateway", request.request_id, tenant, request.traceparent))
+            _log.info("%s %s %d", request.method, route, status, extra={"milliseconds": round(seconds * 1000, 2)})
+
+
+def _route(scope: Any) -> str:
+    """The route's template: never a path, which may name things of a tenant."""
+    route = scope.get("route")
+    return str(getattr(route, "path", None) or (scope["path"] if scope["path"] in _OPERATIONS else "unmatched"))
+
+
+def _unmatched(status: int) -> AppError:
+    if status == 405:
+        return MethodNotAllowed("The address exists, but not with this method. The API is described at /docs.")
+    return NotFound("There is no such address. The API is described at /docs.")

@@ -1,0 +1,94 @@
+"""One HTTP request as the gateway's rooms see it, and the limits it has to keep."""
+
+import asyncio
+import re
+from typing import Any
+from urllib.parse import parse_qsl
+
+from causeloop_common import ids, telemetry
+from causeloop_common.errors import InvalidInput, Malformed, PayloadTooLarge
+
+BODY_BYTES = 1024 * 1024
+HEADER_BYTES = 32 * 1024
+BODY_SECONDS = 15.0
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+class Inbound:
+    """A request: its headers by lower-case name, its ids, and its body once asked for."""
+
+    __slots__ = ("_receive", "headers", "method", "path", "query", "request_id", "scope", "traceparent")
+
+    def __init__(self, scope: Any, receive: Any) -> None:
+        self.scope = scope
+        self._receive = receive
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.query: bytes = scope["query_string"]
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        self.headers: dict[str, str] = headers
+        given = headers.get("x-request-id", "")
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else ids.new("req")
+        self.traceparent = telemetry.child_traceparent(headers.get("traceparent", ""))
+
+    def idempotency_key(self) -> str | None:
+        """The client's Idempotency-Key; Malformed when it cannot be one."""
+        key = self.headers.get("idempotency-key")
+        if key is not None and _IDEMPOTENCY_KEY.fullmatch(key) is None:
+            raise Malformed("The Idempotency-Key must be 1 to 255 visible ASCII characters.")
+        return key
+
+    def parameters(self) -> dict[str, str]:
+        """The query's parameters; each may be given once."""
+        if not self.query:
+            return {}
+        try:
+            pairs = parse_qsl(self.query.decode("ascii"), keep_blank_values=True, max_num_fields=50, errors="strict")
+        except ValueError as error:
+            raise Malformed("The query string cannot be read.") from error
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise InvalidInput.of(**{name: "is given more than once" for name, _ in pairs if _counted(pairs, name) > 1})
+        return found
+
+    async def body(self) -> bytes:
+        """The whole body; PayloadTooLarge over 1 MiB, Malformed when it does not arrive."""
+        length = self.headers.get("content-length", "")
+        if length.isdigit() and int(length) > BODY_BYTES:
+            raise _too_large()
+        chunks: list[bytes] = []
+        size, more = 0, True
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while more:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise Malformed("The request ended before its body did.")
+                    chunk = message.get("body", b"")
+                    more = message.get("more_body", False)
+                    size += len(chunk)
+                    if size > BODY_BYTES:
+                        raise _too_large()
+                    chunks.append(chunk)
+        except TimeoutError as error:
+            raise Malformed(f"The body did not arrive within {BODY_SECONDS:.0f} seconds.") from error
+        return b"".join(chunks)
+
+    def client_address(self, trusted_proxies: int) -> str:
+        """The client's address: what the last trusted proxy saw, counted from the right."""
+        peer = self.scope.get("client") or ("", 0)
+        if trusted_proxies:
+            seen = [part.strip() for part in self.headers.get("x-forwarded-for", "").split(",") if part.strip()]
+            if len(seen) >= trusted_proxies:
+                return seen[-trusted_proxies][:64]
+        return str(peer[0])[:64]
+
+
+def _counted(pairs: list[tuple[str, str]], name: str) -> int:
+    return sum(1 for other, _ in pairs if other == name)
+
+
+def _too_large() -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is larger than {BODY_BYTES} bytes. Send less at once.")

@@ -1,0 +1,211 @@
+"""Who calls, and what they may do: two questions, two memories.
+
+auth says who a token stands for, tenancy what that person may do in the token's workspace; here the two meet. Both
+answers are remembered for a hard, non-sliding life and evicted by events. A fill is kept only if no eviction of its
+key and no loss of the bus came since it began. Without the bus nothing is remembered and everything is refused.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Hashable
+from datetime import UTC, datetime
+from typing import Generic, NamedTuple, TypeVar
+
+from causeloop_common import ids
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.auth import Authenticate, Identity
+from causeloop_common.contracts.base import Announced
+from causeloop_common.contracts.tenancy import Resolve
+from causeloop_common.errors import Forbidden, Unauthorized
+from causeloop_common.messaging import Bus
+from causeloop_common.permissions import REALM_PERMISSIONS, Internal
+
+REMEMBERED_SECONDS = 30.0
+_REMEMBERED = 50_000
+_LONGEST_TOKEN = 4096
+_SERVICE = "svc_gateway"
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Remembered(Generic[K, V]):
+    """Answers by key, each with tags by which events evict it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._answers: dict[K, tuple[V, float, tuple[str, ...]]] = {}
+        self._by_tag: dict[str, set[K]] = {}
+        self._fills: set[_Fill] = set()
+
+    def get(self, key: K) -> V | None:
+        """What is remembered and not too old."""
+        found = self._answers.get(key)
+        if found is None:
+            return None
+        if self._clock() >= found[1]:
+            self._drop(key)
+            return None
+        return found[0]
+
+    def begin(self) -> "_Fill":
+        """Begin to ask; give the fill back to `keep` or `abandon`."""
+        fill = _Fill()
+        self._fills.add(fill)
+        return fill
+
+    def keep(self, fill: "_Fill", key: K, value: V, tags: tuple[str, ...], seconds: float) -> None:
+        """Remember an answer, unless something evicted it while it was on its way."""
+        self._fills.discard(fill)
+        if fill.void or not fill.evicted.isdisjoint(tags):
+            return
+        if len(self._answers) >= _REMEMBERED:
+            self.clear()
+        self._answers[key] = (value, self._clock() + seconds, tags)
+        for tag in tags:
+            self._by_tag.setdefault(tag, set()).add(key)
+
+    def abandon(self, fill: "_Fill") -> None:
+        """The asking failed."""
+        self._fills.discard(fill)
+
+    def evict(self, tag: str) -> None:
+        """Forget every answer with this tag, and those on their way."""
+        for fill in self._fills:
+            fill.evicted.add(tag)
+        for key in self._by_tag.pop(tag, set()).copy():
+            self._drop(key)
+
+    def clear(self) -> None:
+        """Forget everything, and what is on its way."""
+        for fill in self._fills:
+            fill.void = True
+        self._answers.clear()
+        self._by_tag.clear()
+
+    def _drop(self, key: K) -> None:
+        _, _, tags = self._answers.pop(key, (None, 0.0, ()))
+        for tag in tags:
+            if (keys := self._by_tag.get(tag)) is not None:
+                keys.discard(key)
+                if not keys:
+                    del self._by_tag[tag]
+
+
+class _Fill:
+    """An answer on its way: what was evicted since it was asked for."""
+
+    __slots__ = ("evicted", "void")
+
+    def __init__(self) -> None:
+        self.evicted: set[str] = set()
+        self.void = False
+
+
+class Caller(NamedTuple):
+    """A signed-in caller."""
+
+    identity: Identity
+    permissions: frozenset[str]
+
+
+class Security:
+    """Turns a bearer token into a caller."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._identities: Remembered[bytes, Identity] = Remembered()
+        self._standings: Remembered[tuple[str, str], frozenset[str] | None] = Remembered()
+        bus.on_disconnect.append(self.forget)
+        bus.follow("evt.*.auth.>", self._on_auth)
+        bus.follow("evt.*.tenancy.>", self._on_tenancy)
+
+    def forget(self) -> None:
+        """Forget everybody."""
+        self._identities.clear()
+        self._standings.clear()
+
+    async def caller(self, authorization: str | None, request_id: str, traceparent: str) -> Caller:
+        """Who calls with this Authorization header; `Unauthorized` for nobody."""
+        _ = self._bus.client  # without the bus nobody is known
+        token = _bearer(authorization)
+        identity = await self._identify(token, request_id, traceparent)
+        if identity.expires_at <= datetime.now(UTC):
+            raise Unauthorized("The token has expired. Sign in again or use another token.")
+        permissions = await self._permissions(identity, request_id, traceparent)
+        return Caller(identity, permissions)
+
+    async def _identify(self, token: str, request_id: str, traceparent: str) -> Identity:
+        key = hashlib.sha256(token.encode()).digest()
+        known = self._identities.get(key)
+        if known is not None:
+            return known
+        fill = self._identities.begin()
+        try:
+            ctx = service_context(ids.INSTALLATION, request_id, traceparent, Internal.AUTHENTICATE)
+            identity = await self._bus.call(ctx, Authenticate.model_validate({"token": token}))
+        except BaseException:
+            self._identities.abandon(fill)
+            raise
+        self._identities.keep(fill, key, identity, (identity.credential,), REMEMBERED_SECONDS)
+        return identity
+
+    async def _permissions(self, identity: Identity, request_id: str, traceparent: str) -> frozenset[str]:
+        """What a role gives, capped by the token's scopes; a session has its person's own rights as well."""
+        if identity.tenant == identity.principal:
+            return REALM_PERMISSIONS
+        standing = await self._standing(identity, request_id, traceparent)
+        if standing is None:
+            raise Unauthorized("The token's owner does not belong to its workspace. Sign in to another one.")
+        if identity.scopes is None:
+            return standing | REALM_PERMISSIONS
+        return standing.intersection(identity.scopes)
+
+    async def _standing(self, identity: Identity, request_id: str, traceparent: str) -> frozenset[str] | None:
+        key = (identity.tenant, identity.principal)
+        known = self._standings.get(key)
+        if known is not None:
+            return known
+        fill = self._standings.begin()
+        try:
+            ctx = service_context(identity.tenant, request_id, traceparent, Internal.RESOLVE)
+            answer = await self._bus.call(ctx, Resolve(principal=identity.principal))
+        except BaseException:
+            self._standings.abandon(fill)
+            raise
+        standing = None if answer.role is None else frozenset(answer.permissions)
+        self._standings.keep(fill, key, standing, (identity.tenant,), REMEMBERED_SECONDS)
+        return standing
+
+    async def _on_auth(self, event: Announced) -> None:
+        self._identities.evict(event.target)
+
+    async def _on_tenancy(self, event: Announced) -> None:
+        self._standings.evict(event.tenant)
+
+
+def service_context(tenant: str, request_id: str, traceparent: str, permission: str) -> AuthContext:
+    """The gateway on its own account, before anybody is signed in."""
+    return AuthContext(
+        tenant, _SERVICE, frozenset({permission}), issuer="gateway", request_id=request_id, traceparent=traceparent
+    )
+
+
+def require(caller: Caller, permission: str, credentials: frozenset[str]) -> None:
+    """Raise `Forbidden` unless this caller's kind of credential and permissions allow the act."""
+    if caller.identity.kind not in credentials:
+        raise Forbidden(f"This cannot be done with a {caller.identity.kind}. Use a {' or '.join(sorted(credentials))}.")
+    if permission not in caller.permissions:
+        hint = (
+            "Your token is not in a workspace: refresh it with 'workspace_id'."
+            if caller.identity.tenant == caller.identity.principal
+            else "Ask an administrator of the workspace."
+        )
+        raise Forbidden(f"This needs the permission '{permission}'. {hint}")
+
+
+def _bearer(authorization: str | None) -> str:
+    scheme, _, token = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not token or len(token) > _LONGEST_TOKEN or not token.isascii():
+        raise Unauthorized("Send 'Authorization: Bearer <token>' with an access token or personal access token.")
+    return token

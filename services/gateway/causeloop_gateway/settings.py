@@ -1,0 +1,22 @@
+"""Settings of the gateway."""
+
+from pydantic import Field
+
+from causeloop_common.settings import Settings
+
+
+class GatewaySettings(Settings):
+    """The common settings and the public side."""
+
+    port: int = Field(default=4000, ge=0, le=65535, alias="PORT", description="where clients call")
+    host: str = Field(default="127.0.0.1", alias="HOST", description="the address it listens on; :: for all")
+    cors_origins: str = Field(
+        default="", alias="CORS_ORIGINS", description="comma-separated origins whose browsers may call; none by default"
+    )
+    trusted_proxies: int = Field(
+        default=0, ge=0, le=8, alias="TRUSTED_PROXIES", description="proxies in front, counted from the right"
+    )
+
+    def origins(self) -> frozenset[str]:
+        """The origins that may call."""
+        return frozenset(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())

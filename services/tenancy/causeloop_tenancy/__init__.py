@@ -1,0 +1,1 @@
+"""Workspaces, members, roles, settings, connectors and governance."""

@@ -1,0 +1,42 @@
+"""The tables of tenancy."""
+
+from sqlalchemy import Column, DateTime, ForeignKeyConstraint, MetaData, Table, Text
+from sqlalchemy.dialects.postgresql import UUID
+
+from causeloop_common import idempotency, outbox, rls
+
+metadata = MetaData(schema="tenancy")
+
+outbox.tables(metadata)
+idempotency.table(metadata)
+
+workspaces = Table(
+    "workspaces",
+    metadata,
+    rls.tenant_column(),
+    Column("name", Text, nullable=False),
+    Column("slug", Text, nullable=False),
+    Column("timezone", Text, nullable=False),
+    Column("created_by", UUID, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    info=rls.protected("select", "insert"),
+)
+
+member_self_select = rls.Policy(
+    "member_self_select",
+    "select",
+    "causeloop_tenancy",
+    using=f"((person_id = {rls.person('tenancy')}) AND ({rls.tenant('tenancy')} IS NULL))",
+)
+"""The one read across tenants: a person finds where they belong, while no tenant is set."""
+
+members = Table(
+    "members",
+    metadata,
+    rls.tenant_column(),
+    Column("person_id", UUID, primary_key=True),
+    Column("role", Text, nullable=False),
+    Column("joined_at", DateTime(timezone=True), nullable=False),
+    ForeignKeyConstraint(["workspace_id"], ["tenancy.workspaces.workspace_id"]),
+    info=rls.protected("select", "insert", extra=(member_self_select,)),
+)

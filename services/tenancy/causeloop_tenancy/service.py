@@ -1,0 +1,80 @@
+"""Use cases of tenancy: workspaces, who belongs to them, and what somebody may do."""
+
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.tenancy import (
+    CreateWorkspace,
+    GetWorkspace,
+    ListMyWorkspaces,
+    MemberAdded,
+    Membership,
+    MembershipPage,
+    Resolve,
+    Standing,
+    WorkspaceCreated,
+    WorkspaceView,
+)
+from causeloop_common.database import Database
+from causeloop_common.errors import Conflict, NotFound
+from causeloop_tenancy import repository
+from causeloop_tenancy.domain import standing
+from causeloop_tenancy.repository import Workspace
+
+
+class TenancyService:
+    """Workspaces and members."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create_workspace(self, ctx: AuthContext, command: CreateWorkspace) -> WorkspaceView:
+        """Bring the workspace of the context to life, its creator as owner, in one transaction.
+
+        The gateway minted the id, from the Idempotency-Key if there is one: a retry, however late, finds the same
+        workspace and makes no second one.
+        """
+        async with self._database.transaction(ctx) as tx:
+            await tx.once(command)
+
+            made = await repository.add_workspace(tx, command.name, command.slug, command.timezone, ctx.principal)
+            workspace = await repository.workspace(tx)
+            if workspace is None or workspace.created_by != ctx.principal:
+                raise Conflict("This workspace exists already. Use a new Idempotency-Key.")
+            if made:
+                await repository.add_member(tx, ctx.principal, standing.FIRST_ROLE)
+
+                tx.publish(WorkspaceCreated(workspace_id=workspace.id))
+                tx.publish(MemberAdded(person_id=ctx.principal, role=standing.FIRST_ROLE))
+            return tx.answer(_view(workspace))
+
+    async def get_workspace(self, ctx: AuthContext, command: GetWorkspace) -> WorkspaceView:
+        """The current workspace."""
+        async with self._database.transaction(ctx) as tx:
+            workspace = await repository.workspace(tx)
+        if workspace is None:
+            raise NotFound("There is no such workspace.")
+        return _view(workspace)
+
+    async def list_my_workspaces(self, ctx: AuthContext, command: ListMyWorkspaces) -> MembershipPage:
+        """Where the caller belongs."""
+        async with self._database.person_transaction(ctx) as tx:
+            found = await repository.memberships_after(tx, command.position, command.limit + 1)
+        page, more = found[: command.limit], len(found) > command.limit
+        data = [Membership(workspace_id=m.workspace_id, role=m.role, joined_at=m.joined_at) for m in page]
+        return MembershipPage(data=data, next_position=page[-1].workspace_id if more else None)
+
+    async def resolve(self, ctx: AuthContext, command: Resolve) -> Standing:
+        """What a person may do in the context's workspace."""
+        async with self._database.transaction(ctx) as tx:
+            role = await repository.role_of(tx, command.principal)
+        return Standing(role=role, permissions=sorted(standing.permissions_of(role)))
+
+
+def _view(workspace: Workspace) -> WorkspaceView:
+    return WorkspaceView(
+        id=workspace.id,
+        name=workspace.name,
+        slug=workspace.slug,
+        timezone=workspace.timezone,
+        created_at=workspace.created_at,
+        created_by=workspace.created_by,
+    )

@@ -1,0 +1,7 @@
+"""Settings of tenancy."""
+
+from causeloop_common.settings import Settings
+
+
+class TenancySettings(Settings):
+    """The common settings."""

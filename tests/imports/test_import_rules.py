@@ -1,0 +1,207 @@
+"""The import rules bite: each breach is made once, in a copy, and caught by the contract it names."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = ROOT / "pyproject.toml"
+PACKAGES = sorted([*ROOT.glob("libs/*/causeloop_*"), *ROOT.glob("services/*/causeloop_*")])
+VERDICT = re.compile(r"^(?P<contract>[a-z-]+): .*(?P<verdict>KEPT|BROKEN)\s*$", re.MULTILINE)
+
+
+class Breach(NamedTuple):
+    says: str
+    room: str  # the module that breaks the rule; made when it does not exist
+    code: str
+    caught_by: str
+
+
+BREACHES = [
+    # house
+    Breach("common imports a service", "causeloop_common.messaging", "import causeloop_vault.service", "house"),
+    Breach("common imports cli", "causeloop_common.application", "import causeloop_cli.main", "house"),
+    Breach("a service imports cli", "causeloop_auth.app", "import causeloop_cli.main", "house"),
+    Breach("the gateway imports cli", "causeloop_gateway.app", "import causeloop_cli.main", "house"),
+    # independence
+    Breach(
+        "a service imports another",
+        "causeloop_tenancy.service",
+        "import causeloop_auth.service",
+        "independence",
+    ),
+    Breach(
+        "a service imports another inside a function",
+        "causeloop_vault.handlers",
+        "def later() -> None:\n    import causeloop_audit.repository",
+        "independence",
+    ),
+    Breach(
+        "a service imports another for its types only",
+        "causeloop_audit.service",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from causeloop_tenancy import models",
+        "independence",
+    ),
+    Breach(
+        "the gateway imports a service",
+        "causeloop_gateway.routes",
+        "from causeloop_vault import domain",
+        "independence",
+    ),
+    Breach(
+        "a service imports the gateway",
+        "causeloop_auth.handlers",
+        "import causeloop_gateway.problems",
+        "independence",
+    ),
+    # common-floors
+    Breach(
+        "context imports database",
+        "causeloop_common.context",
+        "import causeloop_common.database",
+        "common-floors",
+    ),
+    Breach(
+        "errors imports contracts",
+        "causeloop_common.errors",
+        "import causeloop_common.contracts",
+        "common-floors",
+    ),
+    Breach(
+        "outbox imports its neighbour inbox",
+        "causeloop_common.outbox",
+        "import causeloop_common.inbox",
+        "common-floors",
+    ),
+    Breach(
+        "database imports messaging",
+        "causeloop_common.database",
+        "import causeloop_common.messaging",
+        "common-floors",
+    ),
+    Breach("common gets a utils.py", "causeloop_common.utils", "", "common-floors"),
+    # service-floors
+    Breach(
+        "repository imports service",
+        "causeloop_auth.repository",
+        "import causeloop_auth.service",
+        "service-floors",
+    ),
+    Breach(
+        "service imports handlers",
+        "causeloop_tenancy.service",
+        "import causeloop_tenancy.handlers",
+        "service-floors",
+    ),
+    Breach(
+        "domain imports models",
+        "causeloop_vault.domain",
+        "from causeloop_vault import models",
+        "service-floors",
+    ),
+    Breach(
+        "handlers imports settings",
+        "causeloop_audit.handlers",
+        "import causeloop_audit.settings",
+        "service-floors",
+    ),
+    Breach("a service gets a utils.py", "causeloop_vault.utils", "", "service-floors"),
+    # gateway-floors
+    Breach(
+        "problems imports routes",
+        "causeloop_gateway.problems",
+        "import causeloop_gateway.routes",
+        "gateway-floors",
+    ),
+    Breach(
+        "security imports app",
+        "causeloop_gateway.security",
+        "import causeloop_gateway.app",
+        "gateway-floors",
+    ),
+    Breach("the gateway gets a helpers.py", "causeloop_gateway.helpers", "", "gateway-floors"),
+    # pure
+    Breach("domain imports asyncpg", "causeloop_vault.domain", "import asyncpg", "pure"),
+    Breach("contracts imports nats", "causeloop_common.contracts", "from nats.aio.client import Client", "pure"),
+    Breach(
+        "domain reaches asyncpg through common",
+        "causeloop_audit.domain",
+        "import causeloop_common.database",
+        "pure",
+    ),
+    # passed-in
+    Breach("domain reads the clock", "causeloop_auth.domain", "import time", "passed-in"),
+    Breach("domain draws its own randomness", "causeloop_vault.domain", "import secrets", "passed-in"),
+    # sql
+    Breach("handlers imports asyncpg", "causeloop_auth.handlers", "import asyncpg", "sql"),
+    Breach("service imports sqlalchemy", "causeloop_vault.service", "from sqlalchemy import text", "sql"),
+    Breach("messaging imports asyncpg", "causeloop_common.messaging", "import asyncpg", "sql"),
+    Breach("a route imports sqlalchemy", "causeloop_gateway.routes", "import sqlalchemy", "sql"),
+    Breach("cli imports asyncpg", "causeloop_cli.main", "import asyncpg", "sql"),
+]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of all packages, side by side."""
+    for package in PACKAGES:
+        shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def commit(breach: Breach, tree: Path) -> None:
+    room = tree.joinpath(*breach.room.split("."))
+    file = room / "__init__.py" if room.is_dir() else room.with_suffix(".py")
+    with file.open("a") as out:
+        out.write(f"\n\n{breach.code}\n")
+
+
+def lint(tree: Path) -> tuple[dict[str, str], str]:
+    """Each contract's verdict on the tree, and everything import-linter said."""
+    # A process of its own: this one has imported the real packages already, and the linter would find those.
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from importlinter.cli import lint_imports_command; lint_imports_command()",
+            f"--config={SETTINGS}",
+            "--no-cache",
+            "--no-logo",
+        ],
+        cwd=tree,
+        env=os.environ | {"PYTHONPATH": str(tree), "COLUMNS": "200", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    verdicts = {match["contract"]: match["verdict"] for match in VERDICT.finditer(run.stdout)}
+    assert (run.returncode == 0) == (set(verdicts.values()) == {"KEPT"}), run.stdout + run.stderr
+    return verdicts, run.stdout
+
+
+def contracts() -> set[str]:
+    settings = tomllib.loads(SETTINGS.read_text())
+    return {contract["id"] for contract in settings["tool"]["importlinter"]["contracts"]}
+
+
+class TestImportRules:
+    def test_the_clean_tree_keeps_every_contract(self, tree: Path) -> None:
+        verdicts, output = lint(tree)
+        assert verdicts == dict.fromkeys(contracts(), "KEPT"), output
+
+    @pytest.mark.parametrize("breach", BREACHES, ids=lambda breach: breach.says)
+    def test_a_breach_is_caught(self, breach: Breach, tree: Path) -> None:
+        commit(breach, tree)
+        verdicts, output = lint(tree)
+        assert verdicts.get(breach.caught_by) == "BROKEN", output
+        assert breach.room in output, output
+
+    def test_every_contract_has_a_breach(self) -> None:
+        assert {breach.caught_by for breach in BREACHES} == contracts()
