@@ -73,7 +73,7 @@ schemas: setup ## Write the JSON Schema of every message
 
 .PHONY: bench
 bench: setup ## Measure against the reference [ROWS=a,b]
-	@exec $(BIN)/causeloop bench $(if $(ROWS),--rows '$(ROWS)')
+	@exec $(BIN)/python -m tests.bench.run $(if $(ROWS),--rows '$(ROWS)')
 
 # ---------------------------------------------------------------------------------------------------------- check
 .PHONY: test

@@ -48,9 +48,6 @@ def _parser() -> argparse.ArgumentParser:
 
     schemas = commands.add_parser("schemas", help="write the JSON Schema of every message, OpenAPI and AsyncAPI")
     schemas.add_argument("--check", action="store_true", help="write nothing; fail when something differs")
-
-    bench = commands.add_parser("bench", help="measure against the reference path")
-    bench.add_argument("--rows", help="comma-separated rows; all without it")
     return parser
 
 

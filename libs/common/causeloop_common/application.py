@@ -248,6 +248,7 @@ class Listener(uvicorn.Server):
                 lifespan="off",
                 server_header=False,
                 date_header=False,
+                proxy_headers=False,
                 timeout_graceful_shutdown=int(GRACE_SECONDS),
                 **more,
             )

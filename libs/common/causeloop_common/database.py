@@ -15,6 +15,10 @@ lost the outcome is unknown and `Timeout` says so; a change without an event is 
 
 import asyncio
 import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
@@ -42,7 +46,7 @@ _log = logging.getLogger(__name__)
 MessageT = TypeVar("MessageT", bound=Message)
 
 STATEMENT_TIMEOUT_SECONDS = 10
-_ACQUIRE_SECONDS = 5.0
+_CONNECT_SECONDS = 5.0
 _PASSING = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
@@ -58,14 +62,81 @@ _PASSING = (
 """Faults that pass: before COMMIT they mean that nothing was done."""
 
 
-class _Connection(asyncpg.Connection):
-    """A connection without session state to reset: every setting we make is local to its transaction."""
+class Connections:
+    """At most `size` connections, made when needed, the last used first.
 
-    __slots__ = ()
+    Smaller than a general pool: there is no session state to reset, since every setting we make is local to its
+    transaction, and no proxy between a transaction and its connection. A closed connection is not handed out.
+    """
 
-    def get_reset_query(self) -> str:
-        """Nothing: saves a round trip for every transaction."""
-        return ""
+    def __init__(self, size: int, connect: Callable[[], Awaitable[Any]]) -> None:
+        self._size = size
+        self._connect = connect
+        self._count = 0
+        self._idle: list[Any] = []
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._all_back = asyncio.Event()
+        self._all_back.set()
+        self._out = 0
+
+    async def acquire(self) -> Any:
+        """A connection; waits in turn while all are in use. Give it back with `release`."""
+        while not self._idle and self._count >= self._size:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except BaseException:
+                self._waiting.remove(turn) if turn in self._waiting else self._wake()
+                raise
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                self._lend()
+                return connection
+            self._count -= 1
+        self._count += 1
+        try:
+            connection = await self._connect()
+        except BaseException:
+            self._count -= 1
+            self._wake()
+            raise
+        self._lend()
+        return connection
+
+    def release(self, connection: Any) -> None:
+        """Take a connection back, outside any transaction; a closed one makes room for a new one."""
+        self._out -= 1
+        if self._out == 0:
+            self._all_back.set()
+        if connection.is_closed():
+            self._count -= 1
+        else:
+            self._idle.append(connection)
+        self._wake()
+
+    async def close(self, seconds: float) -> None:
+        """Wait for those in use, then close all."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._all_back.wait(), timeout=seconds)
+        while self._idle:
+            connection = self._idle.pop()
+            try:
+                await connection.close(timeout=2)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                connection.terminate()
+
+    def _lend(self) -> None:
+        self._out += 1
+        self._all_back.clear()
+
+    def _wake(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
 
 
 class _Statements(NamedTuple):
@@ -87,7 +158,7 @@ class Database:
         self._tables = tables
         self.schema = schema
         self.workers = workers
-        self._pool: asyncpg.Pool | None = None
+        self._connections: Connections | None = None
         self._statements = _Statements(
             outbox.insert(schema).sql,
             inbox.claim(schema).sql,
@@ -102,28 +173,29 @@ class Database:
     async def start(self) -> None:
         """Connect; `Unavailable` when the server cannot be reached."""
         try:
-            self._pool = await asyncpg.create_pool(
-                self._dsn,
-                min_size=1,
-                max_size=self.workers,
-                connection_class=_Connection,
-                server_settings={
-                    "application_name": f"causeloop-{self.schema}",
-                    "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
-                    "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
-                },
+            connections = Connections(
+                self.workers,
+                partial(
+                    asyncpg.connect,
+                    self._dsn,
+                    timeout=_CONNECT_SECONDS,
+                    server_settings={
+                        "application_name": f"causeloop-{self.schema}",
+                        "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
+                        "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
+                    },
+                ),
             )
+            connections.release(await connections.acquire())
+            self._connections = connections
         except (OSError, asyncpg.PostgresError, TimeoutError) as error:
             raise Unavailable(f"PostgreSQL does not let {self.schema} in: {type(error).__name__}.") from error
 
     async def stop(self) -> None:
         """Let running transactions end, then disconnect."""
-        if self._pool is not None:
-            try:
-                await asyncio.wait_for(self._pool.close(), timeout=STATEMENT_TIMEOUT_SECONDS)
-            except TimeoutError:
-                self._pool.terminate()
-            self._pool = None
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            await connections.close(STATEMENT_TIMEOUT_SECONDS)
 
     def transaction(self, ctx: AuthContext) -> "Transaction":
         """A transaction that sees and writes the context's tenant and nothing else."""
@@ -136,26 +208,35 @@ class Database:
 
     async def prove(self) -> list[str]:
         """The start-up proof of tenant isolation: what is not as declared, as sentences."""
-        async with self._connected().acquire(timeout=_ACQUIRE_SECONDS) as connection:
+        connections = self._connected()
+        connection = await connections.acquire()
+        try:
             return await rls.prove(connection, self.schema, self._tables)
+        finally:
+            connections.release(connection)
 
     async def ping(self) -> None:
         """Raise `Unavailable` unless the server answers."""
+        connections = self._connected()
         try:
-            await self._connected().fetchval("SELECT 1", timeout=2)
-        except _PASSING as error:
+            connection = await connections.acquire()
+            try:
+                await connection.execute("SELECT 1", timeout=2)
+            finally:
+                connections.release(connection)
+        except (*_PASSING, asyncpg.PostgresError) as error:
             raise Unavailable(f"PostgreSQL does not answer: {type(error).__name__}.") from error
 
-    def _connected(self) -> asyncpg.Pool:
-        if self._pool is None:
+    def _connected(self) -> "Connections":
+        if self._connections is None:
             raise Unavailable("The service is not connected to PostgreSQL. Try again.")
-        return self._pool
+        return self._connections
 
 
 class Transaction:
     """One use case's transaction. Use it with `async with`; leaving it in peace commits, an exception rolls back."""
 
-    __slots__ = ("_answer", "_begin", "_command", "_connection", "_database", "_events", "ctx")
+    __slots__ = ("_answer", "_begin", "_command", "_connection", "_connections", "_database", "_events", "ctx")
 
     def __init__(self, database: Database, ctx: AuthContext, begin: str) -> None:
         self.ctx = ctx
@@ -167,15 +248,16 @@ class Transaction:
         self._answer: Message | None = None
 
     async def __aenter__(self) -> "Transaction":
-        pool = self._database._connected()
+        self._connections = self._database._connected()
         try:
-            self._connection = await pool.acquire(timeout=_ACQUIRE_SECONDS)
+            self._connection = await self._connections.acquire()
         except (*_PASSING, asyncpg.PostgresError) as error:
             raise Unavailable("The database cannot be reached. Nothing was done; try again.") from error
         try:
             await self._connection.execute(self._begin)
         except BaseException as error:
-            await self._release()
+            self._connection.terminate()
+            self._connections.release(self._connection)
             raise _converted(error) from error
         return self
 
@@ -188,7 +270,7 @@ class Transaction:
             else:
                 await self._rollback()
         finally:
-            await self._release()
+            self._connections.release(self._connection)
         if error is not None and (told := _converted(error)) is not error:
             raise told from error
         if self._events:
@@ -295,12 +377,6 @@ class Transaction:
             await self._connection.execute("ROLLBACK")
         except (*_PASSING, asyncpg.PostgresError):
             self._connection.terminate()  # the server rolls back what it lost
-
-    async def _release(self) -> None:
-        connection, self._connection = self._connection, None
-        pool = self._database._pool
-        if pool is not None and connection is not None:
-            await pool.release(connection)
 
 
 def _converted(error: BaseException) -> BaseException:

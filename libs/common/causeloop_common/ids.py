@@ -18,6 +18,8 @@ _RFC4648 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _CROCKFORD = b"0123456789abcdefghjkmnpqrstvwxyz"
 _ENCODE = bytes.maketrans(_RFC4648, _CROCKFORD)
 _DECODE = bytes.maketrans(_CROCKFORD, _RFC4648)
+_V7_MASK = ~(0xF << 76 | 0x3 << 62)
+_V7_BITS = 7 << 76 | 2 << 62
 _REALM_BIT = 1 << 61
 _PADDING = b"AAAAAA"  # 128 bits as the low end of 160, so that base32 needs no padding of its own
 
@@ -28,9 +30,12 @@ TENANT = re.compile(rf"(?:ws|usr)_{SUFFIX}")
 
 def uuid7() -> UUID:
     """A new UUIDv7: milliseconds since the epoch, then 74 random bits."""
+    return UUID(bytes=_uuid7())
+
+
+def _uuid7() -> bytes:
     value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | (7 << 76)
-    return UUID(int=value & ~(0x3 << 62) | (2 << 62))
+    return (value & _V7_MASK | _V7_BITS).to_bytes(16, "big")
 
 
 def uuid8(digest: bytes, *, realm: bool) -> UUID:
@@ -46,7 +51,11 @@ def uuid8(digest: bytes, *, realm: bool) -> UUID:
 
 def encode(prefix: str, value: UUID) -> str:
     """The TypeID text of a UUID (of Python's or asyncpg's class)."""
-    text = base64.b32encode(b"\0\0\0\0" + value.bytes)[6:]
+    return _encode(prefix, value.bytes)
+
+
+def _encode(prefix: str, raw: bytes) -> str:
+    text = base64.b32encode(b"\0\0\0\0" + raw)[6:]
     return f"{prefix}_{text.translate(_ENCODE).decode()}"
 
 
@@ -62,7 +71,7 @@ def decode(text: str, *prefixes: str) -> UUID:
 
 def new(prefix: str) -> str:
     """A new TypeID over a UUIDv7."""
-    return encode(prefix, uuid7())
+    return _encode(prefix, _uuid7())
 
 
 @lru_cache(maxsize=65536)

@@ -82,6 +82,51 @@ class Answer(NamedTuple):
     replayed: bool
 
 
+class _Replies:
+    """The replies to this process's requests: one subscription on its private inbox, a future for each request."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._prefix = f"{client.new_inbox()}."
+        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        self._sent = 0
+
+    @classmethod
+    async def subscribe(cls, client: Client) -> "_Replies":
+        """Ready to ask."""
+        made = cls(client)
+        await client.subscribe(f"{made._prefix}*", cb=made._on_reply)
+        return made
+
+    async def ask(self, subject: str, body: bytes, headers: dict[str, str], seconds: float) -> Msg:
+        """The reply; TimeoutError when none came in time, NoRespondersError when nobody listens."""
+        loop = asyncio.get_running_loop()
+        self._sent += 1
+        inbox = f"{self._prefix}{self._sent}"
+        waiting: asyncio.Future[Msg] = loop.create_future()
+        self._waiting[inbox] = waiting
+        timer = loop.call_later(seconds, _time_out, waiting)
+        try:
+            await self._client.publish(subject, body, reply=inbox, headers=headers)
+            reply = await waiting
+        finally:
+            timer.cancel()
+            del self._waiting[inbox]
+        if reply.headers is not None and reply.headers.get("Status") == "503":
+            raise nats.errors.NoRespondersError
+        return reply
+
+    async def _on_reply(self, message: Msg) -> None:
+        waiting = self._waiting.get(message.subject)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(message)
+
+
+def _time_out(waiting: "asyncio.Future[Msg]") -> None:
+    if not waiting.done():
+        waiting.set_exception(TimeoutError())
+
+
 class Bus:
     """One service's connection to NATS, its tokens and its sealers."""
 
@@ -113,6 +158,7 @@ class Bus:
             security=BaseSecurity(ssl_context=trusted) if trusted else None,
         )
         self._client: Client | None = None
+        self._replies: _Replies
         self.on_disconnect: list[Callable[[], None]] = []
         """Called when the connection is lost."""
 
@@ -122,6 +168,7 @@ class Bus:
             self._client = await asyncio.wait_for(self.broker.connect(), timeout=5)
         except (OSError, nats.errors.Error, TimeoutError) as error:
             raise Unavailable(f"NATS does not let {self.service} in: {type(error).__name__}.") from error
+        self._replies = await _Replies.subscribe(self._client)
         await self._connected()
 
     async def close(self) -> None:
@@ -157,7 +204,7 @@ class Bus:
 
     async def request(self, ctx: AuthContext, command: Command[Any]) -> Answer:
         """Ask and wait for the reply's bytes."""
-        client = self.client
+        _ = self.client
         headers = {
             TOKEN: self._tokens.mint(ctx, command.service),
             DEADLINE: str(int((time.time() + command.timeout) * 1000)),
@@ -170,7 +217,7 @@ class Bus:
         if len(body) > topology.MAX_PAYLOAD_BYTES - _HEADROOM_BYTES:
             raise PayloadTooLarge(f"The request is {len(body)} bytes on the bus, more than fits. Send less at once.")
         try:
-            message = await client.request(command.subject, body, timeout=command.timeout, headers=headers)
+            message = await self._replies.ask(command.subject, body, headers, command.timeout)
         except nats.errors.NoRespondersError as error:
             raise Unavailable(f"The {command.service} service is not running. Nothing was done; try again.") from error
         except (nats.errors.Error, TimeoutError, OSError) as error:
@@ -219,6 +266,15 @@ class Bus:
         _log.warning("bus: %s: %s", type(error).__name__, error)
 
 
+class _Route(NamedTuple):
+    """What answers one kind of command, and its metrics."""
+
+    kind: type[Command[Any]]
+    handler: Callable[[AuthContext, Any], Awaitable[Message]]
+    seconds: Any
+    answered: Any
+
+
 class CommandRouter:
     """Answers commands: `@router.on(PutSecret) async def put_secret(ctx, command)`."""
 
@@ -253,10 +309,13 @@ class CommandRouter:
         self._slots = asyncio.Semaphore(workers)
         self._most = workers * 9
         for kind, handler in self._handlers.items():
-            seconds = telemetry.COMMAND_SECONDS.labels(kind.subject)
-            await bus.client.subscribe(
-                kind.subject, queue=bus.service, cb=partial(self._receive, kind, handler, seconds)
+            route = _Route(
+                kind,
+                handler,
+                telemetry.COMMAND_SECONDS.labels(kind.subject),
+                telemetry.COMMANDS.labels(kind.subject, "ok"),
             )
+            await bus.client.subscribe(kind.subject, queue=bus.service, cb=partial(self._receive, route))
 
     async def drain(self, seconds: float) -> None:
         """Refuse new commands, let the running ones end."""
@@ -264,36 +323,38 @@ class CommandRouter:
         if self._running:
             await asyncio.wait(self._running, timeout=seconds)
 
-    async def _receive(self, kind: type[Command[Any]], handler: Any, seconds: Any, message: Msg) -> None:
+    async def _receive(self, route: "_Route", message: Msg) -> None:
         if len(self._running) >= self._most or not self._accepting:
-            await self._refuse(kind, message, Unavailable(f"The {kind.service} service is busy. Try again."))
+            busy = Unavailable(f"The {route.kind.service} service is busy. Try again.")
+            await self._refuse(route.kind, message, busy)
             return
-        task = asyncio.create_task(self._answer(kind, handler, seconds, message))
+        task = asyncio.create_task(self._answer(route, message))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _answer(self, kind: type[Command[Any]], handler: Any, seconds: Any, message: Msg) -> None:
+    async def _answer(self, route: "_Route", message: Msg) -> None:
         started = time.perf_counter()
+        kind = route.kind
         try:
             async with self._slots:
                 headers = message.headers or {}
                 if time.time() * 1000 > _deadline(headers):
                     telemetry.COMMANDS.labels(kind.subject, "late").inc()
                     return  # the caller was told long ago; answering now could only confuse
-                reply = await self._run(kind, handler, headers, message.data)
+                reply = await self._run(kind, route.handler, headers, message.data)
             if len(reply.body) > topology.MAX_PAYLOAD_BYTES - _HEADROOM_BYTES:
                 raise PayloadTooLarge("The answer is larger than fits on the bus. Ask for less at once.")
             await self._bus.client.publish(
                 message.reply, reply.body, headers={REPLAYED: "true"} if reply.replayed else None
             )
-            telemetry.COMMANDS.labels(kind.subject, "ok").inc()
+            route.answered.inc()
         except AppError as error:
             await self._refuse(kind, message, error)
         except Exception:  # noqa: BLE001  every failure is answered
             _log.exception("%s failed", kind.subject)
             await self._refuse(kind, message, Internal("Something failed on our side. Report it with the trace id."))
         finally:
-            seconds.observe(time.perf_counter() - started)
+            route.seconds.observe(time.perf_counter() - started)
 
     async def _run(self, kind: type[Command[Any]], handler: Any, headers: dict[str, str], body: bytes) -> Answer:
         bus = self._bus

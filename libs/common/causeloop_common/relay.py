@@ -10,17 +10,21 @@ sequence remembered here, everything after the stream's end is published again.
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
 import nats.errors
+import orjson
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from causeloop_common import ids, telemetry
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import Announced
-from causeloop_common.errors import AppError
+from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.messaging import Bus, event_headers
 from causeloop_common.outbox import BUCKETS
 
@@ -28,8 +32,9 @@ _log = logging.getLogger(__name__)
 
 BATCH = 500
 POLL_SECONDS = 1.0
-LINGER_SECONDS = 0.005
-"""Under load a batch gathers this long: one round of statements for many events."""
+LINGER_SECONDS = 0.02
+"""After a batch: the first event of a lull leaves at once, under load one round of statements serves many."""
+_ACK_SECONDS = 10.0
 
 _LOCK = 0x0_CA05E_0001
 _PENDING = """
@@ -87,25 +92,34 @@ class Relay:
 
     async def _lead(self) -> None:
         connection = await asyncpg.connect(
-            self._dsn, timeout=5, server_settings={"application_name": f"causeloop-{self._schema}-relay"}
+            self._dsn,
+            timeout=5,
+            server_settings={
+                "application_name": f"causeloop-{self._schema}-relay",
+                # Of these commits only the relay's own marks could be lost, and then an event goes out twice.
+                "synchronous_commit": "off",
+            },
         )
         self._connection = connection
         while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", self._lock()):
             self.failure = None  # another one is at work
             await asyncio.sleep(POLL_SECONDS)
         await self._catch_up_with_stream(connection)
-        self.failure = None
-        while True:
-            moved = await self._move(connection)
-            telemetry.OUTBOX_PENDING.labels(self._schema).set(moved if moved == BATCH else 0)
-            if moved == BATCH:
-                continue
-            if not moved:
+        stream = await _Acknowledged.subscribe(self._bus)
+        try:
+            self.failure = None
+            while True:
+                self._wake.clear()
+                moved = await self._move(connection, stream)
+                telemetry.OUTBOX_PENDING.labels(self._schema).set(moved if moved == BATCH else 0)
+                if moved:
+                    await asyncio.sleep(0 if moved == BATCH else LINGER_SECONDS)
+                    continue
                 await self._empty_old_bucket(connection)
-            self._wake.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), timeout=POLL_SECONDS)
-                await asyncio.sleep(LINGER_SECONDS)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), timeout=POLL_SECONDS)
+        finally:
+            await stream.close()
 
     def _lock(self) -> int:
         return _LOCK + topology.SERVICES.index(self._schema)
@@ -119,18 +133,11 @@ class Relay:
             await connection.execute(_FORGET.format(schema=self._schema), info.state.last_seq)
             _log.warning("the stream ends at %d, before %d: publishing again (%s)", info.state.last_seq, last, again)
 
-    async def _move(self, connection: asyncpg.Connection) -> int:
+    async def _move(self, connection: asyncpg.Connection, stream: "_Acknowledged") -> int:
         rows = await connection.fetch(_PENDING.format(schema=self._schema, batch=BATCH))
         if not rows:
             return 0
-        stream = self._bus.jetstream()
-        waiting = []
-        for row in rows:
-            event = _announced(row)
-            subject = f"evt.{event.tenant}.{event.type}"
-            waiting.append(await stream.publish_async(subject, event.data, headers=event_headers(event)))
-        acknowledged = await asyncio.wait_for(asyncio.gather(*waiting), timeout=10)
-        sequences = [ack.seq for ack in acknowledged]
+        sequences = await stream.publish([_announced(row) for row in rows])
         await connection.execute(
             _MARK.format(schema=self._schema),
             [row["bucket"] for row in rows],
@@ -150,6 +157,70 @@ class Relay:
         if newest is None or state["pending"] or (datetime.now(UTC) - newest).days < 1:
             return
         await connection.execute(f"TRUNCATE {self._schema}.outbox_{bucket}")
+
+
+class _Acknowledged:
+    """Publishes batches to the stream and waits for all their acknowledgements at once.
+
+    One subscription for the relay's life: a future and a timer per event would cost more than publishing it.
+    """
+
+    _subscription: Subscription
+
+    def __init__(self, bus: Bus) -> None:
+        self._client = bus.client
+        self._prefix = f"{self._client.new_inbox()}."
+        self._sequences: list[int | None] = []
+        self._missing = 0
+        self._batch = 0
+        self._complete = asyncio.Event()
+        self._refusal: str | None = None
+
+    @classmethod
+    async def subscribe(cls, bus: Bus) -> "_Acknowledged":
+        """Ready to publish."""
+        made = cls(bus)
+        made._subscription = await made._client.subscribe(f"{made._prefix}*.*", cb=made._on_ack)
+        return made
+
+    async def close(self) -> None:
+        """Stop listening."""
+        with suppress(nats.errors.Error):
+            await self._subscription.unsubscribe()
+
+    async def publish(self, events: Sequence[Announced]) -> list[int]:
+        """The stream's sequence of every event, published in order; Unavailable unless all were acknowledged."""
+        self._batch += 1
+        self._sequences, self._missing = [None] * len(events), len(events)
+        self._refusal = None
+        self._complete.clear()
+        for number, event in enumerate(events):
+            if not self._client.is_connected:
+                raise Unavailable("The bus was lost in the middle of a batch.")
+            await self._client.publish(
+                f"evt.{event.tenant}.{event.type}",
+                event.data,
+                reply=f"{self._prefix}{self._batch}.{number}",
+                headers=event_headers(event),
+            )
+        await asyncio.wait_for(self._complete.wait(), timeout=_ACK_SECONDS)
+        if self._refusal is not None:
+            raise Unavailable(f"The stream refuses events: {self._refusal}.")
+        return [sequence for sequence in self._sequences if sequence is not None]
+
+    async def _on_ack(self, message: Msg) -> None:
+        _, batch, number = message.subject.rsplit(".", 2)
+        if int(batch) != self._batch or self._sequences[int(number)] is not None:
+            return
+        told: dict[str, Any] = {"error": {"description": "no stream listens"}}
+        if message.data:
+            told = orjson.loads(message.data)
+        if "error" in told:
+            self._refusal = str(told["error"].get("description"))
+        self._sequences[int(number)] = told.get("seq", 0)
+        self._missing -= 1
+        if self._missing == 0:
+            self._complete.set()
 
 
 def _announced(row: Any) -> Announced:

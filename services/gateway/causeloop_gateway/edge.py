@@ -6,6 +6,7 @@ and counts. Raw ASGI, since it stands before everything.
 
 import logging
 import time
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,7 +18,7 @@ from causeloop_common.errors import AppError, Internal, MethodNotAllowed, NotFou
 from causeloop_gateway.inbound import Inbound
 from causeloop_gateway.problems import problem
 
-_log = logging.getLogger("causeloop.access")
+_log = logging.getLogger(__name__)
 
 _ALWAYS = [
     (b"x-content-type-options", b"nosniff"),
@@ -40,6 +41,9 @@ class Edge:
         self._api = api
         self._operations = operations
         self._origins = origins
+        self._log = telemetry.AccessLog("gateway")
+        self._requests = cache(telemetry.HTTP_REQUESTS.labels)
+        self._seconds = cache(telemetry.HTTP_SECONDS.labels)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
@@ -111,12 +115,11 @@ class Edge:
 
     def _observe(self, scope: Any, request: Inbound, status: int, seconds: float) -> None:
         route = _route(scope)
-        telemetry.HTTP_REQUESTS.labels(route, status).inc()
-        telemetry.HTTP_SECONDS.labels(route).observe(seconds)
+        self._requests(route, status).inc()
+        self._seconds(route).observe(seconds)
         if request.path not in _OPERATIONS:
-            tenant = scope.get("tenant", "")
-            telemetry.bind(telemetry.Act("gateway", request.request_id, tenant, request.traceparent))
-            _log.info("%s %s %d", request.method, route, status, extra={"milliseconds": round(seconds * 1000, 2)})
+            act = telemetry.Act("gateway", request.request_id, scope.get("tenant", ""), request.traceparent)
+            self._log.write(act, request.method, route, status, round(seconds * 1000, 2))
 
 
 def _route(scope: Any) -> str:

@@ -1,0 +1,88 @@
+"""The load generator: keep-alive connections that send one prepared request after the other, in a process of its own.
+
+    python load.py   with {"host", "port", "requests" (base64, one per connection), "seconds"} on standard input
+
+Prints {"rate", "p50_ms", "p99_ms", "errors", "count"}. A response must have a Content-Length.
+"""
+
+import asyncio
+import base64
+import json
+import sys
+import time
+from typing import Any
+
+import uvloop
+
+
+class _Client(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, request: bytes, until: float, latencies: list[float], failed: list[bytes]) -> None:
+        self._request = request
+        self._until = until
+        self._latencies = latencies
+        self._failed = failed
+        self._buffer = b""
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._send()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.done.done():
+            self._failed.append(b"connection lost")
+            self.done.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head = self._buffer.find(b"\r\n\r\n")
+        if head < 0:
+            return
+        at = self._buffer.lower().find(b"content-length:")
+        length = int(self._buffer[at + 15 : self._buffer.find(b"\r\n", at)])
+        if len(self._buffer) < head + 4 + length:
+            return
+        now = time.perf_counter()
+        self._latencies.append(now - self._sent)
+        if not self._buffer.startswith(b"HTTP/1.1 20"):
+            self._failed.append(self._buffer[:300])
+        self._buffer = b""
+        if now < self._until:
+            self._send()
+        else:
+            self.done.set_result(None)
+            self._transport.close()
+
+    def _send(self) -> None:
+        self._sent = time.perf_counter()
+        self._transport.write(self._request)
+
+
+async def _run(told: dict[str, Any]) -> dict[str, Any]:
+    loop = asyncio.get_running_loop()
+    latencies: list[float] = []
+    failed: list[bytes] = []
+    started = time.perf_counter()
+    until = started + told["seconds"]
+    clients = []
+    for encoded in told["requests"]:
+        client = _Client(base64.b64decode(encoded), until, latencies, failed)
+        await loop.create_connection(lambda client=client: client, told["host"], told["port"])  # type: ignore[misc]
+        clients.append(client)
+    await asyncio.gather(*(client.done for client in clients))
+    seconds = time.perf_counter() - started
+    latencies.sort()
+    return {
+        "rate": len(latencies) / seconds,
+        "p50_ms": latencies[len(latencies) // 2] * 1000,
+        "p99_ms": latencies[int(len(latencies) * 0.99)] * 1000,
+        "count": len(latencies),
+        "errors": len(failed),
+        "first_error": failed[0].decode(errors="replace") if failed else None,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(uvloop.run(_run(json.loads(sys.stdin.readline())))))

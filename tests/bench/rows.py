@@ -1,0 +1,224 @@
+"""The rows of the bench: what is measured, and against which bar."""
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+from tests.bench.in_process import transactions
+from tests.bench.run import HERE, Row, interleaved, load, median, process, wait_for
+
+from causeloop_cli import migrate
+from causeloop_cli.embedded import EmbeddedNats, EmbeddedPostgres, Janitor
+from causeloop_cli.installation import Installation
+from causeloop_common import ids
+
+CONNECTIONS = 16
+SERVICES = ("gateway", "auth", "tenancy", "vault", "audit")
+
+
+@dataclass(frozen=True)
+class Bed:
+    """Everything that runs while HTTP rows are measured."""
+
+    port: int
+    reference_port: int
+    token: str
+
+
+def free_port() -> int:
+    """A port below the ephemeral range."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+@contextlib.contextmanager
+def servers() -> Iterator[dict[str, Any]]:
+    """PostgreSQL with fsync on disk, and NATS with one subject more for the reference's gateway."""
+    installation = Installation.new()
+    own = '"cmd.vault.put_secret"'
+    config = installation.nats_config().replace(own, f'{own}, "cmd.vault.reference.>"', 1)
+    with (
+        Janitor() as janitor,
+        EmbeddedPostgres(fsync=True, janitor=janitor) as postgres,
+        EmbeddedNats(config, janitor=janitor) as nats,
+    ):
+        secret, operator = installation.jwt_secret, installation.seeds["operator"]
+        # The reference has the same tables in a database of its own, where no relay of ours works for it.
+        reference_url = postgres.prepare(database="reference", password=secret)
+        database_url = postgres.prepare(password=secret)
+        with contextlib.redirect_stdout(io.StringIO()):
+            asyncio.run(migrate.everything(reference_url, secret, None, None))
+            asyncio.run(migrate.everything(database_url, secret, nats.url, operator))
+        yield {
+            "reference_dsn": installation.environ("vault", reference_url, nats.url)["DATABASE_URL_VAULT"],
+            "nats_url": nats.url,
+            "seeds": installation.seeds,
+            "environ": {name: installation.environ(name, database_url, nats.url) for name in SERVICES},
+        }
+
+
+@contextlib.contextmanager
+def bed() -> Iterator[Bed]:
+    """Our five services and the mock issuer, the reference's two processes, one database, one bus."""
+    with contextlib.ExitStack() as stack:
+        told = stack.enter_context(servers())
+        issuer_port, port, reference_port = free_port(), free_port(), free_port()
+        origin = f"http://127.0.0.1:{port}"
+        issuer = f"from causeloop_cli.issuer import run; run({issuer_port}, {origin!r})"
+        stack.enter_context(process(sys.executable, "-c", issuer))
+        extra = {
+            "PORT": str(port),
+            "CLERK_JWKS_URL": f"http://127.0.0.1:{issuer_port}/.well-known/jwks.json",
+            "CLERK_AUTHORIZED_PARTIES": origin,
+        }
+        log = stack.enter_context(Path(os.devnull).open("w"))
+        for name in SERVICES:
+            environ = {**told["environ"][name], **extra, "PATH": os.environ["PATH"]}
+            running = subprocess.Popen(
+                [sys.executable, "-m", "causeloop_cli.main", "serve", name], env=environ, stdout=log
+            )
+            stack.callback(running.wait, timeout=20)
+            stack.callback(running.terminate)
+        wait_for(lambda: _answers(f"{origin}/ready"))
+        token, workspace = _sign_up(origin, issuer_port)
+        reference = {
+            "nats_url": told["nats_url"],
+            "tenant": workspace,
+            "workspace_uuid": str(ids.tenant_uuid(workspace)),
+            "token": token,
+            "port": reference_port,
+            "dsn": told["reference_dsn"],
+        }
+        script = str(HERE / "reference.py")
+        for role, owner in (("service", "vault"), ("gateway", "gateway")):
+            line = json.dumps({**reference, "seed": told["seeds"][owner]}) + "\n"
+            running = stack.enter_context(process(sys.executable, script, role, stdin=line))
+            if role == "service":
+                assert running.stdout is not None
+                running.stdout.readline()
+        wait_for(lambda: _listens(reference_port))
+        yield Bed(port, reference_port, token)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=1).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _sign_up(origin: str, issuer_port: int) -> tuple[str, str]:
+    """A person with a workspace and an access token for it."""
+    with httpx.Client(base_url=f"{origin}/v1", timeout=10) as client:
+        wait_for(lambda: _listens(issuer_port))
+        issued = client.post(f"http://127.0.0.1:{issuer_port}/v1/sessions", json={"subject": "bench"}).json()
+
+        def exchange() -> bool:
+            return client.post("/auth/exchange", json={"subject_token": issued["token"]}).status_code == 200
+
+        wait_for(exchange)
+        realm = client.post("/auth/exchange", json={"subject_token": issued["token"]}).json()
+        bearer = {"authorization": f"Bearer {realm['access_token']}"}
+        made = client.post("/workspaces", json={"name": "Bench", "slug": "bench"}, headers=bearer).json()
+        entered = client.post(
+            "/auth/refresh", json={"refresh_token": realm["refresh_token"], "workspace_id": made["id"]}
+        ).json()
+        return entered["access_token"], made["id"]
+
+
+def _request(method: str, path: str, token: str, body: bytes = b"") -> bytes:
+    head = f"{method} {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n"
+    if method != "GET":
+        head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    return head.encode() + b"\r\n" + body
+
+
+def requests(method: str, more: str, token: str, body: bytes) -> list[bytes]:
+    """One request per connection, each to a secret of its own: nobody waits for another's row."""
+    return [_request(method, f"/v1/secrets/bench/{number}{more}", token, body) for number in range(CONNECTIONS)]
+
+
+@cache
+def _http_rows(rounds: int, seconds: float) -> dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """All HTTP rows in one bed."""
+    value = json.dumps({"value": "s" * 64}).encode()
+    found: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
+    with bed() as ready:
+        for name, method, more, body in (
+            ("secret_put", "PUT", "", value),
+            ("secret_reveal", "POST", "/reveal", b""),
+            ("authenticated_read", "GET", "", b""),
+        ):
+            ours, theirs = (
+                partial(load, port, requests(method, more, ready.token, body), seconds)
+                for port in (ready.port, ready.reference_port)
+            )
+            found[name] = interleaved(ours, theirs, rounds)
+    return found
+
+
+def _http_row(name: str, bar: float, rounds: int, seconds: float) -> Row:
+    ours, theirs = _http_rows(rounds, seconds)[name]
+    rate, reference_rate = median(ours, "rate"), median(theirs, "rate")
+    return Row(
+        ours=rate,
+        reference=reference_rate,
+        peer=None,
+        unit="1/s",
+        better="higher",
+        bar=f">= {bar} of the reference",
+        holds=rate / reference_rate >= bar,
+        p50_ms=median(ours, "p50_ms"),
+        p99_ms=median(ours, "p99_ms"),
+    )
+
+
+def authenticated_read(rounds: int, seconds: float) -> Row:
+    """GET of a secret's metadata: gateway, bus, row security."""
+    return _http_row("authenticated_read", 0.6, rounds, seconds)
+
+
+def secret_put(rounds: int, seconds: float) -> Row:
+    """PUT of a secret: durable, sealed, its event in the outbox. Ours also relays it and appends it to the log."""
+    return _http_row("secret_put", 0.6, rounds, seconds)
+
+
+def secret_reveal(rounds: int, seconds: float) -> Row:
+    """Reveal: the record is committed before the answer."""
+    return _http_row("secret_reveal", 0.6, rounds, seconds)
+
+
+def rls_transaction(rounds: int, seconds: float) -> Row:
+    """Our `Database` in process, against hand-written asyncpg on the same connection settings."""
+    with servers() as told:
+        ours, theirs = transactions(told["environ"]["vault"]["DATABASE_URL_VAULT"], rounds, seconds)
+    rate, reference_rate = median(ours, "rate"), median(theirs, "rate")
+    return Row(rate, reference_rate, None, "1/s", "higher", ">= 0.85 of asyncpg", rate / reference_rate >= 0.85)
+
+
+ROWS = {
+    "authenticated_read": authenticated_read,
+    "secret_put": secret_put,
+    "secret_reveal": secret_reveal,
+    "rls_transaction": rls_transaction,
+}
