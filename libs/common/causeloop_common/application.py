@@ -9,6 +9,7 @@ one operations port: `/health` (the process is alive), `/ready` (every check by 
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import time
@@ -31,6 +32,8 @@ _log = logging.getLogger(__name__)
 GRACE_SECONDS = 8.0
 _START_SECONDS = 60.0
 _PROOF_REMEMBERED_SECONDS = 15.0
+_GC_THRESHOLDS = (20_000, 20, 50)
+"""What is there when serving begins stays for ever and need not be looked at; a request's objects die by themselves."""
 
 Check = Callable[[], Awaitable[None]]
 
@@ -51,6 +54,7 @@ class Application:
         self._checks: dict[str, Check] = {"bus": self._check_bus}
         self._tasks: list[asyncio.Task[None]] = []
         self._proven_at = float("-inf")
+        self._not_serving: str | None = "The service is starting."
         self._http: Callable[[], Listener] | None = None
 
     def database(self, tables: Tables) -> Database:
@@ -109,9 +113,9 @@ class Application:
     async def start(self) -> None:
         """Start in order; IsolationError when the database does not isolate."""
         for database in self._databases:
-            await _patiently(database.start)
+            await self._patiently(database.start)
         await self._prove()
-        await _patiently(self.bus.connect)
+        await self._patiently(self.bus.connect)
         for step in self._before:
             await step()
         await self.bus.start()
@@ -119,10 +123,12 @@ class Application:
             self._tasks.append(asyncio.create_task(run(), name=f"{self.name}:{name}"))  # type: ignore[arg-type]
         if self._commands is not None:
             await self._commands.start(self.bus, workers=self.settings.database_workers)
+        self._not_serving = None
         _log.info("%s is ready", self.name)
 
     async def stop(self) -> None:
         """Stop taking commands, let the running ones end, and leave in the reverse order."""
+        self._not_serving = "The service is stopping."
         if self._commands is not None:
             await self._commands.drain(GRACE_SECONDS)
         for step in self._after:
@@ -143,25 +149,48 @@ class Application:
         return f"{task.get_name()}: {task.exception() or 'ended'}" if not task.cancelled() else task.get_name()
 
     async def readiness(self) -> dict[str, str]:
-        """Every check by name: 'ok', or the sentence of what is wrong."""
-
-        async def ask(check: Check) -> str:
-            try:
-                await asyncio.wait_for(check(), timeout=3)
-            except AppError as error:
-                return error.detail
-            except TimeoutError:
-                return "No answer within 3 seconds."
-            return "ok"
+        """Every check by name: 'ok', or the sentence of what is wrong. Before all is started, only that."""
+        if self._not_serving is not None:
+            return {"started": self._not_serving}
 
         names = list(self._checks)
-        return dict(zip(names, await asyncio.gather(*map(ask, self._checks.values())), strict=True))
+        return dict(zip(names, await asyncio.gather(*map(_told, self._checks.values())), strict=True))
+
+    async def examine(self) -> dict[str, str]:
+        """What a start would prove, once and without serving; by name 'ok' or the sentence of what is wrong."""
+        steps: dict[str, Check] = {}
+        for database in self._databases:
+            steps |= {"database": database.start, "isolation": self._prove}
+        steps["bus"] = self.bus.connect
+        known = {*steps, *(name for name, _ in self._background)}  # a task that does not run has nothing to tell
+        steps |= {name: check for name, check in self._checks.items() if name not in known}
+        try:
+            return {name: await _told(step, seconds=10) for name, step in steps.items()}
+        finally:
+            for step in self._after:
+                await step()
+            await self.bus.close()
+            for database in self._databases:
+                await database.stop()
 
     async def _prove(self) -> None:
         for database in self._databases:
             if findings := await database.prove():
                 raise IsolationError(self.name, findings)
         self._proven_at = time.monotonic()
+
+    async def _patiently(self, step: Check) -> None:
+        """Repeat a step while what it needs is still starting, for a minute."""
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                return await step()
+            except Unavailable as error:
+                if time.monotonic() > deadline:
+                    raise
+                self._not_serving = error.detail
+                _log.warning("waiting: %s", error.detail)
+                await asyncio.sleep(0.25)
 
     async def _check_isolation(self) -> None:
         if time.monotonic() - self._proven_at < _PROOF_REMEMBERED_SECONDS:
@@ -175,17 +204,19 @@ class Application:
         _ = self.bus.client
 
 
-async def _patiently(step: Check) -> None:
-    """Repeat a step while what it needs is still starting, for a minute."""
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            return await step()
-        except Unavailable as error:
-            if time.monotonic() > deadline:
-                raise
-            _log.warning("waiting: %s", error.detail)
-            await asyncio.sleep(0.25)
+async def _told(check: Check, seconds: float = 3) -> str:
+    """'ok', or the sentence of what is wrong."""
+    try:
+        await asyncio.wait_for(check(), timeout=seconds)
+    except AppError as error:
+        return error.detail
+    except IsolationError as error:
+        return str(error)
+    except TimeoutError:
+        return f"No answer within {seconds:g} seconds."
+    except Exception as error:  # noqa: BLE001  however a check fails, it is told by name
+        return f"The check failed: {type(error).__name__}."
+    return "ok"
 
 
 class Operations:
@@ -284,6 +315,9 @@ async def run(applications: Sequence[Application], *, ready: Check | None = None
                     if served[-1].done():
                         raise SystemExit(f"{application.name} cannot listen: {served[-1].exception()}")
                     await asyncio.sleep(0.01)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
         if ready is not None:
             await ready()
         watched = [asyncio.create_task(application.failed()) for application in applications]

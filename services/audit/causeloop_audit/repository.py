@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
 
 from causeloop_audit.domain.merkle import EMPTY_ROOT, Frontier
 from causeloop_audit.models import entries
@@ -61,7 +61,7 @@ _ENTRY = Statement.of(select(*_COLUMNS).where(entries.c.event_id == bindparam("e
 
 _FILTERS = {
     "actor": entries.c.actor == bindparam("actor"),
-    "action": entries.c.action.startswith(bindparam("action"), autoescape=False),
+    "action": func.starts_with(entries.c.action, bindparam("action")),  # LIKE would read % and _ as patterns
     "target": entries.c.target == bindparam("target"),
     "since": entries.c.occurred_at >= bindparam("since"),
     "until": entries.c.occurred_at < bindparam("until"),

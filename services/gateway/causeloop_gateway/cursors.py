@@ -33,6 +33,8 @@ class Cursors:
             if len(cursor) > _LONGEST:
                 raise ValueError("too long")
             raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+            if base64.urlsafe_b64encode(raw).rstrip(b"=").decode() != cursor:
+                raise ValueError("another spelling")  # base64 leaves the last bits of a text unused
             return self._key.decrypt(raw, [part.encode() for part in scope]).decode()
         except (InvalidTag, ValueError, binascii.Error) as error:
             raise Malformed(

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from causeloop_common import telemetry
 from causeloop_common.application import Operations
 from causeloop_common.errors import AppError, Internal, MethodNotAllowed, NotFound
+from causeloop_gateway.commands import CommandRoute
 from causeloop_gateway.inbound import Inbound
 from causeloop_gateway.problems import problem
 
@@ -41,6 +42,11 @@ class Edge:
         self._api = api
         self._operations = operations
         self._origins = origins
+        self._routes: dict[str, list[CommandRoute]] = {}
+        for route in api.routes:
+            if isinstance(route, CommandRoute):
+                for method in route.methods or ():
+                    self._routes.setdefault(method, []).append(route)
         self._log = telemetry.AccessLog("gateway")
         self._requests = cache(telemetry.HTTP_REQUESTS.labels)
         self._seconds = cache(telemetry.HTTP_SECONDS.labels)
@@ -70,7 +76,7 @@ class Edge:
                 await answer({"type": "http.response.start", "status": 204, "headers": self._preflight(request)})
                 await answer({"type": "http.response.body", "body": b""})
             else:
-                await self._api.router(scope, receive, answer)
+                await self._dispatch(scope, receive, answer)
         except AppError as error:
             await self._refuse(answer, error, request, status)
         except HTTPException as error:  # the router's own two
@@ -81,6 +87,15 @@ class Edge:
             await self._refuse(answer, failure, request, status)
         finally:
             self._observe(scope, request, status, time.perf_counter() - started)
+
+    async def _dispatch(self, scope: Any, receive: Any, send: Any) -> None:
+        """To the command's route directly; the router has the rest: the description, and telling 404 from 405."""
+        for route in self._routes.get(scope["method"], ()):
+            if (found := route.path_regex.match(scope["path"])) is not None:
+                scope["route"], scope["path_params"] = route, found.groupdict()
+                await route.app(scope, receive, send)
+                return
+        await self._api.router(scope, receive, send)
 
     async def _refuse(self, send: Any, error: AppError, request: Inbound, sent: int) -> None:
         if sent:
