@@ -16,8 +16,8 @@ lost the outcome is unknown and `Timeout` says so; a change without an event is 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
@@ -208,20 +208,22 @@ class Database:
 
     async def prove(self) -> list[str]:
         """The start-up proof of tenant isolation: what is not as declared, as sentences."""
-        connections = self._connected()
-        connection = await connections.acquire()
-        try:
+        async with self._borrowed() as connection:
             return await rls.prove(connection, self.schema, self._tables)
-        finally:
-            connections.release(connection)
 
     async def ping(self) -> None:
         """Raise `Unavailable` unless the server answers."""
+        async with self._borrowed() as connection:
+            await connection.execute("SELECT 1", timeout=2)
+
+    @asynccontextmanager
+    async def _borrowed(self) -> AsyncIterator[Any]:
+        """A connection outside any tenant; `Unavailable` when the server does not answer."""
         connections = self._connected()
         try:
             connection = await connections.acquire()
             try:
-                await connection.execute("SELECT 1", timeout=2)
+                yield connection
             finally:
                 connections.release(connection)
         except (*_PASSING, asyncpg.PostgresError) as error:

@@ -60,8 +60,8 @@ class InvalidInput(AppError):
     code = "validation_error"
 
     @classmethod
-    def of(cls, **fields: str) -> Self:
-        """One reason per field."""
+    def of(cls, /, **fields: str) -> Self:
+        """One reason per field; a field may have any name, `cls` included."""
         return cls("The request has invalid fields; see 'errors'.", fields={k: [v] for k, v in fields.items()})
 
 

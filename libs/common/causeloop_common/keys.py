@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-_SALT, _NONCE, _TAG = 16, 12, 16
+_KEY, _SALT, _NONCE = 32, 16, 12
 
 
 def derive(secret: bytes, info: str, *, salt: bytes | None = None, length: int = 32) -> bytes:
@@ -55,7 +55,7 @@ class Sealer:
     def open(self, text: str, label: str) -> bytes:
         """The plaintext; ValueError when it was not sealed under this pair's key for this label."""
         try:
-            raw = base64.urlsafe_b64decode(text)
+            raw = base64.b64decode(text, altchars=b"-_", validate=True)
             key = self._theirs(raw[:_SALT])
             return key.decrypt(raw[_SALT : _SALT + _NONCE], raw[_SALT + _NONCE :], label.encode())
         except (InvalidTag, ValueError) as error:
@@ -84,6 +84,8 @@ class KeyRing:
             pairs = {name: base64.b64decode(key, validate=True) for name, key in data["pairs"].items()}
             own = base64.b64decode(data["own"], validate=True)
             holder = data["service"]
+            if any(len(key) != _KEY for key in (own, *pairs.values())):
+                raise ValueError("a key is too short or too long")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError("is not the output of `causeloop keys`") from error
         if holder != service:

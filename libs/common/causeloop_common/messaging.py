@@ -14,6 +14,7 @@ costs more than the rest of the way; events are FastStream's (`docs/decisions/00
 
 import asyncio
 import logging
+import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -27,9 +28,10 @@ import nats.errors
 import orjson
 from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
-from faststream.security import BaseSecurity
+from faststream.nats.security import NatsNKey, NatsSecurity
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from pydantic import ValidationError
 
@@ -70,6 +72,10 @@ TRACEPARENT = "traceparent"
 
 _HEADROOM_BYTES = 16 * 1024
 """Of `max_payload`, for the protocol's own lines."""
+
+_ATTRIBUTES = ("ce-actor", "ce-credential", "ce-subject", "ce-requestid", TRACEPARENT)
+_ATTRIBUTE = re.compile(r"[\x20-\x7e]{0,256}")
+_FIRST_YEAR, _LAST_YEAR = 2000, 9000
 
 _PING_SECONDS = 0.4
 """A connection that answers no ping for two of these is gone: callers learn of a silent cut within a second."""
@@ -141,7 +147,6 @@ class Bus:
         self.broker = NatsBroker(
             settings.nats_url,
             name=f"causeloop-{self.service}",
-            nkeys_seed_str=seed.get_secret_value() if seed else None,
             inbox_prefix=topology.inbox(self.service),
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.1,  # type: ignore[arg-type]
@@ -155,7 +160,11 @@ class Bus:
             apply_types=False,
             logger=None,
             ack_policy=AckPolicy.MANUAL,
-            security=BaseSecurity(ssl_context=trusted) if trusted else None,
+            security=(
+                NatsNKey.from_seed(seed.get_secret_value(), ssl_context=trusted)
+                if seed
+                else NatsSecurity(ssl_context=trusted)
+            ),
         )
         self._client: Client | None = None
         self._replies: _Replies
@@ -192,6 +201,11 @@ class Bus:
         if self._client is None or not self._client.is_connected:
             raise Unavailable("The message bus cannot be reached. Nothing was done; try again.")
         return self._client
+
+    @property
+    def server_id(self) -> str:
+        """Which run of which server this is connected to; another one may have lost what the last acknowledged."""
+        return str(self.client._server_info["server_id"])
 
     def jetstream(self) -> JetStreamContext:
         """JetStream on this connection."""
@@ -281,7 +295,7 @@ class CommandRouter:
     def __init__(self) -> None:
         self._handlers: dict[type[Command[Any]], Callable[[AuthContext, Any], Awaitable[Message]]] = {}
         self._running: set[asyncio.Task[None]] = set()
-        self._accepting = True
+        self._subscriptions: list[Subscription] = []
 
     def on(
         self, kind: type[CommandT]
@@ -315,16 +329,19 @@ class CommandRouter:
                 telemetry.COMMAND_SECONDS.labels(kind.subject),
                 telemetry.COMMANDS.labels(kind.subject, "ok"),
             )
-            await bus.client.subscribe(kind.subject, queue=bus.service, cb=partial(self._receive, route))
+            subscription = await bus.client.subscribe(kind.subject, queue=bus.service, cb=partial(self._receive, route))
+            self._subscriptions.append(subscription)
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new commands, let the running ones end."""
-        self._accepting = False
+        """Leave the queue group, so that new commands go elsewhere, and let the running ones end."""
+        with suppress(AppError, nats.errors.Error, OSError, TimeoutError):
+            _ = self._bus.client
+            await asyncio.gather(*(leaving.drain() for leaving in self._subscriptions))  # type: ignore[no-untyped-call]
         if self._running:
             await asyncio.wait(self._running, timeout=seconds)
 
     async def _receive(self, route: "_Route", message: Msg) -> None:
-        if len(self._running) >= self._most or not self._accepting:
+        if len(self._running) >= self._most:
             busy = Unavailable(f"The {route.kind.service} service is busy. Try again.")
             await self._refuse(route.kind, message, busy)
             return
@@ -472,11 +489,16 @@ def announced(message: Msg) -> Announced:
     headers = message.headers or {}
     ids.tenant_uuid(tenant)
     ids.decode(headers["ce-id"], "evt")
+    if not all(_ATTRIBUTE.fullmatch(headers.get(name, "")) for name in _ATTRIBUTES):
+        raise ValueError("an attribute is too long or not printable ASCII")
+    occurred_at = datetime.fromisoformat(headers["ce-time"])
+    if occurred_at.tzinfo is None or not _FIRST_YEAR <= occurred_at.year <= _LAST_YEAR:
+        raise ValueError("the time has no zone or is out of bounds")
     return Announced(
         id=headers["ce-id"],
         tenant=tenant,
         type=f"{service}.{name}",
-        occurred_at=datetime.fromisoformat(headers["ce-time"]),
+        occurred_at=occurred_at,
         actor=headers["ce-actor"],
         credential=headers.get("ce-credential"),
         target=headers["ce-subject"],

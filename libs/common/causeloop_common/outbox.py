@@ -47,6 +47,7 @@ def tables(metadata: MetaData) -> Table:
         metadata,
         Column("id", SmallInteger, primary_key=True),
         Column("last_sequence", BigInteger, nullable=False),
+        Column("server_id", Text, nullable=False),
         info=rls.service_has_none(
             rls.Policy("relay_select", "select", role, using="true"),
             rls.Policy("relay_insert", "insert", role, check="true"),
@@ -120,7 +121,13 @@ def ddl(schema: str) -> Iterator[str]:
         schema, "outbox", "select", "insert",
         columns=_COLUMNS, extra=_relay_policies(schema), audited=False, reason="it is the record",
     )  # fmt: skip
-    yield f"CREATE TABLE {schema}.relay_state (id smallint PRIMARY KEY CHECK (id = 1), last_sequence bigint NOT NULL)"
+    yield f"""
+        CREATE TABLE {schema}.relay_state (
+            id smallint PRIMARY KEY CHECK (id = 1),
+            last_sequence bigint NOT NULL,
+            server_id text NOT NULL
+        )
+    """
     role = f"causeloop_{schema}_relay"
     yield from rls.protect_from_service(
         schema, "relay_state",

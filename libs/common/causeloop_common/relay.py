@@ -3,13 +3,17 @@
     SELECT unpublished ──► publish, all at once, in order ──► acknowledged ──► mark with the stream's sequence
 
 One relay per service is at work (an advisory lock on its own connection). It is woken in the process after a
-commit and polls as the backstop; it claims rows that are not marked, so a late commit is never skipped. Rows stay for
-a day after they were published: a broker may lose what it acknowledged, and when the stream ends before the last
-sequence remembered here, everything after the stream's end is published again.
+commit and polls as the backstop; it claims rows that are not marked, so a late commit is never skipped.
+
+A broker may lose what it acknowledged (it syncs its files every two minutes). Rows stay for a day after they were
+published. When the stream ends before the last sequence remembered here, everything after its end is published again;
+and when the server is another run than the one remembered, everything of the last five minutes is. The stream drops
+what it has by the event's id, so nothing is doubled.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -35,6 +39,7 @@ POLL_SECONDS = 1.0
 LINGER_SECONDS = 0.02
 """After a batch: the first event of a lull leaves at once, under load one round of statements serves many."""
 _ACK_SECONDS = 10.0
+_LOOK_SECONDS = 60.0
 
 _LOCK = 0x0_CA05E_0001
 _PENDING = """
@@ -46,11 +51,16 @@ _MARK = """
     WITH done AS (SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS d(bucket, seq, stream_seq)),
          marked AS (UPDATE {schema}.outbox o SET published_at = now(), stream_seq = d.stream_seq
                     FROM done d WHERE o.bucket = d.bucket AND o.seq = d.seq RETURNING 1)
-    INSERT INTO {schema}.relay_state VALUES (1, $4)
-    ON CONFLICT (id) DO UPDATE SET last_sequence = greatest(relay_state.last_sequence, excluded.last_sequence)
+    UPDATE {schema}.relay_state SET last_sequence = greatest(last_sequence, $4)
 """
-_REWIND = "UPDATE {schema}.outbox SET published_at = NULL WHERE stream_seq > $1"
-_FORGET = "UPDATE {schema}.relay_state SET last_sequence = $1"
+_REWIND = """
+    UPDATE {schema}.outbox SET published_at = NULL
+    WHERE stream_seq > $1 OR ($2 AND published_at > now() - interval '5 minutes')
+"""
+_REMEMBER = """
+    INSERT INTO {schema}.relay_state (id, last_sequence, server_id) VALUES (1, $1, $2)
+    ON CONFLICT (id) DO UPDATE SET last_sequence = excluded.last_sequence, server_id = excluded.server_id
+"""
 _STALE = """
     SELECT count(*) FILTER (WHERE published_at IS NULL) AS pending, max(occurred_at) AS newest
     FROM {schema}.outbox WHERE bucket = $1
@@ -104,18 +114,23 @@ class Relay:
         while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", self._lock()):
             self.failure = None  # another one is at work
             await asyncio.sleep(POLL_SECONDS)
-        await self._catch_up_with_stream(connection)
+        server = await self._catch_up_with_stream(connection)
         stream = await _Acknowledged.subscribe(self._bus)
         try:
             self.failure = None
+            looked_at = float("-inf")
             while True:
                 self._wake.clear()
+                if time.monotonic() - looked_at > _LOOK_SECONDS:
+                    looked_at = time.monotonic()
+                    await self._empty_old_bucket(connection)
+                if self._bus.server_id != server:
+                    server = await self._catch_up_with_stream(connection)
                 moved = await self._move(connection, stream)
                 telemetry.OUTBOX_PENDING.labels(self._schema).set(moved if moved == BATCH else 0)
                 if moved:
                     await asyncio.sleep(0 if moved == BATCH else LINGER_SECONDS)
                     continue
-                await self._empty_old_bucket(connection)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), timeout=POLL_SECONDS)
         finally:
@@ -124,14 +139,17 @@ class Relay:
     def _lock(self) -> int:
         return _LOCK + topology.SERVICES.index(self._schema)
 
-    async def _catch_up_with_stream(self, connection: asyncpg.Connection) -> None:
-        """Publish again what the stream lost."""
-        last = await connection.fetchval(f"SELECT last_sequence FROM {self._schema}.relay_state")  # noqa: S608
+    async def _catch_up_with_stream(self, connection: asyncpg.Connection) -> str:
+        """Publish again what the stream may have lost; the server's id."""
+        server = self._bus.server_id
         info = await self._bus.jetstream().stream_info(topology.EVENTS.name)
-        if last is not None and info.state.last_seq < last:
-            again = await connection.execute(_REWIND.format(schema=self._schema), info.state.last_seq)
-            await connection.execute(_FORGET.format(schema=self._schema), info.state.last_seq)
-            _log.warning("the stream ends at %d, before %d: publishing again (%s)", info.state.last_seq, last, again)
+        end = info.state.last_seq
+        known = await connection.fetch(f"SELECT last_sequence, server_id FROM {self._schema}.relay_state")  # noqa: S608
+        if known and (end < known[0]["last_sequence"] or server != known[0]["server_id"]):
+            again = await connection.execute(_REWIND.format(schema=self._schema), end, server != known[0]["server_id"])
+            _log.warning("the stream's server was started anew: publishing again what it may have lost (%s)", again)
+        await connection.execute(_REMEMBER.format(schema=self._schema), end, server)
+        return server
 
     async def _move(self, connection: asyncpg.Connection, stream: "_Acknowledged") -> int:
         rows = await connection.fetch(_PENDING.format(schema=self._schema, batch=BATCH))

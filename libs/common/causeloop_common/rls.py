@@ -434,7 +434,16 @@ async def _prove_guards(connection: Connection, schema: str, metadata: MetaData)
         and row["tgtype"] == row_after_insert_delete_update
     }
     wanted = {name for name, protection in _protections(metadata).items() if protection.audited}
-    return [f"Table {schema}.{name} has no commit guard." for name in sorted(wanted - guarded)]
+    findings = [f"Table {schema}.{name} has no commit guard." for name in sorted(wanted - guarded)]
+    findings += [
+        f"Table {schema}.{row['relname']} has a trigger that is not declared: {row['tgname']}."
+        for row in rows
+        if not (row["ours"] and row["relname"] in wanted)
+    ]
+    rules = await connection.fetch("SELECT tablename, rulename FROM pg_rules WHERE schemaname = $1", schema)
+    return findings + [
+        f"Table {schema}.{r['tablename']} has a rule that is not declared: {r['rulename']}." for r in rules
+    ]
 
 
 async def _prove_behaviour(connection: Connection, metadata: MetaData) -> list[str]:

@@ -109,8 +109,11 @@ class Settings(BaseModel):
             problems.append(f"Set {own_name('NATS_NKEY_SEED_{SERVICE}', self.service)} to the service's nkey seed.")
         if urlsplit(self.nats_url).scheme != "tls" and not _is_loopback(urlsplit(self.nats_url).hostname):
             problems.append("NATS_URL leaves this host without TLS: use a tls:// address.")
-        for variable, url in (("DATABASE_URL", self.database_url), ("DATABASE_URL_…", self.own_database_url)):
-            if url is not None and not _is_private(url.get_secret_value()):
+        for name, field in type(self).model_fields.items():
+            url = getattr(self, name)
+            is_database = field.alias is not None and field.alias.startswith("DATABASE_URL")
+            if is_database and url is not None and not _is_private(url.get_secret_value()):
+                variable = own_name(field.alias or "", self.service)
                 problems.append(f"{variable} leaves this host without TLS: add sslmode=verify-full to it.")
         return problems
 
@@ -132,7 +135,7 @@ class Settings(BaseModel):
         own = self.own_relay_url if role.endswith("_relay") else self.own_database_url
         if own is not None and role in (f"causeloop_{self.service}", f"causeloop_{self.service}_relay"):
             return own.get_secret_value()
-        if self.database_url is None:
+        if self.database_url is None or (self.service_keys is not None and self.jwt_secret is None):
             raise SettingsError(
                 f"Set DATABASE_URL, or {own_name('DATABASE_URL_{SERVICE}', self.service)}, to a PostgreSQL 16 address."
             )

@@ -22,8 +22,9 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 _CREDENTIAL = re.compile(
     r"clp_[a-z]+_[A-Za-z0-9_]+"  # our own handles
     r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"  # any JWT
+    r"|eyJ[A-Za-z0-9_-]{64,}=*"  # a service's keys, as `causeloop keys` prints them
     r"|clv1:\d+:[A-Za-z0-9+/=]+"  # vault ciphertext
-    r"|(?<=://)[^\s:/@]+:[^\s@]+(?=@)"  # user and password in an address
+    r"|(?<=://)[^\s:/@\"]+:[^\s@\"\\]+(?=@)"  # user and password in an address
     r"|S[UA][A-Z2-7]{56}"  # nkey seeds
     r"|(?i:bearer)\s+[^\s\"\\]{8,}"
 )

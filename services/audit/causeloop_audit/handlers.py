@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -90,13 +92,23 @@ class Intake:
                     _ = self._bus.client
                     continue
                 began = time.monotonic()
-                await self._service.append([_read(message) for message in batch])
+                try:
+                    await self._service.append([_read(message) for message in batch])
+                except BaseException:
+                    await self._give_back(batch)
+                    raise
                 await batch[-1].ack()
                 if len(batch) < BATCH and (rest := _LINGER_SECONDS - (time.monotonic() - began)) > 0:
                     await asyncio.sleep(rest)
         finally:
             if self._bus.is_connected:
                 await subscription.unsubscribe()
+
+    async def _give_back(self, batch: Sequence[Msg]) -> None:
+        """Have a batch delivered again as soon as somebody asks, instead of when its time to be acknowledged is over."""
+        with suppress(AppError, nats.errors.Error, OSError):
+            for message in batch:
+                await message.nak()
 
 
 def _read(message: Msg) -> Announced | Unreadable:

@@ -131,6 +131,10 @@ _MOVE_HEADS = """
 """
 
 
+class NotStorable(Exception):
+    """The database cannot hold a value of the batch, now or ever."""
+
+
 _FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
 
@@ -139,6 +143,8 @@ def _told() -> Iterator[None]:
     """Convert the database's faults where they enter."""
     try:
         yield
+    except asyncpg.DataError as error:
+        raise NotStorable(type(error).__name__) from error
     except _FAULTS as error:
         raise Unavailable(f"The log cannot be written: {type(error).__name__}.") from error
 

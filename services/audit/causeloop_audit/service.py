@@ -11,7 +11,7 @@ from causeloop_audit import repository
 from causeloop_audit.domain import entry as entries
 from causeloop_audit.domain.entry import EntryFields, NotCanonical
 from causeloop_audit.domain.merkle import leaf_hash
-from causeloop_audit.repository import LogWriter, NewEntry, StoredEntry
+from causeloop_audit.repository import LogWriter, NewEntry, NotStorable, StoredEntry
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.audit import Entry, EntryPage, GetEntry, ListEntries
@@ -38,8 +38,15 @@ class LogService:
 
     async def append(self, batch: Sequence[Announced | Unreadable]) -> int:
         """Append a batch in its order, each event once; what cannot be read is entered as malformed."""
-        new = [self._entry(message) for message in batch]
-        appended = await self._writer.append(new)
+        try:
+            appended = await self._writer.append([self._entry(message) for message in batch])
+        except NotStorable:
+            appended = 0
+            for message in batch:  # find the one, and enter it as what it is
+                try:
+                    appended += await self._writer.append([self._entry(message)])
+                except NotStorable:
+                    appended += await self._writer.append([self._entry(_unreadable(message))])
         telemetry.APPENDED.inc(appended)
         return appended
 
@@ -107,6 +114,12 @@ class LogService:
             leaf_hash=leaf_hash(leaf),
             leaf=leaf.decode(),
         )
+
+
+def _unreadable(message: Announced | Unreadable) -> Unreadable:
+    if isinstance(message, Unreadable):
+        return message
+    return Unreadable(f"evt.{message.tenant}.{message.type}", 0, message.id.encode() + message.data)
 
 
 def _malformed(tenant: str, event_id: str, raw: bytes) -> EntryFields:

@@ -16,9 +16,9 @@ def create(environ: Mapping[str, str]) -> Application:
     application = Application(settings)
     database = application.database(metadata)
     provider = IdentityProvider(settings.jwks_url, authorized_parties=settings.parties(), audience=settings.audience)
-    access_key = application.keys.own("access-token/v1")
+    access_key, refresh_key = application.keys.own("access-token/v1"), application.keys.own("refresh-token/v1")
     sessions = SessionService(
-        database, application.bus, provider, access_key, access_seconds=settings.access_token_seconds
+        database, application.bus, provider, access_key, refresh_key, access_seconds=settings.access_token_seconds
     )
     tokens = TokenService(database, access_key)
     application.relay(database)

@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from causeloop_common.application import Application, Listener, Operations
 from causeloop_gateway.commands import CommandRoute, Gateway, documented
 from causeloop_gateway.cursors import Cursors
+from causeloop_gateway.denials import Denials
 from causeloop_gateway.edge import Edge
 from causeloop_gateway.problems import STATUS, schema
 from causeloop_gateway.protocol import BoundedProtocol
@@ -18,6 +19,10 @@ from causeloop_gateway.settings import GatewaySettings
 
 TITLE = "Causeloop"
 VERSION = "0.1.0"
+DESCRIPTION = (
+    "Sign-in and tokens, workspaces, secrets, and a provable audit log. Errors are problem details (RFC 9457); "
+    "switch on `code`. Send an `Idempotency-Key` with what must not happen twice."
+)
 
 
 def create(environ: Mapping[str, str]) -> Application:
@@ -26,7 +31,10 @@ def create(environ: Mapping[str, str]) -> Application:
     application = Application(settings)
     security = Security(application.bus)
     cursors = Cursors(application.keys.own("cursors/v1"))
-    gateway = Gateway(application.bus, security, cursors, application.keys, settings.trusted_proxies)
+    denials = Denials(application.bus)
+    gateway = Gateway(application.bus, security, cursors, denials, application.keys, settings.trusted_proxies)
+    application.background("denials", denials.run)
+    application.after_serving(denials.flush)
     edge = Edge(api(gateway), Operations([application]), settings.origins())
     application.http(
         lambda: Listener.on(
@@ -54,7 +62,7 @@ def api(gateway: Gateway | None) -> FastAPI:
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """OpenAPI 3.1 with the error responses that every operation shares."""
-    described = get_openapi(title=TITLE, version=VERSION, routes=app.routes, description=api.__doc__ or "")
+    described = get_openapi(title=TITLE, version=VERSION, routes=app.routes, description=DESCRIPTION)
     components = described.setdefault("components", {})
     components.setdefault("schemas", {})["Problem"] = schema()
     components["securitySchemes"] = {

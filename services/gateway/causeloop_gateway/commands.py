@@ -18,12 +18,13 @@ from pydantic import ValidationError
 from causeloop_common import ids
 from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts.base import Command, Nothing, Page
-from causeloop_common.errors import InvalidInput, Malformed
+from causeloop_common.errors import AppError, InvalidInput, Malformed
 from causeloop_common.keys import KeyRing
 from causeloop_common.messaging import Bus, invalid_input
 from causeloop_gateway.cursors import Cursors
+from causeloop_gateway.denials import Denial, Denials
 from causeloop_gateway.inbound import Inbound
-from causeloop_gateway.security import Security, require, service_context
+from causeloop_gateway.security import Caller, Security, require, service_context
 
 SESSION = frozenset({"session"})
 ANY = frozenset({"session", "token"})
@@ -64,10 +65,19 @@ class Endpoint:
 class Gateway:
     """What every route works with."""
 
-    def __init__(self, bus: Bus, security: Security, cursors: Cursors, keys: KeyRing, trusted_proxies: int) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        security: Security,
+        cursors: Cursors,
+        denials: Denials,
+        keys: KeyRing,
+        trusted_proxies: int,
+    ) -> None:
         self.bus = bus
         self.security = security
         self.cursors = cursors
+        self.denials = denials
         self.trusted_proxies = trusted_proxies
         self._fingerprints = keys.own("idempotency/v1")
         self._workspaces = keys.own("workspace-id/v1")
@@ -108,9 +118,26 @@ class CommandRoute(APIRoute):
         self._keyed = self._takes_body and not endpoint.command.pure
         self._sealed = bool(endpoint.command.reply.sealed_fields)
         self._names = frozenset(endpoint.command.model_fields) - endpoint.hidden - frozenset(endpoint.path_fields)
-        self.app = self._respond
+        self.app = self._respond_or_note
 
-    async def _respond(self, scope: Any, receive: Any, send: Any) -> None:
+    async def _respond_or_note(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self._respond(scope, send)
+        except AppError as error:
+            caller: Caller | None = scope.get("caller")
+            identity = caller.identity if caller else None
+            self._gateway.denials.note(
+                Denial(
+                    identity.tenant if identity else ids.INSTALLATION,
+                    identity.principal if identity else None,
+                    identity.credential if identity else None,
+                    self._endpoint.command.operation,
+                    error.code,
+                )
+            )
+            raise
+
+    async def _respond(self, scope: Any, send: Any) -> None:
         request: Inbound = scope["inbound"]
         gateway, endpoint = self._gateway, self._endpoint
         ctx = await self._context(request)
@@ -143,9 +170,9 @@ class CommandRoute(APIRoute):
         caller = await self._gateway.security.caller(
             request.headers.get("authorization"), request.request_id, request.traceparent
         )
+        request.scope["caller"] = caller
         require(caller, endpoint.command.permission, endpoint.credentials)
         identity = caller.identity
-        request.scope["tenant"] = identity.tenant
         return AuthContext(
             identity.tenant,
             identity.principal,

@@ -18,6 +18,7 @@ from causeloop_common.errors import AppError, Internal, MethodNotAllowed, NotFou
 from causeloop_gateway.commands import CommandRoute
 from causeloop_gateway.inbound import Inbound
 from causeloop_gateway.problems import problem
+from causeloop_gateway.security import Caller
 
 _log = logging.getLogger(__name__)
 
@@ -133,8 +134,14 @@ class Edge:
         self._requests(route, status).inc()
         self._seconds(route).observe(seconds)
         if request.path not in _OPERATIONS:
-            act = telemetry.Act("gateway", request.request_id, scope.get("tenant", ""), request.traceparent)
+            act = telemetry.Act("gateway", request.request_id, _tenant(scope), request.traceparent)
             self._log.write(act, request.method, route, status, round(seconds * 1000, 2))
+
+
+def _tenant(scope: Any) -> str:
+    """The signed-in caller's tenant."""
+    caller: Caller | None = scope.get("caller")
+    return caller.identity.tenant if caller is not None else ""
 
 
 def _route(scope: Any) -> str:

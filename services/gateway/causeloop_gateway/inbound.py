@@ -10,6 +10,7 @@ from causeloop_common.errors import InvalidInput, Malformed, PayloadTooLarge
 
 BODY_BYTES = 1024 * 1024
 HEADER_BYTES = 32 * 1024
+HEAD_SECONDS = 10.0
 BODY_SECONDS = 15.0
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")

@@ -42,8 +42,8 @@ class Exchange(Command[Grant], permission=Internal.SIGN_IN, pure=True):
 
     subject_token: Sealed = Field(description="The identity provider's session token (RS256 JWT).")
     workspace_id: WorkspaceId | None = Field(default=None, description="Enter this workspace at once.")
-    address: str | None = Field(default=None, max_length=64, description="The client's address, sealed at rest.")
-    device: str | None = Field(default=None, max_length=256, description="The client's User-Agent, sealed at rest.")
+    address: Sealed | None = Field(default=None, description="The client's address, sealed at rest too.")
+    device: Sealed | None = Field(default=None, description="The client's User-Agent, sealed at rest too.")
 
 
 class Refresh(Command[Grant], permission=Internal.SIGN_IN, pure=True):
@@ -53,7 +53,7 @@ class Refresh(Command[Grant], permission=Internal.SIGN_IN, pure=True):
     workspace_id: WorkspaceId | None = Field(default=None, description="Absent: stay where the session is.")
 
 
-class Logout(Command[Nothing], permission=SELF):
+class Logout(Command[Nothing], permission=SELF, pure=True):
     """End the session of the calling access token."""
 
 

@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from causeloop_common.contracts import audit, auth, tenancy, vault
+from causeloop_common.contracts import audit, auth, gateway, tenancy, vault
 from causeloop_common.contracts.base import Command, commands
 
 OWNERS: dict[str, ModuleType] = {"auth": auth, "tenancy": tenancy, "vault": vault, "audit": audit}
-SERVICES: tuple[str, ...] = ("gateway", *OWNERS)
+"""Who answers commands."""
+
+ANNOUNCERS: dict[str, ModuleType] = {"gateway": gateway, **OWNERS}
+"""Who announces events."""
+
+SERVICES: tuple[str, ...] = tuple(ANNOUNCERS)
 OPERATOR = "operator"
 
 MAX_PAYLOAD_BYTES = 4 * 1024 * 1024

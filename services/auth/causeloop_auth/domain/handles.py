@@ -7,6 +7,7 @@ anybody, a secret scanner included, tell a handle from a look-alike without aski
 
 import base64
 import hashlib
+import hmac
 import re
 import zlib
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from typing import NamedTuple
 from causeloop_common import ids
 
 SECRET_BYTES = 32
+NONCE_BYTES = 16
 
 _HANDLE = re.compile(
     rf"clp_(?P<kind>pat|rt)_(?P<tenant>(?:ws|usr)_{ids.SUFFIX})_(?P<id>{ids.SUFFIX})(?P<secret>[a-z2-7]{{52}})_(?P<check>[0-9a-f]{{8}})"
@@ -26,6 +28,7 @@ class Handle(NamedTuple):
     kind: str
     tenant: str
     suffix: str
+    secret: bytes
     digest: bytes
 
 
@@ -47,7 +50,25 @@ def parse(text: str, kind: str) -> Handle | None:
         ids.tenant_uuid(found["tenant"])
     except ValueError:
         return None
-    return Handle(found["kind"], found["tenant"], found["id"], digest(text))
+    secret = base64.b32decode(found["secret"].upper() + "====")
+    return Handle(found["kind"], found["tenant"], found["id"], secret, digest(text))
+
+
+def issued_secret(key: bytes, tenant: str, entity: str, nonce: bytes) -> bytes:
+    """A secret that shows, to the holder of `key`, that it was issued: 16 random bytes and their HMAC for this thing.
+
+    What was issued once and is no longer good can then be told from what never was.
+    """
+    if len(nonce) != NONCE_BYTES:
+        raise ValueError(f"An issued secret needs {NONCE_BYTES} random bytes.")
+    suffix = entity.rpartition("_")[2]
+    return nonce + hmac.digest(key, f"{tenant}\n{suffix}\n".encode() + nonce, "sha256")[:NONCE_BYTES]
+
+
+def was_issued(key: bytes, handle: Handle) -> bool:
+    """Whether the handle's secret is one that `issued_secret` made for it."""
+    expected = issued_secret(key, handle.tenant, handle.suffix, handle.secret[:NONCE_BYTES])
+    return hmac.compare_digest(expected, handle.secret)
 
 
 def digest(text: str) -> bytes:

@@ -62,6 +62,7 @@ class SessionService:
         bus: Bus,
         provider: Provider,
         access_key: bytes,
+        refresh_key: bytes,
         *,
         access_seconds: int = 900,
         clock: Callable[[], datetime] = _now,
@@ -71,6 +72,7 @@ class SessionService:
         self._bus = bus
         self._provider = provider
         self._access_key = access_key
+        self._refresh_key = refresh_key
         self._access_seconds = access_seconds
         self._clock = clock
         self._entropy = entropy
@@ -81,7 +83,10 @@ class SessionService:
         person, session = ids.realm(*subject), ids.new("ses")
         ctx = replace(ctx.of_tenant(person), principal=person, credential=session)
         scope = await self._scope(ctx, command.workspace_id)
-        sealed = await self._seal(ctx, session, {"address": command.address, "device": command.device})
+        if scope is None:
+            raise _no_workspace()
+        address, device = (given.get_secret_value() if given else None for given in (command.address, command.device))
+        sealed = await self._seal(ctx, session, {"address": address, "device": device})
 
         now, refresh_token = self._clock(), self._refresh_token(person, session)
         family = Family(handles.digest(refresh_token), None, now, now + SESSION_LIFETIME, ended=False)
@@ -93,39 +98,53 @@ class SessionService:
         return self._grant(person, session, command.workspace_id, scope, refresh_token)
 
     async def refresh(self, ctx: AuthContext, command: Refresh) -> Grant:
-        """Rotate the refresh token; a token that was used before ends the session.
+        """Rotate the refresh token; one that was used before ends the session.
 
-        The token is judged first, so that a stranger learns nothing of who belongs where, and judged again under lock
-        once tenancy was asked.
+        The token is judged before anybody is asked about workspaces, so that a stranger learns nothing and a reused
+        one never gets that far; and again, under lock, when the answer is there.
         """
         handle = handles.parse(command.refresh_token.get_secret_value(), "rt")
-        if handle is None:
+        if handle is None or not handles.was_issued(self._refresh_key, handle):
             raise _refused()
         person, session = handle.tenant, f"ses_{handle.suffix}"
         ctx = replace(ctx.of_tenant(person), principal=person, credential=session)
-        here = await self._entered(ctx, session, handle.digest)
-        entered = command.workspace_id or here
-        scope = await self._scope(ctx, entered)
+        found = await self._judge(ctx, session, handle.digest)
 
-        now, refresh_token = self._clock(), self._refresh_token(person, session)
+        entered = command.workspace_id or found.entered
+        scope = await self._scope(ctx, entered)
+        if scope is None and command.workspace_id is not None:
+            raise _no_workspace()
+        if scope is None:  # the session stays where its person no longer belongs: back to the realm
+            entered, scope = None, REALM_PERMISSIONS
+
+        refresh_token = self._refresh_token(person, session)
+        await self._judge(ctx, session, handle.digest, successor=handles.digest(refresh_token), entered=entered)
+        return self._grant(person, session, entered, scope, refresh_token)
+
+    async def _judge(
+        self,
+        ctx: AuthContext,
+        session: str,
+        presented: bytes,
+        successor: bytes | None = None,
+        entered: str | None = None,
+    ) -> repository.Session:
+        """The verdict on a refresh token, under lock and acted upon: with a `successor` a good one is rotated."""
+        now = self._clock()
         async with self._database.transaction(ctx) as tx:
             found = await repository.session(tx, session, lock=True)
-            verdict = Verdict.GONE if found is None else rotation.judge(found.family, handle.digest, now)
+            verdict = Verdict.GONE if found is None else rotation.judge(found.family, presented, now)
 
-            if found is not None and verdict in (Verdict.ROTATE, Verdict.REPEAT):
-                family = replace(
-                    found.family,
-                    current=handles.digest(refresh_token),
-                    previous=handle.digest,
-                    rotated_at=now if verdict is Verdict.ROTATE else found.family.rotated_at,
-                )
+            if verdict is Verdict.REUSE and await repository.end_session(tx, session, now):
+                tx.publish(SessionEnded(session_id=session, reason="refresh_reuse"))
+            elif found is not None and successor is not None and verdict in (Verdict.ROTATE, Verdict.REPEAT):
+                rotated_at = now if verdict is Verdict.ROTATE else found.family.rotated_at
+                family = replace(found.family, current=successor, previous=presented, rotated_at=rotated_at)
                 await repository.rotate(tx, session, family, entered)
                 tx.publish(SessionRefreshed(session_id=session, workspace_id=entered))
-            elif verdict is Verdict.REUSE and await repository.end_session(tx, session, now):
-                tx.publish(SessionEnded(session_id=session, reason="refresh_reuse"))
-        if verdict not in (Verdict.ROTATE, Verdict.REPEAT):
+        if found is None or verdict in (Verdict.GONE, Verdict.REUSE):
             raise _refused()
-        return self._grant(person, session, entered, scope, refresh_token)
+        return found
 
     async def logout(self, ctx: AuthContext, command: Logout) -> Nothing:
         """End the session of the calling access token."""
@@ -136,23 +155,13 @@ class SessionService:
                 tx.publish(SessionEnded(session_id=session, reason="logout"))
         return Nothing()
 
-    async def _entered(self, ctx: AuthContext, session: str, digest: bytes) -> str | None:
-        """Where a session is; InvalidGrant unless the token is good, or its reuse is for the rotation to act on."""
-        async with self._database.transaction(ctx) as tx:
-            found = await repository.session(tx, session)
-        if found is None or rotation.judge(found.family, digest, self._clock()) is Verdict.GONE:
-            raise _refused()
-        return found.entered
-
-    async def _scope(self, ctx: AuthContext, workspace: str | None) -> frozenset[str]:
-        """What the person may do there; NotFound where they do not belong."""
+    async def _scope(self, ctx: AuthContext, workspace: str | None) -> frozenset[str] | None:
+        """What the person may do there; None where they do not belong."""
         if workspace is None:
             return REALM_PERMISSIONS
         asked = ctx.of_tenant(workspace, Internal.RESOLVE)
         standing = await self._bus.call(asked, Resolve(principal=ctx.principal))
-        if standing.role is None:
-            raise NotFound("There is no such workspace.")
-        return frozenset(standing.permissions)
+        return None if standing.role is None else frozenset(standing.permissions)
 
     async def _seal(self, ctx: AuthContext, session: str, personal: dict[str, str | None]) -> str:
         """Personal data under the realm's key, for a log that is never rewritten."""
@@ -162,7 +171,8 @@ class SessionService:
         return (await self._bus.call(asked, command)).ciphertext
 
     def _refresh_token(self, person: str, session: str) -> str:
-        return handles.make("rt", person, session, self._entropy(handles.SECRET_BYTES))
+        nonce = self._entropy(handles.NONCE_BYTES)
+        return handles.make("rt", person, session, handles.issued_secret(self._refresh_key, person, session, nonce))
 
     def _grant(
         self, person: str, session: str, workspace: str | None, scope: frozenset[str], refresh_token: str
@@ -179,6 +189,10 @@ class SessionService:
                 "workspace_id": workspace,
             }
         )
+
+
+def _no_workspace() -> NotFound:
+    return NotFound("There is no such workspace.")
 
 
 def _refused() -> InvalidGrant:

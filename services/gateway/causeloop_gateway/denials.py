@@ -1,0 +1,96 @@
+"""Refused acts, for the log: who was refused what, how often, summed per minute.
+
+One event per refusal would let anybody fill a tenant's log; a sum cannot. The gateway has no database: sums wait in
+memory for at most a minute, and longer while the bus is away. Nothing personal is in them.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import nats.errors
+import nats.js.errors
+
+from causeloop_common import ids, telemetry
+from causeloop_common.contracts.base import Announced, Event
+from causeloop_common.contracts.gateway import AccessDenied, SigninFailed
+from causeloop_common.errors import AppError
+from causeloop_common.messaging import Bus, event_headers
+
+_log = logging.getLogger(__name__)
+
+EVERY_SECONDS = 60.0
+_MOST = 10_000
+_RECORDED = frozenset({"unauthorized", "invalid_grant", "forbidden", "mfa_required"})
+
+
+class Denial(NamedTuple):
+    """What is summed up. `principal` is None for somebody unknown."""
+
+    tenant: str
+    principal: str | None
+    credential: str | None
+    operation: str
+    code: str
+
+
+class Denials:
+    """Counts refusals and announces the sums."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._counts: dict[Denial, int] = {}
+        self._since = datetime.now(UTC)
+
+    def note(self, denial: Denial) -> None:
+        """Count a refusal, if it is one that the log should know of."""
+        if denial.code not in _RECORDED:
+            return
+        if denial not in self._counts and len(self._counts) >= _MOST:
+            denial = Denial(ids.INSTALLATION, None, None, "more than can be told apart", denial.code)
+        self._counts[denial] = self._counts.get(denial, 0) + 1
+
+    async def run(self) -> None:
+        """Announce every minute until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY_SECONDS)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Announce what was counted; what cannot be announced now stays counted."""
+        counts, since = self._counts, self._since
+        self._counts, self._since = {}, datetime.now(UTC)
+        for denial, count in counts.items():
+            try:
+                await self._announce(denial, count, since)
+            except (AppError, nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError) as error:
+                self._counts[denial] = self._counts.get(denial, 0) + count
+                _log.warning("refusals wait to be announced: %s", type(error).__name__)
+        if self._counts:
+            self._since = since
+
+    async def _announce(self, denial: Denial, count: int, since: datetime) -> None:
+        event: Event
+        if denial.principal is not None:
+            event = AccessDenied(
+                principal=denial.principal, operation=denial.operation, code=denial.code, count=count, since=since
+            )
+        else:
+            event = SigninFailed(operation=denial.operation, code=denial.code, count=count, since=since)
+        told = Announced(
+            id=ids.new("evt"),
+            tenant=denial.tenant,
+            type=event.type,
+            occurred_at=datetime.now(UTC),
+            actor=denial.principal or "svc_gateway",
+            credential=denial.credential,
+            target=event.target_id,
+            request_id="",
+            traceparent=telemetry.new_traceparent(),
+            data=event.to_wire(),
+        )
+        with suppress(nats.js.errors.NoStreamResponseError):
+            subject = f"evt.{told.tenant}.{told.type}"
+            await self._bus.jetstream().publish(subject, told.data, headers=event_headers(told))
