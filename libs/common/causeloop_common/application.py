@@ -133,9 +133,12 @@ class Application:
             await self._commands.drain(GRACE_SECONDS)
         for step in self._after:
             await step()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        ending: set[asyncio.Task[None]] = set(self._tasks)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while ending and time.monotonic() < deadline:  # a library may swallow a cancellation: ask again
+            for task in ending:
+                task.cancel()
+            _, ending = await asyncio.wait(ending, timeout=0.5)
         await self.bus.close()
         for database in self._databases:
             await database.stop()

@@ -130,7 +130,7 @@ class ServiceTokens:
             ids.tenant_uuid(data["ten"])
             act = data.get("act")
             claims = Claims(data["ten"], data["sub"], frozenset(data["per"]), act["sub"] if act else None, issuer)
-        except (jwt.InvalidTokenError, ValueError, TypeError, KeyError) as error:
+        except (jwt.InvalidTokenError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise Unauthorized("The service token is not valid for this service.") from error
         _forget_if_full(self._verified)
         self._verified[token] = (claims, float(data["exp"]))

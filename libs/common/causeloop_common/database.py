@@ -273,9 +273,10 @@ class Transaction:
                 await self._rollback()
         finally:
             self._connections.release(self._connection)
-        if error is not None and (told := _converted(error)) is not error:
-            raise told from error
-        if self._events:
+        if error is not None:
+            if (told := _converted(error)) is not error:
+                raise told from error
+        elif self._events:
             self._database.published.set()
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
@@ -349,7 +350,7 @@ class Transaction:
                 raise AuditUnavailable("The act would leave no record, so it was not done.") from error
             if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError):
                 raise Timeout("The database did not confirm. Retry with the same Idempotency-Key.") from error
-            raise
+            raise _converted(error) from error  # refused, and so rolled back
         except (OSError, asyncpg.InterfaceError, TimeoutError) as error:
             raise Timeout("The database did not confirm. Retry with the same Idempotency-Key.") from error
         if status != "COMMIT":  # a failed transaction answers COMMIT with ROLLBACK and no error
@@ -377,8 +378,10 @@ class Transaction:
     async def _rollback(self) -> None:
         try:
             await self._connection.execute("ROLLBACK")
-        except (*_PASSING, asyncpg.PostgresError):
-            self._connection.terminate()  # the server rolls back what it lost
+        except BaseException as error:
+            self._connection.terminate()  # the server rolls back what it lost; nobody else may get it still open
+            if not isinstance(error, (*_PASSING, asyncpg.PostgresError)):
+                raise
 
 
 def _converted(error: BaseException) -> BaseException:

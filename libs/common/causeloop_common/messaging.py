@@ -287,6 +287,7 @@ class _Route(NamedTuple):
     handler: Callable[[AuthContext, Any], Awaitable[Message]]
     seconds: Any
     answered: Any
+    inboxes: tuple[str, ...]
 
 
 class CommandRouter:
@@ -328,6 +329,7 @@ class CommandRouter:
                 handler,
                 telemetry.COMMAND_SECONDS.labels(kind.subject),
                 telemetry.COMMANDS.labels(kind.subject, "ok"),
+                tuple(f"{topology.inbox(issuer)}." for issuer in kind.issuers),
             )
             subscription = await bus.client.subscribe(kind.subject, queue=bus.service, cb=partial(self._receive, route))
             self._subscriptions.append(subscription)
@@ -341,6 +343,10 @@ class CommandRouter:
             await asyncio.wait(self._running, timeout=seconds)
 
     async def _receive(self, route: "_Route", message: Msg) -> None:
+        if not message.reply.startswith(route.inboxes):
+            # An answer to any other subject would say there, with this service's rights, what the asker may not say.
+            telemetry.COMMANDS.labels(route.kind.subject, "astray").inc()
+            return
         if len(self._running) >= self._most:
             busy = Unavailable(f"The {route.kind.service} service is busy. Try again.")
             await self._refuse(route.kind, message, busy)

@@ -37,7 +37,9 @@ _log = logging.getLogger(__name__)
 BATCH = 500
 POLL_SECONDS = 1.0
 LINGER_SECONDS = 0.02
-"""After a batch: the first event of a lull leaves at once, under load one round of statements serves many."""
+BUSY_RATE = 200.0
+"""Above so many events a second a batch gathers for the linger, so that one round of statements serves many; below,
+each event leaves at once, and what one client does through several services arrives in the order it was done."""
 _ACK_SECONDS = 10.0
 _LOOK_SECONDS = 60.0
 
@@ -118,7 +120,7 @@ class Relay:
         stream = await _Acknowledged.subscribe(self._bus)
         try:
             self.failure = None
-            looked_at = float("-inf")
+            looked_at = moved_at = float("-inf")
             while True:
                 self._wake.clear()
                 if time.monotonic() - looked_at > _LOOK_SECONDS:
@@ -129,7 +131,10 @@ class Relay:
                 moved = await self._move(connection, stream)
                 telemetry.OUTBOX_PENDING.labels(self._schema).set(moved if moved == BATCH else 0)
                 if moved:
-                    await asyncio.sleep(0 if moved == BATCH else LINGER_SECONDS)
+                    now = time.monotonic()
+                    busy = moved > BUSY_RATE * (now - moved_at)
+                    moved_at = now
+                    await asyncio.sleep(LINGER_SECONDS if busy and moved < BATCH else 0)
                     continue
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), timeout=POLL_SECONDS)

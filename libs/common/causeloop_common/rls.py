@@ -392,7 +392,7 @@ async def _prove_grants(connection: Connection, schema: str, metadata: MetaData)
 async def _prove_functions(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
     rows = await connection.fetch(
         """
-        SELECT proname, prosecdef, coalesce(pg_get_function_sqlbody(oid), prosrc) AS body FROM pg_proc
+        SELECT proname, prosecdef, proconfig, coalesce(pg_get_function_sqlbody(oid), prosrc) AS body FROM pg_proc
         WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
         """,
         schema,
@@ -410,6 +410,8 @@ async def _prove_functions(connection: Connection, schema: str, metadata: MetaDa
             findings.append(f"Function {schema}.{row['proname']} is not declared.")
         elif _flat(wanted) != _flat(row["body"]):
             findings.append(f"Function {schema}.{row['proname']} is not ours: {_flat(row['body'])}.")
+        elif row["proconfig"] != (["search_path=pg_catalog"] if row["proname"] == "require_event" else None):
+            findings.append(f"Function {schema}.{row['proname']} does not have its declared settings.")
     return findings + [f"Function {schema}.{name} is missing." for name in sorted(declared)]
 
 

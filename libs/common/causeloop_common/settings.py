@@ -156,7 +156,7 @@ def with_role(url: str, role: str, password: str) -> str:
     """The same database address for another role."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{quote(role)}:{quote(password)}@{host}"))
+    return urlunsplit(parts._replace(netloc=f"{quote(role, safe='')}:{quote(password, safe='')}@{host}"))
 
 
 def read_key(text: str) -> bytes:
@@ -183,6 +183,6 @@ def _is_private(url: str) -> bool:
     """Whether a database address stays on this host or verifies TLS."""
     parts = urlsplit(url)
     query = parse_qs(parts.query)
-    host = query.get("host", [parts.hostname])[0]
-    local = host is None or host.startswith("/") or _is_loopback(host)
+    hosts = [*filter(None, [parts.hostname]), *query.get("host", [])]  # clients differ in which one goes before
+    local = all(host.startswith("/") or _is_loopback(host) for host in hosts)
     return local or query.get("sslmode", [""])[0] in ("verify-full", "verify-ca")

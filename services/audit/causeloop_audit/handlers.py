@@ -105,7 +105,7 @@ class Intake:
                 await subscription.unsubscribe()
 
     async def _give_back(self, batch: Sequence[Msg]) -> None:
-        """Have a batch delivered again as soon as somebody asks, instead of when its time to be acknowledged is over."""
+        """Have a batch delivered again when somebody next asks, instead of after the time to acknowledge it."""
         with suppress(AppError, nats.errors.Error, OSError):
             for message in batch:
                 await message.nak()

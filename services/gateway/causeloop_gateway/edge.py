@@ -31,6 +31,7 @@ _ALWAYS = [
 ]
 _API_ONLY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 _EXPLORER = "/docs"
+_DESCRIPTION = (_EXPLORER, "/openapi.json", "/static-offline-docs/")
 _OPERATIONS = frozenset({"/health", "/ready"})
 _ALLOWED_HEADERS = b"authorization, content-type, idempotency-key, x-request-id, traceparent"
 _SHOWN_HEADERS = b"x-request-id, idempotency-replayed, retry-after"
@@ -90,13 +91,16 @@ class Edge:
             self._observe(scope, request, status, time.perf_counter() - started)
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any) -> None:
-        """To the command's route directly; the router has the rest: the description, and telling 404 from 405."""
+        """To the command's route directly; FastAPI has its own pages, and its router tells 404 from 405."""
         for route in self._routes.get(scope["method"], ()):
             if (found := route.path_regex.match(scope["path"])) is not None:
                 scope["route"], scope["path_params"] = route, found.groupdict()
                 await route.app(scope, receive, send)
                 return
-        await self._api.router(scope, receive, send)
+        if scope["path"].startswith(_DESCRIPTION):
+            await self._api(scope, receive, send)
+        else:
+            await self._api.router(scope, receive, send)
 
     async def _refuse(self, send: Any, error: AppError, request: Inbound, sent: int) -> None:
         if sent:
