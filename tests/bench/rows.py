@@ -7,8 +7,10 @@ import json
 import os
 import random
 import socket
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from tests.bench.dev import dev, pss_megabytes
 from tests.bench.in_process import transactions
 from tests.bench.run import HERE, Row, interleaved, load, median, process, wait_for
 
@@ -216,9 +219,39 @@ def rls_transaction(rounds: int, seconds: float) -> Row:
     return Row(rate, reference_rate, None, "1/s", "higher", ">= 0.85 of asyncpg", rate / reference_rate >= 0.85)
 
 
+def dev_start(rounds: int, seconds: float) -> Row:
+    """`make dev` when installed, until it is ready with its demo workspace."""
+    taken = []
+    for _ in range(rounds):
+        with dev() as (ready_after, _pid):
+            taken.append(ready_after)
+    ready = statistics.median(taken)
+    return Row(ready, None, None, "s", "lower", "<= 6 s", ready <= 6)
+
+
+def _memory(limit: float, *options: str) -> Row:
+    with dev(*options) as (_, pid):
+        time.sleep(2)
+        used = pss_megabytes(pid)
+    return Row(used, None, None, "MB", "lower", f"<= {limit:.0f} MB PSS", used <= limit)
+
+
+def dev_memory(rounds: int, seconds: float) -> Row:
+    """The whole stack of `make dev`, every service in a process of its own."""
+    return _memory(700)
+
+
+def dev_memory_one_process(rounds: int, seconds: float) -> Row:
+    """The whole stack with all services in one process."""
+    return _memory(250, "--one-process")
+
+
 ROWS = {
     "authenticated_read": authenticated_read,
     "secret_put": secret_put,
     "secret_reveal": secret_reveal,
     "rls_transaction": rls_transaction,
+    "dev_start": dev_start,
+    "dev_memory": dev_memory,
+    "dev_memory_one_process": dev_memory_one_process,
 }
