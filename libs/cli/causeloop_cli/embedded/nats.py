@@ -136,14 +136,20 @@ class EmbeddedNats(EmbeddedServer):
 def free_port() -> int:
     """A port of `PORTS` that nobody listens on at this moment."""
     for port in random.SystemRandom().sample(PORTS, 200):  # not the shared generator: tests seed that alike
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as nats-server does
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
-                continue
+        if is_free(port):
             return port
     raise ServerFailed(f"No port from {PORTS.start} to {PORTS.stop} is free on {LOOPBACK}. Choose one yourself.")
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on this port of the loopback at this moment."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as nats-server does
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
 
 
 def _greeted_name(port: int) -> str | None:

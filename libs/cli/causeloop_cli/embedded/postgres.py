@@ -31,7 +31,6 @@ import ctypes
 import errno
 import os
 import pwd
-import re
 import secrets
 import shutil
 import subprocess
@@ -46,6 +45,7 @@ from urllib.parse import quote
 
 import asyncpg
 
+from causeloop_cli.embedded.preparing import prepare
 from causeloop_cli.embedded.process import Janitor, Owner, ServerFailed, ServerProcess
 from causeloop_cli.embedded.server import (
     EmbeddedServer,
@@ -124,11 +124,8 @@ class EmbeddedPostgres(EmbeddedServer):
         right on the database, so that a service role can connect only once migrations grant it CONNECT.
         Without a `password` a new one is set each time.
         """
-        for name in (database, migrator):
-            if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name):
-                raise ServerFailed(f"{name!r} is no name for a role or database here. Use a-z, 0-9 and _.")
         chosen = password or secrets.token_urlsafe(24)
-        _run(_prepare(self.superuser_url, database, migrator, chosen))
+        _run(prepare(self.superuser_url, database, migrator, chosen))
         return self._url(migrator, chosen, database)
 
     def _url(self, role: str, password: str, database: str) -> str:
@@ -404,25 +401,6 @@ def _free_shared_memory(pid_file: Path) -> None:
         ctypes.CDLL(None).shmctl(segment, 0, None)  # 0 is IPC_RMID
     finally:
         os.seteuid(ours)
-
-
-async def _prepare(superuser_url: str, database: str, migrator: str, password: str) -> None:
-    connection = await asyncpg.connect(superuser_url)
-    try:
-        known = await connection.fetchval("SELECT true FROM pg_roles WHERE rolname = $1", migrator)
-        statement = await connection.fetchval(
-            "SELECT format('%s ROLE %I LOGIN NOSUPERUSER CREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS "
-            "PASSWORD %L', $1::text, $2::text, $3::text)",
-            "ALTER" if known else "CREATE",
-            migrator,
-            password,
-        )
-        await connection.execute(statement)
-        if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", database):
-            await connection.execute(f'CREATE DATABASE "{database}" OWNER "{migrator}"')
-        await connection.execute(f'REVOKE ALL ON DATABASE "{database}" FROM PUBLIC')
-    finally:
-        await connection.close()
 
 
 def _run(work: Coroutine[object, object, _T]) -> _T:
