@@ -31,9 +31,7 @@ class Installation:
     @classmethod
     def new(cls) -> Self:
         """A new installation."""
-        names = (*topology.SERVICES, topology.OPERATOR)
-        seeds = {name: nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER).decode() for name in names}
-        return cls(secrets.token_urlsafe(48), base64.b64encode(os.urandom(32)).decode(), seeds)
+        return cls(secrets.token_urlsafe(48), base64.b64encode(os.urandom(32)).decode(), new_seeds())
 
     @classmethod
     def kept_in(cls, folder: Path) -> Self:
@@ -72,6 +70,12 @@ class Installation:
         if service == "vault":
             environ["CAUSELOOP_MASTER_KEY"] = self.master_key
         return environ
+
+
+def new_seeds() -> dict[str, str]:
+    """New nkey seeds for every service and the operator."""
+    names = (*topology.SERVICES, topology.OPERATOR)
+    return {name: nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER).decode() for name in names}
 
 
 def public_key(seed: str) -> str:

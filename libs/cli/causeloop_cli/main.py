@@ -1,27 +1,39 @@
 """The `causeloop` command. Each subcommand is a module that is imported when it is asked for."""
 
 import argparse
+import os
 import sys
 from importlib import import_module
 
-from causeloop_cli.embedded.process import ServerFailed
 from causeloop_common.contracts.topology import SERVICES
-from causeloop_common.errors import AppError
-from causeloop_common.rls import IsolationError
-from causeloop_common.settings import SettingsError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; errors that a person can mend are told as a sentence, without a traceback."""
     options = _parser().parse_args(arguments)
-    command = import_module(f"causeloop_cli.{options.command}")
     try:
+        command = import_module(f"causeloop_cli.{options.command}")
         return int(command.main(options) or 0)
-    except (SettingsError, IsolationError, AppError, ServerFailed) as error:
-        print(f"causeloop {options.command}: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read our output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if not isinstance(error, _mendable()):
+            raise
+        print(f"causeloop {options.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+    """What a person can mend. Imported when it happens: a command starts sooner without."""
+    from causeloop_cli.embedded.process import ServerFailed
+    from causeloop_common.errors import AppError
+    from causeloop_common.rls import IsolationError
+    from causeloop_common.settings import SettingsError
+
+    return (SettingsError, IsolationError, AppError, ServerFailed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,9 +54,17 @@ def _parser() -> argparse.ArgumentParser:
 
     servers = commands.add_parser("servers", help="run only PostgreSQL and NATS, migrated; prints how to reach them")
     servers.add_argument("--fsync", action="store_true", help="durable writes, as in production")
+    servers.add_argument("--containers", action="store_true", help="from containers, instead of embedded")
 
     keys = commands.add_parser("keys", help="print the environment of one service: its keys and nothing more")
-    keys.add_argument("service", choices=SERVICES, metavar="service", help=", ".join(SERVICES))
+    keys.add_argument("service", nargs="?", choices=SERVICES, metavar="service", help=", ".join(SERVICES))
+    keys.add_argument(
+        "--nats",
+        nargs="?",
+        const="both",
+        choices=("seeds", "config", "both"),
+        help="instead: new bus credentials (seeds), and what the NATS server must know of them (config)",
+    )
 
     schemas = commands.add_parser("schemas", help="write the JSON Schema of every message, OpenAPI and AsyncAPI")
     schemas.add_argument("--check", action="store_true", help="write nothing; fail when something differs")

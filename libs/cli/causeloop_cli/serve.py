@@ -1,6 +1,7 @@
 """`causeloop serve`: any subset of the services in one process."""
 
 import argparse
+import logging
 import os
 from collections.abc import Mapping, Sequence
 
@@ -17,9 +18,11 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-def serve(names: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Compose the services and run them in one event loop."""
+def serve(names: Sequence[str], environ: Mapping[str, str], also: logging.Handler | None = None) -> None:
+    """Compose the services and run them in one event loop; `also` is one more place where log records go."""
     telemetry.setup(names[0] if len(names) == 1 else "causeloop", environ.get("LOG_LEVEL", "INFO"))
+    if also is not None:
+        logging.getLogger().addHandler(also)
 
     async def composed() -> None:
         # Inside the loop: connections and locks belong to the loop they were made in.

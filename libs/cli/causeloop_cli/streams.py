@@ -1,11 +1,16 @@
 """The one place that makes streams and consumers: the operator's credential, the declarations of the contracts.
 
 What is there and as declared is left alone; what differs is brought to the declaration where the server allows it.
-Services only compare.
+`differences` only compares, with whatever credential: the operator's sees everything, a service's its own.
 """
+
+import os
+import ssl
+from typing import Any
 
 import nats
 import nats.js.errors
+from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import (
     AckPolicy,
@@ -23,9 +28,7 @@ from causeloop_common.contracts.topology import Consumer, Stream
 
 async def declare(url: str, operator_seed: str) -> None:
     """Make or adjust every stream and consumer."""
-    client = await nats.connect(
-        url, nkeys_seed_str=operator_seed, inbox_prefix=topology.inbox(topology.OPERATOR), connect_timeout=5
-    )
+    client = await _connect(url, topology.OPERATOR, operator_seed)
     try:
         stream = client.jetstream(timeout=10)
         for declared in topology.STREAMS:
@@ -36,8 +39,82 @@ async def declare(url: str, operator_seed: str) -> None:
         await client.close()
 
 
+async def differences(url: str, name: str, seed: str) -> dict[str, str]:
+    """Every stream and consumer that the credential `name` may look at: 'ok', or how it is not as declared."""
+    client = await _connect(url, name, seed)
+    allowed = topology.permissions(name).publish
+    told = {}
+    try:
+        stream = client.jetstream(timeout=5)
+        for declared in topology.STREAMS:
+            if "$JS.API.>" in allowed or f"$JS.API.STREAM.INFO.{declared.name}" in allowed:
+                told[f"stream {declared.name}"] = await _stream_difference(stream, declared)
+        for consumer in topology.CONSUMERS:
+            if "$JS.API.>" in allowed or f"$JS.API.CONSUMER.INFO.{consumer.stream}.{consumer.name}" in allowed:
+                told[f"consumer {consumer.name}"] = await _consumer_difference(stream, consumer)
+        if name == topology.OPERATOR:
+            known = {declared.name for declared in topology.STREAMS}
+            for info in await stream.streams_info():
+                if info.config.name not in known:
+                    told[f"stream {info.config.name}"] = "It is not declared: remove it, or find out who made it."
+    finally:
+        await client.close()
+    return told
+
+
+async def _stream_difference(stream: JetStreamContext, declared: Stream) -> str:
+    try:
+        info = await stream.stream_info(declared.name)
+    except nats.js.errors.NotFoundError:
+        return "It is missing: run `causeloop migrate`."
+    fields = "subjects", "retention", "storage", "discard", "max_age", "max_bytes", "duplicate_window", "deny_delete"
+    return _difference(_stream_config(declared), info.config, fields)
+
+
+async def _consumer_difference(stream: JetStreamContext, declared: Consumer) -> str:
+    try:
+        info = await stream.consumer_info(declared.stream, declared.name)
+    except nats.js.errors.NotFoundError:
+        return "It is missing: run `causeloop migrate`."
+    fields = "ack_policy", "deliver_policy", "ack_wait", "max_ack_pending", "filter_subject", "filter_subjects"
+    return _difference(_consumer_config(declared), info.config, fields)
+
+
+def _difference(declared: Any, found: Any, fields: tuple[str, ...]) -> str:
+    """The drift in words; the server leaves out what is empty."""
+    drift = [
+        f"{field} is {getattr(found, field)}, declared {getattr(declared, field)}"
+        for field in fields
+        if (getattr(found, field) or None) != (getattr(declared, field) or None)
+    ]
+    return f"It is not as declared: {'; '.join(drift)}. Run `causeloop migrate`." if drift else "ok"
+
+
+async def _connect(url: str, name: str, seed: str) -> Client:
+    authority = os.environ.get("NATS_CA_FILE")
+    more = {"tls": ssl.create_default_context(cafile=authority)} if authority else {}
+    return await nats.connect(
+        url,
+        nkeys_seed_str=seed,
+        inbox_prefix=topology.inbox(name),
+        connect_timeout=5,
+        allow_reconnect=False,
+        **more,
+    )
+
+
 async def _stream(stream: JetStreamContext, declared: Stream) -> None:
-    config = StreamConfig(
+    config = _stream_config(declared)
+    try:
+        await stream.stream_info(declared.name)
+    except nats.js.errors.NotFoundError:
+        await stream.add_stream(config)
+    else:
+        await stream.update_stream(config)
+
+
+def _stream_config(declared: Stream) -> StreamConfig:
+    return StreamConfig(
         name=declared.name,
         subjects=list(declared.subjects),
         retention=RetentionPolicy.LIMITS,
@@ -49,12 +126,6 @@ async def _stream(stream: JetStreamContext, declared: Stream) -> None:
         deny_delete=True,
         allow_rollup_hdrs=False,
     )
-    try:
-        await stream.stream_info(declared.name)
-    except nats.js.errors.NotFoundError:
-        await stream.add_stream(config)
-    else:
-        await stream.update_stream(config)
 
 
 def _consumer_config(consumer: Consumer) -> ConsumerConfig:

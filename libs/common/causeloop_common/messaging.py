@@ -77,6 +77,7 @@ _ATTRIBUTES = ("ce-actor", "ce-credential", "ce-subject", "ce-requestid", TRACEP
 _ATTRIBUTE = re.compile(r"[\x20-\x7e]{0,256}")
 _FIRST_YEAR, _LAST_YEAR = 2000, 9000
 
+_COMPLAINT_SECONDS = 5.0
 _PING_SECONDS = 0.4
 """A connection that answers no ping for two of these is gone: callers learn of a silent cut within a second."""
 
@@ -168,6 +169,7 @@ class Bus:
         )
         self._client: Client | None = None
         self._replies: _Replies
+        self._complained_at = float("-inf")
         self.on_disconnect: list[Callable[[], None]] = []
         """Called when the connection is lost."""
 
@@ -277,6 +279,11 @@ class Bus:
             react()
 
     async def _failed(self, error: Exception) -> None:
+        now = time.monotonic()
+        if self.is_connected or now - self._complained_at > _COMPLAINT_SECONDS:
+            self._complained_at = now  # while the bus is away every try to reconnect ends up here
+        else:
+            return
         _log.warning("bus: %s: %s", type(error).__name__, error)
 
 

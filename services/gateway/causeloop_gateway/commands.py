@@ -149,9 +149,14 @@ class CommandRoute(APIRoute):
         if key is not None:
             ctx = _with_key(ctx, Idempotency(key, gateway.fingerprint(request, body)))
         try:
-            command = endpoint.command.model_validate(fields)
+            if self._takes_body:  # as JSON, so that a number is a number and not a text or true
+                command = endpoint.command.model_validate_json(orjson.dumps(fields), strict=True)
+            else:
+                command = endpoint.command.model_validate(fields)
         except ValidationError as error:
             raise invalid_input(error) from error
+        except orjson.JSONEncodeError as error:
+            raise Malformed("The body is nested too deep.") from error
         answer = await gateway.bus.request(ctx, command)
         content = answer.body
         if self._sealed:

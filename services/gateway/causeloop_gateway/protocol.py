@@ -2,9 +2,14 @@
 
 httptools itself buffers headers without end; here a request whose line and headers exceed 32 KiB is refused and its
 connection closed, before anything of it is kept.
+
+A refused client may still be sending. Were its connection closed at once, the system would answer what is unread with a
+reset, and the client might never see why it was refused. So the refusal is followed by our end of the connection alone,
+and what still comes is thrown away for a while (RFC 9112 9.6).
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -13,7 +18,43 @@ from causeloop_common.errors import AppError, HeadersTooLarge, Malformed
 from causeloop_gateway.inbound import HEAD_SECONDS, HEADER_BYTES
 from causeloop_gateway.problems import problem
 
+LINGER_SECONDS = 5.0
+
 _REASONS = {400: "Bad Request", 431: "Request Header Fields Too Large"}
+
+
+class _Lingering:
+    """A transport whose `close` asks the protocol whether something may be unread; then it ends our side only."""
+
+    def __init__(self, transport: Any, linger: Callable[[], bool]) -> None:
+        self._transport = transport
+        self._linger = linger
+        self._ending = False
+        self.write = transport.write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        """Whether nothing more can be said."""
+        return self._ending or bool(self._transport.is_closing())
+
+    def close(self) -> None:
+        """Close, after what was written has left."""
+        if self.is_closing():
+            return
+        self._ending = True
+        self.write = _unsaid
+        if self._linger() and self._transport.can_write_eof():
+            self._transport.resume_reading()
+            self._transport.write_eof()
+            asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.close)
+        else:
+            self._transport.close()
+
+
+def _unsaid(_: bytes) -> None:
+    """What is said on a connection that was closed."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -28,7 +69,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """A client has so long to send its first request's head."""
-        super().connection_made(transport)
+        super().connection_made(_Lingering(transport, self._throw_away_the_rest))  # type: ignore[arg-type]
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -77,6 +118,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
         self._refuse(Malformed("This is not an HTTP/1.1 request."))
+
+    def _throw_away_the_rest(self) -> bool:
+        """Whether a refused request may still be arriving; what comes of it is not looked at."""
+        self._refused = self._refused or getattr(self.cycle, "more_body", False)  # no cycle: no request was begun
+        return self._refused
 
     def _expect_head(self) -> None:
         self._too_slow = self.loop.call_later(HEAD_SECONDS, self.transport.close)

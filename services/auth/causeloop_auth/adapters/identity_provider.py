@@ -46,6 +46,7 @@ class IdentityProvider:
         self._keys: dict[str, Any] = {}
         self._fetched_at = float("-inf")
         self._tried_at = float("-inf")
+        self._attempts = 0
         self._fetching = asyncio.Lock()
         self._client = httpx.AsyncClient(timeout=3.0, follow_redirects=False, trust_env=False)
 
@@ -84,9 +85,11 @@ class IdentityProvider:
 
     async def _key(self, kid: str) -> Any:
         if kid not in self._keys or self._monotonic() - self._fetched_at > _FRESH_SECONDS:
+            before = self._attempts
             async with self._fetching:
-                if kid not in self._keys or self._monotonic() - self._fetched_at > _FRESH_SECONDS:
+                if self._attempts == before:  # else another's fetch was this one's too, whatever came of it
                     await self._refetch()
+                    self._attempts += 1
         if kid in self._keys:
             return self._keys[kid]
         if not self._keys:
@@ -107,7 +110,7 @@ class IdentityProvider:
                 for key in response.json()["keys"]
                 if key.get("kty") == "RSA" and "kid" in key
             }
-        except (httpx.HTTPError, ValueError, KeyError, TypeError, jwt.PyJWTError) as error:
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError, jwt.PyJWTError) as error:
             _log.warning("the identity provider's keys cannot be fetched: %s", type(error).__name__)
             return
         self._keys, self._fetched_at = found, self._monotonic()

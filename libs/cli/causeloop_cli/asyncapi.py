@@ -1,0 +1,202 @@
+"""The messages of all services as one AsyncAPI 3.0 document.
+
+A command is a channel its owner receives from, with a reply; an event is a channel its owner sends to. What AsyncAPI
+has no word for is said in extensions: `x-permission` and `x-issuers` of a command, `x-stream` of an event, and
+`x-streams` with the streams and their durable consumers.
+
+Source: https://www.asyncapi.com/docs/reference/specification/v3.0.0
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from causeloop_common import messaging
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.base import Command, Event, commands, events
+
+_Mode = Literal["validation", "serialization"]
+
+_HEADERS = {
+    "CommandHeaders": {
+        messaging.TOKEN: "Service token: who asks, for whom, in which tenant, with which permissions.",
+        messaging.DEADLINE: "Milliseconds since the epoch; what arrives later is not executed.",
+        messaging.REQUEST_ID: "The request this belongs to.",
+        messaging.TRACEPARENT: "W3C Trace Context.",
+        messaging.IDEMPOTENCY_KEY: "The client's key, where the command changes something: a retry is answered alike.",
+        messaging.FINGERPRINT: "Keyed digest of the request that the key belongs to.",
+    },
+    "ReplyHeaders": {
+        messaging.REPLAYED: "'true' when this is the first answer again.",
+        messaging.ERROR: "A refusal's sentence (NATS ADR-32).",
+        messaging.ERROR_CODE: "A refusal's code; then the payload is empty or has `fields`.",
+        messaging.RETRY_AFTER: "Seconds to wait before trying again.",
+    },
+    "EventHeaders": {
+        "Nats-Msg-Id": "The event's id: JetStream keeps one of it.",
+        "ce-specversion": "CloudEvents version, 1.0.",
+        "ce-id": "The event's id.",
+        "ce-source": "The service it came from.",
+        "ce-type": "Service and event.",
+        "ce-subject": "The id of the thing acted on.",
+        "ce-time": "When it happened, RFC 3339.",
+        "ce-actor": "Who did it.",
+        "ce-credential": "By which session or token, if any.",
+        "ce-requestid": "The request it belongs to.",
+        messaging.TRACEPARENT: "W3C Trace Context.",
+    },
+}
+_OPTIONAL = frozenset({"ce-credential", messaging.IDEMPOTENCY_KEY, messaging.FINGERPRINT, *_HEADERS["ReplyHeaders"]})
+
+
+def document() -> dict[str, Any]:
+    """The whole document."""
+    asked = [kind for owner in topology.OWNERS.values() for kind in commands(owner)]
+    announced = [kind for owner in topology.ANNOUNCERS.values() for kind in events(owner)]
+    payloads, schemas = _schemas(asked, announced)
+    channels: dict[str, Any] = {}
+    operations: dict[str, Any] = {}
+    for command in asked:
+        channels[command.subject] = _asking(command, payloads)
+        channels[f"{command.subject}.reply"] = _answering(command, payloads)
+        operations[f"{command.service}.{command.operation}"] = _operation(command)
+    for event in announced:
+        channels[f"evt.{event.type}"] = _announcing(event, payloads)
+        operations[f"{event.type}.announce"] = _announcement(event)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Causeloop messages",
+            "version": version("causeloop-common"),
+            "description": "What the services say to each other over NATS. Clients use the HTTP interface; audit "
+            "consumers follow events through a subscription of their workspace.",
+        },
+        "defaultContentType": "application/json",
+        "servers": {
+            "bus": {
+                "host": "{host}",
+                "protocol": "nats",
+                "description": "NATS with JetStream; every service has an nkey with exactly its subjects.",
+                "variables": {"host": {"default": "127.0.0.1:4222", "description": "NATS_URL"}},
+            }
+        },
+        "channels": channels,
+        "operations": operations,
+        "components": {"schemas": schemas},
+        "x-streams": [_stream(stream) for stream in topology.STREAMS],
+    }
+
+
+def _schemas(
+    asked: list[type[Command[Any]]], announced: list[type[Event]]
+) -> tuple[Mapping[Any, Any], dict[str, dict[str, Any]]]:
+    """Each message's payload by (kind, mode), as a reference, and the schemas referred to."""
+    replies = dict.fromkeys(kind.reply for kind in asked)
+    messages: list[tuple[type[BaseModel], _Mode]] = [
+        *((kind, "validation") for kind in asked),
+        *((kind, "serialization") for kind in (*replies, *announced)),
+    ]
+    payloads, defined = models_json_schema(messages, ref_template="#/components/schemas/{model}")
+    schemas: dict[str, dict[str, Any]] = defined["$defs"]
+    return payloads, schemas | {name: _headers(described) for name, described in _HEADERS.items()}
+
+
+def _asking(kind: type[Command[Any]], payloads: Mapping[Any, Any]) -> dict[str, Any]:
+    return {
+        "address": kind.subject,
+        "description": f"Asked by {' and '.join(sorted(kind.issuers))}, answered by {kind.service}.",
+        "messages": {kind.__name__: _message(kind, payloads[kind, "validation"], "CommandHeaders")},
+    }
+
+
+def _answering(kind: type[Command[Any]], payloads: Mapping[Any, Any]) -> dict[str, Any]:
+    return {
+        "address": None,
+        "description": "The private inbox that the asking service named in the message's reply subject.",
+        "messages": {kind.reply.__name__: _message(kind.reply, payloads[kind.reply, "serialization"], "ReplyHeaders")},
+    }
+
+
+def _operation(kind: type[Command[Any]]) -> dict[str, Any]:
+    reply = f"{kind.subject}.reply"
+    return {
+        "action": "receive",
+        "channel": _channel(kind.subject),
+        "messages": [_message_of(kind.subject, kind)],
+        "reply": {"channel": _channel(reply), "messages": [_message_of(reply, kind.reply)]},
+        "summary": _summary(kind),
+        "tags": [{"name": kind.service}],
+        "bindings": {"nats": {"queue": kind.service}},
+        "x-permission": str(kind.permission),
+        "x-issuers": sorted(kind.issuers),
+        "x-pure": kind.pure,
+        "x-timeout-seconds": kind.timeout,
+    }
+
+
+def _announcing(kind: type[Event], payloads: Mapping[Any, Any]) -> dict[str, Any]:
+    return {
+        "address": f"evt.{{tenant}}.{kind.type}",
+        "parameters": {"tenant": {"description": "The workspace (ws_…) or the person's realm (usr_…)."}},
+        "messages": {kind.__name__: _message(kind, payloads[kind, "serialization"], "EventHeaders")},
+        "x-stream": topology.EVENTS.name,
+    }
+
+
+def _announcement(kind: type[Event]) -> dict[str, Any]:
+    channel = f"evt.{kind.type}"
+    return {
+        "action": "send",
+        "channel": _channel(channel),
+        "messages": [_message_of(channel, kind)],
+        "summary": _summary(kind),
+        "tags": [{"name": kind.type.partition(".")[0]}],
+        "x-target": kind.target,
+    }
+
+
+def _message(kind: type[BaseModel], payload: Any, headers: str) -> dict[str, Any]:
+    return {
+        "name": kind.__name__,
+        "summary": _summary(kind),
+        "headers": {"$ref": f"#/components/schemas/{headers}"},
+        "payload": payload,
+    }
+
+
+def _headers(described: dict[str, str]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {name: {"type": "string", "description": told} for name, told in described.items()},
+        "required": [name for name in described if name not in _OPTIONAL],
+    }
+
+
+def _stream(stream: topology.Stream) -> dict[str, Any]:
+    return {
+        "name": stream.name,
+        "subjects": list(stream.subjects),
+        "max_age_seconds": stream.max_age_seconds,
+        "max_bytes": stream.max_bytes,
+        "duplicate_window_seconds": stream.duplicate_window_seconds,
+        "consumers": [
+            {"name": consumer.name, "service": consumer.service, "filters": list(consumer.filters)}
+            for consumer in topology.CONSUMERS
+            if consumer.stream == stream.name
+        ],
+    }
+
+
+def _summary(kind: type[BaseModel]) -> str:
+    return " ".join((kind.__doc__ or "").split())
+
+
+def _channel(name: str) -> dict[str, str]:
+    return {"$ref": f"#/channels/{name}"}
+
+
+def _message_of(channel: str, kind: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/channels/{channel}/messages/{kind.__name__}"}

@@ -1,0 +1,140 @@
+"""`causeloop doctor`: what a service checks before it serves, asked of all of them at once and told in lines.
+
+For each service, as that service: its database role gets in and the isolation proof holds (the very proof of its
+start), so do its other roles, the bus lets it in, and the master key opens the database. Then streams and consumers
+against the contracts, and every table that may change without an audit event, with the reason.
+
+The settings come from the environment; without a database there, from the `causeloop dev` that runs in this folder.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import textwrap
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+import nats.errors
+
+from causeloop_cli import dev_folder, services, streams
+from causeloop_common import rls
+from causeloop_common.contracts.topology import AUDIT_INTAKE, OPERATOR, OWNERS, SERVICES
+from causeloop_common.database import Database
+from causeloop_common.errors import AppError
+from causeloop_common.settings import Settings, SettingsError
+
+FINE = {
+    "bus": "The bus lets it in.",
+    "database": "The database lets it in, under its own role.",
+    "isolation": "Roles, policies, grants and guards are exactly as declared; without a tenant no row is seen.",
+    "master_key": "The master key opens this database's keys.",
+    "stream": "As declared.",
+    "consumer": "As declared.",
+    "role": "The database lets it in.",
+}
+"""What is told of a check that holds, by the first word of its name."""
+
+
+class Finding(NamedTuple):
+    """One line: about whom, which check, 'ok' or what is wrong."""
+
+    about: str
+    check: str
+    told: str
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print a line for each check; 1 when one fails."""
+    logging.getLogger().addHandler(logging.NullHandler())  # the lines below say it, once
+    environs, origin = environments(os.environ, Path(dev_folder.NAME))
+    print(f"Settings from {origin}.\n")
+    findings = asyncio.run(examine(environs))
+    about, check = (max(len(finding[column]) for finding in findings) for column in (0, 1))
+    for finding in findings:
+        fine = finding.told == "ok"
+        told = FINE.get(finding.check.split()[0], "It holds.") if fine else " ".join(finding.told.split())
+        print(f"{'ok  ' if fine else 'FAIL'}  {finding.about:<{about}}  {finding.check:<{check}}  {told}")
+    print("\nTables that may change without an audit event, and why:\n")
+    for name, reason in unaudited():
+        print(textwrap.fill(reason, 118, initial_indent=f"{name:<26}", subsequent_indent=" " * 26))
+    failed = sum(finding.told != "ok" for finding in findings)
+    print(f"\n{failed} of {len(findings)} checks failed." if failed else f"\nAll {len(findings)} checks hold.")
+    return 1 if failed else 0
+
+
+def environments(environ: Mapping[str, str], folder: Path) -> tuple[dict[str, Mapping[str, str]], str]:
+    """The environment of each service that can be examined, and where it comes from."""
+    if environ.get("DATABASE_URL"):
+        return dict.fromkeys((*SERVICES, OPERATOR), environ), "the environment"
+    own = [name for name in SERVICES if environ.get(f"CAUSELOOP_KEYS_{name.upper()}")]
+    if own:
+        return dict.fromkeys((*own, OPERATOR), environ), f"the environment, which has keys for {', '.join(own)}"
+    if dev_folder.running(folder) and (told := dev_folder.read(folder, "environ.json")):
+        return told, f"the `causeloop dev` that runs in {folder.absolute().parent}"
+    raise SettingsError(
+        "There is nothing to examine. Set DATABASE_URL and what else the services need, or run this in the folder of "
+        "a running `causeloop dev`."
+    )
+
+
+async def examine(environs: Mapping[str, Mapping[str, str]]) -> list[Finding]:
+    """All findings, services first, the bus last."""
+    asked = [_service(name, environs[name]) for name in SERVICES if name in environs]
+    found = await asyncio.gather(*asked, _bus(environs))
+    return [finding for findings in found for finding in findings]
+
+
+def unaudited() -> list[tuple[str, str]]:
+    """Every table without a commit guard, and the reason."""
+    return [table for owner in OWNERS for table in rls.unaudited(import_module(f"causeloop_{owner}.models").metadata)]
+
+
+async def _service(name: str, environ: Mapping[str, str]) -> list[Finding]:
+    try:
+        application = services.create(name, environ)
+    except SettingsError as error:
+        return [Finding(name, "settings", str(error))]
+    checks = await application.examine()
+    if name in OWNERS:
+        for role, dsn in _other_roles(name, application.settings).items():
+            checks[f"role {role.removeprefix(f'causeloop_{name}_')}"] = await _lets_in(name, dsn)
+    return [Finding(name, check, told) for check, told in checks.items()]
+
+
+def _other_roles(name: str, settings: Settings) -> dict[str, str]:
+    """The addresses of a service's roles besides its own."""
+    from causeloop_audit.settings import AuditSettings
+
+    if isinstance(settings, AuditSettings):
+        return {rls.roles(name)[1]: settings.writer_dsn()}
+    return {role: settings.dsn(role) for role in rls.roles(name)[1:]}
+
+
+async def _lets_in(schema: str, dsn: str) -> str:
+    database = Database(dsn, schema, import_module(f"causeloop_{schema}.models").metadata, workers=1)
+    try:
+        await database.start()
+        await database.ping()
+    except AppError as error:
+        return error.detail
+    finally:
+        await database.stop()
+    return "ok"
+
+
+async def _bus(environs: Mapping[str, Mapping[str, str]]) -> list[Finding]:
+    """Streams and consumers, as the operator if its credential is here, else as the service that has a consumer."""
+    for name in (OPERATOR, AUDIT_INTAKE.service):
+        environ = environs.get(name, {})
+        seed = environ.get(f"NATS_NKEY_SEED_{name.upper()}")
+        if seed is None:
+            continue
+        try:
+            told = await asyncio.wait_for(streams.differences(environ.get("NATS_URL", ""), name, seed), timeout=20)
+        except (OSError, nats.errors.Error, TimeoutError) as error:
+            return [Finding(name, "bus", f"NATS_URL does not let it in: {type(error).__name__}.")]
+        return [Finding("bus", check, word) for check, word in told.items()]
+    return [Finding("bus", "streams", "Set NATS_NKEY_SEED_OPERATOR, so that streams and consumers can be compared.")]

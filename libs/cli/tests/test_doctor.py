@@ -1,0 +1,173 @@
+"""`causeloop doctor`: all well on a fresh installation, and each thing that can be wrong is named."""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import nats
+import pytest
+from nats.js.api import ConsumerConfig, StreamConfig
+
+from causeloop_cli import doctor, streams
+from causeloop_cli.doctor import Finding
+from causeloop_cli.installation import Installation
+from causeloop_common.contracts import topology
+from causeloop_common.settings import SettingsError
+from causeloop_common.testing import Servers
+
+AUTH = {
+    "CLERK_JWKS_URL": "http://127.0.0.1:9/.well-known/jwks.json",
+    "CLERK_AUTHORIZED_PARTIES": "http://127.0.0.1:4000",
+}
+
+
+@pytest.fixture
+def environs(servers: Servers) -> dict[str, dict[str, str]]:
+    """What each service, and the operator, would be given."""
+    operator = {"NATS_URL": servers.nats_url, "NATS_NKEY_SEED_OPERATOR": servers.seeds["operator"]}
+    made = {name: dict(environ) for name, environ in servers.environ.items()} | {"operator": operator}
+    made["auth"] |= AUTH
+    return made
+
+
+@pytest.fixture
+async def superuser(servers: Servers) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(servers.superuser_url)
+    yield connection
+    await connection.close()
+
+
+def failed(findings: list[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.told != "ok"]
+
+
+class TestExamine:
+    async def test_a_fresh_installation_is_well_in_every_respect(self, environs: dict[str, dict[str, str]]) -> None:
+        findings = await doctor.examine(environs)
+        assert failed(findings) == []
+        checked = {(finding.about, finding.check) for finding in findings}
+        assert {(name, "isolation") for name in topology.OWNERS} <= checked
+        assert {(name, "bus") for name in topology.SERVICES} <= checked
+        assert {("vault", "master_key"), ("auth", "role relay"), ("audit", "role writer")} <= checked
+        assert {("bus", "stream EVENTS"), ("bus", "stream DEAD"), ("bus", "consumer audit_intake")} <= checked
+
+    async def test_a_policy_too_many_is_named(
+        self, environs: dict[str, dict[str, str]], superuser: asyncpg.Connection
+    ) -> None:
+        await superuser.execute("CREATE POLICY open ON vault.secrets FOR SELECT TO causeloop_vault USING (true)")
+        try:
+            [finding] = failed(await doctor.examine(environs))
+        finally:
+            await superuser.execute("DROP POLICY open ON vault.secrets")
+        assert (finding.about, finding.check) == ("vault", "isolation")
+        assert "vault.secrets has a policy that is not declared: open for select" in finding.told
+
+    async def test_another_master_key_is_told(self, environs: dict[str, dict[str, str]]) -> None:
+        await doctor.examine(environs)  # the canary is there
+        environs["vault"]["CAUSELOOP_MASTER_KEY"] = Installation.new().master_key
+        [finding] = failed(await doctor.examine(environs))
+        assert (finding.about, finding.check) == ("vault", "master_key")
+        assert "does not open this database's keys" in finding.told
+
+    async def test_a_role_that_is_not_let_in_is_named(self, environs: dict[str, dict[str, str]]) -> None:
+        good = environs["auth"]["DATABASE_URL_AUTH_RELAY"]
+        environs["auth"]["DATABASE_URL_AUTH_RELAY"] = good.replace("auth_relay:", "auth_relay:not")
+        [finding] = failed(await doctor.examine(environs))
+        assert (finding.about, finding.check) == ("auth", "role relay")
+        assert "InvalidPasswordError" in finding.told
+
+    async def test_settings_that_cannot_be_read_are_told_by_variable(self, environs: dict[str, dict[str, str]]) -> None:
+        del environs["auth"]["CLERK_JWKS_URL"]
+        [finding] = failed(await doctor.examine(environs))
+        assert (finding.about, finding.check) == ("auth", "settings")
+        assert finding.told.startswith("CLERK_JWKS_URL")
+
+    async def test_drift_of_streams_and_consumers_is_named(
+        self, environs: dict[str, dict[str, str]], servers: Servers
+    ) -> None:
+        seed = servers.seeds["operator"]
+        client = await nats.connect(servers.nats_url, nkeys_seed_str=seed, inbox_prefix="_INBOX.operator")
+        manager = client.jetstream()
+        found = (await manager.stream_info("DEAD")).config
+        await manager.update_stream(found.evolve(max_bytes=12345))
+        await manager.add_stream(StreamConfig(name="STRANGE", subjects=["strange.>"]))
+        intake = (await manager.consumer_info("EVENTS", "audit_intake")).config
+        await manager.add_consumer("EVENTS", ConsumerConfig(**{**vars(intake), "max_ack_pending": 7}))
+        try:
+            told = {finding.check: finding.told for finding in failed(await doctor.examine(environs))}
+        finally:
+            await manager.delete_stream("STRANGE")
+            await client.close()
+            await streams.declare(servers.nats_url, seed)
+        assert set(told) == {"stream DEAD", "stream STRANGE", "consumer audit_intake"}
+        assert "max_bytes is 12345, declared" in told["stream DEAD"]
+        assert "It is not declared" in told["stream STRANGE"]
+        assert "max_ack_pending is 7, declared 5000" in told["consumer audit_intake"]
+        assert failed(await doctor.examine(environs)) == []  # `migrate` mends it
+
+    async def test_without_the_operator_a_service_compares_what_it_may_see(
+        self, environs: dict[str, dict[str, str]]
+    ) -> None:
+        del environs["operator"]
+        findings = await doctor.examine(environs)
+        assert failed(findings) == []
+        assert [f.check for f in findings if f.about == "bus"] == ["stream EVENTS", "consumer audit_intake"]
+
+
+class TestCommand:
+    @pytest.fixture
+    def environ(self, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One environment for all, as on a small server."""
+        for name in os.environ:
+            if name.startswith(("CAUSELOOP_", "DATABASE_", "NATS_")):
+                monkeypatch.delenv(name)
+        seeds = {f"NATS_NKEY_SEED_{name.upper()}": seed for name, seed in servers.seeds.items()}
+        common = {
+            "DATABASE_URL": servers.database_url,
+            "JWT_SECRET": servers.jwt_secret,
+            "NATS_URL": servers.nats_url,
+            "CAUSELOOP_MASTER_KEY": servers.environ["vault"]["CAUSELOOP_MASTER_KEY"],
+        }
+        for name, value in {**seeds, **common, **AUTH}.items():
+            monkeypatch.setenv(name, value)
+
+    @pytest.mark.usefixtures("environ")
+    def test_it_prints_a_line_for_each_check_and_every_unaudited_table(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert doctor.main(argparse.Namespace()) == 0
+        told = capsys.readouterr().out
+        assert "Settings from the environment." in told
+        assert "ok    vault    master_key             The master key opens this database's keys.\n" in told
+        assert "FAIL" not in told
+        for table, reason in doctor.unaudited():
+            assert f"{table:<26}{reason}" in told
+        assert told.endswith("checks hold.\n")
+
+    @pytest.mark.usefixtures("environ")
+    def test_a_failure_is_a_line_and_the_exit_code(self) -> None:
+        """In a process of its own: nats-py leaves the socket of a refused connection to the garbage collector."""
+        environ = {**os.environ, "NATS_NKEY_SEED_AUDIT": Installation.new().seeds["audit"]}
+        command = [sys.executable, "-m", "causeloop_cli.main", "doctor"]
+
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+
+        assert done.returncode == 1
+        assert "FAIL  audit    bus                    NATS does not let audit in" in done.stdout
+        assert "\n1 of " in done.stdout
+        assert done.stderr == ""
+
+
+class TestEnvironments:
+    def test_without_settings_and_without_a_dev_there_is_nothing_to_examine(self, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match="There is nothing to examine"):
+            doctor.environments({}, tmp_path / ".causeloop")
+
+    def test_an_environment_with_the_keys_of_one_service_is_for_that_one(self, tmp_path: Path) -> None:
+        environs, origin = doctor.environments({"CAUSELOOP_KEYS_AUTH": "…"}, tmp_path)
+        assert set(environs) == {"auth", "operator"}
+        assert origin == "the environment, which has keys for auth"
