@@ -1,0 +1,63 @@
+"""Fixtures of the tests that cross services.
+
+    stack      the whole house, shared by the run: tests keep to people and workspaces of their own
+    fragile    one more, for tests that kill what they like and start it again
+    tell       a line for the end of the run: what was counted
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from causeloop_cli.embedded import Janitor
+from tests.stack import Person, Stack
+
+_TOLD = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session")
+def janitor() -> Iterator[Janitor]:
+    with Janitor() as janitor:
+        yield janitor
+
+
+@pytest.fixture(scope="session")
+async def stack(janitor: Janitor, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    house = Stack(tmp_path_factory.mktemp("stack"), janitor, observed=True)
+    try:
+        await house.start_all()
+        yield house
+    finally:
+        await house.stop_all()
+
+
+@pytest.fixture(scope="session")
+async def fragile(janitor: Janitor, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    house = Stack(tmp_path_factory.mktemp("fragile"), janitor)
+    try:
+        await house.start_all()
+        yield house
+    finally:
+        await house.stop_all()
+
+
+@pytest.fixture
+async def owner(stack: Stack) -> Person:
+    return await stack.sign_up()
+
+
+@pytest.fixture
+async def stranger(stack: Stack) -> Person:
+    return await stack.sign_up()
+
+
+@pytest.fixture(scope="session")
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    return request.config.stash.setdefault(_TOLD, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if lines := config.stash.get(_TOLD, []):
+        terminalreporter.section("counted")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -1,0 +1,206 @@
+"""Two tenants: `a` has something in every table, `b` as well, and tries to get at what is a's.
+
+    tenants.naming(operation, field)     a value for a field that names a thing of a's, where the field can name one
+    tenants.requests(operation, …)       the requests that an operation's fields allow: required ones, each option, all
+
+A field that is not known here fails the test that meets it: whoever adds one decides what of a's it could name.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from causeloop_common import ids
+from causeloop_common.permissions import Permission
+from tests.stack import Person, Stack, told, until
+
+EVERYTHING = tuple(permission for permission in Permission if permission != Permission.WORKSPACE_CREATE)
+
+
+@dataclass
+class Things:
+    """What one tenant has, by what it is."""
+
+    person: Person
+    session: str
+    path: str
+    secret: str
+    token: dict[str, Any]
+    events: list[str]
+    cursors: dict[str, str]
+    words: list[str] = field(default_factory=list)
+
+    def marks(self) -> set[str]:
+        """Texts that would give this tenant away in an answer to somebody else."""
+        return {
+            self.person.id, self.person.workspace, self.session, self.path, self.secret, self.token["id"],
+            *self.events, *self.words,
+        }  # fmt: skip
+
+    def tenants(self) -> list[Any]:
+        """The values of `workspace_id` that are this person's: the workspace and the realm."""
+        return [ids.tenant_uuid(self.person.workspace), ids.tenant_uuid(self.person.id)]
+
+
+@dataclass
+class Tenants:
+    """Both of them."""
+
+    stack: Stack
+    a: Things
+    b: Things
+
+    async def naming(self, operation: str, name: str) -> Any:
+        """A value for a field of an operation: a thing of a's, or something of b's own where the field is no name."""
+        a, stack = self.a, self.stack
+        thing = {
+            ("revoke_token", "id"): a.token["id"],
+            ("get_entry", "id"): a.events[-1],
+            ("list_secrets", "position"): a.path[:-1],
+            ("list_entries", "position"): "0",
+            ("list_tokens", "position"): ids.encode("tok", ids.MAX),
+            ("list_my_workspaces", "position"): ids.encode("ws", ids.NIL),
+            ("authenticate", "token"): a.person.token[:-2] + "zz",
+        }.get((operation, name))
+        if thing is not None:
+            return thing
+        known: dict[str, Any] = {
+            "path": a.path,
+            "workspace_id": a.person.workspace,
+            "principal": a.person.id,
+            "actor": a.person.id,
+            "target": a.secret,
+            "action": "vault.",
+            "record_id": a.session,
+            "cursor": a.cursors.get(operation, a.cursors["list_secrets"]),
+            "since": "2000-01-01T00:00:00Z",
+            "until": "2100-01-01T00:00:00Z",
+            "order": "index",
+            "limit": 100,
+            "version": {"put_secret": 0}.get(operation, 1),
+            "name": "b's",
+            "slug": "b",
+            "timezone": "UTC",
+            "scopes": ["secrets:read"],
+            "expires_in_days": 1,
+            "value": "of b",
+            "address": "192.0.2.1",
+            "device": "of b",
+            "purpose": "session",
+            "plaintext": "of b",
+        }
+        if name == "subject_token":
+            return await stack.session(self.b.person.subject)
+        if name == "refresh_token":
+            return told(await stack.exchange(self.b.person.subject))["refresh_token"]
+        if name not in known:
+            raise AssertionError(f"Say in {__name__} what the field '{name}' of '{operation}' could name of a's.")
+        return known[name]
+
+    async def requests(
+        self, operation: str, required: Iterable[str], optional: Iterable[str]
+    ) -> list[dict[str, Any]]:
+        """Fields with a's things: the required ones alone, with each option, and all of them."""
+        needed, more = list(required), list(optional)
+        chosen = [needed, *([*needed, option] for option in more)]
+        if len(more) > 1:
+            chosen.append([*needed, *more])
+        return [{name: await self.naming(operation, name) for name in names} for names in chosen]
+
+    def nothing_of_a(self, answer: str, asked: str) -> bool:
+        """Whether an answer tells nothing of a's that the request did not tell itself."""
+        return not [mark for mark in self.a.marks() if mark in answer and mark not in asked]
+
+    async def footprint(self) -> dict[str, Any]:
+        """A digest of all rows of a's, in every table."""
+        async with self.stack.sql() as sql:
+            return {
+                table: await sql.fetchval(
+                    f"SELECT md5(coalesce(string_agg(t::text, '' ORDER BY t::text), '')) FROM {table} t "
+                    "WHERE workspace_id = ANY($1)",
+                    self.a.tenants(),
+                )
+                for table in await tenant_tables(sql)
+            }
+
+
+async def settle(stack: Stack) -> Tenants:
+    """Two new tenants; what they did has arrived in their logs."""
+    return Tenants(stack, await _furnish(stack, "alpha"), await _furnish(stack, "beta"))
+
+
+async def _furnish(stack: Stack, name: str) -> Things:
+    person = await stack.sign_up(workspace=False)
+    key = {"idempotency-key": f"key-of-{name}"}
+    body = {"name": f"Workspace {name}", "slug": f"slug-{name}"}
+    made = told(await person.post("/workspaces", json=body, headers=key), 201)
+    await person.move(made["id"])
+    path = f"{name}/db/password"
+    for value in (f"value-of-{name}", f"second-of-{name}"):
+        secret = told(await person.put(f"/secrets/{path}", json={"value": value}, headers={"idempotency-key": value}))
+    told(await person.put(f"/secrets/{name}/other", json={"value": f"other-of-{name}"}))
+    told(await person.post(f"/secrets/{path}/reveal"))
+    scopes = [str(permission) for permission in EVERYTHING]
+    tokens = [
+        told(await person.post("/api-tokens", json={"name": f"token-of-{name}", "scopes": scopes}, headers=key), 201)
+    ]
+    tokens.append(await person.personal_token("secrets:read", name=f"second-token-of-{name}"))
+    entries = await person.log(least=9)
+    cursors = {}
+    for operation, list_path in {
+        "list_secrets": "/secrets",
+        "list_tokens": "/api-tokens",
+        "list_entries": "/audit/events",
+    }.items():
+        cursors[operation] = told(await person.get(f"{list_path}?limit=1"))["page"]["next_cursor"]
+
+    async def realm_settled() -> bool:
+        async with stack.sql() as sql:
+            waiting = [
+                await sql.fetchval(
+                    f"SELECT count(*) FROM {schema}.outbox WHERE workspace_id = $1 AND published_at IS NULL",
+                    ids.tenant_uuid(person.id),
+                )
+                for schema in ("auth", "tenancy", "vault")
+            ]
+            entered = await sql.fetchval("SELECT size FROM audit.heads WHERE workspace_id = $1", ids.tenant_uuid(person.id))
+            return not any(waiting) and entered == 3
+
+    await until("the realm's events have arrived", realm_settled)
+    async with stack.sql() as sql:
+        session = await sql.fetchval("SELECT id FROM auth.sessions WHERE workspace_id = $1", ids.tenant_uuid(person.id))
+    words = [
+        f"value-of-{name}", f"second-of-{name}", f"other-of-{name}", f"Workspace {name}", f"slug-{name}",
+        f"token-of-{name}", person.token, person.refresh_token, tokens[0]["token"],
+    ]  # fmt: skip
+    return Things(
+        person, ids.encode("ses", session), path, secret["id"], tokens[0], [entry["id"] for entry in entries],
+        cursors, words,
+    )  # fmt: skip
+
+
+async def tenant_tables(sql: Any) -> list[str]:
+    """Every table with a tenant's rows, partitions apart."""
+    rows = await sql.fetch(
+        """
+        SELECT n.nspname || '.' || c.relname AS name FROM pg_class c
+        JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+        WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND a.attname = 'workspace_id' AND NOT a.attisdropped
+        ORDER BY 1
+        """
+    )
+    return [row["name"] for row in rows]
+
+
+def operations(openapi: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every operation of an OpenAPI document: method, path, description."""
+    for path, described in openapi["paths"].items():
+        for method, operation in described.items():
+            yield method.upper(), path, operation
+
+
+
+
+def makes_its_own(operation: str) -> bool:
+    """Whether an operation makes, under a name of a's, something that is b's own: to be tried after all others."""
+    return operation.startswith(("put_", "create_"))

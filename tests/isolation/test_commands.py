@@ -1,0 +1,173 @@
+"""Every command subject, called over the bus in the name of a second tenant, naming the first one's things."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from nats.aio.client import Client
+from pydantic import BaseModel
+
+from causeloop_common import ids
+from causeloop_common.context import ServiceTokens
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.base import Command, Envelope
+from causeloop_common.errors import AppError
+from causeloop_common.keys import KeyRing, Sealer
+from causeloop_common.messaging import DEADLINE, ERROR_CODE, TOKEN
+from causeloop_common.permissions import SELF, Internal, Permission
+from tests.isolation.tenants import Tenants, makes_its_own
+from tests.stack import Stack, asking, through, until
+
+OUTCOMES: dict[str, set[str]] = {
+    "cmd.auth.exchange": {"ok", "not_found"},
+    "cmd.auth.refresh": {"ok", "not_found"},
+    "cmd.auth.logout": {"ok"},
+    "cmd.auth.authenticate": {"unauthorized"},
+    "cmd.auth.create_token": {"ok"},
+    "cmd.auth.list_tokens": {"ok"},
+    "cmd.auth.revoke_token": {"not_found"},
+    "cmd.tenancy.create_workspace": {"ok"},
+    "cmd.tenancy.get_workspace": {"ok"},
+    "cmd.tenancy.list_my_workspaces": {"ok"},
+    "cmd.tenancy.resolve": {"ok"},
+    "cmd.vault.put_secret": {"ok", "conflict"},
+    "cmd.vault.get_secret": {"not_found"},
+    "cmd.vault.list_secrets": {"ok"},
+    "cmd.vault.reveal_secret": {"not_found"},
+    "cmd.vault.seal": {"ok"},
+    "cmd.audit.list_entries": {"ok"},
+    "cmd.audit.get_entry": {"not_found"},
+}
+"""What a second tenant may be answered, with every permission there is."""
+
+EVERY_PERMISSION = (*map(str, Permission), *map(str, Internal), SELF)
+KINDS = topology.command_kinds()
+
+
+def split(kind: type[Command[Any]]) -> tuple[list[str], list[str]]:
+    """A command's required and optional fields."""
+    fields = kind.model_fields
+    return [n for n, f in fields.items() if f.is_required()], [n for n, f in fields.items() if not f.is_required()]
+
+
+class TestEveryCommand:
+    async def test_is_known_here_and_answered_by_somebody(self, stack: Stack) -> None:
+        assert sorted(KINDS) == sorted(OUTCOMES), "Say in OUTCOMES what a second tenant may be answered."
+        for subject, kind in KINDS.items():
+            for issuer in kind.issuers:
+                async with stack.on_bus(issuer) as client:
+                    assert await ask(client, subject, b"{}", "") == "unauthorized", subject  # and not: no responders
+
+    async def test_tells_and_changes_nothing_of_another_tenant(
+        self, stack: Stack, tenants: Tenants, tell: Callable[[str], None]
+    ) -> None:
+        before = await tenants.footprint()
+        count = 0
+        for subject, kind in sorted(KINDS.items(), key=lambda item: makes_its_own(item[1].operation)):
+            for issuer in sorted(kind.issuers):
+                async with stack.bus_of(issuer) as bus:
+                    for tenant in (tenants.b.person.workspace, tenants.b.person.id):
+                        for fields in await tenants.requests(kind.operation, *split(kind)):
+                            ctx = asking(tenant, tenants.b.person.id, *EVERY_PERMISSION, issuer=issuer)
+                            outcome, answer = "ok", ""
+                            try:
+                                reply: BaseModel = await bus.call(ctx, kind.model_validate(fields))
+                                answer = reply.model_dump_json()
+                            except AppError as error:
+                                outcome, answer = error.code, f"{error.detail} {error.fields}"
+                            count += 1
+                            where = (subject, issuer, tenant, fields, outcome, answer[:300])
+                            assert outcome in self.allowed(kind, tenants, tenant), where
+                            assert tenants.nothing_of_a(answer, str(fields)), where
+                            if "workspace_id" in fields:
+                                assert outcome == "not_found", where
+        assert await tenants.footprint() == before
+        tell(f"isolation: {len(KINDS)} command subjects, {count} commands of a second tenant: nothing of another tenant")
+
+    def allowed(self, kind: type[Command[Any]], tenants: Tenants, tenant: str) -> set[str]:
+        """What may be answered; a realm is no workspace and cannot become one."""
+        in_realm = {"get_workspace": {"not_found"}, "create_workspace": {"internal_error"}}
+        return in_realm.get(kind.operation, OUTCOMES[kind.subject]) if tenant.startswith("usr_") else OUTCOMES[kind.subject]
+
+    async def test_takes_the_tenant_from_the_token_and_from_nothing_else(
+        self, stack: Stack, tenants: Tenants, tell: Callable[[str], None]
+    ) -> None:
+        before = await tenants.footprint()
+        a, b = tenants.a.person, tenants.b.person
+        count = 0
+        for kind in KINDS.values():
+            for issuer in sorted(kind.issuers):
+                keys = keyring(stack, issuer)
+                pair = keys.pair(issuer, kind.service)
+                token = ServiceTokens(keys).mint(asking(b.workspace, b.id, *EVERY_PERMISSION), kind.service)
+                fields = (await tenants.requests(kind.operation, split(kind)[0], []))[0]
+                command = kind.model_validate(fields)
+                sealed_for_b = command.to_wire(Envelope(Sealer(pair), f"{kind.subject}:{b.workspace}"))
+                sealed_for_a = command.to_wire(Envelope(Sealer(pair), f"{kind.subject}:{a.workspace}"))
+                async with stack.on_bus(issuer) as client:
+
+                    async def code(body: bytes, sent: str = token, client: Client = client, **headers: str) -> str:
+                        return await ask(client, kind.subject, body, sent, **headers)  # noqa: B023
+
+                    for name in {"workspace_id", "tenant", "ten", "tenant_id"} - set(kind.model_fields):
+                        more = orjson.dumps({**orjson.loads(sealed_for_b), name: a.workspace})
+                        assert await code(more) == "validation_error", (kind.subject, name)
+                        count += 1
+                    if any(name in kind.sealed_fields for name in fields):
+                        assert await code(sealed_for_a) == "validation_error", kind.subject
+                        count += 1
+                    no_right = ServiceTokens(keys).mint(asking(b.workspace, b.id), kind.service)
+                    assert await code(sealed_for_b, no_right) == "forbidden", kind.subject
+                    other = ServiceTokens(keys).mint(asking(b.workspace, b.id, *EVERY_PERMISSION), other_than(kind, keys))
+                    for wrong in (other, token[:-2] + "zz", "", a.token, a.realm_token):
+                        assert await code(sealed_for_b, wrong) == "unauthorized", (kind.subject, wrong)
+                    assert await code(sealed_for_b, **{DEADLINE: ""}) == "unauthorized", kind.subject
+                    count += 7
+        assert await tenants.footprint() == before
+        tell(f"isolation: {count} commands with a tenant in the payload, or another's token or seal: all refused")
+
+    async def test_whose_time_is_over_is_not_run(self, stack: Stack, tenants: Tenants) -> None:
+        before, counted = await tenants.footprint(), 0
+        for kind in KINDS.values():
+            passed_over = f'causeloop_commands_total{{command="{kind.subject}",outcome="late"}}'
+            for issuer in sorted(kind.issuers):
+                keys, a = keyring(stack, issuer), tenants.a.person
+                token = ServiceTokens(keys).mint(asking(a.workspace, a.id, *EVERY_PERMISSION), kind.service)
+                fields = (await tenants.requests(kind.operation, split(kind)[0], []))[0]
+                envelope = Envelope(Sealer(keys.pair(issuer, kind.service)), f"{kind.subject}:{a.workspace}")
+                late = str(int(time.time() * 1000) - 1)
+                met = await stack.metric(kind.service, passed_over)
+                async with stack.on_bus(issuer) as client:
+                    headers = {TOKEN: token, DEADLINE: late}
+                    body = kind.model_validate(fields).to_wire(envelope)
+                    await client.publish(kind.subject, body, f"{client.new_inbox()}.1", headers)
+                    await through(client)
+
+                async def is_met(kind: type[Command[Any]] = kind, line: str = passed_over, met: float = met) -> bool:
+                    return await stack.metric(kind.service, line) == met + 1
+
+                await until(f"{kind.subject} was passed over", is_met, seconds=5)
+                counted += 1
+        assert counted == sum(len(kind.issuers) for kind in KINDS.values())
+        assert await tenants.footprint() == before
+
+
+def keyring(stack: Stack, service: str) -> KeyRing:
+    return KeyRing.load(service, stack.environ[service][f"CAUSELOOP_KEYS_{service.upper()}"])
+
+
+def other_than(kind: type[Command[Any]], keys: KeyRing) -> str:
+    """Another audience that this issuer has a key for; with only one, the same key is all there is."""
+    others = [a for i, a in topology.pairs() if i == keys.service and a != kind.service]
+    return others[0]
+
+
+async def ask(client: Client, subject: str, body: bytes, token: str, **more: str) -> str:
+    """The code of a raw command's answer; 'ok' when it was done."""
+    deadline = str(int((time.time() + 5) * 1000))
+    headers = {TOKEN: token, DEADLINE: deadline, "Causeloop-Request-Id": ids.new("req"), **more}
+    reply = await client.request(subject, body, timeout=5, headers=headers)
+    return (reply.headers or {}).get(ERROR_CODE, "ok")
+
+

@@ -1,0 +1,110 @@
+"""Refresh tokens rotate; a copy that was used before ends the session, a lost answer does not."""
+
+from typing import Any
+
+from causeloop_common import ids
+from tests.stack import Person, Stack, refused, told, until
+
+
+async def rotate(stack: Stack, token: str, **more: Any) -> dict[str, Any]:
+    granted: dict[str, Any] = told(await stack.http.post("/v1/auth/refresh", json={"refresh_token": token, **more}))
+    assert granted["refresh_token"] != token
+    return granted
+
+
+async def is_dead(stack: Stack, token: str) -> None:
+    answer = await stack.http.post("/v1/auth/refresh", json={"refresh_token": token})
+    refused(answer, 401, "invalid_grant")
+
+
+async def soon_refused(person: Person, access_token: str) -> None:
+    async def ask() -> bool:
+        return (await person.get("/me/workspaces", token=access_token)).status_code == 401
+
+    await until("the access token is refused", ask, seconds=1)
+    refused(await person.get("/me/workspaces", token=access_token), 401, "unauthorized")
+
+
+class TestRefresh:
+    async def test_rotates_and_stays_where_the_session_is(self, stack: Stack, owner: Person) -> None:
+        first = await rotate(stack, owner.refresh_token)
+        second = await rotate(stack, first["refresh_token"])
+        assert first["workspace_id"] == second["workspace_id"] == owner.workspace
+        for granted in (first, second):
+            told(await owner.get("/workspace", token=granted["access_token"]))
+
+    async def test_a_used_token_ends_the_whole_family(self, stack: Stack, owner: Person) -> None:
+        first = await rotate(stack, owner.refresh_token)
+        second = await rotate(stack, first["refresh_token"])
+        told(await owner.get("/me/workspaces", token=second["access_token"]))  # and so the gateway remembers it
+        await is_dead(stack, owner.refresh_token)
+        for token in (second["refresh_token"], first["refresh_token"], owner.refresh_token):
+            await is_dead(stack, token)
+        for granted in (first, second):
+            await soon_refused(owner, granted["access_token"])
+        other = Person(stack, owner.subject)
+        await other.sign_in()  # another session of the same person is not touched
+        told(await other.get("/me/workspaces"))
+
+    async def test_the_predecessor_is_accepted_while_its_successor_is_unused(self, stack: Stack, owner: Person) -> None:
+        lost = await rotate(stack, owner.refresh_token)
+        again = await rotate(stack, owner.refresh_token)
+        following = await rotate(stack, again["refresh_token"])
+        told(await owner.get("/workspace", token=following["access_token"]))
+        await is_dead(stack, lost["refresh_token"])  # whoever has the lost answer after all is not the client
+        await is_dead(stack, following["refresh_token"])
+
+    async def test_the_predecessor_is_reuse_once_its_successor_was_used(self, stack: Stack, owner: Person) -> None:
+        successor = await rotate(stack, owner.refresh_token)
+        newest = await rotate(stack, successor["refresh_token"])
+        await is_dead(stack, owner.refresh_token)
+        await is_dead(stack, newest["refresh_token"])
+
+    async def test_the_predecessor_is_reuse_after_thirty_seconds(self, stack: Stack, owner: Person) -> None:
+        successor = await rotate(stack, owner.refresh_token)
+        await move_clock(stack, owner, "29 seconds")
+        successor = await rotate(stack, owner.refresh_token)
+        await move_clock(stack, owner, "2 seconds")  # the repeat did not begin the time anew
+        await is_dead(stack, owner.refresh_token)
+        await is_dead(stack, successor["refresh_token"])
+
+    async def test_a_stranger_s_attempt_with_a_wrong_secret_ends_nothing_it_does_not_know(
+        self, stack: Stack, owner: Person
+    ) -> None:
+        for token in ("clp_rt_nonsense", owner.refresh_token[:-1] + "~", owner.token, "", "x" * 70_000):
+            answer = await stack.http.post("/v1/auth/refresh", json={"refresh_token": token})
+            assert answer.status_code in (401, 422), answer.text
+        await rotate(stack, owner.refresh_token)
+
+
+class TestLogout:
+    async def test_ends_the_session_with_all_its_tokens(self, stack: Stack, owner: Person) -> None:
+        pat = await owner.personal_token("secrets:read")
+        told(await owner.post("/auth/logout"), 204)
+        await soon_refused(owner, owner.token)
+        await soon_refused(owner, owner.realm_token)
+        await is_dead(stack, owner.refresh_token)
+        told(await owner.get("/secrets", token=pat["token"]))  # a personal access token is no session's
+
+    async def test_is_in_the_log_of_the_person_s_realm(self, stack: Stack, owner: Person) -> None:
+        told(await owner.post("/auth/logout"), 204)
+
+        async def reasons() -> Any:
+            async with stack.sql() as sql:
+                return await sql.fetchval(
+                    "SELECT leaf FROM audit.entries WHERE workspace_id = $1 AND action = 'auth.session_ended'",
+                    ids.tenant_uuid(owner.id),
+                )
+
+        assert '"reason":"logout"' in await until("the log has the end of the session", reasons)
+
+
+async def move_clock(stack: Stack, person: Person, by: str) -> None:
+    """Let a person's last rotation have been longer ago. Past the commit guard, since it is no act."""
+    async with stack.sql() as sql, sql.transaction():
+        await sql.execute("SET LOCAL session_replication_role = replica")
+        moved = await sql.execute(
+            f"UPDATE auth.sessions SET rotated_at = rotated_at - interval '{by}' WHERE workspace_id = $1",
+            ids.tenant_uuid(person.id),
+        )
+    assert moved == "UPDATE 1"

@@ -1,0 +1,103 @@
+"""One request can be followed from HTTP through the services to its audit entry, by its id and its trace."""
+
+import re
+import secrets
+
+import pytest
+
+from causeloop_common import ids
+from tests.stack import Person, Stack, refused, through, told, until
+
+
+def trace() -> tuple[str, str]:
+    """A traceparent of a caller, and its trace id."""
+    trace_id = secrets.token_hex(16)
+    return f"00-{trace_id}-{secrets.token_hex(8)}-01", trace_id
+
+
+class TestARequest:
+    async def test_is_found_by_its_ids_in_answer_log_outbox_bus_and_audit_entry(
+        self, stack: Stack, owner: Person
+    ) -> None:
+        traceparent, trace_id = trace()
+        request_id = f"client-{secrets.token_hex(6)}"
+        headers = {"traceparent": traceparent, "x-request-id": request_id}
+        async with stack.on_bus(None) as observer:
+            heard = await observer.subscribe(f"evt.{owner.workspace}.vault.secret_written")
+            asked = await observer.subscribe("cmd.vault.put_secret")
+            await through(observer)
+            answer = await owner.put("/secrets/traced", json={"value": "v"}, headers=headers)
+            command, event = await asked.next_msg(5), await heard.next_msg(5)
+        told(answer)
+
+        assert answer.headers["x-request-id"] == request_id
+        for message in (command, event):
+            assert message.headers is not None
+            _, told_trace, span, _ = message.headers["traceparent"].split("-")
+            assert told_trace == trace_id
+            assert span != traceparent.split("-")[2]  # a span of its own
+        assert command.headers["Causeloop-Request-Id"] == request_id
+        assert event.headers["ce-requestid"] == request_id
+
+        entry = (await owner.log(least=4))[-1]
+        assert (entry["action"], entry["request_id"]) == ("vault.secret_written", request_id)
+        async with stack.sql() as sql:
+            kept = await sql.fetch("SELECT request_id, traceparent FROM vault.outbox WHERE request_id = $1", request_id)
+        assert [row["traceparent"][3:35] for row in kept] == [trace_id] * 2  # the keyring, and the secret
+
+        async def logged() -> list[dict[str, object]]:
+            return [line for line in stack.log("gateway") if line.get("request_id") == request_id]
+
+        (line,) = await until("the gateway logged the request", logged)
+        assert (line["trace_id"], line["tenant"], line["service"]) == (trace_id, owner.workspace, "gateway")
+        assert line["message"] == "PUT /v1/secrets/{path:path} 200"
+
+    async def test_that_fails_in_a_service_is_found_in_the_log_of_that_service(
+        self, stack: Stack, owner: Person
+    ) -> None:
+        told(await owner.put("/secrets/broken", json={"value": "v"}))
+        async with stack.sql() as sql, sql.transaction():
+            await sql.execute("SET LOCAL session_replication_role = replica")
+            await sql.execute(
+                "UPDATE vault.secret_versions SET sealed = 'clv1:1:broken' WHERE workspace_id = $1",
+                ids.tenant_uuid(owner.workspace),
+            )
+        traceparent, trace_id = trace()
+        answer = await owner.post("/secrets/broken/reveal", headers={"traceparent": traceparent})
+        problem = refused(answer, 500, "internal_error")
+        assert problem["trace_id"] == answer.headers["x-request-id"]
+        assert "clv1" not in answer.text
+
+        async def logged() -> list[dict[str, object]]:
+            return [line for line in stack.log("gateway") if line.get("request_id") == problem["trace_id"]]
+
+        (line,) = await until("the gateway logged the failure", logged)
+        assert line["trace_id"] == trace_id
+
+    @pytest.mark.parametrize("given", ["short", "x" * 65, "with space 1", "naïve-naïve", "a/b/c/d/e/f", "${jndi:ldap}"])
+    async def test_with_an_id_that_is_not_well_formed_gets_one_of_ours(self, stack: Stack, given: str) -> None:
+        answer = await stack.http.get("/v1/secrets", headers={"x-request-id": given.encode()})
+        problem = refused(answer, 401, "unauthorized")
+        assert re.fullmatch(r"req_[0-9a-z]{26}", problem["trace_id"])
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            "00-00000000000000000000000000000000-0000000000000001-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "nonsense",
+            "",
+        ],
+    )
+    async def test_with_a_trace_that_is_not_well_formed_starts_one(
+        self, stack: Stack, owner: Person, given: str
+    ) -> None:
+        request_id = f"client-{secrets.token_hex(6)}"
+        headers = {"traceparent": given, "x-request-id": request_id}
+        told(await owner.put("/secrets/t", json={"value": "v"}, headers=headers))
+        async with stack.sql() as sql:
+            kept = await sql.fetchval("SELECT traceparent FROM vault.outbox WHERE request_id = $1 LIMIT 1", request_id)
+        assert re.fullmatch(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-01", kept)
+        assert kept[3:35] not in given
