@@ -1,11 +1,11 @@
 """Fixtures of the parts of common: a database and a bus that no other test shares.
 
-    scratch       a database beside the one of `servers`: every service's schema, and the probe's
-    superuser     a connection to it that sees everything
-    probe         the probe's Database: a schema with everything a transaction can carry (assets/probe)
-    house         a NATS server with every service's credential and the declared streams
-    bus           connects a service to it
-    serve         answers commands there with a router of the test's own
+scratch       a database beside the one of `servers`: every service's schema, and the probe's
+superuser     a connection to it that sees everything
+probe         the probe's Database: a schema with everything a transaction can carry (assets/probe)
+house         a NATS server with every service's credential and the declared streams
+bus           connects a service to it
+serve         answers commands there with a router of the test's own
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -172,6 +172,7 @@ async def serve(bus: Callable[[str], Awaitable[Bus]]) -> Callable[..., Awaitable
         owner = await bus(service)
         await router.start(owner, workers=workers)
         await owner.client.flush()
+        await owner.client.flush()  # nats-py sends the first ping ahead of the subscriptions
         return owner
 
     return start

@@ -54,7 +54,7 @@ class TestTypeId:
             "sec_01h455vb4pex5vsknk084sn02u",
             "sec_01h455vb4pex5vsknk084sn02q\n",
             " sec_01h455vb4pex5vsknk084sn02q",
-            "sec_01h455vb4pex5vsknk084sn02٠",  # a digit, but not ASCII
+            "sec_01h455vb4pex5vsknk084sn02\u0660",  # a digit, but not ASCII
             "x.sec_01h455vb4pex5vsknk084sn02q",
         ],
     )
@@ -113,7 +113,7 @@ class TestTenants:
         digest = hashlib.sha256(b"https://issuer.test\0user_1").digest()
 
         assert ids.realm("https://issuer.test", "user_1") == ids.encode("usr", ids.uuid8(digest, realm=True))
-        assert ids.realm("https://issuer.test", "user_1") == "usr_4ttvfx0qeg8sjv5zp0fdf0jggd"
+        assert ids.realm("https://issuer.test", "user_1") == "usr_3e4b10v3kfhwhbgdx443k1hzf5"
 
     def test_no_id_is_both_a_workspace_and_a_realm(self) -> None:
         person, workspace = ids.realm("https://issuer.test", "user_1"), ids.new("ws")

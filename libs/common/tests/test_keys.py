@@ -15,6 +15,10 @@ from causeloop_common.keys import KeyRing, Sealer, derive
 
 SECRET = b"a secret of the installation, long enough"
 
+OKM_2 = (
+    "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c59045a99cac7827271cb41c65e590e09da"
+    "3275600c2f09b8367793a9aca3db71cc30c58179ec3e87c14c01d5c1f3434f1d87"
+)
 RFC5869 = [  # appendix A: IKM, salt, info, OKM
     (
         b"\x0b" * 22,
@@ -26,8 +30,7 @@ RFC5869 = [  # appendix A: IKM, salt, info, OKM
         bytes(range(0x50)),
         bytes(range(0x60, 0xB0)),
         bytes(range(0xB0, 0x100)),
-        "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c59045a99cac7827271cb41c65e590e09"
-        "da3275600c2f09b8367793a9aca3db71cc30c58179ec3e87c14c01d5c1f3434f1d87",
+        OKM_2,
     ),
     (
         b"\x0b" * 22,
@@ -50,7 +53,7 @@ def hkdf(secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:
 
 class TestDerive:
     @pytest.mark.parametrize(("secret", "salt", "info", "expected"), RFC5869)
-    def test_the_reference_below_is_rfc_5869(self, secret: bytes, salt: bytes, info: bytes, expected: str) -> None:
+    def test_the_reference_above_is_rfc_5869(self, secret: bytes, salt: bytes, info: bytes, expected: str) -> None:
         assert hkdf(secret, salt, info, len(expected) // 2).hex() == expected
 
     def test_gives_the_key_of_the_rfcs_third_case(self) -> None:

@@ -49,8 +49,10 @@ def upgrade() -> None:
         END
         $$
         """,
-        "CREATE CONSTRAINT TRIGGER go_off AFTER INSERT ON probe.traps DEFERRABLE INITIALLY DEFERRED "
-        "FOR EACH ROW EXECUTE FUNCTION probe.go_off()",
+        """
+        CREATE CONSTRAINT TRIGGER go_off AFTER INSERT ON probe.traps DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION probe.go_off()
+        """,
     ]
     for statement in statements:
         op.execute(statement)

@@ -1,0 +1,262 @@
+"""Who asks: the context of a use case, and the service tokens that carry it between services."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jwt
+import pytest
+
+from causeloop_common import context, ids
+from causeloop_common.context import AuthContext, Idempotency, ServiceTokens
+from causeloop_common.contracts import topology
+from causeloop_common.errors import Forbidden, Unauthorized
+from causeloop_common.keys import KeyRing
+
+SECRET = b"a secret of the installation, long enough"
+REFUSED = "The service token is not valid for this service"
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def tokens(clock: Clock) -> Callable[[str], ServiceTokens]:
+    return lambda service: ServiceTokens(KeyRing.derive(SECRET, service, topology.pairs()), clock)
+
+
+def pair(issuer: str, audience: str) -> bytes:
+    return KeyRing.derive(SECRET, issuer, topology.pairs()).pair(issuer, audience)
+
+
+def forge(
+    key: bytes | None = None,
+    *,
+    alg: str = "HS256",
+    headers: dict[str, Any] | None = None,
+    life: tuple[int, int] = (0, 60),
+    **claims: Any,
+) -> str:
+    """A token of the gateway for the vault, but for what the test changes; a claim that is None is left out."""
+    now = int(time.time())
+    honest = {
+        "iss": "gateway",
+        "aud": "vault",
+        "sub": "usr_somebody",
+        "ten": ids.INSTALLATION,
+        "per": ["secrets:read"],
+        "iat": now + life[0],
+        "exp": now + life[1],
+    }
+    body = {name: value for name, value in {**honest, **claims}.items() if value is not None}
+    signing: Any = None if alg == "none" else key or pair("gateway", "vault")
+    return jwt.encode(body, signing, algorithm=alg, headers={"typ": "svc+jwt", "kid": "gateway", **(headers or {})})
+
+
+class TestAuthContext:
+    def test_a_missing_permission_is_named(self, workspace: AuthContext) -> None:
+        with pytest.raises(Forbidden, match=r"needs the permission 'internal:seal'\. Ask an administrator"):
+            workspace.require("internal:seal")
+
+        workspace.require("secrets:read")
+
+    def test_its_tenant_is_what_the_database_compares(self, workspace: AuthContext) -> None:
+        assert workspace.tenant_uuid == ids.decode(workspace.tenant, "ws")
+
+    def test_in_another_tenant_it_holds_exactly_what_it_is_given(self, workspace: AuthContext) -> None:
+        keyed = AuthContext(*ServiceClaims(workspace), idempotency=Idempotency("key", "print"))
+
+        moved = keyed.of_tenant(ids.INSTALLATION, "internal:resolve")
+
+        assert (moved.tenant, moved.permissions) == (ids.INSTALLATION, frozenset({"internal:resolve"}))
+        assert (moved.principal, moved.credential) == (workspace.principal, workspace.credential)
+        assert moved.idempotency is None  # the key was for the request in the other tenant
+
+
+def ServiceClaims(ctx: AuthContext) -> context.Claims:  # noqa: N802  reads as the type it makes
+    return context.Claims(ctx.tenant, ctx.principal, ctx.permissions, ctx.credential, ctx.issuer)
+
+
+class TestMint:
+    def test_the_audience_reads_what_the_issuer_said(
+        self, tokens: Callable[[str], ServiceTokens], workspace: AuthContext
+    ) -> None:
+        claims = tokens("vault").verify(tokens("gateway").mint(workspace, "vault"))
+
+        assert claims == context.Claims(
+            workspace.tenant, workspace.principal, workspace.permissions, workspace.credential, "gateway"
+        )
+
+    def test_the_issuer_is_who_signs_whatever_the_context_says(
+        self, tokens: Callable[[str], ServiceTokens], workspace: AuthContext
+    ) -> None:
+        assert workspace.issuer == "gateway"
+        assert tokens("vault").verify(tokens("auth").mint(workspace, "vault")).issuer == "auth"
+
+    def test_a_caller_without_credential_acts_for_itself(self, tokens: Callable[[str], ServiceTokens]) -> None:
+        ctx = AuthContext(ids.INSTALLATION, "svc_gateway", frozenset({"internal:authenticate"}))
+
+        token = tokens("gateway").mint(ctx, "auth")
+
+        assert "act" not in jwt.decode(token, options={"verify_signature": False})
+        assert tokens("auth").verify(token).credential is None
+
+    def test_lives_for_a_minute(
+        self, tokens: Callable[[str], ServiceTokens], workspace: AuthContext, clock: Clock
+    ) -> None:
+        said = jwt.decode(tokens("gateway").mint(workspace, "vault"), options={"verify_signature": False})
+
+        assert (said["iat"], said["exp"]) == (int(clock.now), int(clock.now) + 60)
+
+    def test_is_reused_to_half_its_life(
+        self, tokens: Callable[[str], ServiceTokens], workspace: AuthContext, clock: Clock
+    ) -> None:
+        gateway = tokens("gateway")
+        first = gateway.mint(workspace, "vault")
+
+        clock.now += 29.9
+        assert gateway.mint(workspace, "vault") is first
+        clock.now += 0.2
+        assert gateway.mint(workspace, "vault") != first
+
+    def test_is_never_reused_for_another_caller_tenant_right_or_audience(
+        self, tokens: Callable[[str], ServiceTokens], workspace: AuthContext
+    ) -> None:
+        gateway = tokens("gateway")
+        tenant, principal, permissions, credential, _ = ServiceClaims(workspace)
+        other = ids.new("ws")
+        made = {
+            gateway.mint(workspace, "vault"),
+            gateway.mint(workspace, "audit"),
+            gateway.mint(AuthContext(other, principal, permissions, credential), "vault"),
+            gateway.mint(AuthContext(tenant, "usr_other", permissions, credential), "vault"),
+            gateway.mint(AuthContext(tenant, principal, frozenset(), credential), "vault"),
+            gateway.mint(AuthContext(tenant, principal, permissions, "ses_other"), "vault"),
+            gateway.mint(AuthContext(tenant, principal, permissions, None), "vault"),
+        }
+
+        assert len(made) == 7
+
+    def test_a_service_cannot_speak_for_a_pair_it_does_not_belong_to(
+        self, tokens: Callable[[str], ServiceTokens], workspace: AuthContext
+    ) -> None:
+        with pytest.raises(KeyError):
+            tokens("audit").mint(workspace, "vault")
+
+
+class TestVerify:
+    def test_the_honest_token_of_these_tests_is_good(self, tokens: Callable[[str], ServiceTokens]) -> None:
+        assert tokens("vault").verify(forge()).principal == "usr_somebody"
+
+    @pytest.mark.parametrize("token", ["", "a.b.c", "é", "clp_pat_x", "eyJhbGciOiJub25lIn0.e30."])
+    def test_what_is_no_token_is_refused(self, tokens: Callable[[str], ServiceTokens], token: str) -> None:
+        with pytest.raises(Unauthorized, match=REFUSED):
+            tokens("vault").verify(token)
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            pytest.param({"key": b"k" * 32}, id="forged with another key"),
+            pytest.param({"key": pair("gateway", "auth")}, id="the key of the issuer with somebody else"),
+            pytest.param({"key": pair("auth", "vault")}, id="the key of another issuer"),
+            pytest.param({"alg": "none"}, id="alg none"),
+            pytest.param({"alg": "HS512", "key": b"k" * 64}, id="another algorithm"),
+            pytest.param({"headers": {"typ": "at+jwt"}}, id="an access token's type"),
+            pytest.param({"headers": {"typ": "JWT"}}, id="no type of ours"),
+            pytest.param({"headers": {"kid": "nobody"}}, id="an unknown issuer"),
+            pytest.param({"headers": {"kid": "auth"}}, id="another issuer's name"),
+            pytest.param({"headers": {"kid": ""}}, id="no issuer"),
+            pytest.param(
+                {"key": pair("auth", "vault"), "headers": {"kid": "auth"}}, id="signed by one, said by another"
+            ),
+            pytest.param({"aud": "auth"}, id="for another audience"),
+            pytest.param({"aud": None}, id="for nobody"),
+            pytest.param({"iss": None}, id="without issuer"),
+            pytest.param({"sub": None}, id="without principal"),
+            pytest.param({"ten": None}, id="without tenant"),
+            pytest.param({"per": None}, id="without permissions"),
+            pytest.param({"exp": None}, id="without end"),
+            pytest.param({"iat": None}, id="without beginning"),
+            pytest.param({"life": (-120, -6)}, id="expired"),
+            pytest.param({"life": (60, 120)}, id="of the future"),
+            pytest.param({"ten": "ws_x"}, id="a tenant that is none"),
+            pytest.param({"ten": ids.INSTALLATION.replace("usr_", "ws_")}, id="a realm called a workspace"),
+            pytest.param({"ten": 7}, id="a tenant that is no text"),
+            pytest.param({"ten": []}, id="a tenant that is a list"),
+            pytest.param({"per": 7}, id="permissions that are no list"),
+            pytest.param({"act": "ses_1"}, id="a credential of another shape"),
+            pytest.param({"act": {"name": "ses_1"}}, id="a credential without subject"),
+        ],
+    )
+    def test_a_token_that_differs_from_the_honest_one_is_refused(
+        self, tokens: Callable[[str], ServiceTokens], changed: dict[str, Any]
+    ) -> None:
+        with pytest.raises(Unauthorized, match=REFUSED):
+            tokens("vault").verify(forge(**changed))
+
+    def test_clocks_may_differ_by_five_seconds(self, tokens: Callable[[str], ServiceTokens]) -> None:
+        assert tokens("vault").verify(forge(life=(-64, -3))).principal == "usr_somebody"
+        assert tokens("vault").verify(forge(life=(3, 63))).principal == "usr_somebody"
+
+    def test_a_changed_signature_is_refused_though_the_rest_is_remembered(
+        self, tokens: Callable[[str], ServiceTokens]
+    ) -> None:
+        vault, token = tokens("vault"), forge()
+        vault.verify(token)
+
+        changed = token[:-5] + ("A" if token[-5] != "A" else "B") + token[-4:]
+        with pytest.raises(Unauthorized, match=REFUSED):
+            vault.verify(changed)
+
+    def test_is_done_once_and_remembered_until_the_token_ends(
+        self, tokens: Callable[[str], ServiceTokens], clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        vault, token, decoded = tokens("vault"), forge(), []
+
+        def counting(*args: Any, **more: Any) -> Any:
+            decoded.append(args)
+            return decode(*args, **more)
+
+        decode = jwt.decode
+        monkeypatch.setattr(jwt, "decode", counting)
+        first = vault.verify(token)
+        clock.now += 58
+        assert vault.verify(token) is first
+        assert len(decoded) == 1
+        clock.now += 3
+        vault.verify(token)
+        assert len(decoded) == 2
+
+    def test_a_refusal_is_not_remembered(self, tokens: Callable[[str], ServiceTokens]) -> None:
+        vault = tokens("vault")
+        with pytest.raises(Unauthorized, match=REFUSED):
+            vault.verify(forge(aud="auth"))
+
+        assert not vault._verified
+
+
+class TestMemory:
+    def test_is_bounded_on_both_sides(
+        self, tokens: Callable[[str], ServiceTokens], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(context, "_REMEMBERED", 5)
+        gateway, vault = tokens("gateway"), tokens("vault")
+
+        for number in range(23):
+            ctx = AuthContext(ids.new("ws"), f"usr_{number}", frozenset({"secrets:read"}))
+            assert vault.verify(gateway.mint(ctx, "vault")).principal == f"usr_{number}"
+
+            assert len(gateway._minted) <= 5
+            assert len(vault._verified) <= 5

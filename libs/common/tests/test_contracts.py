@@ -1,0 +1,269 @@
+"""What services say to each other: subjects, permissions, and secrets that never travel in clear."""
+
+import json
+import pickle
+import re
+from typing import Any
+
+import pytest
+from pydantic import Field, ValidationError
+
+from causeloop_common import ids
+from causeloop_common.contracts import audit, auth, topology, vault
+from causeloop_common.contracts.auth import Exchange, Grant
+from causeloop_common.contracts.base import Command, Envelope, Event, Message, Page, Sealed, WorkspaceId, events
+from causeloop_common.contracts.tenancy import CreateWorkspace, MemberAdded, Resolve
+from causeloop_common.contracts.vault import PutSecret, Seal
+from causeloop_common.keys import Sealer
+from causeloop_common.messaging import invalid_input
+from causeloop_common.permissions import SELF, Internal, Permission
+
+CANARY = "s3cr3t-canary"
+COMMANDS = list(topology.command_kinds().values())
+EVENTS = [kind for owner in topology.OWNERS.values() for kind in events(owner)]
+
+
+def envelope(label: str = "cmd.vault.put_secret:ws_1") -> Envelope:
+    return Envelope(Sealer(b"k" * 32), label)
+
+
+class TestCommands:
+    def test_subject_and_operation_follow_from_owner_and_name(self) -> None:
+        assert (PutSecret.subject, PutSecret.service, PutSecret.operation) == (
+            "cmd.vault.put_secret",
+            "vault",
+            "put_secret",
+        )
+        assert Exchange.subject == "cmd.auth.exchange"
+        assert audit.ListEntries.subject == "cmd.audit.list_entries"
+
+    @pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.subject)
+    def test_each_is_declared_in_full(self, kind: type[Command[Any]]) -> None:
+        assert re.fullmatch(rf"cmd\.{kind.service}\.[a-z]+(?:_[a-z]+)*", kind.subject)
+        assert kind.permission in {*Permission, *Internal, SELF}
+        assert kind.issuers <= set(topology.SERVICES) - {kind.service}
+        assert issubclass(kind.reply, Message)
+        assert 0 < kind.timeout <= 60
+        assert kind.__doc__
+        assert kind.__doc__ != Command.__doc__
+
+    @pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.subject)
+    def test_an_unknown_field_is_refused(self, kind: type[Command[Any]]) -> None:
+        with pytest.raises(ValidationError, match=r"(?s)surprise\n  Extra inputs are not permitted"):
+            kind.model_validate({"surprise": 1})
+
+    @pytest.mark.parametrize("kind", [k for k in COMMANDS if issubclass(k.reply, Page)], ids=lambda kind: kind.subject)
+    def test_a_list_takes_a_limit_of_1_to_100_and_a_position(self, kind: type[Command[Any]]) -> None:
+        assert kind().model_dump(include={"limit", "position"}) == {"limit": 25, "position": None}
+        for limit in (0, 101, -1):
+            with pytest.raises(ValidationError, match="limit"):
+                kind.model_validate({"limit": limit})
+        with pytest.raises(ValidationError, match="position"):
+            kind.model_validate({"position": "x" * 513})
+
+    def test_only_an_internal_permission_lets_others_than_the_gateway_ask(self) -> None:
+        for kind in COMMANDS:
+            assert kind.issuers == {"gateway"} or kind.permission in set(Internal)
+        assert Resolve.issuers == {"gateway", "auth"}
+        assert Seal.issuers == {"auth"}
+
+    def test_a_message_cannot_be_changed(self) -> None:
+        command = PutSecret.model_validate({"path": "a", "value": CANARY})
+
+        with pytest.raises(ValidationError, match="frozen"):
+            command.path = "b"  # type: ignore[misc]
+
+
+class TestEvents:
+    def test_type_follows_from_owner_and_name(self) -> None:
+        assert (MemberAdded.type, MemberAdded.target) == ("tenancy.member_added", "person_id")
+
+    @pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.type)
+    def test_each_is_declared_in_full(self, kind: type[Event]) -> None:
+        assert re.fullmatch(r"(auth|tenancy|vault|audit)\.[a-z]+(?:_[a-z]+)*", kind.type)
+        assert kind.target in kind.model_fields
+        assert not kind.sealed_fields  # an event goes to many; what must be sealed is sealed by the vault
+        assert kind.__doc__
+
+    def test_a_reader_passes_over_fields_it_does_not_know(self) -> None:
+        person = ids.realm("https://issuer.test", "user_1")
+        told = {"person_id": person, "role": "owner", "added_in_a_later_version": {"deep": 1}}
+
+        event = MemberAdded.model_validate_json(json.dumps(told))
+
+        assert event == MemberAdded(person_id=person, role="owner")
+        assert event.target_id == person
+
+    def test_a_target_that_is_no_field_is_refused_where_it_is_declared(self) -> None:
+        with pytest.raises(TypeError, match="Wrong: the target 'thing_id' is not one of its fields"):
+
+            class Wrong(Event, target="thing_id"):
+                person_id: str
+
+
+class TestRetired:
+    @pytest.mark.parametrize("owner", topology.OWNERS.values(), ids=topology.OWNERS)
+    def test_no_message_has_a_retired_name(self, owner: Any) -> None:
+        alive = {name for name, kind in vars(owner).items() if isinstance(kind, type) and issubclass(kind, Message)}
+
+        assert isinstance(owner.RETIRED, frozenset)
+        assert alive.isdisjoint(owner.RETIRED)
+
+    def test_no_two_messages_share_a_subject_or_type(self) -> None:
+        names = [kind.subject for kind in COMMANDS] + [kind.type for kind in EVENTS]
+
+        assert len(set(names)) == len(names)
+
+
+class TestIds:
+    def test_an_id_of_another_kind_is_refused(self) -> None:
+        with pytest.raises(ValidationError, match="is not an id of the form tok_…"):
+            auth.RevokeToken(id=ids.new("sec"))
+
+    def test_a_realm_is_no_workspace_whatever_it_is_called(self) -> None:
+        class Where(Message):
+            id: WorkspaceId
+
+        with pytest.raises(ValidationError, match="is not the id of a tenant"):
+            Where(id=ids.INSTALLATION.replace("usr_", "ws_"))
+
+    def test_the_schema_says_what_one_looks_like(self) -> None:
+        schema = auth.RevokeToken.model_json_schema()["properties"]["id"]
+
+        assert re.match(schema["pattern"], ids.new("tok"))
+        assert not re.match(schema["pattern"], ids.new("sec"))
+
+
+class Nested(Message):
+    """Secrets in every place where one can be."""
+
+    many: list[Sealed] = Field(default_factory=list)
+    named: dict[str, Sealed] = Field(default_factory=dict)
+    perhaps: Sealed | None = None
+    deep: PutSecret | None = None
+    clear: str = ""
+
+
+NESTED = {
+    "many": [CANARY, CANARY],
+    "named": {"a": CANARY},
+    "perhaps": CANARY,
+    "deep": {"path": "a", "value": CANARY},
+    "clear": "seen",
+}
+
+
+class TestSealed:
+    def test_fields_with_secrets_are_known_wherever_they_hide(self) -> None:
+        assert Nested.sealed_fields == {"many", "named", "perhaps", "deep"}
+        assert PutSecret.sealed_fields == {"value"}
+        assert Grant.sealed_fields == {"access_token", "refresh_token"}
+        assert vault.SecretView.sealed_fields == frozenset()
+
+    @pytest.mark.parametrize(
+        "show",
+        [
+            pytest.param(repr, id="repr"),
+            pytest.param(str, id="str"),
+            pytest.param("{}".format, id="format"),
+            pytest.param(lambda m: repr(m.model_dump()), id="dump"),
+            pytest.param(lambda m: str(m.model_dump(mode="json")), id="dump as JSON"),
+            pytest.param(lambda m: m.model_dump_json(), id="JSON"),
+            pytest.param(lambda m: m.to_wire().decode(), id="wire without envelope"),
+            pytest.param(lambda m: repr(dict(m)), id="dict"),
+            pytest.param(lambda m: repr(m.model_copy()), id="copy"),
+            pytest.param(lambda m: repr(list(m.__repr_args__())), id="repr args"),
+            pytest.param(lambda m: repr(pickle.loads(pickle.dumps(m))), id="copy through pickle"),  # noqa: S301
+        ],
+    )
+    def test_prints_as_stars(self, show: Any) -> None:
+        told = show(Nested.model_validate(NESTED))
+
+        assert CANARY not in told
+        assert "**********" in told
+        assert "seen" in told
+
+    def test_leaves_no_trace_in_a_refusal(self) -> None:
+        with pytest.raises(ValidationError) as refused:
+            PutSecret.model_validate({"path": "/no/", "value": CANARY, "surprise": CANARY, "version": CANARY})
+
+        told = invalid_input(refused.value)
+        assert set(told.fields or {}) == {"path", "version", "surprise"}
+        for text in (str(refused.value), repr(refused.value), str(told), repr(told.fields)):
+            assert CANARY not in text
+
+    def test_too_long_is_refused_without_repeating_it(self) -> None:
+        PutSecret.model_validate({"path": "a", "value": "x" * 65_536})
+        with pytest.raises(ValidationError, match="at most 65536") as refused:
+            PutSecret.model_validate({"path": "a", "value": CANARY + "x" * 65_536})
+
+        assert CANARY not in repr(refused.value)
+
+    def test_travels_sealed_and_arrives_in_clear(self) -> None:
+        wire = Nested.model_validate(NESTED).to_wire(envelope())
+
+        assert CANARY.encode() not in wire
+        assert b"seen" in wire
+        heard = Nested.model_validate_json(wire, context=envelope())
+        assert heard.perhaps is not None
+        assert heard.perhaps.get_secret_value() == CANARY
+        assert heard.deep is not None
+        assert heard.deep.value.get_secret_value() == CANARY
+        assert [secret.get_secret_value() for secret in (*heard.many, *heard.named.values())] == [CANARY] * 3
+
+    def test_a_long_secret_may_be_longer_when_sealed(self) -> None:
+        wire = PutSecret.model_validate({"path": "a", "value": "é" * 65_536}).to_wire(envelope())
+
+        assert PutSecret.model_validate_json(wire, context=envelope()).value.get_secret_value() == "é" * 65_536
+
+    def test_the_same_secret_looks_different_each_time(self) -> None:
+        command = PutSecret.model_validate({"path": "a", "value": CANARY})
+
+        assert command.to_wire(envelope()) != command.to_wire(envelope())
+
+    def test_a_secret_of_another_message_or_tenant_is_refused(self) -> None:
+        wire = PutSecret.model_validate({"path": "a", "value": CANARY}).to_wire(envelope("cmd.vault.put_secret:ws_1"))
+
+        with pytest.raises(ValidationError, match="value\n  Value error, is not sealed for this receiver and message"):
+            PutSecret.model_validate_json(wire, context=envelope("cmd.vault.put_secret:ws_2"))
+
+    def test_a_secret_that_travelled_in_clear_is_refused(self) -> None:
+        with pytest.raises(ValidationError, match="is not sealed for this receiver and message") as refused:
+            PutSecret.model_validate_json(json.dumps({"path": "a", "value": CANARY}), context=envelope())
+
+        assert CANARY not in repr(refused.value)
+
+    def test_only_the_client_who_may_see_it_is_shown_it(self) -> None:
+        shown = json.loads(Nested.model_validate(NESTED).to_client())
+
+        assert shown == {**NESTED, "deep": {"path": "a", "value": CANARY, "version": None}}
+
+    def test_the_schema_calls_it_a_password(self) -> None:
+        schema = PutSecret.model_json_schema()["properties"]["value"]
+
+        assert (schema["format"], schema["x-sealed"], schema["maxLength"]) == ("password", True, 65_536)
+
+
+class TestTexts:
+    @pytest.mark.parametrize("name", ["", " ", "a\nb", "a\x00b", "a\x7f", "x" * 121])
+    def test_a_label_is_short_and_has_no_control_characters(self, name: str) -> None:
+        with pytest.raises(ValidationError, match="name"):
+            CreateWorkspace(name=name, slug="a")
+
+    def test_a_label_is_trimmed_and_may_be_in_any_script(self) -> None:
+        assert CreateWorkspace(name="  Ünïcode 世界 ", slug="a").name == "Ünïcode 世界"
+
+    @pytest.mark.parametrize("slug", ["", "-a", "a-", "A", "a b", "a.b", "é", "x" * 49, "a\n"])
+    def test_a_slug_is_lower_case_letters_digits_and_hyphens(self, slug: str) -> None:
+        with pytest.raises(ValidationError, match="slug"):
+            CreateWorkspace(name="a", slug=slug)
+
+    @pytest.mark.parametrize("path", ["", "/a", "a/", "a//b", "../a", "a/../b", ".a", "a b", "é", "a\n", "x" * 257])
+    def test_a_secrets_path_has_one_spelling(self, path: str) -> None:
+        with pytest.raises(ValidationError, match="path"):
+            PutSecret.model_validate({"path": path, "value": CANARY})
+
+    @pytest.mark.parametrize("zone", ["Mars/Olympus", "", "../../etc/passwd", "europe/berlin"])
+    def test_a_time_zone_is_one_of_the_iana_database(self, zone: str) -> None:
+        with pytest.raises(ValidationError, match="is not a time zone of the IANA database"):
+            CreateWorkspace(name="a", slug="a", timezone=zone)

@@ -1,0 +1,363 @@
+"""Commands over a real bus: answered or refused, never run late, and secrets sealed on the way."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from nats.aio.msg import Msg
+
+from causeloop_common import ids, telemetry
+from causeloop_common.context import AuthContext, Idempotency
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.base import Message
+from causeloop_common.contracts.vault import (
+    GetSecret,
+    ListSecrets,
+    PutSecret,
+    RevealedSecret,
+    RevealSecret,
+    SecretPage,
+    SecretView,
+)
+from causeloop_common.errors import (
+    AppError,
+    Conflict,
+    Internal,
+    InvalidInput,
+    NotFound,
+    PayloadTooLarge,
+    RateLimited,
+    Timeout,
+    Unavailable,
+)
+from causeloop_common.idempotency import Replayed
+from causeloop_common.messaging import Bus, CommandRouter
+
+Connect = Callable[[str], Awaitable[Bus]]
+Serve = Callable[..., Awaitable[Bus]]
+
+CANARY = "s3cr3t-canary"
+PUT = PutSecret.model_validate({"path": "a/b", "value": CANARY})
+GET = GetSecret(path="a/b")
+VIEW = SecretView(id=ids.new("sec"), path="a/b", version=1, created_at=datetime.now(UTC), updated_at=datetime.now(UTC))
+
+
+def answering(*kinds: Any, reply: Message | AppError | Exception = VIEW) -> CommandRouter:
+    """A router that gives one answer to every command."""
+    router = CommandRouter()
+
+    async def answer(ctx: AuthContext, command: Any) -> Message:
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    for kind in kinds:
+        router.on(kind)(answer)
+    return router
+
+
+class TestCall:
+    async def test_the_owner_hears_who_asks_what_and_the_asker_its_answer(
+        self, bus: Connect, serve: Serve, workspace: AuthContext
+    ) -> None:
+        heard: list[tuple[AuthContext, PutSecret]] = []
+        router = CommandRouter()
+
+        @router.on(PutSecret)
+        async def put_secret(ctx: AuthContext, command: PutSecret) -> SecretView:
+            heard.append((ctx, command))
+            return VIEW
+
+        await serve("vault", router)
+        assert router.kinds == [PutSecret]
+        assert await (await bus("gateway")).call(workspace, PUT) == VIEW
+
+        ((ctx, command),) = heard
+        assert command == PUT
+        assert ctx == replace(workspace, traceparent=ctx.traceparent)
+        assert ctx.traceparent[:36] == workspace.traceparent[:36]
+        assert ctx.traceparent != workspace.traceparent
+
+    async def test_a_key_travels_with_what_changes_something_only(
+        self, bus: Connect, serve: Serve, workspace: AuthContext
+    ) -> None:
+        heard: list[Idempotency | None] = []
+        router = CommandRouter()
+
+        async def answer(ctx: AuthContext, command: Any) -> SecretView:
+            heard.append(ctx.idempotency)
+            return VIEW
+
+        router.on(PutSecret)(answer)
+        router.on(GetSecret)(answer)
+        await serve("vault", router)
+        gateway, keyed = await bus("gateway"), replace(workspace, idempotency=Idempotency("key-1", "print"))
+        for ctx, command in ((keyed, PUT), (keyed, GET), (workspace, PUT)):
+            await gateway.request(ctx, command)
+
+        assert heard == [Idempotency("key-1", "print"), None, None]
+
+    async def test_a_replay_is_told_as_one(self, bus: Connect, serve: Serve, workspace: AuthContext) -> None:
+        await serve("vault", answering(PutSecret, reply=Replayed(VIEW.to_wire())))
+
+        answer = await (await bus("gateway")).request(workspace, PUT)
+
+        assert (answer.body, answer.replayed) == (VIEW.to_wire(), True)
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            NotFound("There is no secret 'a/b' in this workspace."),
+            RateLimited("Too many. Wait.", retry_after=17),
+            Conflict("Größer als «erlaubt» – 世界 …"),
+            InvalidInput("See 'errors'.", fields={"path": ["is too long", "is odd: é"]}),
+            Unavailable("Busy.", retry_after=None),
+        ],
+        ids=lambda error: error.code,
+    )
+    async def test_a_refusal_arrives_as_it_was_raised(
+        self, bus: Connect, serve: Serve, workspace: AuthContext, error: AppError
+    ) -> None:
+        await serve("vault", answering(GetSecret, reply=error))
+
+        with pytest.raises(type(error)) as refused:
+            await (await bus("gateway")).call(workspace, GET)
+
+        heard = refused.value
+        assert (heard.detail, heard.fields, heard.retry_after) == (error.detail, error.fields, error.retry_after)
+
+    async def test_a_failing_handler_is_answered_without_its_reason(
+        self, bus: Connect, serve: Serve, workspace: AuthContext
+    ) -> None:
+        await serve("vault", answering(GetSecret, reply=ValueError(f"SELECT {CANARY}")))
+
+        with pytest.raises(Internal, match=r"^Something failed on our side\. Report it with the trace id\.$"):
+            await (await bus("gateway")).call(workspace, GET)
+
+    async def test_many_at_once_get_their_own_answers(self, bus: Connect, serve: Serve, workspace: AuthContext) -> None:
+        router = CommandRouter()
+
+        @router.on(GetSecret)
+        async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
+            await asyncio.sleep(0)
+            return VIEW.model_copy(update={"path": command.path})
+
+        await serve("vault", router, workers=20)
+        gateway, paths = await bus("gateway"), [f"path/{number}" for number in range(100)]
+
+        answers = await asyncio.gather(*(gateway.call(workspace, GetSecret(path=path)) for path in paths))
+
+        assert [answer.path for answer in answers] == paths
+
+
+class TestUnavailable:
+    async def test_nobody_listens(self, bus: Connect, workspace: AuthContext) -> None:
+        with pytest.raises(Unavailable, match=r"The vault service is not running\. Nothing was done"):
+            await (await bus("gateway")).call(workspace, GET)
+
+    async def test_there_is_no_connection(self, house: Any, workspace: AuthContext) -> None:
+        settings = house.settings("gateway")
+        gateway = Bus(settings, settings.keyring())
+
+        with pytest.raises(Unavailable, match=r"The message bus cannot be reached\. Nothing was done"):
+            await gateway.call(workspace, GET)
+        assert not gateway.is_connected
+
+    async def test_the_connection_was_closed(self, bus: Connect, serve: Serve, workspace: AuthContext) -> None:
+        await serve("vault", answering(GetSecret))
+        gateway = await bus("gateway")
+        await gateway.close()
+
+        with pytest.raises(Unavailable, match="The message bus cannot be reached"):
+            await gateway.call(workspace, GET)
+
+    async def test_the_queue_is_full(self, bus: Connect, serve: Serve, workspace: AuthContext) -> None:
+        go, running = asyncio.Event(), 0
+        router = CommandRouter()
+
+        @router.on(GetSecret)
+        async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
+            nonlocal running
+            running += 1
+            await go.wait()
+            return VIEW
+
+        await serve("vault", router, workers=2)
+        gateway = await bus("gateway")
+        waiting = [asyncio.create_task(gateway.call(workspace, GET)) for _ in range(18)]  # 2 run, 16 wait
+        await asyncio.sleep(0)
+
+        with pytest.raises(Unavailable, match=r"The vault service is busy\. Try again"):
+            await gateway.call(workspace, GET)
+        assert running == 2
+        go.set()
+        assert await asyncio.gather(*waiting) == [VIEW] * 18
+
+    async def test_a_draining_service_ends_what_runs_and_leaves_new_commands_to_others(
+        self, bus: Connect, serve: Serve, workspace: AuthContext
+    ) -> None:
+        go, entered = asyncio.Event(), asyncio.Event()
+        router = CommandRouter()
+
+        @router.on(GetSecret)
+        async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
+            entered.set()
+            await go.wait()
+            return VIEW
+
+        owner, gateway = await serve("vault", router), await bus("gateway")
+        running = asyncio.create_task(gateway.call(workspace, GET))
+        await entered.wait()
+        draining = asyncio.create_task(router.drain(5))
+        await asyncio.sleep(0)
+        for _ in range(2):
+            await owner.client.flush()  # the server knows that it left
+
+        with pytest.raises(Unavailable, match="The vault service is not running"):
+            await gateway.call(workspace, GET)
+        assert not draining.done()
+        go.set()
+        await draining
+        assert await running == VIEW
+
+
+class TestTimeout:
+    async def test_no_answer_in_time_leaves_the_outcome_unknown(
+        self, bus: Connect, serve: Serve, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(GetSecret, "timeout", 0.1)
+        go = asyncio.Event()
+        router = CommandRouter()
+
+        @router.on(GetSecret)
+        async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
+            await go.wait()
+            return VIEW
+
+        await serve("vault", router)
+        gateway = await bus("gateway")
+
+        with pytest.raises(Timeout, match=r"did not answer in time; it may have acted\. Retry with the same Idempo"):
+            await gateway.call(workspace, GET)
+        go.set()  # the answer that nobody waits for harms nobody
+        monkeypatch.undo()
+        assert await gateway.call(workspace, GET) == VIEW
+        assert not gateway._replies._waiting
+
+    async def test_what_waited_beyond_its_deadline_is_dropped_unexecuted(
+        self, bus: Connect, serve: Serve, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        go, ran = asyncio.Event(), []
+        router = CommandRouter()
+
+        @router.on(GetSecret)
+        async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
+            ran.append(command.path)
+            await go.wait()
+            return VIEW
+
+        await serve("vault", router, workers=1)
+        gateway, late = await bus("gateway"), telemetry.COMMANDS.labels(GetSecret.subject, "late")
+        before = late._value.get()
+        first = asyncio.create_task(gateway.call(workspace, GET))
+        while not ran:
+            await asyncio.sleep(0.001)
+        monkeypatch.setattr(GetSecret, "timeout", 0.05)
+
+        with pytest.raises(Timeout, match="did not answer in time"):
+            await gateway.call(workspace, GetSecret(path="late"))
+        monkeypatch.undo()
+        go.set()
+        await first
+        await gateway.call(workspace, GetSecret(path="next"))
+        assert ran == ["a/b", "next"]
+        assert late._value.get() == before + 1
+
+
+class TestSizes:
+    async def test_a_request_larger_than_the_bus_takes_is_refused_unsent(
+        self, bus: Connect, serve: Serve, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await serve("vault", answering(PutSecret))
+        gateway = await bus("gateway")
+        long = PutSecret.model_validate({"path": "a", "value": "x" * 60_000})
+        monkeypatch.setattr(topology, "MAX_PAYLOAD_BYTES", 64 * 1024)
+
+        with pytest.raises(PayloadTooLarge, match=r"The request is \d+ bytes on the bus, more than fits"):
+            await gateway.call(workspace, long)
+
+        monkeypatch.undo()
+        assert await gateway.call(workspace, long) == VIEW
+
+    async def test_an_answer_larger_than_the_bus_takes_is_refused_and_the_connections_survive(
+        self, bus: Connect, serve: Serve, workspace: AuthContext
+    ) -> None:
+        page = SecretPage(data=[VIEW] * 30_000)
+        assert len(page.to_wire()) > topology.MAX_PAYLOAD_BYTES
+        router = answering(ListSecrets, reply=page)
+        router.on(GetSecret)(answering(GetSecret)._handlers[GetSecret])
+        owner = await serve("vault", router)
+        gateway = await bus("gateway")
+        connections = [gateway.client._transport, owner.client._transport]
+
+        with pytest.raises(PayloadTooLarge, match="The answer is larger than fits on the bus"):
+            await gateway.call(workspace, ListSecrets())
+
+        assert await gateway.call(workspace, GET) == VIEW
+        assert [gateway.client._transport, owner.client._transport] == connections
+
+    async def test_the_largest_answer_that_fits_arrives(
+        self, bus: Connect, serve: Serve, workspace: AuthContext
+    ) -> None:
+        page = SecretPage(data=[VIEW] * ((topology.MAX_PAYLOAD_BYTES - 20_000) // (len(VIEW.to_wire()) + 1)))
+        await serve("vault", answering(ListSecrets, reply=page))
+
+        assert await (await bus("gateway")).call(workspace, ListSecrets()) == page
+
+
+class TestSealing:
+    async def test_no_secret_is_readable_in_a_request_on_the_bus(self, bus: Connect, workspace: AuthContext) -> None:
+        owner, seen = await bus("vault"), asyncio.get_running_loop().create_future()
+
+        async def receive(message: Msg) -> None:
+            seen.set_result(message)
+
+        await owner.client.subscribe("cmd.vault.>", cb=receive)
+        for _ in range(2):
+            await owner.client.flush()
+        asking = asyncio.create_task((await bus("gateway")).call(workspace, PUT))
+
+        message = await asyncio.wait_for(seen, timeout=2)
+        asking.cancel()
+        assert b'"path":"a/b"' in message.data
+        assert CANARY.encode() not in message.data
+        assert CANARY not in repr(message.headers)
+
+    async def test_no_secret_is_readable_in_an_answer_on_the_bus(
+        self, bus: Connect, serve: Serve, workspace: AuthContext
+    ) -> None:
+        told = {"id": VIEW.id, "path": "a/b", "version": 1, "value": CANARY}
+        await serve("vault", answering(RevealSecret, reply=RevealedSecret.model_validate(told)))
+        gateway, command = await bus("gateway"), RevealSecret(path="a/b")
+
+        answer = await gateway.request(workspace, command)
+        revealed = await gateway.call(workspace, command)
+
+        assert b'"path":"a/b"' in answer.body
+        assert CANARY.encode() not in answer.body
+        assert revealed.value.get_secret_value() == CANARY
+
+    async def test_an_answer_opens_for_its_tenant_only(
+        self, bus: Connect, serve: Serve, workspace: AuthContext
+    ) -> None:
+        told = {"id": VIEW.id, "path": "a/b", "version": 1, "value": CANARY}
+        await serve("vault", answering(RevealSecret, reply=RevealedSecret.model_validate(told)))
+        gateway, command = await bus("gateway"), RevealSecret(path="a/b")
+        answer = await gateway.request(workspace, command)
+
+        other = gateway.envelope_of_reply(replace(workspace, tenant=ids.new("ws")), command)
+        with pytest.raises(ValueError, match="is not sealed for this receiver and message"):
+            RevealedSecret.model_validate_json(answer.body, context=other)

@@ -1,0 +1,203 @@
+"""Settings: what production refuses, and what is never printed."""
+
+import base64
+import json
+
+import pytest
+
+from causeloop_common.contracts import topology
+from causeloop_common.keys import KeyRing, derive
+from causeloop_common.settings import DEVELOPMENT_SECRET, Settings, SettingsError, read_key, role_password, with_role
+
+SECRET = "a-secret-of-the-installation-long-enough"
+SAFE = {
+    "CAUSELOOP_ENV": "production",
+    "JWT_SECRET": SECRET,
+    "NATS_URL": "tls://nats.example.com:4222",
+    "NATS_NKEY_SEED_AUTH": "SUAKYRHVIOREXV7EUZTBHUHL7NUMHPMAS7QMDU3GTIUWEI5LDNOXD43IZY",
+    "DATABASE_URL": "postgresql://migrator:password@db.example.com/causeloop?sslmode=verify-full",
+}
+CANARIES = (SECRET, SAFE["NATS_NKEY_SEED_AUTH"], "password")
+
+
+class TestLoad:
+    def test_reads_each_variable_the_services_own_by_its_name(self) -> None:
+        settings = Settings.load("auth", {**SAFE, "DATABASE_WORKERS": "12", "DATABASE_URL_VAULT": "not for auth"})
+
+        assert settings.service == "auth"
+        assert settings.database_workers == 12
+        assert settings.own_database_url is None
+        assert settings.nats_nkey_seed is not None
+        assert settings.nats_nkey_seed.get_secret_value() == SAFE["NATS_NKEY_SEED_AUTH"]
+
+    @pytest.mark.parametrize(
+        "variable", ["DATABASE_WORKERS", "NATS_URL", "NATS_CA_FILE", "LOG_LEVEL", "DATABASE_URL_AUTH", "CAUSELOOP_ENV"]
+    )
+    def test_empty_means_unset(self, variable: str) -> None:
+        assert Settings.load("auth", {variable: ""}) == Settings.load("auth", {})
+
+    @pytest.mark.parametrize(
+        ("variable", "value", "says"),
+        [
+            ("CAUSELOOP_ENV", "staging", "CAUSELOOP_ENV: .*'development' or 'production'"),
+            ("DATABASE_WORKERS", "0", "DATABASE_WORKERS: .*greater than or equal to 1"),
+            ("DATABASE_WORKERS", "many", "DATABASE_WORKERS: .*valid integer"),
+            ("CAUSELOOP_OPS_PORT", "65536", "CAUSELOOP_OPS_PORT: .*less than or equal to 65535"),
+            ("LOG_LEVEL", "LOUD", "LOG_LEVEL: .*'DEBUG'"),
+        ],
+    )
+    def test_a_value_that_cannot_be_is_refused_by_its_variable(self, variable: str, value: str, says: str) -> None:
+        with pytest.raises(SettingsError, match=says):
+            Settings.load("auth", {variable: value})
+
+    def test_everything_wrong_is_told_at_once(self) -> None:
+        with pytest.raises(SettingsError, match=r"(?s)DATABASE_WORKERS: .*\nLOG_LEVEL: "):
+            Settings.load("auth", {"DATABASE_WORKERS": "0", "LOG_LEVEL": "LOUD"})
+
+    def test_development_needs_nothing(self) -> None:
+        assert Settings.load("auth", {}).secret() == DEVELOPMENT_SECRET.encode()
+
+
+class TestProduction:
+    def test_takes_safe_values(self) -> None:
+        assert Settings.load("auth", SAFE).environment == "production"
+
+    @pytest.mark.parametrize(
+        ("changed", "says"),
+        [
+            ({"JWT_SECRET": ""}, "JWT_SECRET is missing, .* set it to the output of"),
+            ({"JWT_SECRET": "x" * 31}, "JWT_SECRET is .*shorter than 32 characters"),
+            ({"JWT_SECRET": DEVELOPMENT_SECRET}, "JWT_SECRET is .*the development one.*CAUSELOOP_KEYS_AUTH"),
+            ({"NATS_NKEY_SEED_AUTH": ""}, "Set NATS_NKEY_SEED_AUTH to the service's nkey seed"),
+            ({"NATS_URL": "nats://nats.example.com"}, "NATS_URL leaves this host without TLS: use a tls:// address"),
+            ({"NATS_URL": "nats://10.0.0.7:4222"}, "NATS_URL leaves this host without TLS"),
+            (
+                {"DATABASE_URL": "postgresql://u:password@db/x"},
+                "DATABASE_URL leaves this host without TLS: add sslmode",
+            ),
+            ({"DATABASE_URL": "postgresql://u:password@db/x?sslmode=require"}, "DATABASE_URL leaves this host"),
+            ({"DATABASE_URL": "postgresql://u:password@/x?host=db.example.com"}, "DATABASE_URL leaves this host"),
+            ({"DATABASE_URL": "postgresql://u:password@127.0.0.1,db/x"}, "DATABASE_URL leaves this host"),
+            ({"DATABASE_URL": "postgresql://u:password@db/x?host=/run/postgresql"}, "DATABASE_URL leaves this host"),
+            ({"DATABASE_URL": "postgresql://u:password@db/x?host=127.0.0.1"}, "DATABASE_URL leaves this host"),
+            ({"DATABASE_URL_AUTH": "postgresql://u:password@db/x"}, "DATABASE_URL_AUTH leaves this host without TLS"),
+            ({"DATABASE_URL_AUTH_RELAY": "postgresql://u:password@db/x"}, "DATABASE_URL_AUTH_RELAY leaves this host"),
+        ],
+    )
+    def test_refuses_each_unsafe_value_with_what_to_set(self, changed: dict[str, str], says: str) -> None:
+        with pytest.raises(SettingsError, match=says) as refused:
+            Settings.load("auth", {**SAFE, **changed})
+
+        for canary in CANARIES:
+            assert canary not in str(refused.value)
+
+    def test_tells_everything_unsafe_at_once(self) -> None:
+        with pytest.raises(SettingsError, match=r"JWT_SECRET is missing.*NATS_NKEY_SEED_AUTH.*DATABASE_URL leaves"):
+            Settings.load("auth", {"CAUSELOOP_ENV": "production", "DATABASE_URL": "postgresql://db/x"})
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            {"NATS_URL": "nats://127.0.0.1:4222"},
+            {"NATS_URL": "nats://[::1]:4222"},
+            {"NATS_URL": "nats://localhost:4222"},
+            {"DATABASE_URL": "postgresql://u@localhost/x"},
+            {"DATABASE_URL": "postgresql://u@/x?host=/run/postgresql"},
+            {"DATABASE_URL": "postgresql://u@db.example.com/x?sslmode=verify-ca"},
+            {"DATABASE_URL": ""},
+        ],
+    )
+    def test_takes_what_stays_on_this_host_or_is_verified(self, changed: dict[str, str]) -> None:
+        Settings.load("auth", {**SAFE, **changed})
+
+    def test_takes_a_services_own_keys_instead_of_the_root_secret(self) -> None:
+        keys = KeyRing.derive(SECRET.encode(), "auth", topology.pairs())
+
+        settings = Settings.load("auth", {**SAFE, "JWT_SECRET": "", "CAUSELOOP_KEYS_AUTH": keys.dump()})
+
+        assert settings.keyring().pair("gateway", "auth") == keys.pair("gateway", "auth")
+
+
+class TestSecrets:
+    def test_are_never_printed(self) -> None:
+        keys = KeyRing.derive(SECRET.encode(), "auth", topology.pairs()).dump()
+        settings = Settings.load("auth", {**SAFE, "CAUSELOOP_KEYS_AUTH": keys, "DATABASE_URL_AUTH": "postgresql:///x"})
+
+        for told in (repr(settings), str(settings), settings.model_dump_json(), json.dumps(str(settings.model_dump()))):
+            for canary in (*CANARIES, keys, "postgresql://"):
+                assert canary not in told
+
+    def test_every_field_that_holds_one_hides_it(self) -> None:
+        hidden = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+
+        assert hidden == {
+            "jwt_secret", "service_keys", "database_url", "own_database_url", "own_relay_url", "nats_nkey_seed",
+        }  # fmt: skip
+
+    def test_every_variable_says_what_it_is(self) -> None:
+        for name, field in Settings.model_fields.items():
+            assert name == "service" or (field.alias and field.description), name
+
+
+class TestKeyring:
+    def test_follows_from_the_root_secret(self) -> None:
+        expected = KeyRing.derive(SECRET.encode(), "auth", topology.pairs())
+
+        assert Settings.load("auth", SAFE).keyring().dump() == expected.dump()
+
+    def test_the_keys_of_another_service_are_refused_by_the_variable(self) -> None:
+        keys = KeyRing.derive(SECRET.encode(), "vault", topology.pairs())
+        settings = Settings.load("auth", {"CAUSELOOP_KEYS_AUTH": keys.dump()})
+
+        with pytest.raises(SettingsError, match="CAUSELOOP_KEYS_AUTH holds the keys of 'vault', not of 'auth'"):
+            settings.keyring()
+
+
+class TestDsn:
+    def test_is_the_same_database_for_the_role_with_its_derived_password(self) -> None:
+        password = derive(SECRET.encode(), "pg/v1/causeloop_auth").hex()
+
+        assert Settings.load("auth", SAFE).dsn("causeloop_auth") == (
+            f"postgresql://causeloop_auth:{password}@db.example.com/causeloop?sslmode=verify-full"
+        )
+
+    def test_an_address_of_its_own_goes_before(self) -> None:
+        own = {"DATABASE_URL_AUTH": "postgresql:///a", "DATABASE_URL_AUTH_RELAY": "postgresql:///b"}
+        settings = Settings.load("auth", {**SAFE, **own})
+
+        assert settings.dsn("causeloop_auth") == "postgresql:///a"
+        assert settings.dsn("causeloop_auth_relay") == "postgresql:///b"
+
+    def test_without_any_the_variables_are_named(self) -> None:
+        with pytest.raises(SettingsError, match="Set DATABASE_URL, or DATABASE_URL_AUTH, to a PostgreSQL 16 address"):
+            Settings.load("auth", {}).dsn("causeloop_auth")
+
+    def test_each_role_has_a_password_of_its_own(self) -> None:
+        roles = ("causeloop_auth", "causeloop_auth_relay", "causeloop_vault")
+
+        assert len({role_password(SECRET.encode(), role) for role in roles}) == 3
+
+    def test_what_a_password_holds_cannot_change_the_address(self) -> None:
+        assert with_role("postgresql://u:p@db:5432/x?host=/run", "r", "a@b:c/d?e#f") == (
+            "postgresql://r:a%40b%3Ac%2Fd%3Fe%23f@db:5432/x?host=/run"
+        )
+
+
+class TestReadKey:
+    def test_reads_32_bytes_of_base64(self) -> None:
+        assert read_key(base64.b64encode(bytes(range(32))).decode()) == bytes(range(32))
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("not base64!", "is not base64"),
+            ("é", "is not base64"),
+            (base64.b64encode(bytes(31)).decode(), "has 31 bytes where 32 are needed"),
+            (base64.b64encode(bytes(33)).decode(), "has 33 bytes where 32 are needed"),
+        ],
+    )
+    def test_anything_else_is_refused_without_showing_it(self, text: str, says: str) -> None:
+        with pytest.raises(ValueError, match=says) as refused:
+            read_key(text)
+
+        assert text not in str(refused.value)
