@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import nats.errors
 from nats.aio.msg import Msg
+from nats.js import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 
 from causeloop_audit.repository import LogWriter
@@ -23,6 +24,7 @@ _log = logging.getLogger(__name__)
 
 BATCH = 500
 _WAIT_SECONDS = 1.0
+_RECALL_SECONDS = 5.0
 _LINGER_SECONDS = 0.05
 """After a small batch: the first event of a lull is entered at once, under load one commit serves many."""
 
@@ -79,6 +81,7 @@ class Intake:
             self._failure = None  # another one takes in
             await asyncio.sleep(_WAIT_SECONDS)
         stream = self._bus.jetstream()
+        deliveries = await self._recall(stream)
         subscription = await stream.pull_subscribe_bind(AUDIT_INTAKE.name, AUDIT_INTAKE.stream)
         try:
             self._failure = None
@@ -92,6 +95,7 @@ class Intake:
                     _ = self._bus.client
                     continue
                 began = time.monotonic()
+                deliveries = _counted(batch, deliveries)
                 try:
                     await self._service.append([_read(message) for message in batch])
                 except BaseException:
@@ -104,11 +108,36 @@ class Intake:
             if self._bus.is_connected:
                 await subscription.unsubscribe()
 
+    async def _recall(self, stream: JetStreamContext) -> int:
+        """Have delivered again, before anything new, what nobody acknowledged; how many deliveries there were so far.
+
+        An acknowledgement covers all before it: what an intake that was killed had in hand, or what was lost on its
+        way here, would else count as entered with the next batch.
+        """
+        info = await stream.consumer_info(AUDIT_INTAKE.stream, AUDIT_INTAKE.name)
+        deliveries = int(info.delivered.consumer_seq)
+        held = range(info.ack_floor.stream_seq + 1, info.delivered.stream_seq + 1)
+        if info.num_ack_pending and held:
+            _log.warning("events were delivered before and not acknowledged: %d", info.num_ack_pending)
+            place = f"$JS.ACK.{AUDIT_INTAKE.stream}.{AUDIT_INTAKE.name}.1.{{}}.{deliveries}.0.0"
+            for sequence in held:
+                await self._bus.client.publish(place.format(sequence), Msg.Ack.Nak)
+            # The answer to the last says that the server has taken all: only then is it asked for more.
+            await self._bus.client.request(place.format(held[-1]), Msg.Ack.Nak, timeout=_RECALL_SECONDS)
+        return deliveries
+
     async def _give_back(self, batch: Sequence[Msg]) -> None:
         """Have a batch delivered again when somebody next asks, instead of after the time to acknowledge it."""
         with suppress(AppError, nats.errors.Error, OSError):
             for message in batch:
                 await message.nak()
+
+
+def _counted(batch: Sequence[Msg], before: int) -> int:
+    """The consumer's count of deliveries after this batch; Unavailable when one of them did not arrive here."""
+    if batch[0].metadata.sequence.consumer != before + 1 or batch[-1].metadata.sequence.consumer != before + len(batch):
+        raise Unavailable("A delivery was lost on its way to the log.")
+    return before + len(batch)
 
 
 def _read(message: Msg) -> Announced | Unreadable:

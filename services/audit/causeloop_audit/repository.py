@@ -135,7 +135,7 @@ class NotStorable(Exception):
     """The database cannot hold a value of the batch, now or ever."""
 
 
-_FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 
 from causeloop_common.application import Application, Listener, Operations
-from causeloop_gateway.commands import CommandRoute, Gateway, documented
+from causeloop_gateway.commands import CommandRoute, Gateway, documented, page_schema
 from causeloop_gateway.cursors import Cursors
 from causeloop_gateway.denials import Denials
 from causeloop_gateway.edge import Edge
@@ -66,7 +66,12 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     """OpenAPI 3.1 with the error responses that every operation shares."""
     described = get_openapi(title=TITLE, version=VERSION, routes=app.routes, description=DESCRIPTION)
     components = described.setdefault("components", {})
-    components.setdefault("schemas", {})["Problem"] = schema()
+    schemas = components.setdefault("schemas", {})
+    for endpoint in ENDPOINTS:
+        schemas |= endpoint.command.model_json_schema(ref_template="#/components/schemas/{model}").get("$defs", {})
+        if endpoint.is_list:
+            schemas[endpoint.command.reply.__name__] |= page_schema(schemas[endpoint.command.reply.__name__])
+    schemas["Problem"] = schema()
     components["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer", "description": "An access token or a personal access token."}
     }
@@ -81,4 +86,5 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     for path in described["paths"].values():
         for operation in path.values():
             operation["responses"] = {**shared, **operation.get("responses", {})}
+            operation.setdefault("x-permission", None)  # FastAPI leaves out what is null
     return described

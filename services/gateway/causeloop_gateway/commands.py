@@ -290,3 +290,15 @@ def documented(endpoint: Endpoint) -> dict[str, Any]:
         "response_model": None if endpoint.status == 204 or command.reply is Nothing else command.reply,
         "openapi_extra": extra,
     }
+
+
+def page_schema(reply: dict[str, Any]) -> dict[str, Any]:
+    """Properties of a list's answer: the reply's, with the cursor in place of the position that the service knows."""
+    cursor = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+    page = {
+        "type": "object",
+        "properties": {"next_cursor": cursor, "has_more": {"type": "boolean"}},
+        "required": ["next_cursor", "has_more"],
+    }
+    kept = {name: value for name, value in reply["properties"].items() if name != "next_position"}
+    return {"properties": {**kept, "page": page}, "required": [*kept, "page"]}

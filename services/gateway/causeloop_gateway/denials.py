@@ -6,7 +6,6 @@ memory for at most a minute, and longer while the bus is away. Nothing personal 
 
 import asyncio
 import logging
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -91,6 +90,5 @@ class Denials:
             traceparent=telemetry.new_traceparent(),
             data=event.to_wire(),
         )
-        with suppress(nats.js.errors.NoStreamResponseError):
-            subject = f"evt.{told.tenant}.{told.type}"
-            await self._bus.jetstream().publish(subject, told.data, headers=event_headers(told))
+        subject = f"evt.{told.tenant}.{told.type}"
+        await self._bus.jetstream().publish(subject, told.data, headers=event_headers(told))

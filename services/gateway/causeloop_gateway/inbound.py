@@ -81,7 +81,8 @@ class Inbound:
         """The client's address: what the last trusted proxy saw, counted from the right."""
         peer = self.scope.get("client") or ("", 0)
         if trusted_proxies:
-            seen = [part.strip() for part in self.headers.get("x-forwarded-for", "").split(",") if part.strip()]
+            lines = [value for name, value in self.scope["headers"] if name == b"x-forwarded-for"]
+            seen = [part.strip() for part in b",".join(lines).decode("latin-1").split(",") if part.strip()]
             if len(seen) >= trusted_proxies:
                 return seen[-trusted_proxies][:64]
         return str(peer[0])[:64]

@@ -58,12 +58,13 @@ def _unsaid(_: bytes) -> None:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Counts what arrives before a request's headers are complete."""
+    """Counts what arrives that is no body: a head, and what may stand between and after the chunks of a body."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
         self._in_head = True
+        self._in_body = False
         self._refused = False
         self._too_slow: asyncio.TimerHandle | None = None
 
@@ -81,10 +82,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """Feed the parser, unless the connection was refused or the head grows too large."""
         if self._refused:
             return
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > HEADER_BYTES:
+        if self._head_bytes > HEADER_BYTES:
             self._refuse(HeadersTooLarge(f"The request's headers are larger than {HEADER_BYTES} bytes. Send less."))
 
     def on_message_begin(self) -> None:
@@ -95,9 +95,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._expect_head()
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; a trailer is none, whatever it is called (RFC 9110 6.5.1)."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """The head is whole: refuse it if it is too large, else go on to the body."""
         self._in_head = False
+        self._in_body = True
+        self._head_bytes = 0
         self._head_arrived()
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > HEADER_BYTES:
@@ -107,11 +114,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Pass the body on, unless the request was refused."""
+        self._head_bytes = 0
         if not self._refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is whole."""
+        self._in_body = False
+        self._head_bytes = 0
         if not self._refused:
             super().on_message_complete()
 
@@ -121,7 +131,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _throw_away_the_rest(self) -> bool:
         """Whether a refused request may still be arriving; what comes of it is not looked at."""
-        self._refused = self._refused or getattr(self.cycle, "more_body", False)  # no cycle: no request was begun
+        self._refused = self._refused or self._in_body
         return self._refused
 
     def _expect_head(self) -> None:

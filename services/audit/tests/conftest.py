@@ -1,0 +1,52 @@
+"""The log as its use cases meet it: the service on real PostgreSQL, with a writer of its own."""
+
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from causeloop_audit.models import metadata
+from causeloop_audit.repository import LogWriter
+from causeloop_audit.service import LogService
+from causeloop_audit.settings import AuditSettings
+from causeloop_common import ids
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.base import Announced
+from causeloop_common.database import Database
+from causeloop_common.testing import Servers
+
+
+@pytest.fixture(scope="session")
+async def log(servers: Servers) -> AsyncIterator[LogService]:
+    """The service, without its intake: tests append themselves."""
+    settings = AuditSettings.load("audit", servers.environ["audit"])
+    database = Database(settings.dsn("causeloop_audit"), "audit", metadata, workers=4)
+    writer = LogWriter(settings.writer_dsn())
+    await database.start()
+    await writer.connect()
+    yield LogService(database, writer)
+    writer.close()
+    await database.stop()
+
+
+@pytest.fixture
+def event(workspace: AuthContext) -> Callable[..., Announced]:
+    """Make an event of the test's workspace; fields can be given."""
+
+    def make(**given: Any) -> Announced:
+        fields: dict[str, Any] = {
+            "id": ids.new("evt"),
+            "tenant": workspace.tenant,
+            "type": "vault.secret_written",
+            "occurred_at": datetime.now(UTC),
+            "actor": workspace.principal,
+            "credential": workspace.credential,
+            "target": ids.new("sec"),
+            "request_id": workspace.request_id,
+            "traceparent": workspace.traceparent,
+            "data": b'{"version":1}',
+        }
+        return Announced(**{**fields, **given})
+
+    return make

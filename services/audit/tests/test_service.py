@@ -1,0 +1,242 @@
+"""The log's use cases, on real PostgreSQL."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import orjson
+import pytest
+
+from causeloop_audit.domain.merkle import Frontier, leaf_hash
+from causeloop_audit.repository import LogWriter
+from causeloop_audit.service import LogService, Unreadable
+from causeloop_audit.settings import AuditSettings
+from causeloop_common import ids
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.audit import GetEntry, ListEntries
+from causeloop_common.contracts.base import Announced
+from causeloop_common.errors import InvalidInput, NotFound
+from causeloop_common.testing import Servers, context
+
+Make = Callable[..., Announced]
+
+
+async def stored(servers: Servers, tenant: str) -> tuple[list[Any], Any]:
+    """The leaves of a tenant in order, and its head, as they lie in the database."""
+    connection = await asyncpg.connect(servers.superuser_url)
+    try:
+        where = "WHERE workspace_id = $1"
+        key = ids.tenant_uuid(tenant)
+        leaves = await connection.fetch(f"SELECT index, leaf, leaf_hash FROM audit.entries {where} ORDER BY index", key)
+        return leaves, await connection.fetchrow(f"SELECT size, root FROM audit.heads {where}", key)
+    finally:
+        await connection.close()
+
+
+class TestAppend:
+    async def test_indexes_are_dense_and_the_head_is_the_root_of_the_stored_leaves(
+        self, log: LogService, servers: Servers, workspace: AuthContext, event: Make
+    ) -> None:
+        for size in (1, 3, 7):
+            assert await log.append([event() for _ in range(size)]) == size
+
+        leaves, head = await stored(servers, workspace.tenant)
+        frontier = Frontier()
+        for place, row in enumerate(leaves):
+            assert row["index"] == place
+            assert row["leaf_hash"] == leaf_hash(row["leaf"].encode())
+            frontier.append(row["leaf_hash"])
+        assert (head["size"], head["root"]) == (11, frontier.root())
+
+    async def test_an_event_delivered_again_is_entered_once(
+        self, log: LogService, servers: Servers, workspace: AuthContext, event: Make
+    ) -> None:
+        first, second, third = event(), event(), event()
+
+        assert await log.append([first, second, first]) == 2
+        assert await log.append([second, third]) == 1
+
+        leaves, head = await stored(servers, workspace.tenant)
+        assert [orjson.loads(row["leaf"])["id"] for row in leaves] == [first.id, second.id, third.id]
+        assert head["size"] == 3
+
+    async def test_a_batch_of_many_tenants_keeps_each_ones_order(
+        self, log: LogService, servers: Servers, event: Make
+    ) -> None:
+        tenants = [ids.new("ws") for _ in range(20)]
+        batch = [event(tenant=tenant) for _ in range(5) for tenant in tenants]
+
+        assert await log.append(batch) == 100
+
+        for tenant in tenants:
+            leaves, head = await stored(servers, tenant)
+            assert [orjson.loads(row["leaf"])["id"] for row in leaves] == [e.id for e in batch if e.tenant == tenant]
+            assert head["size"] == 5
+
+    async def test_writers_at_once_neither_fork_a_log_nor_block_each_other(
+        self, log: LogService, servers: Servers, workspace: AuthContext, event: Make
+    ) -> None:
+        settings = AuditSettings.load("audit", servers.environ["audit"])
+        writers = [LogWriter(settings.writer_dsn()) for _ in range(4)]
+        other = ids.new("ws")
+        for writer in writers:
+            await writer.connect()
+        services = [LogService(log._database, writer) for writer in writers]
+
+        async def append(service: LogService) -> None:
+            for _ in range(10):
+                await service.append([event(), event(tenant=other), event()])
+
+        await asyncio.gather(*map(append, services))
+        for writer in writers:
+            writer.close()
+
+        for tenant, size in ((workspace.tenant, 80), (other, 40)):
+            leaves, head = await stored(servers, tenant)
+            frontier = Frontier()
+            for row in leaves:
+                frontier.append(row["leaf_hash"])
+            assert [row["index"] for row in leaves] == list(range(size))
+            assert (head["size"], head["root"]) == (size, frontier.root())
+
+    async def test_only_one_writer_leads(self, log: LogService, servers: Servers) -> None:
+        settings = AuditSettings.load("audit", servers.environ["audit"])
+        first, second = LogWriter(settings.writer_dsn()), LogWriter(settings.writer_dsn())
+        await first.connect()
+        await second.connect()
+        try:
+            if await first.lead():
+                assert not await second.lead()
+        finally:
+            first.close()
+            second.close()
+
+    async def test_an_event_without_canonical_data_is_entered_as_malformed_with_its_digest(
+        self, log: LogService, workspace: AuthContext, event: Make
+    ) -> None:
+        raw = b'{"rate": 1.5}'
+        bad = event(data=raw)
+
+        await log.append([event(), bad, event()])
+
+        entered = await log.get_entry(workspace, GetEntry(id=bad.id))
+        assert entered.action == "audit.malformed"
+        assert entered.data == {"sha256": hashlib.sha256(raw).hexdigest(), "size": len(raw)}
+
+    async def test_what_is_no_event_is_entered_once_in_the_log_of_its_subject(
+        self, log: LogService, workspace: AuthContext
+    ) -> None:
+        what = Unreadable(f"evt.{workspace.tenant}.vault.x", 7, b"\x00\x01")
+
+        assert await log.append([what]) == 1
+        assert await log.append([what]) == 0
+
+        page = await log.list_entries(workspace, ListEntries())
+        assert [entry.action for entry in page.data] == ["audit.malformed"]
+
+    async def test_what_names_no_tenant_is_entered_in_the_installation_s_realm(self, log: LogService) -> None:
+        what = Unreadable("evt.nobody.vault.x", 8, ids.new("x").encode())
+
+        assert await log.append([what]) == 1
+
+        page = await log.list_entries(context(ids.INSTALLATION), ListEntries())
+        assert "audit.malformed" in {entry.action for entry in page.data}
+
+    async def test_one_that_the_database_cannot_hold_does_not_keep_the_others_out(
+        self, log: LogService, workspace: AuthContext, event: Make
+    ) -> None:
+        good, bad, late = event(), event(actor="usr_\x00"), event()
+
+        await log.append([good, bad, late])
+
+        page = await log.list_entries(workspace, ListEntries(order="index"))
+        assert [entry.action for entry in page.data] == [
+            "vault.secret_written",
+            "audit.malformed",
+            "vault.secret_written",
+        ]
+
+
+class TestListEntries:
+    async def test_newest_first_and_by_index_are_each_other_s_reverse(
+        self, log: LogService, workspace: AuthContext, event: Make
+    ) -> None:
+        batch = [event() for _ in range(7)]
+        await log.append(batch)
+
+        async def walk(order: str) -> list[str]:
+            found: list[str] = []
+            position = None
+            while True:
+                command = ListEntries.model_validate({"order": order, "limit": 3, "position": position})
+                page = await log.list_entries(workspace, command)
+                found += [entry.id for entry in page.data]
+                if (position := page.next_position) is None:
+                    return found
+
+        assert await walk("index") == [one.id for one in batch]
+        assert await walk("newest") == [one.id for one in reversed(batch)]
+
+    async def test_filters_by_actor_action_target_and_time(
+        self, log: LogService, workspace: AuthContext, event: Make
+    ) -> None:
+        one = event(type="vault.secret_revealed")
+        two = event(type="vault_other.thing", actor="svc_x", occurred_at=one.occurred_at + timedelta(hours=1))
+        three = event(type="tenancy.member_added", target="usr_t", occurred_at=one.occurred_at + timedelta(hours=2))
+        await log.append([one, two, three])
+
+        async def found(**filters: Any) -> list[str]:
+            page = await log.list_entries(workspace, ListEntries.model_validate({"order": "index", **filters}))
+            return [entry.id for entry in page.data]
+
+        assert await found(action="vault.") == [one.id]
+        assert await found(action="vault_") == [two.id]
+        assert await found(actor="svc_x") == [two.id]
+        assert await found(target="usr_t") == [three.id]
+        assert await found(since=two.occurred_at) == [two.id, three.id]
+        assert await found(until=two.occurred_at) == [one.id]
+        assert await found(since=two.occurred_at, actor=workspace.principal) == [three.id]
+
+    async def test_a_page_is_cut_at_its_size_in_bytes(
+        self, log: LogService, workspace: AuthContext, event: Make
+    ) -> None:
+        data = orjson.dumps({"text": "x" * 60_000})
+        await log.append([event(data=data) for _ in range(12)])
+
+        page = await log.list_entries(workspace, ListEntries(limit=100))
+
+        assert len(page.data) == 8
+        assert page.next_position is not None
+
+    async def test_refuses_a_position_that_is_none(self, log: LogService, workspace: AuthContext) -> None:
+        with pytest.raises(InvalidInput) as refused:
+            await log.list_entries(workspace, ListEntries(position="-1"))
+        assert refused.value.fields == {"position": ["is not a position of this log"]}
+
+    async def test_shows_nothing_of_another_tenant(
+        self, log: LogService, event: Make, as_user: Callable[..., AuthContext]
+    ) -> None:
+        await log.append([event()])
+        assert (await log.list_entries(as_user(ids.new("ws")), ListEntries())).data == []
+
+
+class TestGetEntry:
+    async def test_tells_an_entry_by_its_event(self, log: LogService, workspace: AuthContext, event: Make) -> None:
+        one = event()
+        await log.append([one])
+
+        found = await log.get_entry(workspace, GetEntry(id=one.id))
+
+        assert (found.index, found.id, found.action, found.target) == (0, one.id, one.type, one.target)
+        assert (found.actor, found.credential, found.data) == (one.actor, one.credential, {"version": 1})
+
+    async def test_of_another_tenant_is_not_found(
+        self, log: LogService, event: Make, as_user: Callable[..., AuthContext]
+    ) -> None:
+        one = event()
+        await log.append([one])
+        with pytest.raises(NotFound, match="no such event in this workspace's log"):
+            await log.get_entry(as_user(ids.new("ws")), GetEntry(id=one.id))

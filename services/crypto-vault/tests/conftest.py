@@ -1,0 +1,50 @@
+"""The vault as its use cases meet it: the service on real PostgreSQL."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import asyncpg
+import pytest
+
+from causeloop_common.database import Database
+from causeloop_common.testing import Servers
+from causeloop_vault.adapters.local_keys import LocalMasterKeys
+from causeloop_vault.models import metadata
+from causeloop_vault.service import VaultService
+from causeloop_vault.settings import VaultSettings
+
+
+@pytest.fixture(scope="session")
+async def database(servers: Servers) -> AsyncIterator[Database]:
+    """The vault's database, as the service's own role."""
+    settings = VaultSettings.load("vault", servers.environ["vault"])
+    made = Database(settings.dsn("causeloop_vault"), "vault", metadata, workers=8)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture(scope="session")
+def new_vault(database: Database, servers: Servers) -> Callable[..., VaultService]:
+    """Make a vault that remembers nothing yet, with the installation's master keys or others."""
+    settings = VaultSettings.load("vault", servers.environ["vault"])
+
+    def make(*keys: bytes, **given: Any) -> VaultService:
+        return VaultService(database, LocalMasterKeys(keys or settings.keys()), **{"entropy": os.urandom, **given})
+
+    return make
+
+
+@pytest.fixture
+def vault(new_vault: Callable[..., VaultService]) -> VaultService:
+    """A vault of the test's own."""
+    return new_vault()
+
+
+@pytest.fixture
+async def superuser(servers: Servers) -> AsyncIterator[asyncpg.Connection]:
+    """A connection that sees everything."""
+    connection = await asyncpg.connect(servers.superuser_url)
+    yield connection
+    await connection.close()

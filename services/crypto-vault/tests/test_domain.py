@@ -1,0 +1,110 @@
+"""The vault's ciphertext: what opens it, and everything that does not."""
+
+import base64
+import itertools
+
+import pytest
+from hypothesis import given, strategies as st
+
+from causeloop_vault.adapters.local_keys import LocalMasterKeys, fingerprint
+from causeloop_vault.domain import envelope
+from causeloop_vault.domain.envelope import NotOpened
+
+KEY = bytes(range(32))
+ENTROPY = bytes(range(100, 128))
+AT = envelope.place("ws_a", "secret", "db/password@1", 1)
+SEALED = envelope.seal(KEY, 1, b"hunter2", AT, ENTROPY)
+
+
+class TestSeal:
+    def test_opens_at_its_place_under_its_key(self) -> None:
+        assert envelope.open_(KEY, SEALED, AT) == b"hunter2"
+
+    def test_has_the_documented_form(self) -> None:
+        kind, version, body = SEALED.split(":")
+        raw = base64.b64decode(body)
+        assert (kind, version) == ("clv1", "1")
+        assert raw[:16] + raw[48:60] == ENTROPY
+        assert len(raw) == 16 + 32 + 12 + len(b"hunter2") + 16
+
+    def test_is_the_same_for_the_same_randomness_and_another_for_any_other(self) -> None:
+        assert envelope.seal(KEY, 1, b"hunter2", AT, ENTROPY) == SEALED
+        assert envelope.seal(KEY, 1, b"hunter2", AT, bytes(28)) != SEALED
+
+    def test_needs_its_randomness(self) -> None:
+        with pytest.raises(ValueError, match="needs 28 random bytes"):
+            envelope.seal(KEY, 1, b"", AT, b"short")
+
+    @given(st.binary(max_size=200), st.binary(min_size=28, max_size=28))
+    def test_whatever_was_sealed_opens(self, plaintext: bytes, entropy: bytes) -> None:
+        assert envelope.open_(KEY, envelope.seal(KEY, 7, plaintext, AT, entropy), AT) == plaintext
+
+
+class TestOpen:
+    def test_no_flipped_bit_of_the_body_opens(self) -> None:
+        head, _, body = SEALED.rpartition(":")
+        raw = base64.b64decode(body)
+        for at, bit in itertools.product(range(len(raw)), (0, 7)):
+            changed = raw[:at] + bytes([raw[at] ^ (1 << bit)]) + raw[at + 1 :]
+            with pytest.raises(NotOpened):
+                envelope.open_(KEY, f"{head}:{base64.b64encode(changed).decode()}", AT)
+
+    def test_no_other_key_opens(self) -> None:
+        with pytest.raises(NotOpened, match="does not open"):
+            envelope.open_(bytes(32), SEALED, AT)
+
+    def test_a_ciphertext_opens_at_no_other_place(self) -> None:
+        parts = (("ws_a", "ws_b"), ("secret", "auth/session"), ("db@1", "db@2"), (1, 2))
+        places = [envelope.place(*chosen) for chosen in itertools.product(*parts)]
+        sealed = [envelope.seal(KEY, 1, b"x", at, ENTROPY) for at in places]
+        for (here, text), (there, at) in itertools.product(enumerate(sealed), enumerate(places)):
+            if here == there:
+                assert envelope.open_(KEY, text, at) == b"x"
+            else:
+                with pytest.raises(NotOpened):
+                    envelope.open_(KEY, text, at)
+
+    @given(st.tuples(st.text(), st.text(), st.text()), st.tuples(st.text(), st.text(), st.text()))
+    def test_two_places_are_encoded_alike_only_when_they_are_the_same(
+        self, one: tuple[str, str, str], other: tuple[str, str, str]
+    ) -> None:
+        assert (envelope.place(*one, 1) == envelope.place(*other, 1)) == (one == other)
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", "clv1", "clv1:1", "clv1::", "clv2:1:AAAA", "clv1:x:AAAA", "clv1:-1:AAAA", "clv1:1:%%%", "clv1:1:AAAA",
+         "clv1:9999999999:AAAA", "clv1:\u0661:AAAA"],
+    )  # fmt: skip
+    def test_refuses_what_is_no_ciphertext(self, text: str) -> None:
+        with pytest.raises(NotOpened, match="not a ciphertext of the vault"):
+            envelope.open_(KEY, text, AT)
+
+
+class TestLocalMasterKeys:
+    def test_the_first_key_wraps_and_every_key_unwraps(self) -> None:
+        old, new = bytes(32), bytes([1] * 32)
+        wrapped, master = LocalMasterKeys([old]).wrap(KEY, "ws_a", 1)
+        both = LocalMasterKeys([new, old])
+
+        assert both.unwrap(wrapped, master, "ws_a", 1) == KEY
+        assert both.wrap(KEY, "ws_a", 1)[1] == fingerprint(new)
+
+    def test_a_wrapped_key_opens_for_no_other_tenant_or_version(self) -> None:
+        keys = LocalMasterKeys([bytes(32)])
+        wrapped, master = keys.wrap(KEY, "ws_a", 1)
+        for tenant, version in (("ws_b", 1), ("ws_a", 2)):
+            with pytest.raises(NotOpened):
+                keys.unwrap(wrapped, master, tenant, version)
+
+    def test_names_the_master_key_that_is_missing(self) -> None:
+        wrapped, master = LocalMasterKeys([bytes(32)]).wrap(KEY, "ws_a", 1)
+        with pytest.raises(NotOpened, match=rf"{master} that wrapped this data key is not configured"):
+            LocalMasterKeys([bytes([1] * 32)]).unwrap(wrapped, master, "ws_a", 1)
+
+    def test_a_fingerprint_says_nothing_of_the_key(self) -> None:
+        assert fingerprint(KEY) not in KEY.hex()
+        assert len(fingerprint(KEY)) == 16
+
+    def test_needs_a_key(self) -> None:
+        with pytest.raises(ValueError, match="At least one master key"):
+            LocalMasterKeys([])

@@ -1,0 +1,247 @@
+"""Fixtures of the gateway's tests: the gateway on a port of its own, and every service it asks.
+
+house       the gateway as an HTTP server, and people who sign in to it
+security    `Security` on a connection of its own
+wire        bytes over a socket, as no client library would send them
+until       asks again and again until the answer is true
+"""
+
+import asyncio
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import asyncpg
+import httpx
+import pytest
+
+from causeloop_auth import app as auth
+from causeloop_cli.issuer import create_issuer
+from causeloop_common import ids
+from causeloop_common.application import Application, Listener
+from causeloop_common.messaging import Bus
+from causeloop_common.settings import Settings
+from causeloop_common.testing import Servers
+from causeloop_gateway import app
+from causeloop_gateway.security import Security
+from causeloop_tenancy import app as tenancy
+from causeloop_vault import app as vault
+
+PARTY = "http://app.causeloop.test"
+PATIENCE = 5.0
+
+T = TypeVar("T")
+
+
+async def _until(ask: Callable[[], Awaitable[T]]) -> T:
+    deadline = time.monotonic() + PATIENCE
+    while not (told := await ask()):
+        assert time.monotonic() < deadline, f"It is still not so; the last answer was {told!r}."
+        await asyncio.sleep(0.005)
+    return told
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], Awaitable[T]]], Awaitable[T]]:
+    return _until
+
+
+@asynccontextmanager
+async def served(listener: Listener, listening: socket.socket) -> AsyncIterator[None]:
+    serving = asyncio.create_task(listener.serve(sockets=[listening]))
+    try:
+        yield  # the socket listens: a client waits until it is accepted
+    finally:
+        listener.should_exit = True
+        await serving
+
+
+def listening() -> tuple[socket.socket, str]:
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio asks for all three
+    made.bind(("127.0.0.1", 0))
+    made.listen()
+    return made, f"http://127.0.0.1:{made.getsockname()[1]}"
+
+
+@dataclass
+class Person:
+    """Somebody who signed in and has a workspace."""
+
+    id: str
+    workspace: str
+    realm_token: str
+    token: str
+    refresh_token: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.token}"}
+
+
+@dataclass
+class House:
+    """The gateway's address, and what is around it."""
+
+    http: httpx.AsyncClient
+    issuer: httpx.AsyncClient
+    port: int
+    superuser: asyncpg.Connection
+    application: Application
+
+    async def subject_token(self, subject: str | None = None) -> str:
+        opened = await self.issuer.post("/v1/sessions", json={"subject": subject or f"user_{secrets.token_hex(8)}"})
+        return str(opened.json()["token"])
+
+    async def sign_up(self) -> Person:
+        """A new person in a new workspace of theirs."""
+        first = await self.told("POST", "/auth/exchange", json={"subject_token": await self.subject_token()})
+        realm_token = first["access_token"]
+        made = await self.told("POST", "/workspaces", realm_token, json={"name": "Acme", "slug": "acme"})
+        moving = {"refresh_token": first["refresh_token"], "workspace_id": made["id"]}
+        moved = await self.told("POST", "/auth/refresh", json=moving)
+        return Person(made["created_by"], made["id"], realm_token, moved["access_token"], moved["refresh_token"])
+
+    async def call(self, method: str, path: str, token: str | None = None, **more: Any) -> httpx.Response:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        return await self.http.request(method, f"/v1{path}", headers={**headers, **more.pop("headers", {})}, **more)
+
+    async def told(self, method: str, path: str, token: str | None = None, **more: Any) -> dict[str, Any]:
+        """The body of an answer that is none of a refusal."""
+        answer = await self.call(method, path, token, **more)
+        assert answer.is_success, answer.text
+        body: dict[str, Any] = answer.json() if answer.content else {}
+        return body
+
+    async def refused(
+        self, status: int, code: str, method: str, path: str, token: str | None = None, **more: Any
+    ) -> Any:
+        """The body of a refusal."""
+        answer = await self.call(method, path, token, **more)
+        assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+        return answer.json()
+
+    async def personal_token(self, person: Person, *scopes: str) -> dict[str, Any]:
+        return await self.told("POST", "/api-tokens", person.token, json={"name": "ci", "scopes": list(scopes)})
+
+    async def set_role(self, person: Person, role: str) -> None:
+        """Give a member another role, past the commit guard: tenancy has no use case for it yet."""
+        async with self.superuser.transaction():
+            await self.superuser.execute("SET LOCAL session_replication_role = replica")
+            changed = await self.superuser.execute(
+                "UPDATE tenancy.members SET role = $1 WHERE workspace_id = $2",
+                role,
+                ids.tenant_uuid(person.workspace),
+            )
+        assert changed == "UPDATE 1"
+
+
+def bus_of(servers: Servers) -> Bus:
+    settings = Settings.load("gateway", servers.environ["gateway"])
+    return Bus(settings, settings.keyring())
+
+
+@pytest.fixture(scope="session")
+async def neighbours(compose: Callable[..., Any]) -> None:
+    await compose(tenancy.create, "tenancy")
+    await compose(vault.create, "vault")
+
+
+@pytest.fixture(scope="module")
+async def house(servers: Servers, neighbours: None) -> AsyncIterator[House]:
+    at_issuer, issuer_url = listening()
+    at_gateway, url = listening()
+    issuing = Listener.on(create_issuer(issuer_url, PARTY), "127.0.0.1", 0)
+    identity = {
+        **servers.environ["auth"],
+        "CLERK_JWKS_URL": f"{issuer_url}/.well-known/jwks.json",
+        "CLERK_AUTHORIZED_PARTIES": PARTY,
+    }
+    gateway = app.create({**servers.environ["gateway"], "PORT": "0"})
+    applications = [auth.create(identity), gateway]
+    superuser = await asyncpg.connect(servers.superuser_url)
+    for application in applications:
+        await application.start()
+        await application.bus.client.flush()
+    listener = gateway.listener()
+    assert listener is not None
+    async with (
+        served(issuing, at_issuer),
+        served(listener, at_gateway),
+        httpx.AsyncClient(base_url=url, trust_env=False) as http,
+        httpx.AsyncClient(base_url=issuer_url, trust_env=False) as issuer,
+    ):
+        yield House(http, issuer, int(url.rpartition(":")[2]), superuser, gateway)
+    for application in reversed(applications):
+        await application.stop()
+    await superuser.close()
+
+
+@pytest.fixture
+async def bus(servers: Servers) -> AsyncIterator[Bus]:
+    """The gateway's place on the bus, not yet taken."""
+    made = bus_of(servers)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def security(bus: Bus) -> Security:
+    made = Security(bus)
+    await bus.connect()
+    await bus.start()
+    await bus.client.flush()
+    await bus.client.flush()  # nats-py sends the first ping ahead of the subscriptions
+    return made
+
+
+class Wire:
+    """A connection on which anything may be said."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def say(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def insist(self, data: bytes) -> None:
+        """Say the same again and again until there is an answer."""
+        async with asyncio.timeout(PATIENCE):
+            while not self.reader._buffer:  # type: ignore[attr-defined]
+                await self.say(data)
+                await asyncio.sleep(0)
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """The next answer: status, headers, body."""
+        async with asyncio.timeout(PATIENCE):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            first, *lines = head.strip().split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            body = await self.reader.readexactly(int(headers.get("content-length", "0")))
+        return int(first.split()[1]), headers, body
+
+    async def is_closed(self) -> bool:
+        """Wait for the end; whether nothing more was said before it."""
+        async with asyncio.timeout(PATIENCE):
+            try:
+                return await self.reader.read() == b""
+            except ConnectionResetError:
+                return True
+
+
+@pytest.fixture
+async def wire(house: House) -> AsyncIterator[Callable[[], Awaitable[Wire]]]:
+    opened: list[Wire] = []
+
+    async def connect() -> Wire:
+        opened.append(Wire(*await asyncio.open_connection("127.0.0.1", house.port)))
+        return opened[-1]
+
+    yield connect
+    for one in opened:
+        one.writer.close()

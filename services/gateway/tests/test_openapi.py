@@ -1,0 +1,100 @@
+"""The description of the API: whole, and true to the contracts."""
+
+import re
+from typing import Any
+
+import pytest
+
+from causeloop_common.contracts.base import Nothing
+from causeloop_gateway.app import api
+from causeloop_gateway.commands import Endpoint
+from causeloop_gateway.problems import STATUS
+from causeloop_gateway.routes import ENDPOINTS
+
+DESCRIBED: dict[str, Any] = api(None).openapi()
+OPERATIONS = {
+    operation["operationId"]: operation for path in DESCRIBED["paths"].values() for operation in path.values()
+}
+EACH = pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.command.operation)
+
+
+def references(part: Any) -> set[str]:
+    if isinstance(part, dict):
+        found = {part["$ref"]} if isinstance(part.get("$ref"), str) else set()
+        return found.union(*map(references, part.values()))
+    return set().union(*map(references, part)) if isinstance(part, list) else set()
+
+
+class TestDocument:
+    def test_is_openapi_3_1(self) -> None:
+        assert re.fullmatch(r"3\.1\.\d+", DESCRIBED["openapi"])
+        assert set(DESCRIBED["info"]) >= {"title", "version", "description"}
+        assert set(DESCRIBED) >= {"openapi", "info", "paths", "components"}
+
+    def test_every_route_is_described_once_under_v1_and_nothing_else_is(self) -> None:
+        shown = {(method.upper(), path) for path, operations in DESCRIBED["paths"].items() for method in operations}
+        assert shown == {(e.method, "/v1" + e.path.replace(":path}", "}")) for e in ENDPOINTS}
+        assert len(shown) == len(OPERATIONS) == len(ENDPOINTS)
+
+    def test_every_reference_leads_somewhere(self) -> None:
+        for reference in references(DESCRIBED):
+            part = DESCRIBED
+            for step in reference.removeprefix("#/").split("/"):
+                part = part[step]
+
+    def test_says_nothing_of_what_only_services_send_each_other(self) -> None:
+        text = str(DESCRIBED)
+        for hidden in ("subject_token_hash", "'position'", "next_position", "internal:"):
+            assert hidden not in text, hidden
+
+
+class TestOperations:
+    @EACH
+    def test_names_permission_and_credentials(self, endpoint: Endpoint) -> None:
+        operation = OPERATIONS[endpoint.command.operation]
+        assert operation["x-credential"] == sorted(endpoint.credentials)
+        if endpoint.credentials:
+            assert operation["x-permission"] == endpoint.command.permission
+            assert operation["security"] == [{"bearer": []}]
+        else:
+            assert operation["x-permission"] is None
+            assert operation["security"] == []
+
+    @EACH
+    def test_has_words(self, endpoint: Endpoint) -> None:
+        operation = OPERATIONS[endpoint.command.operation]
+        assert operation["summary"]
+        assert operation["tags"] == [endpoint.command.service]
+
+    @EACH
+    def test_every_refusal_is_described(self, endpoint: Endpoint) -> None:
+        responses = OPERATIONS[endpoint.command.operation]["responses"]
+        assert set(responses) == {str(endpoint.status), *(str(status) for status, _ in STATUS.values())}
+        for status, _ in STATUS.values():
+            shown = responses[str(status)]["content"]["application/problem+json"]["schema"]
+            assert shown == {"$ref": "#/components/schemas/Problem"}
+
+    @EACH
+    def test_the_answer_is_the_contract_s(self, endpoint: Endpoint) -> None:
+        answer = OPERATIONS[endpoint.command.operation]["responses"][str(endpoint.status)]
+        if endpoint.command.reply is Nothing:
+            assert endpoint.status == 204
+            assert "content" not in answer
+        elif not endpoint.is_list:
+            shown = answer["content"]["application/json"]["schema"]["$ref"]
+            assert shown.rpartition("/")[2] == endpoint.command.reply.__name__
+
+    @EACH
+    def test_parameters_are_in_their_places(self, endpoint: Endpoint) -> None:
+        shown = {(p["in"], p["name"]) for p in OPERATIONS[endpoint.command.operation].get("parameters", [])}
+        assert {name for place, name in shown if place == "path"} == set(endpoint.path_fields)
+        fields = set(endpoint.command.model_fields) - set(endpoint.path_fields) - endpoint.hidden
+        if endpoint.method == "GET":
+            expected = {"cursor" if name == "position" and endpoint.is_list else name for name in fields}
+            assert {name for place, name in shown if place == "query"} == expected
+        else:
+            body = OPERATIONS[endpoint.command.operation].get("requestBody", {"content": {}})
+            schema = body["content"].get("application/json", {"schema": {"properties": {}}})["schema"]
+            assert set(schema["properties"]) == fields
+        keyed = endpoint.method != "GET" and not endpoint.command.pure
+        assert (("header", "Idempotency-Key") in shown) == keyed

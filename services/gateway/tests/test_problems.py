@@ -1,0 +1,73 @@
+"""Refusals over HTTP: every error has one status, and one shape."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from causeloop_common.errors import AppError, InvalidInput, RateLimited, Unauthorized, Unavailable
+from causeloop_gateway.problems import STATUS, problem, schema
+
+KINDS = pytest.mark.parametrize("kind", AppError.kinds(), ids=lambda kind: kind.code)
+
+
+def told(error: AppError) -> tuple[int, dict[bytes, bytes], dict[str, Any]]:
+    status, headers, body = problem(error, "req_1")
+    assert len(dict(headers)) == len(headers)
+    return status, dict(headers), orjson.loads(body)
+
+
+class TestStatuses:
+    def test_every_error_has_one_and_nothing_else_has(self) -> None:
+        assert set(STATUS) == {kind.code for kind in AppError.kinds()}
+
+    def test_are_those_of_the_brief(self) -> None:
+        brief = (
+            "validation_error 422, malformed 400, unauthorized 401, invalid_grant 401, forbidden 403, "
+            "mfa_required 403, not_found 404, conflict 409, idempotency_mismatch 422, idempotency_in_progress 409, "
+            "secret_already_shown 409, payload_too_large 413, rate_limited 429, audit_unavailable 503, "
+            "unavailable 503, timeout 504"
+        )
+        assert {f"{code} {STATUS[code][0]}" for code in STATUS} >= set(brief.split(", "))
+
+
+class TestProblem:
+    @KINDS
+    def test_has_the_shape_that_clients_read(self, kind: type[AppError]) -> None:
+        status, headers, body = told(kind("A sentence."))
+        assert body == {
+            "type": f"urn:causeloop:problem:{kind.code}",
+            "title": STATUS[kind.code][1],
+            "status": status,
+            "detail": "A sentence.",
+            "code": kind.code,
+            "trace_id": "req_1",
+        }
+        assert headers[b"content-type"] == b"application/problem+json"
+
+    @KINDS
+    def test_says_its_own_length(self, kind: type[AppError]) -> None:
+        _, headers, body = problem(kind("Ein Satz – mit Zeichen."), "req_1")
+        assert dict(headers)[b"content-length"] == str(len(body)).encode()
+
+    def test_names_the_fields_that_are_wrong(self) -> None:
+        assert told(InvalidInput.of(name="is too long"))[2]["errors"] == {"name": ["is too long"]}
+
+    @pytest.mark.parametrize(
+        ("error", "seconds"),
+        [(Unavailable("x"), b"1"), (RateLimited("x", retry_after=7), b"7"), (RateLimited("x"), None)],
+    )
+    def test_says_when_to_come_again(self, error: AppError, seconds: bytes | None) -> None:
+        assert told(error)[1].get(b"retry-after") == seconds
+
+    @KINDS
+    def test_names_the_scheme_exactly_where_nobody_is_signed_in(self, kind: type[AppError]) -> None:
+        status, headers, _ = told(kind("x"))
+        assert (b"www-authenticate" in headers) == (status == 401)
+
+    def test_has_a_schema_that_fits(self) -> None:
+        described: Any = schema()
+        body = told(InvalidInput.of(name="x"))[2]
+        assert set(body) == set(described["properties"])
+        assert set(described["required"]) == set(told(Unauthorized("x"))[2])
+        assert described["properties"]["code"]["enum"] == sorted(STATUS)
