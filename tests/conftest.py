@@ -1,16 +1,16 @@
 """Fixtures of the tests that cross services.
 
-    stack      the whole house, shared by the run: tests keep to people and workspaces of their own
-    fragile    one more, for tests that kill what they like and start it again
-    tell       a line for the end of the run: what was counted
+stack      the whole house, shared by the run: tests keep to people and workspaces of their own
+fragile    one more, for tests that kill what they like and start it again
+tell       a line for the end of the run: what was counted
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+from tests.stack import Person, Stack
 
 from causeloop_cli.embedded import Janitor
-from tests.stack import Person, Stack
 
 _TOLD = pytest.StashKey[list[str]]()
 

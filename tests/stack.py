@@ -47,9 +47,7 @@ _INHERITED = ("PATH", "HOME", "TMPDIR", "LANG", "VIRTUAL_ENV", "SYSTEMROOT")
 T = TypeVar("T")
 
 
-async def until(  # noqa: D417
-    what: str, ask: Callable[[], Awaitable[T]], *, seconds: float = PATIENCE, every: float = 0.02
-) -> T:
+async def until(what: str, ask: Callable[[], Awaitable[T]], *, seconds: float = PATIENCE, every: float = 0.02) -> T:
     """Ask again and again until the answer is true; it. Fails with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
@@ -118,7 +116,8 @@ class Person:
 
     async def personal_token(self, *scopes: str, name: str = "a token") -> dict[str, Any]:
         """A personal access token, as it was shown."""
-        return told(await self.post("/api-tokens", json={"name": name, "scopes": list(scopes)}), 201)
+        made: dict[str, Any] = told(await self.post("/api-tokens", json={"name": name, "scopes": list(scopes)}), 201)
+        return made
 
     async def log(self, *, least: int = 0) -> list[dict[str, Any]]:
         """The workspace's acts by index, once there are at least `least`; refusals, which come later, left out."""
@@ -355,7 +354,9 @@ class Stack:
         """A connection to the bus with a service's credential, or as the observer."""
         seed = self.observer_seed if service is None else self.installation.seeds[service]
         inbox = "_INBOX.observer" if service is None else topology.inbox(service)
-        client = await nats.connect(self.nats.url, nkeys_seed_str=seed, inbox_prefix=inbox, allow_reconnect=False, **more)
+        client = await nats.connect(
+            self.nats.url, nkeys_seed_str=seed, inbox_prefix=inbox, allow_reconnect=False, **more
+        )
         try:
             yield client
         finally:

@@ -1,7 +1,6 @@
 """Two tenants full of data, for everything that is generated here."""
 
 import pytest
-
 from tests.isolation.tenants import Tenants, settle
 from tests.stack import Stack
 

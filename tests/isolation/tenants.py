@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.stack import Person, Stack, told, until
+
 from causeloop_common import ids
 from causeloop_common.permissions import Permission
-from tests.stack import Person, Stack, told, until
 
 EVERYTHING = tuple(permission for permission in Permission if permission != Permission.WORKSPACE_CREATE)
 
@@ -97,9 +98,7 @@ class Tenants:
             raise AssertionError(f"Say in {__name__} what the field '{name}' of '{operation}' could name of a's.")
         return known[name]
 
-    async def requests(
-        self, operation: str, required: Iterable[str], optional: Iterable[str]
-    ) -> list[dict[str, Any]]:
+    async def requests(self, operation: str, required: Iterable[str], optional: Iterable[str]) -> list[dict[str, Any]]:
         """Fields with a's things: the required ones alone, with each option, and all of them."""
         needed, more = list(required), list(optional)
         chosen = [needed, *([*needed, option] for option in more)]
@@ -136,6 +135,7 @@ async def _furnish(stack: Stack, name: str) -> Things:
     made = told(await person.post("/workspaces", json=body, headers=key), 201)
     await person.move(made["id"])
     path = f"{name}/db/password"
+    secret: dict[str, Any] = {}
     for value in (f"value-of-{name}", f"second-of-{name}"):
         secret = told(await person.put(f"/secrets/{path}", json={"value": value}, headers={"idempotency-key": value}))
     told(await person.put(f"/secrets/{name}/other", json={"value": f"other-of-{name}"}))
@@ -163,7 +163,9 @@ async def _furnish(stack: Stack, name: str) -> Things:
                 )
                 for schema in ("auth", "tenancy", "vault")
             ]
-            entered = await sql.fetchval("SELECT size FROM audit.heads WHERE workspace_id = $1", ids.tenant_uuid(person.id))
+            entered = await sql.fetchval(
+                "SELECT size FROM audit.heads WHERE workspace_id = $1", ids.tenant_uuid(person.id)
+            )
             return not any(waiting) and entered == 3
 
     await until("the realm's events have arrived", realm_settled)
@@ -197,8 +199,6 @@ def operations(openapi: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, An
     for path, described in openapi["paths"].items():
         for method, operation in described.items():
             yield method.upper(), path, operation
-
-
 
 
 def makes_its_own(operation: str) -> bool:

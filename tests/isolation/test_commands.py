@@ -7,6 +7,8 @@ from typing import Any
 import orjson
 from nats.aio.client import Client
 from pydantic import BaseModel
+from tests.isolation.tenants import Tenants, makes_its_own
+from tests.stack import Stack, asking, through, until
 
 from causeloop_common import ids
 from causeloop_common.context import ServiceTokens
@@ -16,8 +18,6 @@ from causeloop_common.errors import AppError
 from causeloop_common.keys import KeyRing, Sealer
 from causeloop_common.messaging import DEADLINE, ERROR_CODE, TOKEN
 from causeloop_common.permissions import SELF, Internal, Permission
-from tests.isolation.tenants import Tenants, makes_its_own
-from tests.stack import Stack, asking, through, until
 
 OUTCOMES: dict[str, set[str]] = {
     "cmd.auth.exchange": {"ok", "not_found"},
@@ -83,12 +83,18 @@ class TestEveryCommand:
                             if "workspace_id" in fields:
                                 assert outcome == "not_found", where
         assert await tenants.footprint() == before
-        tell(f"isolation: {len(KINDS)} command subjects, {count} commands of a second tenant: nothing of another tenant")
+        tell(
+            f"isolation: {len(KINDS)} command subjects, {count} commands of a second tenant: nothing of another tenant"
+        )
 
     def allowed(self, kind: type[Command[Any]], tenants: Tenants, tenant: str) -> set[str]:
         """What may be answered; a realm is no workspace and cannot become one."""
         in_realm = {"get_workspace": {"not_found"}, "create_workspace": {"internal_error"}}
-        return in_realm.get(kind.operation, OUTCOMES[kind.subject]) if tenant.startswith("usr_") else OUTCOMES[kind.subject]
+        return (
+            in_realm.get(kind.operation, OUTCOMES[kind.subject])
+            if tenant.startswith("usr_")
+            else OUTCOMES[kind.subject]
+        )
 
     async def test_takes_the_tenant_from_the_token_and_from_nothing_else(
         self, stack: Stack, tenants: Tenants, tell: Callable[[str], None]
@@ -107,8 +113,14 @@ class TestEveryCommand:
                 sealed_for_a = command.to_wire(Envelope(Sealer(pair), f"{kind.subject}:{a.workspace}"))
                 async with stack.on_bus(issuer) as client:
 
-                    async def code(body: bytes, sent: str = token, client: Client = client, **headers: str) -> str:
-                        return await ask(client, kind.subject, body, sent, **headers)  # noqa: B023
+                    async def code(
+                        body: bytes,
+                        sent: str = token,
+                        deadline: str | None = None,
+                        client: Client = client,
+                        subject: str = kind.subject,
+                    ) -> str:
+                        return await ask(client, subject, body, sent, deadline)
 
                     for name in {"workspace_id", "tenant", "ten", "tenant_id"} - set(kind.model_fields):
                         more = orjson.dumps({**orjson.loads(sealed_for_b), name: a.workspace})
@@ -119,10 +131,12 @@ class TestEveryCommand:
                         count += 1
                     no_right = ServiceTokens(keys).mint(asking(b.workspace, b.id), kind.service)
                     assert await code(sealed_for_b, no_right) == "forbidden", kind.subject
-                    other = ServiceTokens(keys).mint(asking(b.workspace, b.id, *EVERY_PERMISSION), other_than(kind, keys))
+                    other = ServiceTokens(keys).mint(
+                        asking(b.workspace, b.id, *EVERY_PERMISSION), other_than(kind, keys)
+                    )
                     for wrong in (other, token[:-2] + "zz", "", a.token, a.realm_token):
                         assert await code(sealed_for_b, wrong) == "unauthorized", (kind.subject, wrong)
-                    assert await code(sealed_for_b, **{DEADLINE: ""}) == "unauthorized", kind.subject
+                    assert await code(sealed_for_b, deadline="") == "unauthorized", kind.subject
                     count += 7
         assert await tenants.footprint() == before
         tell(f"isolation: {count} commands with a tenant in the payload, or another's token or seal: all refused")
@@ -163,11 +177,10 @@ def other_than(kind: type[Command[Any]], keys: KeyRing) -> str:
     return others[0]
 
 
-async def ask(client: Client, subject: str, body: bytes, token: str, **more: str) -> str:
+async def ask(client: Client, subject: str, body: bytes, token: str, deadline: str | None = None) -> str:
     """The code of a raw command's answer; 'ok' when it was done."""
-    deadline = str(int((time.time() + 5) * 1000))
-    headers = {TOKEN: token, DEADLINE: deadline, "Causeloop-Request-Id": ids.new("req"), **more}
+    if deadline is None:
+        deadline = str(int((time.time() + 5) * 1000))
+    headers = {TOKEN: token, DEADLINE: deadline, "Causeloop-Request-Id": ids.new("req")}
     reply = await client.request(subject, body, timeout=5, headers=headers)
     return (reply.headers or {}).get(ERROR_CODE, "ok")
-
-

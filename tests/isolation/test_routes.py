@@ -6,7 +6,6 @@ from typing import Any
 
 import httpx
 import pytest
-
 from tests.isolation.tenants import EVERYTHING, Tenants, makes_its_own, operations
 from tests.stack import Person, Stack, told
 
@@ -39,7 +38,9 @@ async def attempts(tenants: Tenants, path: str, method: str, operation: dict[str
     name = operation["operationId"]
     given = operation.get("parameters", [])
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-    places = {p["name"]: p["in"] for p in given if p["in"] != "header"} | dict.fromkeys(body.get("properties", {}), "body")
+    places = {p["name"]: p["in"] for p in given if p["in"] != "header"} | dict.fromkeys(
+        body.get("properties", {}), "body"
+    )
     required = [p["name"] for p in given if p["in"] == "path" or p.get("required")] + body.get("required", [])
     headers = {p["name"] for p in given if p["in"] == "header"}
     assert headers <= {"Idempotency-Key"}, f"{name} has a header this test does not know: {headers}"

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
+from tests.isolation.tenants import Tenants, tenant_tables
+from tests.stack import Stack
 
 from causeloop_common.contracts import topology
 from causeloop_common.rls import PERSON_SETTING, TENANT_SETTING
-from tests.isolation.tenants import Tenants, tenant_tables
-from tests.stack import Stack
 
 NO_TENANTS = {
     "migrations": "which migrations were run",
@@ -161,13 +161,11 @@ class TestEveryTable:
                         count += attempts.count
         assert await tenants.footprint() == before
         tell(
-            f"isolation: {len(catalogue.tables)} tables, {len(catalogue.roles)} roles, {len(scenarios(tenants))} settings: "
-            f"{count} statements, nothing of another tenant"
+            f"isolation: {len(catalogue.tables)} tables, {len(catalogue.roles)} roles, {len(scenarios(tenants))} "
+            f"settings: {count} statements, nothing of another tenant"
         )
 
-    async def test_grants_no_right_that_row_security_does_not_cover(
-        self, stack: Stack, catalogue: Catalogue
-    ) -> None:
+    async def test_grants_no_right_that_row_security_does_not_cover(self, stack: Stack, catalogue: Catalogue) -> None:
         async with stack.sql() as sql:
             for role in catalogue.roles:
                 for table in catalogue.tables:
@@ -262,9 +260,11 @@ async def findings_of(
                     findings.append(f"its own tenant sees {len(seen)} of {there} rows")
         elif await attempts(f"SELECT count(*) FROM {table.full}") is not None:
             findings.append("select is allowed without the column that would bind it")
-        for lock in ("", " FOR UPDATE"):
-            if await attempts(f"SELECT workspace_id FROM {table.full} WHERE workspace_id = ANY($1){lock}", a):
-                findings.append(f"select by name{lock} shows rows")
+        findings += [
+            f"select by name{lock} shows rows"
+            for lock in ("", " FOR UPDATE")
+            if await attempts(f"SELECT workspace_id FROM {table.full} WHERE workspace_id = ANY($1){lock}", a)
+        ]
 
     if "insert" not in crosses:
         (example,) = await sql.fetch(f"SELECT * FROM {table.full} WHERE workspace_id = ANY($1) LIMIT 1", a) or [None]

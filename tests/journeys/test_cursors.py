@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
 from tests.stack import Person, Stack, refused, told
 
 PATHS = sorted(f"s/{number:02}" for number in range(11))
@@ -153,5 +152,3 @@ class TestFilters:
         for query, holds in asks.items():
             found = [entry async for entry in person.pages(f"/audit/events?order=index&limit=4&{query}")]
             assert found == [entry for entry in entries if holds(entry)], query
-
-

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.stack import Person, Stack, refused, told, until
 
 from causeloop_common import ids
-from tests.stack import Person, Stack, refused, told, until
 
 
 def keyed(key: str | None = None) -> dict[str, str]:
@@ -18,7 +18,7 @@ def keyed(key: str | None = None) -> dict[str, str]:
 
 
 def is_replay(answer: httpx.Response) -> bool:
-    return answer.headers.get("idempotency-replayed") == "true"
+    return bool(answer.headers.get("idempotency-replayed") == "true")
 
 
 async def actions(person: Person, *, least: int) -> list[str]:
@@ -55,9 +55,7 @@ class TestARepeatedRequest:
         assert first["token"] not in answer.text
         assert [t["id"] for t in told(await owner.get("/api-tokens"))["data"]] == [first["id"]]
         async with stack.sql() as sql:
-            kept = await sql.fetchval(
-                "SELECT reply FROM auth.idempotency WHERE key = $1", headers["idempotency-key"]
-            )
+            kept = await sql.fetchval("SELECT reply FROM auth.idempotency WHERE key = $1", headers["idempotency-key"])
         assert first["token"] not in kept
 
     @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ import hashlib
 import json
 from typing import Any
 
-from causeloop_common import ids
 from tests.log import assert_computes, stored_log
 from tests.stack import Person, Stack, refused, told, until
+
+from causeloop_common import ids
 
 
 class TestThePath:
@@ -91,9 +92,7 @@ class TestThePath:
         session = await stack.session(person.subject, email="realm@example.test")
         agent = "a very particular browser"
         granted = told(
-            await stack.http.post(
-                "/v1/auth/exchange", json={"subject_token": session}, headers={"user-agent": agent}
-            )
+            await stack.http.post("/v1/auth/exchange", json={"subject_token": session}, headers={"user-agent": agent})
         )
         person.realm_token, person.refresh_token = granted["access_token"], granted["refresh_token"]
         await person.create_workspace()
@@ -140,7 +139,9 @@ class TestASecondWorkspace:
         assert [m["workspace_id"] for m in told(await stranger.get("/me/workspaces"))["data"]] == [stranger.workspace]
         told(await owner.get("/secrets/only/mine", token=token["token"]))  # and the token still works
 
-    async def test_cannot_be_entered_by_who_does_not_belong(self, stack: Stack, owner: Person, stranger: Person) -> None:
+    async def test_cannot_be_entered_by_who_does_not_belong(
+        self, stack: Stack, owner: Person, stranger: Person
+    ) -> None:
         entering = {"refresh_token": stranger.refresh_token, "workspace_id": owner.workspace}
         refused(await stack.http.post("/v1/auth/refresh", json=entering), 404, "not_found")
         refused(await stack.exchange(stranger.subject, workspace_id=owner.workspace), 404, "not_found")

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from causeloop_common import ids
 from tests.stack import Person, Stack, refused, told, until
+
+from causeloop_common import ids
 
 
 async def rotate(stack: Stack, token: str, **more: Any) -> dict[str, Any]:

@@ -4,9 +4,9 @@ import re
 import secrets
 
 import pytest
+from tests.stack import Person, Stack, refused, through, told, until
 
 from causeloop_common import ids
-from tests.stack import Person, Stack, refused, through, told, until
 
 
 def trace() -> tuple[str, str]:
@@ -31,13 +31,13 @@ class TestARequest:
         told(answer)
 
         assert answer.headers["x-request-id"] == request_id
-        for message in (command, event):
-            assert message.headers is not None
-            _, told_trace, span, _ = message.headers["traceparent"].split("-")
+        asked_with, heard_with = command.headers or {}, event.headers or {}
+        for carried in (asked_with, heard_with):
+            _, told_trace, span, _ = carried["traceparent"].split("-")
             assert told_trace == trace_id
             assert span != traceparent.split("-")[2]  # a span of its own
-        assert command.headers["Causeloop-Request-Id"] == request_id
-        assert event.headers["ce-requestid"] == request_id
+        assert asked_with["Causeloop-Request-Id"] == request_id
+        assert heard_with["ce-requestid"] == request_id
 
         entry = (await owner.log(least=4))[-1]
         assert (entry["action"], entry["request_id"]) == ("vault.secret_written", request_id)
@@ -76,7 +76,7 @@ class TestARequest:
 
     @pytest.mark.parametrize("given", ["short", "x" * 65, "with space 1", "naïve-naïve", "a/b/c/d/e/f", "${jndi:ldap}"])
     async def test_with_an_id_that_is_not_well_formed_gets_one_of_ours(self, stack: Stack, given: str) -> None:
-        answer = await stack.http.get("/v1/secrets", headers={"x-request-id": given.encode()})
+        answer = await stack.http.get("/v1/secrets", headers=[(b"x-request-id", given.encode())])
         problem = refused(answer, 401, "unauthorized")
         assert re.fullmatch(r"req_[0-9a-z]{26}", problem["trace_id"])
 

@@ -123,6 +123,7 @@ class Application:
             self._tasks.append(asyncio.create_task(run(), name=f"{self.name}:{name}"))  # type: ignore[arg-type]
         if self._commands is not None:
             await self._commands.start(self.bus, workers=self.settings.database_workers)
+        await self.bus.flush()
         self._not_serving = None
         _log.info("%s is ready", self.name)
 

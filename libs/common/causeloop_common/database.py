@@ -50,6 +50,7 @@ _CONNECT_SECONDS = 5.0
 _PASSING = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what asyncpg raises when a connection dies while a statement is being sent
     asyncpg.QueryCanceledError,
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
@@ -351,7 +352,7 @@ class Transaction:
             if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError):
                 raise Timeout("The database did not confirm. Retry with the same Idempotency-Key.") from error
             raise _converted(error) from error  # refused, and so rolled back
-        except (OSError, asyncpg.InterfaceError, TimeoutError) as error:
+        except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
             raise Timeout("The database did not confirm. Retry with the same Idempotency-Key.") from error
         if status != "COMMIT":  # a failed transaction answers COMMIT with ROLLBACK and no error
             raise Unavailable("The transaction had failed and was rolled back. Nothing was done; try again.")

@@ -78,8 +78,9 @@ _ATTRIBUTE = re.compile(r"[\x20-\x7e]{0,256}")
 _FIRST_YEAR, _LAST_YEAR = 2000, 9000
 
 _COMPLAINT_SECONDS = 5.0
-_PING_SECONDS = 0.4
-"""A connection that answers no ping for two of these is gone: callers learn of a silent cut within a second."""
+_PING_SECONDS = 0.3
+"""A connection that leaves two pings unanswered is gone when the third is due: a silent cut is known after two to three
+of these, within a second."""
 
 
 class Answer(NamedTuple):
@@ -267,6 +268,12 @@ class Bus:
         """Start what was declared with `follow` and `EventRouter`."""
         await self.broker.start()
 
+    async def flush(self) -> None:
+        """Wait until the server knows of every message and subscription so far."""
+        with suppress(AppError, nats.errors.Error, OSError, TimeoutError):  # what is lost is subscribed again anyway
+            await self.client.flush()  # nats-py sends this ping ahead of what is waiting
+            await self.client.flush()
+
     async def _connected(self) -> None:
         telemetry.BUS_CONNECTED.labels(self.service).set(1)
         _log.info("connected to the bus")
@@ -343,6 +350,8 @@ class CommandRouter:
 
     async def drain(self, seconds: float) -> None:
         """Leave the queue group, so that new commands go elsewhere, and let the running ones end."""
+        if not self._subscriptions:  # it never started
+            return
         with suppress(AppError, nats.errors.Error, OSError, TimeoutError):
             _ = self._bus.client
             await asyncio.gather(*(leaving.drain() for leaving in self._subscriptions))  # type: ignore[no-untyped-call]
@@ -453,9 +462,11 @@ class EventRouter:
         """Declare the subscription; `Bus.start` begins it."""
         self._bus = bus
         subscriber = bus.broker.subscriber(
+            self.consumer.filters[0],  # a name for FastStream; the consumer, made by the operator, has the filters
             durable=self.consumer.name,
             stream=JStream(self.consumer.stream, declare=False),
             pull_sub=PullSub(batch_size=16, timeout=1.0),
+            inbox_prefix=f"{topology.inbox(bus.service)}.".encode(),  # the connection's own is not asked for pulls
             ack_policy=AckPolicy.MANUAL,
             decoder=_undecoded,
             no_reply=True,
@@ -479,18 +490,25 @@ class EventRouter:
                 await handler(ctx, kind.model_validate_json(event.data), ids.decode(event.id, "evt"))
         except Unavailable as error:
             _log.warning("%s waits: %s", raw.subject, error.detail)
-            await raw.nak(delay=min(2**tries * 0.1, 30))
+            await raw.nak(delay=_delay(tries))
         except Exception:  # noqa: BLE001  retried, then kept as a dead letter
             _log.exception("%s failed, attempt %d of %d", raw.subject, tries, self._attempts)
             if tries < self._attempts:
-                await raw.nak(delay=min(2**tries * 0.1, 30))
+                await raw.nak(delay=_delay(tries))
                 return
             subject = f"dead.{self.consumer.service}.{self.consumer.name}"
-            headers = {**(raw.headers or {}), "Causeloop-Subject": raw.subject}
+            # An id of its own: under the event's, the letter of a second consumer would pass for a duplicate.
+            letter = f"{self.consumer.name}/{raw.metadata.sequence.stream}"
+            headers = {**(raw.headers or {}), "Causeloop-Subject": raw.subject, "Nats-Msg-Id": letter}
             await self._bus.jetstream().publish(subject, raw.data, headers=headers)
             await raw.term()
         else:
             await raw.ack()
+
+
+def _delay(tries: int) -> float:
+    """Seconds until the next attempt: twice as long each time, at most 30."""
+    return min(0.1 * float(2 ** min(tries, 10)), 30.0)
 
 
 def announced(message: Msg) -> Announced:

@@ -89,6 +89,7 @@ class Relay:
             except (
                 asyncpg.PostgresError,
                 asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
                 OSError,
                 TimeoutError,
                 AppError,
@@ -172,14 +173,25 @@ class Relay:
         return len(rows)
 
     async def _empty_old_bucket(self, connection: asyncpg.Connection) -> None:
-        """Empty tomorrow's partition, if all of it was published and none of it is of this turn."""
-        today = int(datetime.now(UTC).timestamp()) // 86_400
-        bucket = (today + 1) % BUCKETS
+        """Empty tomorrow's partition, if all of it was published and none of it is of this turn.
+
+        Judged again under lock: what somebody commits into it at this moment is in use, and not lost.
+        """
+        bucket = (int(datetime.now(UTC).timestamp()) // 86_400 + 1) % BUCKETS
+        partition = f"{self._schema}.outbox_{bucket}"
+        if not await self._is_over(connection, bucket):
+            return
+        with suppress(asyncpg.LockNotAvailableError):  # the next look will do
+            async with connection.transaction():
+                await connection.execute(f"LOCK TABLE {partition} IN ACCESS EXCLUSIVE MODE NOWAIT")
+                if await self._is_over(connection, bucket):
+                    await connection.execute(f"TRUNCATE {partition}")
+
+    async def _is_over(self, connection: asyncpg.Connection, bucket: int) -> bool:
+        """Whether all rows of a partition were published and are of an earlier turn; an empty one is not."""
         (state,) = await connection.fetch(_STALE.format(schema=self._schema), bucket)
         newest: datetime | None = state["newest"]
-        if newest is None or state["pending"] or (datetime.now(UTC) - newest).days < 1:
-            return
-        await connection.execute(f"TRUNCATE {self._schema}.outbox_{bucket}")
+        return newest is not None and not state["pending"] and (datetime.now(UTC) - newest).days >= 1
 
 
 class _Acknowledged:

@@ -171,8 +171,7 @@ async def serve(bus: Callable[[str], Awaitable[Bus]]) -> Callable[..., Awaitable
     async def start(service: str, router: CommandRouter, workers: int = 4) -> Bus:
         owner = await bus(service)
         await router.start(owner, workers=workers)
-        await owner.client.flush()
-        await owner.client.flush()  # nats-py sends the first ping ahead of the subscriptions
+        await owner.flush()
         return owner
 
     return start

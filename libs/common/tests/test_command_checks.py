@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +22,7 @@ from causeloop_common.messaging import DEADLINE, ERROR, ERROR_CODE, TOKEN, Bus, 
 
 Connect = Callable[[str], Awaitable[Bus]]
 Serve = Callable[..., Awaitable[Bus]]
-Raw = Callable[..., Awaitable[Msg]]
+Raw = Callable[..., Coroutine[Any, Any, Msg]]
 
 CANARY = "s3cr3t-canary"
 GET = GetSecret(path="a/b")

@@ -56,6 +56,14 @@ class TestBeforeCommit:
 
         assert await things(database, workspace) == 0  # on a new connection
 
+    @pytest.mark.parametrize("error", [asyncpg.InternalClientError("cannot switch to state 11"), OSError("reset")])
+    async def test_whatever_the_driver_calls_a_cut_it_did_nothing(
+        self, probe: Probe, workspace: AuthContext, error: Exception
+    ) -> None:
+        with pytest.raises(Unavailable, match=NOTHING_DONE):
+            async with (await probe()).transaction(workspace):
+                raise error
+
     async def test_a_connection_cut_before_the_event_is_written_did_nothing(
         self, probe: Probe, workspace: AuthContext, superuser: asyncpg.Connection
     ) -> None:
@@ -151,14 +159,19 @@ class TestCommit:
         assert not database.published.is_set()
         assert await things(database, workspace) == 0
 
-    async def test_whose_answer_is_lost_leaves_the_outcome_unknown(self, probe: Probe, workspace: AuthContext) -> None:
+    @pytest.mark.parametrize(
+        "error", [ConnectionResetError(), asyncpg.InternalClientError("cannot switch to state 11"), TimeoutError()]
+    )
+    async def test_whose_answer_is_lost_leaves_the_outcome_unknown(
+        self, probe: Probe, workspace: AuthContext, error: Exception
+    ) -> None:
         database = await probe(workers=1)
 
         with pytest.raises(Timeout, match=UNKNOWN):  # noqa: PT012  leaving the transaction raises
             async with database.transaction(workspace) as tx:
                 await tx.execute(ADD, name="one")
                 tx.publish(SOMETHING)
-                tx._connection = _Deaf(tx._connection)
+                tx._connection = _Deaf(tx._connection, error)
 
         assert await things(database, workspace) == 1
 
@@ -183,14 +196,15 @@ class TestCommit:
 class _Deaf:
     """A connection that is cut when the answer to COMMIT is on its way."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, error: Exception) -> None:
         self._connection = connection
+        self._error = error
 
     async def execute(self, sql: str, *args: Any) -> str:
         told = str(await self._connection.execute(sql, *args))
         if sql == "COMMIT":
             self._connection.terminate()
-            raise ConnectionResetError
+            raise self._error
         return told
 
     def __getattr__(self, name: str) -> Any:

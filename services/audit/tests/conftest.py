@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
 import pytest
 
 from causeloop_audit.models import metadata
@@ -28,6 +29,14 @@ async def log(servers: Servers) -> AsyncIterator[LogService]:
     yield LogService(database, writer)
     writer.close()
     await database.stop()
+
+
+@pytest.fixture
+async def superuser(servers: Servers) -> AsyncIterator[asyncpg.Connection]:
+    """A connection that sees everything."""
+    connection = await asyncpg.connect(servers.superuser_url)
+    yield connection
+    await connection.close()
 
 
 @pytest.fixture

@@ -49,6 +49,20 @@ class TestOpen:
             with pytest.raises(NotOpened):
                 envelope.open_(KEY, f"{head}:{base64.b64encode(changed).decode()}", AT)
 
+    def test_no_other_text_opens_to_a_reader_who_knows_only_the_place(self) -> None:
+        def read(text: str) -> bytes:
+            return envelope.open_(
+                KEY, text, envelope.place("ws_a", "secret", "db/password@1", envelope.version_of(text))
+            )
+
+        assert read(SEALED) == b"hunter2"
+        letters = "ABCDwxyz0189+/=:-_ \n"
+        for at, letter in itertools.product(range(len(SEALED)), letters):
+            changed = SEALED[:at] + letter + SEALED[at + 1 :]
+            if changed != SEALED:
+                with pytest.raises(NotOpened):
+                    read(changed)
+
     def test_no_other_key_opens(self) -> None:
         with pytest.raises(NotOpened, match="does not open"):
             envelope.open_(bytes(32), SEALED, AT)

@@ -61,7 +61,10 @@ def leaf(fields: EntryFields, salt: bytes) -> bytes:
         "time": fields.occurred_at.isoformat(),
         "v": VERSION,
     }
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError as error:
+        raise NotCanonical("contains text that is not Unicode") from error  # half of a surrogate pair
 
 
 def read_data(text: bytes) -> dict[str, Any]:

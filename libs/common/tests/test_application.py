@@ -1,0 +1,369 @@
+"""One service as a running thing: started in order, watched, drained."""
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import httpx
+import orjson
+import pytest
+
+from causeloop_common import application as rooms
+from causeloop_common.application import Application, Listener, Operations, run
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.tenancy import GetWorkspace, WorkspaceView
+from causeloop_common.errors import NotFound, Unavailable
+from causeloop_common.messaging import Bus, CommandRouter
+from causeloop_common.rls import IsolationError
+from causeloop_common.settings import Settings
+
+Compose = Callable[..., Application]
+
+
+@pytest.fixture
+async def make(house: Any, scratch: Any) -> AsyncIterator[Compose]:
+    """Composes a tenancy of the test's own: `make(router)`."""
+    from causeloop_tenancy.models import metadata
+
+    made: list[Application] = []
+
+    def create(router: CommandRouter | None = None, **environ: str) -> Application:
+        databases = {
+            "DATABASE_URL_TENANCY": scratch.dsn("causeloop_tenancy"),
+            "DATABASE_URL_TENANCY_RELAY": scratch.dsn("causeloop_tenancy_relay"),
+        }
+        settings = Settings.load("tenancy", {**house.environ("tenancy"), **databases, **environ})
+        one = Application(settings)
+        one.relay(one.database(metadata))
+        if router is not None:
+            one.commands(router)
+        made.append(one)
+        return one
+
+    yield create
+    for one in made:
+        await one.stop()
+
+
+@pytest.fixture
+async def unprotected(superuser: asyncpg.Connection) -> AsyncIterator[None]:
+    """A table in tenancy's schema that nobody declared."""
+    await superuser.execute("CREATE TABLE tenancy.forgotten (workspace_id uuid)")
+    yield
+    await superuser.execute("DROP TABLE tenancy.forgotten")
+
+
+async def eventually(ask: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(5):
+        while not await ask():  # noqa: ASYNC110  what is asked lies outside this process
+            await asyncio.sleep(0.01)
+
+
+class TestStart:
+    async def test_goes_in_order_commands_last(
+        self, make: Compose, bus: Callable[[str], Awaitable[Bus]], workspace: AuthContext
+    ) -> None:
+        order: list[str] = []
+        router, gateway = CommandRouter(), await bus("gateway")
+
+        @router.on(GetWorkspace)
+        async def get_workspace(ctx: AuthContext, command: GetWorkspace) -> WorkspaceView:
+            raise NotFound("It answers.")
+
+        application = make(router)
+
+        async def before() -> None:
+            assert application.bus.is_connected
+            await application._databases[0].ping()
+            with pytest.raises(Unavailable, match="The tenancy service is not running"):
+                await gateway.call(workspace, GetWorkspace())
+            order.append("before")
+
+        async def background() -> None:
+            order.append("background")
+            await asyncio.Event().wait()
+
+        application.before_serving(before)
+        application.background("work", background)
+        await application.start()
+        await asyncio.sleep(0)
+
+        assert order == ["before", "background"]
+        with pytest.raises(NotFound, match="It answers"):
+            await gateway.call(workspace, GetWorkspace())
+
+    @pytest.mark.usefixtures("unprotected")
+    async def test_is_refused_when_the_database_does_not_isolate(self, make: Compose) -> None:
+        application = make(CommandRouter())
+        reached: list[str] = []
+
+        async def before() -> None:
+            reached.append("serving")
+
+        application.before_serving(before)
+        with pytest.raises(IsolationError, match=r"tenancy refuses to run: .* tenancy\.forgotten is not declared"):
+            await application.start()
+
+        assert reached == []
+        assert not application.bus.is_connected
+
+    async def test_waits_for_a_database_that_is_still_starting(
+        self, make: Compose, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        application, tries = make(), 0
+        (database,) = application._databases
+        start = database.start
+
+        async def slow() -> None:
+            nonlocal tries
+            tries += 1
+            if tries == 1:
+                raise Unavailable("PostgreSQL does not let tenancy in: ConnectionRefusedError.")
+            await start()
+
+        monkeypatch.setattr(database, "start", slow)
+        starting = asyncio.create_task(application.start())
+        await asyncio.sleep(0.01)
+        assert await application.readiness() == {
+            "started": "PostgreSQL does not let tenancy in: ConnectionRefusedError."
+        }
+        await starting
+        assert (tries, (await application.readiness())["database"]) == (2, "ok")
+
+    async def test_gives_up_when_what_it_needs_does_not_come(
+        self, make: Compose, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(rooms, "_START_SECONDS", 0)
+        application = make(DATABASE_URL_TENANCY="postgresql://u@127.0.0.1:1/x")
+
+        with pytest.raises(Unavailable, match="PostgreSQL does not let tenancy in"):
+            await application.start()
+
+
+class TestReadiness:
+    async def test_before_it_is_started_only_that_is_told(self, make: Compose) -> None:
+        assert await make().readiness() == {"started": "The service is starting."}
+
+    async def test_every_check_is_told_by_name(self, make: Compose) -> None:
+        application = make()
+        await application.start()
+
+        assert await application.readiness() == dict.fromkeys(("bus", "database", "isolation", "relay"), "ok")
+
+    async def test_what_fails_is_told_with_its_sentence_and_the_rest_goes_on(
+        self, make: Compose, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        application = make()
+
+        async def unavailable() -> None:
+            raise Unavailable("The key does not open: set the right one.")
+
+        async def broken() -> None:
+            raise ZeroDivisionError
+
+        application.check("key", unavailable)
+        application.check("odd", broken)
+        await application.start()
+
+        assert await application.readiness() == {
+            "bus": "ok",
+            "database": "ok",
+            "isolation": "ok",
+            "relay": "ok",
+            "key": "The key does not open: set the right one.",
+            "odd": "The check failed: ZeroDivisionError.",
+        }
+
+    async def test_a_check_that_hangs_is_told(self, make: Compose) -> None:
+        told = await rooms._told(asyncio.Event().wait, seconds=0.01)  # type: ignore[arg-type]
+
+        assert told == "No answer within 0.01 seconds."
+
+    async def test_isolation_is_proved_again_while_it_runs(
+        self, make: Compose, superuser: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        application = make()
+        await application.start()
+        await superuser.execute("CREATE TABLE tenancy.forgotten (workspace_id uuid)")
+        try:
+            assert (await application.readiness())["isolation"] == "ok"  # remembered for some seconds
+            monkeypatch.setattr(rooms, "_PROOF_REMEMBERED_SECONDS", 0)
+            assert "tenancy.forgotten is not declared" in (await application.readiness())["isolation"]
+        finally:
+            await superuser.execute("DROP TABLE tenancy.forgotten")
+        assert (await application.readiness())["isolation"] == "ok"
+
+    async def test_a_lost_bus_is_told(self, make: Compose) -> None:
+        application = make()
+        await application.start()
+        await application.bus.close()
+
+        assert (await application.readiness())[
+            "bus"
+        ] == "The message bus cannot be reached. Nothing was done; try again."
+
+
+class TestExamine:
+    async def test_tells_what_a_start_would_prove_without_serving(self, make: Compose) -> None:
+        application = make(CommandRouter())
+
+        assert await application.examine() == dict.fromkeys(("database", "isolation", "bus"), "ok")
+        assert not application.bus.is_connected
+
+    @pytest.mark.usefixtures("unprotected")
+    async def test_tells_what_would_keep_it_from_starting(self, make: Compose) -> None:
+        told = await make().examine()
+
+        assert "Table or view tenancy.forgotten is not declared" in told["isolation"]
+        assert told["bus"] == "ok"
+
+
+class TestStop:
+    async def test_lets_a_running_command_finish_and_leaves_in_order(
+        self, make: Compose, bus: Callable[[str], Awaitable[Bus]], workspace: AuthContext
+    ) -> None:
+        order: list[str] = []
+        entered, go = asyncio.Event(), asyncio.Event()
+        router, gateway = CommandRouter(), await bus("gateway")
+
+        @router.on(GetWorkspace)
+        async def get_workspace(ctx: AuthContext, command: GetWorkspace) -> WorkspaceView:
+            entered.set()
+            await go.wait()
+            await application._databases[0].ping()
+            order.append("command")
+            raise NotFound("It finished.")
+
+        async def after() -> None:
+            order.append("after")
+
+        async def background() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                order.append("background")
+
+        application = make(router)
+        application.after_serving(after)
+        application.background("work", background)
+        await application.start()
+        running = asyncio.create_task(gateway.call(workspace, GetWorkspace()))
+        await entered.wait()
+        stopping = asyncio.create_task(application.stop())
+        await asyncio.sleep(0)
+        assert await application.readiness() == {"started": "The service is stopping."}
+        go.set()
+        await stopping
+
+        with pytest.raises(NotFound, match="It finished"):
+            await running
+        assert order == ["command", "after", "background"]
+        assert not application.bus.is_connected
+        with pytest.raises(Unavailable, match="The tenancy service is not running"):
+            await gateway.call(workspace, GetWorkspace())
+
+    async def test_a_background_task_that_ends_by_itself_is_named(self, make: Compose) -> None:
+        async def short() -> None:
+            raise ValueError("no more work")
+
+        application = make()
+        application.background("short", short)
+        await application.start()
+
+        assert await asyncio.wait_for(application.failed(), timeout=2) == "tenancy:short: no more work"
+
+
+class TestOperations:
+    @pytest.fixture
+    async def ask(self, make: Compose) -> AsyncIterator[Callable[[str], Awaitable[httpx.Response]]]:
+        application = make()
+        await application.start()
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=Operations([application])), base_url="http://ops"
+        ) as client:
+            yield client.get
+
+    async def test_ready_tells_every_check(self, ask: Callable[[str], Awaitable[httpx.Response]]) -> None:
+        answer = await ask("/ready")
+
+        assert answer.status_code == 200
+        assert answer.json()["status"] == "ready"
+        assert set(answer.json()["checks"]) == {f"tenancy.{name}" for name in ("bus", "database", "isolation", "relay")}
+
+    async def test_not_ready_says_which(self, make: Compose) -> None:
+        status, _, body = await Operations([make()])._respond("/ready")
+
+        assert status == 503
+        assert orjson.loads(body) == {"status": "not_ready", "checks": {"tenancy.started": "The service is starting."}}
+
+    async def test_health_asks_nothing(self, make: Compose) -> None:
+        assert (await Operations([make()])._respond("/health"))[::2] == (200, b'{"status":"ok"}')
+
+    async def test_metrics_are_for_prometheus(self, ask: Callable[[str], Awaitable[httpx.Response]]) -> None:
+        answer = await ask("/metrics")
+
+        assert answer.headers["content-type"].startswith("text/plain")
+        assert 'causeloop_bus_connected{service="tenancy"}' in answer.text
+
+    async def test_anything_else_is_not_there(self, ask: Callable[[str], Awaitable[httpx.Response]]) -> None:
+        assert (await ask("/v1/secrets")).status_code == 404
+
+
+class TestRun:
+    @pytest.fixture(autouse=True)
+    async def process(self) -> AsyncIterator[None]:
+        """Give back what `run` takes of a process that is not its own here."""
+        thresholds = gc.get_threshold()
+        yield
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    async def test_serves_until_it_is_told_to_stop(self, make: Compose, number: signal.Signals) -> None:
+        application, stopped = make(CommandRouter()), asyncio.Event()
+
+        async def after() -> None:
+            stopped.set()
+
+        async def ready() -> None:
+            assert (await application.readiness())["bus"] == "ok"
+            os.kill(os.getpid(), number)
+
+        application.after_serving(after)
+        await asyncio.wait_for(run([application], ready=ready), timeout=10)
+
+        assert stopped.is_set()
+
+    @pytest.mark.usefixtures("unprotected")
+    async def test_raises_what_kept_a_service_from_starting(self, make: Compose) -> None:
+        with pytest.raises(IsolationError, match="tenancy refuses to run"):
+            await asyncio.wait_for(run([make()]), timeout=10)
+
+    async def test_ends_when_a_background_task_does(self, make: Compose) -> None:
+        async def short() -> None:
+            return
+
+        application = make()
+        application.background("short", short)
+        with pytest.raises(SystemExit, match="1"):
+            await run([application])
+
+    async def test_serves_http_once_everything_is_started(self, make: Compose) -> None:
+        application, answers = make(), []
+        listener = Listener.on(Operations([application]), "127.0.0.1", 0)
+        application.http(lambda: listener)
+
+        async def ready() -> None:
+            port = listener.servers[0].sockets[0].getsockname()[1]
+            async with httpx.AsyncClient() as client:
+                answers.append((await client.get(f"http://127.0.0.1:{port}/health")).json())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        await asyncio.wait_for(run([application], ready=ready), timeout=10)
+        assert answers == [{"status": "ok"}]

@@ -1,0 +1,318 @@
+"""Events: read only when they are events, retried when their handler fails, and never lost silently."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given, strategies as st
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from causeloop_common import ids, telemetry
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.base import Announced
+from causeloop_common.contracts.tenancy import MemberAdded, WorkspaceCreated
+from causeloop_common.contracts.topology import Consumer
+from causeloop_common.errors import NotFound, Unavailable
+from causeloop_common.messaging import Bus, EventRouter, announced, event_headers
+
+Connect = Callable[[str], Awaitable[Bus]]
+
+LISTENER = Consumer("auth_listener", "EVENTS", "auth", ("evt.*.tenancy.>",))
+SECOND = Consumer("auth_second", "EVENTS", "auth", ("evt.*.tenancy.>",))
+PERSON = ids.realm("https://issuer.test", "user_1")
+
+
+def an_event(tenant: str = "", **changed: Any) -> Announced:
+    honest = Announced(
+        id=ids.new("evt"),
+        tenant=tenant or ids.new("ws"),
+        type="tenancy.member_added",
+        occurred_at=datetime.now(UTC),
+        actor=PERSON,
+        credential=ids.new("ses"),
+        target=PERSON,
+        request_id=ids.new("req"),
+        traceparent=telemetry.new_traceparent(),
+        data=MemberAdded(person_id=PERSON, role="owner").to_wire(),
+    )
+    return honest._replace(**changed)
+
+
+def arrived(event: Announced, *, subject: str | None = None, **headers: str | None) -> Any:
+    """The event as a message, some headers changed, those that are None left out."""
+    told = {**event_headers(event), **{name.replace("_", "-"): value for name, value in headers.items()}}
+    where = subject if subject is not None else f"evt.{event.tenant}.{event.type}"
+    return SimpleNamespace(subject=where, headers={k: v for k, v in told.items() if v is not None}, data=event.data)
+
+
+class TestAnnounced:
+    @given(st.binary(max_size=100), st.datetimes(datetime(2000, 1, 2), datetime(8999, 12, 30)), st.booleans())  # noqa: DTZ001
+    def test_an_event_arrives_as_it_was_announced(self, data: bytes, when: datetime, anonymous: bool) -> None:
+        event = an_event(data=data, occurred_at=when.replace(tzinfo=UTC), credential=None if anonymous else "ses_1")
+
+        assert announced(arrived(event)) == event
+
+    def test_it_is_a_cloudevent_with_the_streams_key_for_duplicates(self) -> None:
+        event = an_event()
+        headers = event_headers(event)
+
+        assert headers["Nats-Msg-Id"] == headers["ce-id"] == event.id
+        assert (headers["ce-specversion"], headers["ce-type"]) == ("1.0", "tenancy.member_added")
+        assert headers["ce-source"] == "/causeloop/tenancy"
+
+    def test_tenant_and_type_come_from_the_subject(self) -> None:
+        event, tenant = an_event(), ids.new("ws")
+
+        read = announced(arrived(event, subject=f"evt.{tenant}.auth.session_ended", ce_type="vault.x", ce_source="/x"))
+
+        assert (read.tenant, read.type) == (tenant, "auth.session_ended")
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            {"subject": ""},
+            {"subject": "evt.ws_1.tenancy.member_added"},
+            {"subject": f"evt.{PERSON}.tenancy"},
+            {"subject": f"evt.{PERSON}.tenancy.member.added"},
+            {"subject": f"evt.{PERSON.replace('usr_', 'ws_')}.tenancy.member_added"},
+            {"ce_id": None},
+            {"ce_id": "evt_1"},
+            {"ce_id": PERSON},
+            {"ce_time": None},
+            {"ce_time": "yesterday"},
+            {"ce_time": "2026-01-02T03:04:05"},  # no zone
+            {"ce_time": "0001-01-01T00:00:00+23:59"},  # before the first moment of UTC
+            {"ce_time": "9999-12-31T23:59:59-23:59"},
+            {"ce_actor": None},
+            {"ce_actor": "a\x00b"},
+            {"ce_actor": "x" * 257},
+            {"ce_actor": "é"},
+            {"ce_credential": "x" * 10_000},
+            {"ce_subject": None},
+            {"ce_subject": "a\nb"},
+            {"ce_requestid": "\udcff"},
+            {"traceparent": "x" * 257},
+        ],
+        ids=repr,
+    )
+    def test_what_is_no_event_is_refused(self, changed: dict[str, str | None]) -> None:
+        with pytest.raises((ValueError, KeyError)):
+            announced(arrived(an_event(), **changed))
+
+    def test_a_message_without_headers_is_none(self) -> None:
+        with pytest.raises(KeyError):
+            announced(SimpleNamespace(subject=f"evt.{PERSON}.auth.x", headers=None, data=b"{}"))  # type: ignore[arg-type]
+
+
+@dataclass
+class Listener:
+    """A durable consumer with a router whose handler does what the test says."""
+
+    calls: list[tuple[AuthContext, MemberAdded, UUID]] = field(default_factory=list)
+    failures: list[Exception] = field(default_factory=list)
+    done: asyncio.Queue[UUID] = field(default_factory=asyncio.Queue)
+
+    async def handle(self, ctx: AuthContext, event: MemberAdded, event_id: UUID) -> None:
+        self.calls.append((ctx, event, event_id))
+        if self.failures:
+            raise self.failures.pop(0)
+        self.done.put_nowait(event_id)
+
+    async def handled(self) -> UUID:
+        return await asyncio.wait_for(self.done.get(), timeout=5)
+
+
+Listen = Callable[..., Awaitable[Listener]]
+
+
+@pytest.fixture
+async def listen(house: Any, bus: Connect) -> Any:
+    """Starts a router on a durable consumer made anew, of what is announced from now on: `await listen(attempts=2)`."""
+
+    async def start(consumer: Consumer = LISTENER, *, attempts: int = 3) -> Listener:
+        stream = (await house.operator()).jetstream()
+        await stream.delete_consumer("EVENTS", consumer.name)
+        config = ConsumerConfig(
+            durable_name=consumer.name,
+            ack_policy=AckPolicy.EXPLICIT,
+            deliver_policy=DeliverPolicy.NEW,
+            filter_subject=consumer.filters[0],
+            ack_wait=consumer.ack_wait_seconds,
+        )
+        await stream.add_consumer("EVENTS", config)
+        listener, router = Listener(), EventRouter(consumer, attempts=attempts)
+        router.on(MemberAdded)(listener.handle)
+        settings = house.settings("auth")
+        owner = Bus(settings, settings.keyring())
+        router.attach(owner)
+        await owner.connect()
+        await owner.start()
+        started.append(owner)
+        return listener
+
+    started: list[Bus] = []
+    yield start
+    for one in started:
+        await one.close()
+
+
+@pytest.fixture
+async def announce(bus: Connect) -> Callable[..., Awaitable[Announced]]:
+    tenancy = await bus("tenancy")
+
+    async def publish(event: Announced | None = None) -> Announced:
+        sent = event or an_event()
+        await tenancy.jetstream().publish(f"evt.{sent.tenant}.{sent.type}", sent.data, headers=event_headers(sent))
+        return sent
+
+    return publish
+
+
+async def pending(house: Any, consumer: Consumer = LISTENER) -> tuple[int, int]:
+    """What is not yet delivered, and delivered but not yet acknowledged."""
+    info = await (await house.operator()).jetstream().consumer_info("EVENTS", consumer.name)
+    return int(info.num_pending or 0), int(info.num_ack_pending or 0)
+
+
+async def dead(house: Any) -> list[Any]:
+    """All dead letters."""
+    stream = (await house.operator()).jetstream()
+    last = (await stream.stream_info("DEAD")).state.last_seq
+    return [await stream.get_msg("DEAD", seq) for seq in range(1, last + 1)]
+
+
+async def until(check: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(5):
+        while not await check():  # noqa: ASYNC110  what is asked lies outside this process
+            await asyncio.sleep(0.01)
+
+
+class TestRouter:
+    async def test_a_handler_hears_the_event_and_on_whose_behalf(
+        self, house: Any, listen: Listen, announce: Callable[..., Awaitable[Announced]]
+    ) -> None:
+        listener = await listen()
+        event = await announce()
+
+        assert ids.encode("evt", await listener.handled()) == event.id
+        ((ctx, heard, _),) = listener.calls
+        assert heard == MemberAdded(person_id=PERSON, role="owner")
+        assert (ctx.tenant, ctx.principal, ctx.issuer) == (event.tenant, "svc_auth", "tenancy")
+        assert (ctx.permissions, ctx.request_id) == (frozenset(), event.request_id)
+        assert ctx.traceparent[:36] == event.traceparent[:36]
+
+        async def acknowledged() -> bool:
+            return await pending(house) == (0, 0)
+
+        await until(acknowledged)
+
+    async def test_kinds_without_a_handler_are_passed_over(
+        self, house: Any, listen: Listen, announce: Callable[..., Awaitable[Announced]]
+    ) -> None:
+        listener = await listen()
+        data = WorkspaceCreated(workspace_id=ids.new("ws")).to_wire()
+        await announce(an_event(type="tenancy.workspace_created", data=data))
+        await announce()
+        await listener.handled()
+
+        assert len(listener.calls) == 1
+
+    async def test_a_failing_handler_is_tried_again_with_delay(
+        self, listen: Listen, announce: Callable[..., Awaitable[Announced]]
+    ) -> None:
+        listener = await listen()
+        listener.failures = [NotFound("Not yet.")]
+        began = asyncio.get_running_loop().time()
+        await announce()
+        await listener.handled()
+
+        assert len(listener.calls) == 2
+        assert asyncio.get_running_loop().time() - began >= 0.2
+
+    async def test_a_passing_fault_is_waited_out_beyond_all_attempts(
+        self, house: Any, listen: Listen, announce: Callable[..., Awaitable[Announced]]
+    ) -> None:
+        before = len(await dead(house))
+        listener = await listen(attempts=1)
+        listener.failures = [Unavailable("Later."), Unavailable("Later.")]
+        await announce()
+        await listener.handled()
+
+        assert len(listener.calls) == 3
+        assert len(await dead(house)) == before
+
+    async def test_what_keeps_failing_becomes_a_dead_letter_with_everything_it_had(
+        self, house: Any, listen: Listen, announce: Callable[..., Awaitable[Announced]]
+    ) -> None:
+        before = len(await dead(house))
+        listener = await listen(attempts=2)
+        listener.failures = [ValueError("no")] * 2
+        event = await announce()
+
+        async def buried() -> bool:
+            return len(await dead(house)) > before
+
+        await until(buried)
+        letter = (await dead(house))[-1]
+        assert len(listener.calls) == 2
+        assert letter.subject == "dead.auth.auth_listener"
+        assert letter.headers["Causeloop-Subject"] == f"evt.{event.tenant}.{event.type}"
+        assert letter.headers["ce-id"] == event.id
+        assert letter.data == event.data
+
+        async def finished() -> bool:
+            return await pending(house) == (0, 0)
+
+        await until(finished)
+
+    async def test_data_that_cannot_be_read_becomes_a_dead_letter(
+        self, house: Any, listen: Listen, announce: Callable[..., Awaitable[Announced]]
+    ) -> None:
+        before = len(await dead(house))
+        listener = await listen(attempts=1)
+        await announce(an_event(data=b"{}"))
+
+        async def buried() -> bool:
+            return len(await dead(house)) > before
+
+        await until(buried)
+        assert listener.calls == []
+
+    async def test_two_consumers_that_fail_for_one_event_leave_two_dead_letters(
+        self, house: Any, listen: Listen, announce: Callable[..., Awaitable[Announced]]
+    ) -> None:
+        before = len(await dead(house))
+        for consumer in (LISTENER, SECOND):
+            (await listen(consumer, attempts=1)).failures = [ValueError("no")]
+        event = await announce()
+
+        async def both() -> bool:
+            return len(await dead(house)) == before + 2
+
+        await until(both)
+        letters = (await dead(house))[-2:]
+        assert {letter.subject for letter in letters} == {"dead.auth.auth_listener", "dead.auth.auth_second"}
+        assert {letter.headers["ce-id"] for letter in letters} == {event.id}
+
+    async def test_an_outage_of_a_day_does_not_break_the_delay(self) -> None:
+        naks: list[float] = []
+        router = EventRouter(LISTENER)
+
+        async def wait(ctx: AuthContext, event: MemberAdded, event_id: UUID) -> None:
+            raise Unavailable("Later.")
+
+        async def nak(delay: float) -> None:
+            naks.append(delay)
+
+        router.on(MemberAdded)(wait)
+        raw = arrived(an_event())
+        for tries in (1, 2, 10, 5_000):
+            raw.metadata, raw.nak = SimpleNamespace(num_delivered=tries), nak
+            await router._receive(SimpleNamespace(raw_message=raw))  # type: ignore[arg-type]
+
+        assert naks == [0.2, 0.4, 30, 30]

@@ -1,0 +1,377 @@
+"""The relay: every committed event reaches the stream, in order, and nothing else does."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from causeloop_common import ids, relay as rooms
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.tenancy import MemberAdded
+from causeloop_common.database import Database
+from causeloop_common.errors import NotFound
+from causeloop_common.messaging import Bus
+from causeloop_common.outbox import BUCKETS
+from causeloop_common.relay import Relay
+from causeloop_common.testing import context
+
+PERSON = ids.realm("https://issuer.test", "user_1")
+
+Run = Callable[[], Awaitable[Relay]]
+
+
+@pytest.fixture
+async def database(scratch: Any) -> AsyncIterator[Database]:
+    from causeloop_tenancy.models import metadata
+
+    database = Database(scratch.dsn("causeloop_tenancy"), "tenancy", metadata)
+    await database.start()
+    yield database
+    await database.stop()
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms, "POLL_SECONDS", 0.05)
+
+
+@pytest.fixture
+async def run(scratch: Any, house: Any, bus: Callable[[str], Awaitable[Bus]], database: Database) -> AsyncIterator[Run]:
+    """Starts a relay: `await run()`; `end` stops it."""
+    tasks: list[asyncio.Task[None]] = []
+    tenancy = await bus("tenancy")
+
+    async def start() -> Relay:
+        relay = Relay(scratch.dsn("causeloop_tenancy_relay"), "tenancy", tenancy, database.published)
+        tasks.append(asyncio.create_task(relay.run()))
+        relay.end = tasks[-1].cancel  # type: ignore[attr-defined]
+        return relay
+
+    yield start
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def announce(database: Database, ctx: AuthContext, *roles: str) -> None:
+    async with database.transaction(ctx) as tx:
+        for role in roles:
+            tx.publish(MemberAdded(person_id=PERSON, role=role))
+
+
+async def streamed(house: Any, *tenants: str) -> list[str]:
+    """What the stream has of these tenants, in its order, by the role that the events name."""
+    stream = (await house.operator()).jetstream()
+    state = (await stream.stream_info("EVENTS")).state
+    messages = [await stream.get_msg("EVENTS", seq) for seq in range(max(state.first_seq, 1), state.last_seq + 1)]
+    ours = [message for message in messages if message.subject.split(".")[1] in tenants]
+    return [MemberAdded.model_validate_json(message.data).role for message in ours]
+
+
+async def until(check: Callable[[], Awaitable[Any]], *, seconds: float = 5) -> None:
+    async with asyncio.timeout(seconds):
+        while not await check():  # noqa: ASYNC110  what is asked lies outside this process
+            await asyncio.sleep(0.01)
+
+
+async def arrived(house: Any, ctx: AuthContext, *roles: str) -> None:
+    """Wait until exactly these are in the stream."""
+
+    async def there() -> bool:
+        return await streamed(house, ctx.tenant) == list(roles)
+
+    await until(there)
+
+
+class TestOrder:
+    async def test_what_was_committed_arrives_as_it_was_committed(
+        self, house: Any, run: Run, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
+    ) -> None:
+        await run()
+        await announce(database, workspace, "one", "two")
+        await announce(database, workspace, "three")
+        await arrived(house, workspace, "one", "two", "three")
+
+        async def marked() -> bool:
+            rows = await superuser.fetch(
+                "SELECT stream_seq FROM tenancy.outbox "
+                "WHERE workspace_id = $1 AND published_at IS NOT NULL ORDER BY seq",
+                workspace.tenant_uuid,
+            )
+            sequences = [row["stream_seq"] for row in rows]
+            return len(sequences) == 3 and sequences == sorted(sequences)
+
+        await until(marked)
+
+    async def test_a_backlog_of_more_than_a_batch_keeps_its_order(
+        self, house: Any, run: Run, database: Database, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(rooms, "BATCH", 50)
+        roles = [f"role {number:03}" for number in range(120)]
+        await announce(database, workspace, *roles)
+
+        await run()
+        await arrived(house, workspace, *roles)
+
+    async def test_an_event_carries_its_caller_and_its_own_id(
+        self, house: Any, run: Run, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
+    ) -> None:
+        await run()
+        await announce(database, workspace, "one")
+        await arrived(house, workspace, "one")
+
+        stream = (await house.operator()).jetstream()
+        message = await stream.get_last_msg("EVENTS", f"evt.{workspace.tenant}.tenancy.member_added")
+        stored = await superuser.fetchval(
+            "SELECT event_id FROM tenancy.outbox WHERE workspace_id = $1", workspace.tenant_uuid
+        )
+        assert message.headers is not None
+        assert message.headers["ce-id"] == message.headers["Nats-Msg-Id"] == ids.encode("evt", stored)
+        assert message.headers["ce-actor"] == workspace.principal
+        assert message.headers["ce-requestid"] == workspace.request_id
+        assert message.headers["traceparent"] == workspace.traceparent
+
+    async def test_an_event_of_a_realm_goes_to_the_realm(self, house: Any, run: Run, database: Database) -> None:
+        person = ids.realm("https://issuer.test", ids.new("sub"))
+        await run()
+        await announce(database, context(person, principal=person), "one")
+
+        async def there() -> bool:
+            return await streamed(house, person) == ["one"]
+
+        await until(there)
+
+
+class TestWhatIsAnnounced:
+    async def test_nothing_of_a_rolled_back_act_is(
+        self, house: Any, run: Run, database: Database, workspace: AuthContext
+    ) -> None:
+        await run()
+        with pytest.raises(NotFound, match="No"):  # noqa: PT012  leaving the transaction raises
+            async with database.transaction(workspace) as tx:
+                tx.publish(MemberAdded(person_id=PERSON, role="never"))
+                raise NotFound("No.")
+        await announce(database, workspace, "afterwards")
+
+        await arrived(house, workspace, "afterwards")
+
+    async def test_a_late_commit_is(
+        self, house: Any, run: Run, scratch: Any, database: Database, workspace: AuthContext
+    ) -> None:
+        early = await asyncpg.connect(scratch.dsn("causeloop_tenancy"))
+        open_one = early.transaction()
+        await open_one.start()
+        await early.execute(f"SET LOCAL app.current_workspace = '{workspace.tenant_uuid}'")
+        await early.execute(
+            "INSERT INTO tenancy.outbox (event_id, type, target, actor, request_id, traceparent, occurred_at, data) "
+            "VALUES (gen_random_uuid(), 'tenancy.member_added', $1, $1, '', '', now(), $2)",
+            PERSON,
+            MemberAdded(person_id=PERSON, role="late").to_wire().decode(),
+        )
+        await run()
+        await announce(database, workspace, "early")  # a later number, committed first
+        await arrived(house, workspace, "early")
+
+        await open_one.commit()
+        await early.close()
+        await arrived(house, workspace, "early", "late")
+
+
+class TestLead:
+    async def test_a_commit_wakes_it(
+        self, house: Any, run: Run, database: Database, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        relay = await run()
+        await announce(database, workspace, "one")
+        await arrived(house, workspace, "one")
+        monkeypatch.setattr(rooms, "POLL_SECONDS", 60)
+        await asyncio.sleep(0.06)  # it waits for a minute now
+
+        await announce(database, workspace, "two")
+        await arrived(house, workspace, "one", "two")
+        assert relay.failure is None
+
+    async def test_two_are_not_at_work_and_the_second_takes_over(
+        self, house: Any, run: Run, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
+    ) -> None:
+        first = await run()
+        await announce(database, workspace, "one")
+        await arrived(house, workspace, "one")
+        second = await run()
+
+        async def stands_by() -> Any:
+            return await superuser.fetchval(
+                "SELECT count(*) = 2 FROM pg_stat_activity "
+                "WHERE datname = current_database() AND application_name = 'causeloop-tenancy-relay'"
+            )
+
+        await until(stands_by)
+        await announce(database, workspace, "two")
+        await arrived(house, workspace, "one", "two")
+        first.end()  # type: ignore[attr-defined]
+        await announce(database, workspace, "three")
+        await arrived(house, workspace, "one", "two", "three")
+        assert second.failure is None
+
+    async def test_it_goes_on_when_its_connection_was_cut(
+        self, house: Any, run: Run, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
+    ) -> None:
+        await run()
+        await announce(database, workspace, "one")
+        await arrived(house, workspace, "one")
+        killed = await superuser.fetchval(
+            "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name = 'causeloop-tenancy-relay'"
+        )
+        assert killed == 1
+
+        await announce(database, workspace, "two")
+        await arrived(house, workspace, "one", "two")
+
+
+class TestLoss:
+    async def test_without_a_stream_it_says_so_and_loses_nothing(
+        self, house: Any, run: Run, database: Database, workspace: AuthContext
+    ) -> None:
+        relay = await run()
+        await announce(database, workspace, "one")
+        await arrived(house, workspace, "one")
+        stream = (await house.operator()).jetstream()
+        await stream.delete_stream("EVENTS")
+        await announce(database, workspace, "two")
+
+        async def waits() -> bool:
+            return relay.failure is not None
+
+        await until(waits)
+        await house.declare()
+        await arrived(house, workspace, "one", "two")  # the new stream has what the old one had, too
+
+        async def moves() -> bool:
+            return relay.failure is None
+
+        await until(moves)
+
+    async def test_what_an_emptied_stream_lost_is_published_again_at_the_next_start(
+        self, house: Any, run: Run, database: Database, workspace: AuthContext
+    ) -> None:
+        relay = await run()
+        await announce(database, workspace, "one", "two", "three")
+        await arrived(house, workspace, "one", "two", "three")
+        relay.end()  # type: ignore[attr-defined]
+        stream = (await house.operator()).jetstream()
+        await stream.delete_stream("EVENTS")
+        await house.declare()
+
+        await run()
+        await arrived(house, workspace, "one", "two", "three")
+
+    async def test_a_restarted_server_gets_the_last_minutes_again_and_doubles_nothing(
+        self, house: Any, run: Run, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
+    ) -> None:
+        relay = await run()
+        await announce(database, workspace, "one", "two")
+        await arrived(house, workspace, "one", "two")
+        known = "SELECT server_id FROM tenancy.relay_state"
+        before = await superuser.fetchval(known)
+
+        house.nats.restart()
+
+        async def noticed() -> bool:
+            return await superuser.fetchval(known) != before and relay.failure is None
+
+        await until(noticed)
+        await announce(database, workspace, "three")
+        await arrived(house, workspace, "one", "two", "three")
+
+
+class TestBuckets:
+    @pytest.fixture
+    async def old(self, superuser: asyncpg.Connection) -> AsyncIterator[Callable[..., Awaitable[int]]]:
+        """Puts a row into the partition that is to be emptied: `await old(days=2, published=True)`."""
+        bucket = (int(datetime.now(UTC).timestamp()) // 86_400 + 1) % BUCKETS
+
+        async def put(*, days: float, published: bool) -> int:
+            when = datetime.now(UTC) - timedelta(days=days)
+            await superuser.execute(
+                "INSERT INTO tenancy.outbox (bucket, workspace_id, event_id, type, target, actor, request_id, "
+                "traceparent, occurred_at, data, published_at) VALUES ($1, $2, $3, 'tenancy.member_added', $4, $4, '', "
+                "'', $5, $6, $7)",
+                bucket,
+                ids.uuid7(),
+                ids.uuid7(),
+                PERSON,
+                when,
+                MemberAdded(person_id=PERSON, role="old").to_wire().decode(),
+                when if published else None,
+            )
+            return bucket
+
+        yield put
+        await superuser.execute(f"TRUNCATE tenancy.outbox_{bucket}")
+
+    async def rows(self, superuser: asyncpg.Connection, bucket: int) -> int:
+        return int(await superuser.fetchval(f"SELECT count(*) FROM tenancy.outbox_{bucket}"))
+
+    async def looked(self, house: Any, database: Database, run: Run) -> None:
+        """Run a relay until it has looked for what is old and moved an event."""
+        ctx = context(ids.new("ws"))
+        await run()
+        await announce(database, ctx, "one")
+        await arrived(house, ctx, "one")
+
+    async def test_a_turn_that_is_over_is_emptied(
+        self, house: Any, run: Run, database: Database, superuser: asyncpg.Connection, old: Any
+    ) -> None:
+        bucket = await old(days=2.1, published=True)
+
+        await self.looked(house, database, run)
+        assert await self.rows(superuser, bucket) == 0
+
+    async def test_a_young_row_keeps_its_partition(
+        self, house: Any, run: Run, database: Database, superuser: asyncpg.Connection, old: Any
+    ) -> None:
+        await old(days=2.1, published=True)
+        bucket = await old(days=0.5, published=True)
+
+        await self.looked(house, database, run)
+        assert await self.rows(superuser, bucket) == 2
+
+    async def test_a_row_that_is_committed_while_it_is_emptied_is_not_lost(
+        self, house: Any, run: Run, scratch: Any, database: Database, superuser: asyncpg.Connection, old: Any
+    ) -> None:
+        bucket = await old(days=2.1, published=True)
+        late = await asyncpg.connect(scratch.superuser_url)
+        open_one = late.transaction()
+        await open_one.start()
+        await late.execute(
+            "INSERT INTO tenancy.outbox (bucket, workspace_id, event_id, type, target, actor, request_id, traceparent, "
+            "occurred_at, data) VALUES ($1, $2, $3, 'tenancy.member_added', $4, $4, '', '', now(), $5)",
+            bucket,
+            ids.uuid7(),
+            ids.uuid7(),
+            PERSON,
+            MemberAdded(person_id=PERSON, role="fresh").to_wire().decode(),
+        )
+        await run()
+
+        async def waits_or_went_on() -> Any:
+            return await superuser.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'causeloop-tenancy-relay' "
+                "AND datname = current_database() AND (wait_event_type = 'Lock' OR query LIKE '%published_at IS NULL%')"
+            )
+
+        await until(waits_or_went_on)
+        await open_one.commit()
+        await late.close()
+
+        async def marked() -> Any:
+            return await superuser.fetchval(
+                f"SELECT count(*) = 0 FROM tenancy.outbox_{bucket} WHERE published_at IS NULL"
+            )
+
+        await until(marked)
+        assert await self.rows(superuser, bucket) == 2

@@ -1,0 +1,127 @@
+"""The vault on the bus: every command reaches its use case, and nobody's reaches it who may not."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from causeloop_common import ids
+from causeloop_common.context import AuthContext, Idempotency
+from causeloop_common.contracts import vault
+from causeloop_common.contracts.base import Command, commands
+from causeloop_common.contracts.vault import GetSecret, ListSecrets, PutSecret, RevealSecret, Seal
+from causeloop_common.errors import Conflict, Forbidden, IdempotencyMismatch, InvalidInput, NotFound
+from causeloop_common.messaging import Bus
+from causeloop_common.permissions import ROLES, Internal
+from causeloop_common.settings import Settings
+from causeloop_common.testing import Servers
+from causeloop_vault import app
+
+CANARY = "s3cr3t-canary"
+PUT = PutSecret.model_validate({"path": "db/password", "value": CANARY})
+SEAL = Seal.model_validate({"purpose": "session", "record_id": "ses_1", "plaintext": CANARY})
+EXAMPLES: dict[type[Command[Any]], Command[Any]] = {
+    PutSecret: PUT,
+    GetSecret: GetSecret(path="db/password"),
+    ListSecrets: ListSecrets(),
+    RevealSecret: RevealSecret(path="db/password"),
+    Seal: SEAL,
+}
+
+
+@asynccontextmanager
+async def connected(servers: Servers, service: str) -> AsyncIterator[Bus]:
+    settings = Settings.load(service, servers.environ[service])
+    bus = Bus(settings, settings.keyring())
+    await bus.connect()
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture(scope="module")
+async def gateway(servers: Servers, compose: Callable[..., Awaitable[Any]]) -> AsyncIterator[Bus]:
+    await compose(app.create, "vault")
+    async with connected(servers, "gateway") as bus:
+        yield bus
+
+
+@pytest.fixture(scope="module")
+async def auth(servers: Servers, gateway: Bus) -> AsyncIterator[Bus]:
+    async with connected(servers, "auth") as bus:
+        yield bus
+
+
+class TestSecrets:
+    async def test_put_get_list_and_reveal(self, gateway: Bus, workspace: AuthContext) -> None:
+        made = await gateway.call(workspace, PUT)
+
+        assert await gateway.call(workspace, GetSecret(path="db/password")) == made
+        assert (await gateway.call(workspace, ListSecrets())).data == [made]
+        shown = await gateway.call(workspace, RevealSecret(path="db/password"))
+        assert (shown.id, shown.version, shown.value.get_secret_value()) == (made.id, 1, CANARY)
+
+    async def test_a_value_is_sealed_on_the_way_back(self, gateway: Bus, workspace: AuthContext) -> None:
+        await gateway.call(workspace, PUT)
+
+        answer = await gateway.request(workspace, RevealSecret(path="db/password"))
+        assert CANARY.encode() not in answer.body
+
+    async def test_a_replay_says_that_it_is_one_and_another_request_is_refused(
+        self, gateway: Bus, workspace: AuthContext
+    ) -> None:
+        keyed = replace(workspace, idempotency=Idempotency("key", "print"))
+        first, again = [await gateway.request(keyed, PUT) for _ in range(2)]
+
+        assert (first.replayed, again.replayed) == (False, True)
+        assert first.body == again.body
+        with pytest.raises(IdempotencyMismatch, match="was used with another request"):
+            await gateway.call(replace(workspace, idempotency=Idempotency("key", "other")), PUT)
+
+    async def test_refusals_arrive_with_their_sentences(self, gateway: Bus, workspace: AuthContext) -> None:
+        with pytest.raises(NotFound, match="There is no secret 'db/password' in this workspace"):
+            await gateway.call(workspace, GetSecret(path="db/password"))
+        with pytest.raises(Conflict, match="version is not the one you named"):
+            await gateway.call(workspace, PutSecret.model_validate({"path": "a", "value": "b", "version": 3}))
+
+    async def test_the_tenant_is_the_token_s(self, gateway: Bus, workspace: AuthContext) -> None:
+        await gateway.call(workspace, PUT)
+
+        with pytest.raises(NotFound, match="There is no secret"):
+            await gateway.call(replace(workspace, tenant=ids.new("ws")), RevealSecret(path="db/password"))
+
+
+class TestSeal:
+    async def test_auth_has_personal_data_sealed_in_a_realm(self, auth: Bus) -> None:
+        person = ids.realm("https://issuer.test", ids.new("sub"))
+        ctx = AuthContext(person, person, frozenset({Internal.SEAL}), request_id=ids.new("req"))
+
+        sealed = await auth.call(ctx, SEAL)
+
+        assert sealed.ciphertext.startswith("clv1:1:")
+        assert sealed != await auth.call(ctx, SEAL)
+
+    @pytest.mark.parametrize("purpose", ["secret", "data-key", "factor", ""])
+    async def test_a_purpose_of_somebody_else_is_refused(self, auth: Bus, workspace: AuthContext, purpose: str) -> None:
+        foreign = SEAL.model_copy(update={"purpose": purpose})
+
+        with pytest.raises(InvalidInput) as refused:
+            await auth.call(replace(workspace, permissions=frozenset({Internal.SEAL})), foreign)
+        assert list(refused.value.fields or {}) == ["purpose"]
+
+
+class TestRights:
+    def test_every_command_has_an_example(self) -> None:
+        assert set(EXAMPLES) == set(commands(vault))
+
+    @pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.operation)
+    async def test_without_its_permission_no_command_is_done(
+        self, gateway: Bus, auth: Bus, workspace: AuthContext, kind: type[Command[Any]]
+    ) -> None:
+        everything = ROLES["owner"] | set(Internal)
+        powerless = replace(workspace, permissions=frozenset(everything - {kind.permission}))
+        asking = gateway if "gateway" in kind.issuers else auth
+
+        with pytest.raises(Forbidden, match=f"This needs the permission '{kind.permission}'"):
+            await asking.request(powerless, EXAMPLES[kind])

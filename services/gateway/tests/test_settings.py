@@ -1,0 +1,28 @@
+"""The gateway's settings: where it listens, who may call, how many proxies are trusted."""
+
+import pytest
+
+from causeloop_common.settings import SettingsError
+from causeloop_gateway.settings import GatewaySettings
+
+
+class TestGatewaySettings:
+    def test_listens_on_the_loopback_and_trusts_nobody_unless_told_to(self) -> None:
+        settings = GatewaySettings.load("gateway", {})
+
+        assert (settings.host, settings.port) == ("127.0.0.1", 4000)
+        assert settings.origins() == frozenset()
+        assert settings.trusted_proxies == 0
+
+    def test_origins_are_a_list(self) -> None:
+        settings = GatewaySettings.load("gateway", {"CORS_ORIGINS": "https://a.example , https://b.example,"})
+
+        assert settings.origins() == {"https://a.example", "https://b.example"}
+
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [("PORT", "70000"), ("PORT", "http"), ("TRUSTED_PROXIES", "-1"), ("TRUSTED_PROXIES", "9")],
+    )
+    def test_a_value_that_cannot_be_is_refused_by_its_variable(self, variable: str, value: str) -> None:
+        with pytest.raises(SettingsError, match=f"{variable}: "):
+            GatewaySettings.load("gateway", {variable: value})

@@ -1,0 +1,10 @@
+"""A house that may be broken; each test finds it whole."""
+
+import pytest
+from tests.stack import Person, Stack
+
+
+@pytest.fixture
+async def person(fragile: Stack) -> Person:
+    await fragile.ready()
+    return await fragile.sign_up()

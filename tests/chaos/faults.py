@@ -1,0 +1,26 @@
+"""Moments that are too short to aim at, made long."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.stack import Stack
+
+
+@asynccontextmanager
+async def commits_without_saying_so(stack: Stack) -> AsyncIterator[None]:
+    """Every commit waits for the word of a standby that is not there."""
+    async with stack.sql() as sql:
+        await sql.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        await sql.execute("SELECT pg_reload_conf()")
+        try:
+            yield
+        finally:
+            await sql.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            await sql.execute("SELECT pg_reload_conf()")
+
+
+async def has_committed(stack: Stack, role: str) -> bool:
+    """Whether a commit of this role is done and waits to be told."""
+    async with stack.sql() as sql:
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND wait_event = 'SyncRep'"
+        return bool(await sql.fetchval(waiting, role))

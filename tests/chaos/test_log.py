@@ -1,0 +1,138 @@
+"""Whoever carries events to the log is killed at random under load: the log has each of them exactly once."""
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Callable
+
+import pytest
+from tests.chaos.faults import commits_without_saying_so, has_committed
+from tests.chaos.load import Load, assert_kept
+from tests.log import completed_log
+from tests.stack import Person, Stack, refused, told, until
+
+pytestmark = pytest.mark.chaos
+
+
+class TestTheLog:
+    async def test_has_each_event_once_though_relay_and_intake_are_killed_at_random(
+        self, fragile: Stack, person: Person, tell: Callable[[str], None]
+    ) -> None:
+        crashes = 0
+        async with Load(person, pace=0.01) as load:
+            for service in random.sample(["audit", "audit", "vault", "audit", "vault"], 5):
+
+                async def more(least: int = load.count(200) + random.randrange(1, 40)) -> bool:
+                    return load.count(200) >= least
+
+                await until("some more were written", more)
+                await fragile.restart(service)
+                crashes += 1
+        await fragile.ready()
+        assert set(load.statuses()) <= {200, 503, 504}
+        await assert_kept(fragile, person, load.done)
+        entries = await completed_log(fragile, person)
+        tell(
+            f"chaos: {crashes} crashes of audit and vault, {load.told()}: {len(entries)} entries, each once, dense, "
+            "computed"
+        )
+
+    async def test_has_in_order_what_a_killed_intake_held_in_its_hand(self, fragile: Stack, person: Person) -> None:
+        """One acknowledgement covers all before it: a later one must not cover what was delivered and never entered."""
+        os.kill(fragile.processes["audit"].pid, signal.SIGSTOP)
+        held = [told(await person.put(f"/secrets/held/{n}", json={"value": "v"}))["id"] for n in range(3)]
+        await until("all are on the bus", lambda: all_are_published(fragile))
+        async with fragile.sql() as sql, sql.transaction():
+            await sql.execute("LOCK TABLE audit.entries IN EXCLUSIVE MODE")
+            os.kill(fragile.processes["audit"].pid, signal.SIGCONT)
+            await until("the intake holds them all", lambda: all_are_delivered(fragile))
+            fragile.kill("audit")
+            await sql.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'causeloop_audit_writer'"
+            )
+        later = [told(await person.put(f"/secrets/later/{n}", json={"value": "v"}))["id"] for n in range(3)]
+        await fragile.start("audit")
+        entries = await completed_log(fragile, person)
+        written = [entry["target"] for entry in entries if entry["action"] == "vault.secret_written"]
+        assert written == held + later
+
+    async def test_has_once_what_a_killed_intake_entered_and_did_not_acknowledge(
+        self, fragile: Stack, person: Person
+    ) -> None:
+        os.kill(fragile.processes["audit"].pid, signal.SIGSTOP)
+        for number in range(3):
+            told(await person.put(f"/secrets/entered/{number}", json={"value": "v"}))
+        await until("all are on the bus", lambda: all_are_published(fragile))
+        async with commits_without_saying_so(fragile):
+            os.kill(fragile.processes["audit"].pid, signal.SIGCONT)
+            await until("they are entered", lambda: has_committed(fragile, "causeloop_audit_writer"))
+            assert await all_are_delivered(fragile)  # and none acknowledged
+            fragile.kill("audit")
+        await fragile.start("audit")
+        told(await person.put("/secrets/later", json={"value": "v"}))
+        entries = await completed_log(fragile, person)
+        assert [entry["action"] for entry in entries].count("vault.secret_written") == 4
+
+    async def test_catches_up_with_what_happened_while_audit_was_away(self, fragile: Stack, person: Person) -> None:
+        fragile.kill("audit")
+        for number in range(20):
+            told(await person.put(f"/secrets/away/{number}", json={"value": "v"}))
+        refused(await person.get("/audit/events"), 503, "unavailable")
+        await fragile.start("audit")
+        entries = await completed_log(fragile, person)
+        assert [entry["action"] for entry in entries].count("vault.secret_written") == 20
+
+
+class TestAServiceThatIsToldToStop:
+    @pytest.mark.parametrize("service", ["vault", "tenancy", "auth"])
+    async def test_finishes_what_it_began_and_leaves_nobody_without_an_answer(
+        self, fragile: Stack, person: Person, service: str
+    ) -> None:
+        told(await person.put("/secrets/x", json={"value": "v"}))
+        async with Load(person, pace=0.01) as load:
+
+            async def running() -> bool:
+                return load.count(200) >= 20
+
+            await until("the load runs", running)
+            process = fragile.processes[service]
+            os.kill(process.pid, signal.SIGTERM)
+            code = await asyncio.to_thread(process.wait, 10)
+        assert code == 0
+        await fragile.start(service)
+        assert set(load.statuses()) <= {200, 503}, load.told()
+        await assert_kept(fragile, person, load.done)
+
+    async def test_tells_the_log_of_refusals_it_still_counted(self, fragile: Stack, person: Person) -> None:
+        token = (await person.personal_token("secrets:read"))["token"]
+        for _ in range(3):
+            refused(await person.put("/secrets/x", json={"value": "v"}, token=token), 403, "forbidden")
+        os.kill(fragile.processes["gateway"].pid, signal.SIGTERM)
+        await asyncio.to_thread(fragile.processes["gateway"].wait, 10)
+        await fragile.start("gateway")
+
+        async def recorded() -> list[dict[str, object]]:
+            found = [entry async for entry in person.pages("/audit/events?action=gateway.")]
+            return [entry["data"] for entry in found]
+
+        (sum_,) = await until("the log has the refusals", recorded)
+        assert (sum_["operation"], sum_["code"], sum_["count"]) == ("put_secret", "forbidden", 3)
+        assert sum_["principal"] == person.id
+
+
+async def all_are_published(stack: Stack) -> bool:
+    """Whether everything that was committed is on the bus."""
+    async with stack.sql() as sql:
+        waiting = [
+            await sql.fetchval(f"SELECT count(*) FROM {schema}.outbox WHERE published_at IS NULL")
+            for schema in ("auth", "tenancy", "vault")
+        ]
+    return not any(waiting)
+
+
+async def all_are_delivered(stack: Stack) -> bool:
+    """Whether everything on the bus is with the intake, and not acknowledged."""
+    async with stack.on_bus("operator") as operator:
+        intake = await operator.jetstream().consumer_info("EVENTS", "audit_intake")
+    return not intake.num_pending and bool(intake.num_ack_pending)

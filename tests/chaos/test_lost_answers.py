@@ -1,0 +1,193 @@
+"""The act is done and its answer is lost in a crash: a retry with the same Idempotency-Key has no second effect.
+
+Between commit and answer there is no time to aim at, so it is made: a database that waits for a standby that does not
+exist has committed and does not say so. Then the process that waits for its word is killed. And because nobody aims in
+real life, the same is done once more at random moments under load.
+"""
+
+import asyncio
+import os
+import random
+import secrets
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import pytest
+from tests.chaos.faults import commits_without_saying_so, has_committed
+from tests.log import completed_log
+from tests.stack import Person, Stack, refused, told, until
+
+from causeloop_common import ids
+
+pytestmark = pytest.mark.chaos
+
+
+async def insist(ask: Callable[[], Any], seconds: float = 30) -> httpx.Response:
+    """Retry until there is an answer that is neither a fault nor a twin's."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            answer: httpx.Response = await ask()
+        except httpx.TransportError:
+            answer = httpx.Response(0)
+        if answer.status_code not in (0, 503, 504) and not (
+            answer.status_code == 409 and answer.json()["code"] == "idempotency_in_progress"
+        ):
+            return answer
+        assert time.monotonic() < deadline, answer.text
+        await asyncio.sleep(0.05)
+
+
+def keyed() -> dict[str, str]:
+    return {"idempotency-key": secrets.token_hex(8)}
+
+
+async def lose_the_answer(stack: Stack, service: str, ask: Callable[[], Any]) -> httpx.Response:
+    """Ask, let it be committed, kill the service before it knows; then ask again until answered."""
+    async with commits_without_saying_so(stack):
+        first = asyncio.create_task(ask())
+        await until(f"{service} has committed", lambda: has_committed(stack, f"causeloop_{service}"))
+        assert not first.done()
+        stack.kill(service)
+    await stack.start(service)
+    again = await insist(ask)
+    first.cancel()
+    with suppress(asyncio.CancelledError):
+        await first  # it would be told 504 at the end of its patience
+    return again
+
+
+class TestAnAnswerLostBetweenCommitAndReply:
+    async def test_of_the_vault_is_replayed_and_the_secret_written_once(self, fragile: Stack, person: Person) -> None:
+        headers = keyed()
+
+        async def ask() -> httpx.Response:
+            return await person.put("/secrets/once", json={"value": "v"}, headers=headers)
+
+        again = await lose_the_answer(fragile, "vault", ask)
+        assert told(again)["version"] == 1
+        assert again.headers["idempotency-replayed"] == "true"
+        entries = await completed_log(fragile, person)
+        assert [entry["action"] for entry in entries].count("vault.secret_written") == 1
+        assert told(await person.post("/secrets/once/reveal"))["value"] == "v"
+
+    async def test_of_tenancy_is_replayed_and_the_workspace_made_once(self, fragile: Stack) -> None:
+        person, headers = await fragile.sign_up(workspace=False), keyed()
+
+        async def ask() -> httpx.Response:
+            return await person.post("/workspaces", json={"name": "Once", "slug": "once"}, headers=headers)
+
+        again = await lose_the_answer(fragile, "tenancy", ask)
+        made = told(again, 201)
+        assert again.headers["idempotency-replayed"] == "true"
+        assert [m["workspace_id"] for m in told(await person.get("/me/workspaces"))["data"]] == [made["id"]]
+        await person.move(made["id"])
+        entries = await completed_log(fragile, person)
+        assert [entry["action"] for entry in entries] == ["tenancy.workspace_created", "tenancy.member_added"]
+
+    async def test_of_auth_tells_which_token_was_made_and_makes_no_second(self, fragile: Stack, person: Person) -> None:
+        headers = keyed()
+
+        async def ask() -> httpx.Response:
+            body = {"name": "once", "scopes": ["secrets:read"]}
+            return await person.post("/api-tokens", json=body, headers=headers)
+
+        again = await lose_the_answer(fragile, "auth", ask)
+        (token,) = told(await person.get("/api-tokens"))["data"]
+        assert refused(again, 409, "secret_already_shown")["errors"] == {"id": [token["id"]]}
+        entries = await completed_log(fragile, person)
+        assert [entry["action"] for entry in entries].count("auth.token_created") == 1
+
+    async def test_by_the_gateway_is_replayed(self, fragile: Stack, person: Person) -> None:
+        headers = keyed()
+
+        async def ask() -> httpx.Response:
+            return await person.put("/secrets/once", json={"value": "v"}, headers=headers)
+
+        told(
+            await person.put("/secrets/first", json={"value": "v"})
+        )  # so that nothing but the put is still to be asked
+        async with fragile.sql() as sql:
+            async with sql.transaction():
+                await sql.execute("LOCK TABLE vault.secret_versions IN ACCESS EXCLUSIVE MODE")
+                first = asyncio.create_task(ask())
+                waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                await until("the vault waits", lambda: sql.fetchval(waits))
+                os.kill(fragile.processes["gateway"].pid, signal.SIGSTOP)
+            stored = "SELECT count(*) FROM vault.secrets WHERE workspace_id = $1 AND path = 'once'"
+            await until("it is done", lambda: sql.fetchval(stored, ids.tenant_uuid(person.workspace)))
+        fragile.kill("gateway")
+        with pytest.raises(httpx.TransportError):
+            await first
+        await fragile.start("gateway")
+        again = await insist(ask)
+        assert (told(again)["version"], again.headers["idempotency-replayed"]) == (1, "true")
+
+    async def test_of_a_refresh_logs_nobody_out(self, fragile: Stack, person: Person) -> None:
+        async def ask() -> httpx.Response:
+            return await fragile.http.post("/v1/auth/refresh", json={"refresh_token": person.refresh_token})
+
+        granted = told(await lose_the_answer(fragile, "auth", ask))
+        told(await person.get("/workspace", token=granted["access_token"]))
+        body = {"refresh_token": granted["refresh_token"]}
+        told(await fragile.http.post("/v1/auth/refresh", json=body))
+
+
+class TestCrashesAtRandom:
+    async def test_leave_one_effect_for_every_key(
+        self, fragile: Stack, person: Person, tell: Callable[[str], None]
+    ) -> None:
+        founder = await fragile.sign_up(workspace=False)
+        puts = {f"s{number}": keyed() for number in range(36)}
+        founded = {f"w{number}": keyed() for number in range(12)}
+        answers: list[httpx.Response] = []
+
+        async def put(path: str, headers: dict[str, str]) -> None:
+            body = {"value": path}
+            answers.append(await insist(lambda: person.put(f"/secrets/{path}", json=body, headers=headers)))
+
+        async def found(slug: str, headers: dict[str, str]) -> None:
+            body = {"name": slug, "slug": slug}
+            answers.append(await insist(lambda: founder.post("/workspaces", json=body, headers=headers)))
+
+        async def crash() -> int:
+            for crashes in range(8):
+                if working.done():
+                    return crashes
+                service = random.choice(["vault", "tenancy", "gateway"])
+                await asyncio.sleep(random.uniform(0, 0.05))  # the moment is the point
+                fragile.kill(service)
+                await fragile.start(service)
+            return 8
+
+        async def work() -> None:
+            for some in (puts, founded):
+                some_at_once = asyncio.Semaphore(6)
+
+                async def one(name: str, headers: dict[str, str], many: Any, limit: asyncio.Semaphore) -> None:
+                    async with limit:
+                        await (put if many is puts else found)(name, headers)
+                        # Each is asked for a second time: it may be the retry of a client that heard nothing.
+                        await (put if many is puts else found)(name, headers)
+
+                await asyncio.gather(*(one(name, headers, some, some_at_once) for name, headers in some.items()))
+
+        working = asyncio.create_task(work())
+        crashes, _ = await asyncio.gather(crash(), working)
+        assert Counter(answer.status_code for answer in answers) == {200: 2 * len(puts), 201: 2 * len(founded)}
+        replays = sum("idempotency-replayed" in answer.headers for answer in answers)
+        assert {answer.json()["version"] for answer in answers if answer.status_code == 200} == {1}
+        entries = await completed_log(fragile, person)
+        assert [entry["action"] for entry in entries].count("vault.secret_written") == len(puts)
+        mine = [membership["workspace_id"] async for membership in founder.pages("/me/workspaces")]
+        assert sorted(mine) == sorted({answer.json()["id"] for answer in answers if answer.status_code == 201})
+        assert len(mine) == len(founded)
+        tell(
+            f"chaos: {crashes} crashes while {len(answers)} requests insisted with {len(puts) + len(founded)} keys: "
+            f"one effect each; {replays - len(puts) - len(founded)} first answers were lost"
+        )
