@@ -133,7 +133,8 @@ class Application:
         if self._commands is not None:
             await self._commands.drain(GRACE_SECONDS)
         for step in self._after:
-            await step()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(step(), GRACE_SECONDS)
         ending: set[asyncio.Task[None]] = set(self._tasks)
         deadline = time.monotonic() + GRACE_SECONDS
         while ending and time.monotonic() < deadline:  # a library may swallow a cancellation: ask again

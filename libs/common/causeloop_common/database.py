@@ -46,6 +46,10 @@ _log = logging.getLogger(__name__)
 MessageT = TypeVar("MessageT", bound=Message)
 
 STATEMENT_TIMEOUT_SECONDS = 10
+SILENCE_SECONDS = STATEMENT_TIMEOUT_SECONDS + 2.0
+"""A server that has not answered by then is gone, whatever the network says: the connection is given up."""
+KEEPALIVE = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
+"""So that the server too notices a client that is gone, and frees its locks."""
 _CONNECT_SECONDS = 5.0
 _PASSING = (
     asyncpg.PostgresConnectionError,
@@ -180,7 +184,9 @@ class Database:
                     asyncpg.connect,
                     self._dsn,
                     timeout=_CONNECT_SECONDS,
+                    command_timeout=SILENCE_SECONDS,
                     server_settings={
+                        **KEEPALIVE,
                         "application_name": f"causeloop-{self.schema}",
                         "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
                         "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
@@ -225,6 +231,9 @@ class Database:
             connection = await connections.acquire()
             try:
                 yield connection
+            except TimeoutError:
+                connection.terminate()
+                raise
             finally:
                 connections.release(connection)
         except (*_PASSING, asyncpg.PostgresError) as error:
@@ -270,6 +279,8 @@ class Transaction:
         try:
             if error is None:
                 await self._commit()
+            elif isinstance(error, TimeoutError):
+                self._connection.terminate()  # it does not answer: asking it to roll back would wait as long again
             else:
                 await self._rollback()
         finally:
@@ -353,6 +364,7 @@ class Transaction:
                 raise Timeout("The database did not confirm. Retry with the same Idempotency-Key.") from error
             raise _converted(error) from error  # refused, and so rolled back
         except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
+            self._connection.terminate()
             raise Timeout("The database did not confirm. Retry with the same Idempotency-Key.") from error
         if status != "COMMIT":  # a failed transaction answers COMMIT with ROLLBACK and no error
             raise Unavailable("The transaction had failed and was rolled back. Nothing was done; try again.")

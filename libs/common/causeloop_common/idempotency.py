@@ -22,6 +22,8 @@ class Replayed(Exception):
 
 _REASON = "remembers answers for 24 hours; the effect it belongs to writes the event"
 _KEPT = "interval '24 hours'"
+_FORGOTTEN_AT_ONCE = 200
+"""More than one request adds, so that the table shrinks, and few enough that none waits for it."""
 
 
 def table(metadata: MetaData) -> Table:
@@ -82,7 +84,8 @@ def find(schema: str) -> Statement:
 
 def forget(schema: str) -> Statement:
     """Removes what the tenant no longer needs remembered."""
-    return Statement.raw(f"DELETE FROM {schema}.idempotency WHERE created_at <= now() - {_KEPT}")  # noqa: S608
+    old = f"SELECT ctid FROM {schema}.idempotency WHERE created_at <= now() - {_KEPT} LIMIT {_FORGOTTEN_AT_ONCE}"  # noqa: S608
+    return Statement.raw(f"DELETE FROM {schema}.idempotency WHERE ctid = ANY(ARRAY({old}))")  # noqa: S608
 
 
 def remember(schema: str) -> Statement:

@@ -286,6 +286,9 @@ class Bus:
             react()
 
     async def _failed(self, error: Exception) -> None:
+        if isinstance(error, nats.errors.SlowConsumerError):  # messages were dropped: as good as a lost connection
+            for react in self.on_disconnect:
+                react()
         now = time.monotonic()
         if self.is_connected or now - self._complained_at > _COMPLAINT_SECONDS:
             self._complained_at = now  # while the bus is away every try to reconnect ends up here

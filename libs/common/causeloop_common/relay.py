@@ -6,9 +6,9 @@ One relay per service is at work (an advisory lock on its own connection). It is
 commit and polls as the backstop; it claims rows that are not marked, so a late commit is never skipped.
 
 A broker may lose what it acknowledged (it syncs its files every two minutes). Rows stay for a day after they were
-published. When the stream ends before the last sequence remembered here, everything after its end is published again;
-and when the server is another run than the one remembered, everything of the last five minutes is. The stream drops
-what it has by the event's id, so nothing is doubled.
+written. When the stream ends before the last sequence remembered here, everything after its end is published again;
+and when the server is another run than the one remembered, everything of the five minutes before the newest mark is,
+however long the outage was. The stream drops what it has by the event's id, so nothing is doubled.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ from nats.aio.subscription import Subscription
 from causeloop_common import ids, telemetry
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import Announced
+from causeloop_common.database import KEEPALIVE, SILENCE_SECONDS
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.messaging import Bus, event_headers
 from causeloop_common.outbox import BUCKETS
@@ -57,7 +58,8 @@ _MARK = """
 """
 _REWIND = """
     UPDATE {schema}.outbox SET published_at = NULL
-    WHERE stream_seq > $1 OR ($2 AND published_at > now() - interval '5 minutes')
+    WHERE stream_seq > $1
+       OR ($2 AND published_at > (SELECT max(published_at) FROM {schema}.outbox) - interval '5 minutes')
 """
 _REMEMBER = """
     INSERT INTO {schema}.relay_state (id, last_sequence, server_id) VALUES (1, $1, $2)
@@ -107,7 +109,9 @@ class Relay:
         connection = await asyncpg.connect(
             self._dsn,
             timeout=5,
+            command_timeout=SILENCE_SECONDS,
             server_settings={
+                **KEEPALIVE,
                 "application_name": f"causeloop-{self._schema}-relay",
                 # Of these commits only the relay's own marks could be lost, and then an event goes out twice.
                 "synchronous_commit": "off",

@@ -274,6 +274,21 @@ async def _prove_roles(connection: Connection, schema: str) -> list[str]:
         names,
         schema,
     )
+    settings = await connection.fetch(
+        """
+        SELECT coalesce(r.rolname, 'every role') AS role, split_part(setting, '=', 1) AS name
+        FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) AS setting
+        WHERE (s.setrole = 0 OR r.rolname = ANY($1))
+          AND (s.setdatabase = 0 OR s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()))
+          AND (split_part(setting, '=', 1) IN ('session_replication_role', 'row_security', 'search_path', 'role')
+               OR setting LIKE 'app.%')
+        """,
+        names,
+    )
+    findings += [f"The setting '{row['name']}' of {row['role']} is made in the database: reset it." for row in settings]
+    (state,) = await connection.fetch("SELECT current_setting('session_replication_role') AS replication")
+    if state["replication"] != "origin":
+        findings.append("Triggers do not fire in this session: session_replication_role is not 'origin'.")
     powers = {
         "rolsuper": "is a superuser",
         "rolbypassrls": "can bypass row security",

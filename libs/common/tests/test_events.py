@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
+import nats.errors
 import pytest
 from hypothesis import given, strategies as st
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
@@ -316,3 +317,13 @@ class TestRouter:
             await router._receive(SimpleNamespace(raw_message=raw))  # type: ignore[arg-type]
 
         assert naks == [0.2, 0.4, 30, 30]
+
+
+class TestLoss:
+    async def test_dropped_messages_count_as_a_lost_connection(self, bus: Connect) -> None:
+        gateway, forgotten = await bus("gateway"), []
+        gateway.on_disconnect.append(lambda: forgotten.append(True))
+
+        await gateway._failed(nats.errors.SlowConsumerError("evt.x", "", 1, None))  # type: ignore[arg-type]
+
+        assert forgotten

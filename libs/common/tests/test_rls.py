@@ -53,6 +53,17 @@ ROLES = [
            "Role 'causeloop_tenancy_relay' can bypass row security."),
     Broken("the relay is a member of the service", "GRANT causeloop_tenancy TO causeloop_tenancy_relay",
            "Role 'causeloop_tenancy_relay' is a member of causeloop_tenancy."),
+    Broken("every session of the role begins with a tenant",
+           "ALTER ROLE causeloop_tenancy SET app.current_workspace = '00000000-0000-7000-8000-000000000001'",
+           "The setting 'app.current_workspace' of causeloop_tenancy is made in the database: reset it."),
+    Broken("every session of the database begins with a person",
+           "ALTER DATABASE scratch SET app.current_person = '00000000-0000-8000-a000-000000000001'",
+           "The setting 'app.current_person' of every role is made in the database: reset it."),
+    Broken("the role's triggers do not fire",
+           "ALTER ROLE causeloop_tenancy SET session_replication_role = replica",
+           "The setting 'session_replication_role' of causeloop_tenancy is made in the database: reset it."),
+    Broken("this session's triggers do not fire", "SET LOCAL session_replication_role = replica",
+           "Triggers do not fire in this session: session_replication_role is not 'origin'."),
     Broken("the owner logs in", "ALTER ROLE causeloop_tenancy_owner LOGIN",
            "Role 'causeloop_tenancy_owner' can log in."),
 ]  # fmt: skip
@@ -220,9 +231,38 @@ class TestProve:
             f"SET LOCAL app.current_workspace = '{tenant}'",  # as ALTER ROLE … SET would leave it in every session
             "SET LOCAL session_replication_role = 'replica'",
             f"INSERT INTO tenancy.workspaces (name, slug, timezone, created_by) VALUES ('a', 'a', 'UTC', '{tenant}')",
+            "SET LOCAL session_replication_role = 'origin'",
         )
 
         assert findings == ["Table tenancy.workspaces gives rows without a tenant."]
+
+    async def test_finds_rows_that_a_table_gives_without_a_tenant(self, superuser: asyncpg.Connection) -> None:
+        tenant = ids.uuid7()
+
+        findings = await prove(
+            superuser,
+            "tenancy",
+            "SET LOCAL session_replication_role = 'replica'",
+            f"SET LOCAL app.current_workspace = '{tenant}'",  # as ALTER ROLE … SET would leave it in every session
+            f"INSERT INTO tenancy.workspaces (name, slug, timezone, created_by) VALUES ('a', 'a', 'UTC', '{tenant}')",
+            "SET LOCAL session_replication_role = 'origin'",
+            "SET LOCAL session_replication_role = 'origin'",
+        )
+
+        assert findings == ["Table tenancy.workspaces gives rows without a tenant."]
+
+    @pytest.mark.parametrize(
+        ("setting", "value"),
+        [("session_replication_role", "replica"), ("row_security", "off"), ("app.current_workspace", "'x'")],
+    )
+    @pytest.mark.parametrize("whose", ["ROLE causeloop_tenancy", "ROLE ALL"])
+    async def test_finds_settings_that_the_database_makes_for_a_role(
+        self, superuser: asyncpg.Connection, setting: str, value: str, whose: str
+    ) -> None:
+        findings = await prove(superuser, "tenancy", f"ALTER {whose} SET {setting} = {value}")
+
+        role = "every role" if whose == "ROLE ALL" else "causeloop_tenancy"
+        assert f"The setting '{setting}' of {role} is made in the database: reset it." in findings
 
     async def test_tells_everything_that_is_wrong_at_once(self, superuser: asyncpg.Connection) -> None:
         chosen = [TABLES[0], GRANTS[0], GUARDS[0]]

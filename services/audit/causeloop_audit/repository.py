@@ -14,7 +14,7 @@ from sqlalchemy import bindparam, func, select
 from causeloop_audit.domain.merkle import EMPTY_ROOT, Frontier
 from causeloop_audit.models import entries
 from causeloop_common import ids
-from causeloop_common.database import Transaction
+from causeloop_common.database import KEEPALIVE, SILENCE_SECONDS, Transaction
 from causeloop_common.errors import Unavailable
 from causeloop_common.statements import Statement
 
@@ -165,7 +165,10 @@ class LogWriter:
         self.close()
         with _told():
             self._connection = await asyncpg.connect(
-                self._dsn, timeout=5, server_settings={"application_name": "causeloop-audit-writer"}
+                self._dsn,
+                timeout=5,
+                command_timeout=SILENCE_SECONDS,
+                server_settings={**KEEPALIVE, "application_name": "causeloop-audit-writer"},
             )
 
     def close(self) -> None:

@@ -23,13 +23,16 @@ from causeloop_common.keys import KeyRing
 from causeloop_common.messaging import Bus, invalid_input
 from causeloop_gateway.cursors import Cursors
 from causeloop_gateway.denials import Denial, Denials
-from causeloop_gateway.inbound import Inbound
+from causeloop_gateway.inbound import ANONYMOUS_BODY_BYTES, BODY_BYTES, Inbound
 from causeloop_gateway.security import Caller, Security, require, service_context
 
 SESSION = frozenset({"session"})
 ANY = frozenset({"session", "token"})
 JSON = (b"content-type", b"application/json")
 REPLAYED = (b"idempotency-replayed", b"true")
+
+_NAMED = 25
+"""Of unknown fields at most so many are named: a refusal is no larger than what it refuses."""
 
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -115,6 +118,7 @@ class CommandRoute(APIRoute):
         self._gateway = gateway
         self._endpoint = endpoint
         self._takes_body = endpoint.method in _CHANGING
+        self._most = BODY_BYTES if endpoint.credentials else ANONYMOUS_BODY_BYTES
         self._keyed = self._takes_body and not endpoint.command.pure
         self._sealed = bool(endpoint.command.reply.sealed_fields)
         self._names = frozenset(endpoint.command.model_fields) - endpoint.hidden - frozenset(endpoint.path_fields)
@@ -141,7 +145,7 @@ class CommandRoute(APIRoute):
         request: Inbound = scope["inbound"]
         gateway, endpoint = self._gateway, self._endpoint
         ctx = await self._context(request)
-        body = await request.body() if self._takes_body else b""
+        body = await request.body(self._most) if self._takes_body else b""
         fields = self._fields(request, body, scope["path_params"], ctx)
         key = request.idempotency_key() if self._keyed else None
         if endpoint.tenant is not None:
@@ -199,7 +203,7 @@ class CommandRoute(APIRoute):
             elif "position" in given:
                 raise InvalidInput.of(position="is not a parameter; use cursor")
         if unknown := [name for name in given if name not in self._names]:
-            raise InvalidInput.of(**dict.fromkeys(unknown, "is not a field of this request"))
+            raise InvalidInput.of(**dict.fromkeys(unknown[:_NAMED], "is not a field of this request"))
         more = self._endpoint.from_request
         return {**given, **path, **(more(request, self._gateway.trusted_proxies) if more else {})}
 

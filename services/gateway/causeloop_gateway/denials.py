@@ -58,17 +58,18 @@ class Denials:
             await self.flush()
 
     async def flush(self) -> None:
-        """Announce what was counted; what cannot be announced now stays counted."""
-        counts, since = self._counts, self._since
-        self._counts, self._since = {}, datetime.now(UTC)
-        for denial, count in counts.items():
+        """Announce what was counted; what cannot be announced now stays counted, whatever interrupts."""
+        began = datetime.now(UTC)
+        for denial, count in list(self._counts.items()):
             try:
-                await self._announce(denial, count, since)
+                await self._announce(denial, count, self._since)
             except (AppError, nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError) as error:
-                self._counts[denial] = self._counts.get(denial, 0) + count
                 _log.warning("refusals wait to be announced: %s", type(error).__name__)
-        if self._counts:
-            self._since = since
+                return  # what hinders one hinders the next
+            self._counts[denial] -= count
+            if not self._counts[denial]:
+                del self._counts[denial]
+        self._since = began
 
     async def _announce(self, denial: Denial, count: int, since: datetime) -> None:
         event: Event

@@ -9,6 +9,8 @@ from causeloop_common import ids, telemetry
 from causeloop_common.errors import InvalidInput, Malformed, PayloadTooLarge
 
 BODY_BYTES = 1024 * 1024
+ANONYMOUS_BODY_BYTES = 160 * 1024
+"""Of a request that nobody signed: two sealed tokens of 64 Ki characters fit."""
 HEADER_BYTES = 32 * 1024
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 15.0
@@ -54,11 +56,11 @@ class Inbound:
             raise InvalidInput.of(**{name: "is given more than once" for name, _ in pairs if _counted(pairs, name) > 1})
         return found
 
-    async def body(self) -> bytes:
-        """The whole body; PayloadTooLarge over 1 MiB, Malformed when it does not arrive."""
+    async def body(self, most: int = BODY_BYTES) -> bytes:
+        """The whole body; PayloadTooLarge over `most` bytes, Malformed when it does not arrive."""
         length = self.headers.get("content-length", "")
-        if length.isdigit() and int(length) > BODY_BYTES:
-            raise _too_large()
+        if length.isdigit() and int(length) > most:
+            raise _too_large(most)
         chunks: list[bytes] = []
         size, more = 0, True
         try:
@@ -70,8 +72,8 @@ class Inbound:
                     chunk = message.get("body", b"")
                     more = message.get("more_body", False)
                     size += len(chunk)
-                    if size > BODY_BYTES:
-                        raise _too_large()
+                    if size > most:
+                        raise _too_large(most)
                     chunks.append(chunk)
         except TimeoutError as error:
             raise Malformed(f"The body did not arrive within {BODY_SECONDS:.0f} seconds.") from error
@@ -92,5 +94,5 @@ def _counted(pairs: list[tuple[str, str]], name: str) -> int:
     return sum(1 for other, _ in pairs if other == name)
 
 
-def _too_large() -> PayloadTooLarge:
-    return PayloadTooLarge(f"The body is larger than {BODY_BYTES} bytes. Send less at once.")
+def _too_large(most: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is larger than {most} bytes. Send less at once.")

@@ -53,6 +53,9 @@ class _Lingering:
             self._transport.close()
 
 
+_BODILY = frozenset({b"content-length", b"transfer-encoding"})
+
+
 def _unsaid(_: bytes) -> None:
     """What is said on a connection that was closed."""
 
@@ -66,6 +69,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._in_body = False
         self._refused = False
+        self._deaf = False
         self._too_slow: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -80,7 +84,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, unless the connection was refused or the head grows too large."""
-        if self._refused:
+        if self._refused or self._deaf:
             return
         self._head_bytes += len(data)
         super().data_received(data)
@@ -110,7 +114,22 @@ class BoundedProtocol(HttpToolsProtocol):
         if size > HEADER_BYTES:
             self._refuse(HeadersTooLarge(f"The request's headers are larger than {HEADER_BYTES} bytes. Send less."))
             return
+        upgrade = self.parser.should_upgrade()
+        if upgrade and (self.parser.get_method() == b"CONNECT" or _BODILY.intersection(n for n, _ in self.headers)):
+            # The parser would take the body for the next request, and so for somebody else's behind a proxy.
+            self._refuse(Malformed("A request with a body, or CONNECT, cannot ask for another protocol."))
+            return
         super().on_headers_complete()
+        if upgrade:
+            self._in_body = False
+            self._deaf = True
+            self.cycle.keep_alive = False
+
+    def on_response_complete(self) -> None:
+        """An answer given before the whole body came ends the connection: nobody will read the rest."""
+        if self._in_body and not self.pipeline:
+            self.transport.close()
+        super().on_response_complete()
 
     def on_body(self, body: bytes) -> None:
         """Pass the body on, unless the request was refused."""

@@ -70,6 +70,11 @@ class TestFields:
         told = await house.refused(422, "validation_error", "PUT", "/secrets/a", owner.token, json=body)
         assert told["errors"] == {name: ["is not a field of this request"] for name in ("vlaue", "cls", "position")}
 
+    async def test_of_very_many_unknown_ones_some_are_named(self, house: "House", owner: "Person") -> None:
+        body = {f"{number:x}": 0 for number in range(10_000)}
+        told = await house.refused(422, "validation_error", "POST", "/workspaces", owner.realm_token, json=body)
+        assert list(told["errors"]) == list(body)[:25]
+
     async def test_an_unknown_one_in_the_query_is_named(self, house: "House", owner: "Person") -> None:
         told = await house.refused(422, "validation_error", "GET", "/secrets?limt=1", owner.token)
         assert told["errors"] == {"limt": ["is not a field of this request"]}

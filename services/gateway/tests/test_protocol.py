@@ -89,10 +89,41 @@ class TestTrailers:
     async def test_a_body_in_many_chunks_is_none(self, wire: Connect) -> None:
         connection = await wire()
         await connection.say(CHUNKED)
-        for _ in range(200):
+        for _ in range(100):  # more than a head may have, less than a body without a credential
             await connection.say(b"400\r\n" + b" " * 0x400 + b"\r\n")
         await connection.say(b"2\r\n{}\r\n0\r\n\r\n")
         assert (await connection.answer())[0] == 422
+
+
+class TestAnotherProtocol:
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"GET /v1/secrets HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: x\r\ncontent-length: 40\r\n\r\n",
+            b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: x\r\ntransfer-encoding: chunked\r\n\r\n",
+            b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n",
+        ],
+        ids=["length", "chunked", "connect"],
+    )
+    async def test_asked_for_with_a_body_is_refused_and_the_body_is_never_a_request(
+        self, wire: Connect, head: bytes
+    ) -> None:
+        connection = await wire()
+        await connection.say(head)
+        await connection.say(HEALTH)
+
+        status, *_ = await connection.answer()
+
+        assert status == 400
+        assert await connection.is_closed()
+
+    async def test_asked_for_without_a_body_is_answered_once_and_nothing_after_it_is_read(self, wire: Connect) -> None:
+        connection = await wire()
+        await connection.say(HEALTH.replace(b"\r\n\r\n", b"\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"))
+        await connection.say(HEALTH)
+
+        assert (await connection.answer())[0] == 200
+        assert await connection.is_closed()
 
 
 class TestSlowClients:

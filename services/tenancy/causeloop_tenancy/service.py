@@ -37,8 +37,9 @@ class TenancyService:
 
             made = await repository.add_workspace(tx, command.name, command.slug, command.timezone, ctx.principal)
             workspace = await repository.workspace(tx)
-            if workspace is None or workspace.created_by != ctx.principal:
-                raise Conflict("This workspace exists already. Use a new Idempotency-Key.")
+            asked = (ctx.principal, command.name, command.slug, command.timezone)
+            if workspace is None or (workspace.created_by, workspace.name, workspace.slug, workspace.timezone) != asked:
+                raise Conflict("This workspace exists already, made by another request. Use a new Idempotency-Key.")
             if made:
                 await repository.add_member(tx, ctx.principal, standing.FIRST_ROLE)
 

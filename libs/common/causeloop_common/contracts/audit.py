@@ -1,8 +1,9 @@
 """What audit answers: the tenant's log. It announces nothing: it is where announcements end."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from causeloop_common.contracts.base import Command, EventId, Message, Page, Timestamp
 from causeloop_common.permissions import Permission
@@ -31,6 +32,13 @@ class EntryPage(Page):
     data: list[Entry]
 
 
+def _bounded(moment: datetime) -> datetime:
+    if not 2000 <= moment.year <= 9000:
+        raise ValueError("is not between the years 2000 and 9000")
+    return moment
+
+
+Moment = Annotated[Timestamp, AfterValidator(_bounded)]
 Filter = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 
 
@@ -43,8 +51,8 @@ class ListEntries(Command[EntryPage], permission=Permission.AUDIT_READ, pure=Tru
     actor: Filter | None = None
     action: Filter | None = Field(default=None, description="The action or a prefix of it, such as 'vault.'.")
     target: Filter | None = None
-    since: Timestamp | None = Field(default=None, description="Occurred at or after.")
-    until: Timestamp | None = Field(default=None, description="Occurred before.")
+    since: Moment | None = Field(default=None, description="Occurred at or after.")
+    until: Moment | None = Field(default=None, description="Occurred before.")
 
 
 class GetEntry(Command[Entry], permission=Permission.AUDIT_READ, pure=True):

@@ -1,5 +1,6 @@
 """What tenancy answers and announces: workspaces, members, and what somebody may do."""
 
+from functools import cache
 from typing import Annotated
 from zoneinfo import available_timezones
 
@@ -20,8 +21,11 @@ from causeloop_common.permissions import SELF, Internal, Permission
 RETIRED: frozenset[str] = frozenset()
 
 
+_zones = cache(available_timezones)  # reads the whole database of zones
+
+
 def _known_timezone(name: str) -> str:
-    if name not in available_timezones():
+    if name not in _zones():
         raise ValueError("is not a time zone of the IANA database, such as 'Europe/Berlin'")
     return name
 

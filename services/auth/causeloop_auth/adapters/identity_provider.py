@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 
 JWKS_PATH = "/.well-known/jwks.json"
 _REFETCH_SECONDS = 10.0
+_RETRY_SECONDS = 1.0
+"""While there is not one key: a provider that is down must not keep every sign-in waiting for it in turn."""
 _FRESH_SECONDS = 3600.0
 _CLOCK_SKEW_SECONDS = 5
 _LARGEST_JWKS = 256 * 1024
@@ -97,7 +99,7 @@ class IdentityProvider:
         raise _refused("is signed with a key that the identity provider does not publish")
 
     async def _refetch(self) -> None:
-        if self._monotonic() - self._tried_at < _REFETCH_SECONDS and self._keys:
+        if self._monotonic() - self._tried_at < (_REFETCH_SECONDS if self._keys else _RETRY_SECONDS):
             return
         self._tried_at = self._monotonic()
         try:

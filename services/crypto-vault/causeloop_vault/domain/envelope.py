@@ -9,8 +9,8 @@ additional data, encoded by the reader from where it read: a ciphertext moved el
 """
 
 import base64
-import binascii
 import hmac
+import re
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -21,6 +21,7 @@ FORMAT = "clv1"
 ENTROPY_BYTES = 28
 """Fresh random bytes that `seal` needs for every message: salt and nonce."""
 
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _SALT, _COMMITMENT, _NONCE = 16, 32, 12
 _SMALLEST = _SALT + _COMMITMENT + _NONCE + 16
 
@@ -47,20 +48,21 @@ def seal(key: bytes, version: int, plaintext: bytes, at: bytes, entropy: bytes) 
 
 def version_of(text: str) -> int:
     """Which version of the key to open with: a hint; `open_` proves it."""
-    kind, _, rest = text.partition(":")
-    version, _, _ = rest.partition(":")
-    if kind != FORMAT or not version.isascii() or not version.isdigit() or len(version) > 9:
-        raise NotOpened("This is not a ciphertext of the vault.")
-    return int(version)
+    return _parts(text)[0]
 
 
 def open_(key: bytes, text: str, at: bytes) -> bytes:
-    """The plaintext of a ciphertext found at a place; NotOpened if it was not sealed there under this key."""
-    version_of(text)
+    """The plaintext of a ciphertext found at a place; NotOpened if it was not sealed there under this key.
+
+    A ciphertext has one spelling: no other text opens to the same.
+    """
+    _, body = _parts(text)
     try:
-        raw = base64.b64decode(text.rpartition(":")[2], validate=True)
-    except binascii.Error as error:
+        raw = base64.b64decode(body, validate=True)
+    except ValueError as error:  # binascii.Error is one, and so is a letter that is not ASCII
         raise NotOpened("This is not a ciphertext of the vault.") from error
+    if base64.b64encode(raw).decode() != body:  # the last letter may have bits that count for nothing
+        raise NotOpened("This is not a ciphertext of the vault.")
     if len(raw) < _SMALLEST:
         raise NotOpened("This is not a ciphertext of the vault.")
     salt, rest = raw[:_SALT], raw[_SALT:]
@@ -76,6 +78,15 @@ def open_(key: bytes, text: str, at: bytes) -> bytes:
         return AESGCM(message_key).decrypt(nonce, sealed, at)
     except InvalidTag as error:
         raise NotOpened("The ciphertext does not open.") from error
+
+
+def _parts(text: str) -> tuple[int, str]:
+    """Key version and body; NotOpened when the text does not have the form."""
+    kind, _, rest = text.partition(":")
+    version, _, body = rest.partition(":")
+    if kind != FORMAT or _VERSION.fullmatch(version) is None:
+        raise NotOpened("This is not a ciphertext of the vault.")
+    return int(version), body
 
 
 def _derive(key: bytes, salt: bytes) -> tuple[bytes, bytes]:
