@@ -27,7 +27,7 @@ OUTCOMES: dict[str, set[str]] = {
     "cmd.auth.create_token": {"ok"},
     "cmd.auth.list_tokens": {"ok"},
     "cmd.auth.revoke_token": {"not_found"},
-    "cmd.tenancy.create_workspace": {"ok"},
+    "cmd.tenancy.create_workspace": {"conflict"},  # with b's own, which is there already
     "cmd.tenancy.get_workspace": {"ok"},
     "cmd.tenancy.list_my_workspaces": {"ok"},
     "cmd.tenancy.resolve": {"ok"},
