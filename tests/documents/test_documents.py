@@ -1,0 +1,54 @@
+"""What the documents say of the code is what the code says."""
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from causeloop_common import rls
+from causeloop_common.contracts.topology import OWNERS, SERVICES
+from causeloop_common.settings import Settings, own_name
+
+ROOT = Path(__file__).parents[2]
+
+
+def settings_of(service: str) -> type[Settings]:
+    kinds = vars(import_module(f"causeloop_{service}.settings")).values()
+    (found,) = (
+        k
+        for k in kinds
+        if isinstance(k, type) and issubclass(k, Settings) and k.__module__.startswith(f"causeloop_{service}")
+    )
+    return found
+
+
+class TestTheSecurityModel:
+    def test_prints_every_table_that_changes_without_an_event_and_why(self) -> None:
+        text = (ROOT / "docs/security-model.md").read_text()
+        block = text.partition("<!-- unaudited:begin -->")[2].partition("<!-- unaudited:end -->")[0]
+        printed = dict(re.findall(r"^\| `?([a-z_]+\.[a-z_]+)`? \| (.+?) \|$", block, re.MULTILINE))
+        declared = dict(
+            table for owner in OWNERS for table in rls.unaudited(import_module(f"causeloop_{owner}.models").metadata)
+        )
+        assert printed == declared
+
+
+class TestTheExampleEnvironment:
+    @pytest.mark.parametrize("service", SERVICES)
+    def test_names_every_setting_of_every_service(self, service: str) -> None:
+        text = (ROOT / ".env.example").read_text()
+        named = set(re.findall(r"^#?\s*([A-Z][A-Z0-9_]+)=", text, re.MULTILINE))
+        fields = settings_of(service).model_fields.values()
+        assert {own_name(field.alias, service) for field in fields if field.alias} <= named
+
+
+class TestTheArchitecture:
+    def test_fits_in_two_hundred_lines(self) -> None:
+        assert len((ROOT / "ARCHITECTURE.md").read_text().splitlines()) <= 200
+
+    @pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/security-model.md"])
+    def test_every_relative_link_leads_somewhere(self, document: str) -> None:
+        path = ROOT / document
+        for link in re.findall(r"\]\((?!https?://|#|mailto:)([^)#]+)", path.read_text()):
+            assert (path.parent / link).exists(), link
