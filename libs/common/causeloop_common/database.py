@@ -184,7 +184,6 @@ class Database:
                     asyncpg.connect,
                     self._dsn,
                     timeout=_CONNECT_SECONDS,
-                    command_timeout=SILENCE_SECONDS,
                     server_settings={
                         **KEEPALIVE,
                         "application_name": f"causeloop-{self.schema}",
@@ -230,7 +229,8 @@ class Database:
         try:
             connection = await connections.acquire()
             try:
-                yield connection
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    yield connection
             except TimeoutError:
                 connection.terminate()
                 raise
@@ -248,7 +248,17 @@ class Database:
 class Transaction:
     """One use case's transaction. Use it with `async with`; leaving it in peace commits, an exception rolls back."""
 
-    __slots__ = ("_answer", "_begin", "_command", "_connection", "_connections", "_database", "_events", "ctx")
+    __slots__ = (
+        "_answer",
+        "_begin",
+        "_command",
+        "_connection",
+        "_connections",
+        "_database",
+        "_events",
+        "_watchdog",
+        "ctx",
+    )
 
     def __init__(self, database: Database, ctx: AuthContext, begin: str) -> None:
         self.ctx = ctx
@@ -265,9 +275,12 @@ class Transaction:
             self._connection = await self._connections.acquire()
         except (*_PASSING, asyncpg.PostgresError) as error:
             raise Unavailable("The database cannot be reached. Nothing was done; try again.") from error
+        # One timer for the whole transaction: one for each statement would cost a tenth of a short one.
+        self._watchdog = asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._connection.terminate)
         try:
             await self._connection.execute(self._begin)
         except BaseException as error:
+            self._watchdog.cancel()
             self._connection.terminate()
             self._connections.release(self._connection)
             raise _converted(error) from error
@@ -284,6 +297,7 @@ class Transaction:
             else:
                 await self._rollback()
         finally:
+            self._watchdog.cancel()
             self._connections.release(self._connection)
         if error is not None:
             if (told := _converted(error)) is not error:
