@@ -256,6 +256,16 @@ class Stack:
         self.kill(*services)
         await self.start(*services)
 
+    async def mend(self) -> None:
+        """Wake what was put to sleep and start what ended: a test that failed leaves it to the next one."""
+        for server in (self.postgres, self.nats):
+            if not server.alive():
+                server.restart()
+        running = [process.pid for process in self.processes.values() if process.alive()]
+        for pid in (self.postgres.pid, self.nats.pid, *running):
+            os.kill(pid, signal.SIGCONT)
+        await self.start(*(name for name in topology.SERVICES if not self.processes[name].alive()))
+
     def _run(self, name: str, command: Sequence[str], environ: Mapping[str, str]) -> None:
         self.processes[name] = ServerProcess(
             command, log=self.folder / f"{name}.log", janitor=self._janitor, environment=environ

@@ -6,5 +6,5 @@ from tests.stack import Person, Stack
 
 @pytest.fixture
 async def person(fragile: Stack) -> Person:
-    await fragile.ready()
+    await fragile.mend()
     return await fragile.sign_up()
