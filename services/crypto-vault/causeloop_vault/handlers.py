@@ -13,31 +13,31 @@ from causeloop_common.contracts.vault import (
     SecretView,
 )
 from causeloop_common.messaging import CommandRouter
-from causeloop_vault.service import VaultService
+from causeloop_vault.service import SealingService, SecretService
 
 
-def router(service: VaultService) -> CommandRouter:
+def router(secrets: SecretService, sealing: SealingService) -> CommandRouter:
     """What the vault answers."""
     commands = CommandRouter()
 
     @commands.on(PutSecret)
     async def put_secret(ctx: AuthContext, command: PutSecret) -> SecretView:
-        return await service.put_secret(ctx, command)
+        return await secrets.put_secret(ctx, command)
 
     @commands.on(GetSecret)
     async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
-        return await service.get_secret(ctx, command)
+        return await secrets.get_secret(ctx, command)
 
     @commands.on(ListSecrets)
     async def list_secrets(ctx: AuthContext, command: ListSecrets) -> SecretPage:
-        return await service.list_secrets(ctx, command)
+        return await secrets.list_secrets(ctx, command)
 
     @commands.on(RevealSecret)
     async def reveal_secret(ctx: AuthContext, command: RevealSecret) -> RevealedSecret:
-        return await service.reveal_secret(ctx, command)
+        return await secrets.reveal_secret(ctx, command)
 
     @commands.on(Seal)
     async def seal(ctx: AuthContext, command: Seal) -> SealedData:
-        return await service.seal(ctx, command)
+        return await sealing.seal(ctx, command)
 
     return commands
