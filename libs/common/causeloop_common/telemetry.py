@@ -48,6 +48,12 @@ OUTBOX_PENDING = Gauge(
 )
 RELAYED = Counter("causeloop_relayed_total", "Events put on the bus.", ["service"])
 APPENDED = Counter("causeloop_audit_appended_total", "Entries appended to logs.")
+CHECKPOINTS = Counter(
+    "causeloop_vault_checkpoints_total", "Checkpoints of logs, signed or refused as not continuing.", ["outcome"]
+)
+LOGS_BROKEN = Counter(
+    "causeloop_audit_logs_broken_total", "Times a log was found not to continue what the vault signed of it."
+)
 MALFORMED = Counter("causeloop_audit_malformed_total", "Unreadable events appended as malformed.")
 BUS_CONNECTED = Gauge("causeloop_bus_connected", "1 while the service is connected to the bus.", ["service"])
 

@@ -70,6 +70,7 @@ class TestPermissions:
 class TestPairs:
     def test_are_those_of_the_contracts(self) -> None:
         assert topology.pairs() == [
+            ("audit", "vault"),
             ("auth", "tenancy"),
             ("auth", "vault"),
             ("gateway", "audit"),

@@ -12,9 +12,20 @@ from nats.js import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 
 from causeloop_audit.repository import LogWriter
-from causeloop_audit.service import LogService, Unreadable
+from causeloop_audit.service import CheckpointService, LogService, Unreadable
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.audit import Entry, EntryPage, GetEntry, ListEntries
+from causeloop_common.contracts.audit import (
+    CheckpointView,
+    ConsistencyProof,
+    Entry,
+    EntryPage,
+    EntryProof,
+    GetCheckpoint,
+    GetEntry,
+    ListEntries,
+    ProveConsistency,
+    ProveEntry,
+)
 from causeloop_common.contracts.base import Announced
 from causeloop_common.contracts.topology import AUDIT_INTAKE
 from causeloop_common.errors import AppError, Unavailable
@@ -29,7 +40,7 @@ _LINGER_SECONDS = 0.05
 """After a small batch: the first event of a lull is entered at once, under load one commit serves many."""
 
 
-def router(service: LogService) -> CommandRouter:
+def router(service: LogService, checkpoints: CheckpointService) -> CommandRouter:
     """What audit answers."""
     commands = CommandRouter()
 
@@ -40,6 +51,18 @@ def router(service: LogService) -> CommandRouter:
     @commands.on(GetEntry)
     async def get_entry(ctx: AuthContext, command: GetEntry) -> Entry:
         return await service.get_entry(ctx, command)
+
+    @commands.on(GetCheckpoint)
+    async def get_checkpoint(ctx: AuthContext, command: GetCheckpoint) -> CheckpointView:
+        return await checkpoints.get_checkpoint(ctx, command)
+
+    @commands.on(ProveEntry)
+    async def prove_entry(ctx: AuthContext, command: ProveEntry) -> EntryProof:
+        return await checkpoints.prove_entry(ctx, command)
+
+    @commands.on(ProveConsistency)
+    async def prove_consistency(ctx: AuthContext, command: ProveConsistency) -> ConsistencyProof:
+        return await checkpoints.prove_consistency(ctx, command)
 
     return commands
 

@@ -6,7 +6,7 @@ from causeloop_common.application import Application
 from causeloop_vault import handlers
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.models import metadata
-from causeloop_vault.service import Keyrings, SealingService, SecretService
+from causeloop_vault.service import CheckpointService, Keyrings, SealingService, SecretService
 from causeloop_vault.settings import VaultSettings
 
 
@@ -17,8 +17,10 @@ def create(environ: Mapping[str, str]) -> Application:
     database = application.database(metadata)
     keyrings = Keyrings(database, LocalMasterKeys(settings.keys()))
     secrets, sealing = SecretService(database, keyrings), SealingService(database, keyrings)
+    checkpoints = CheckpointService(database, keyrings, settings.origin)
     application.relay(database)
-    application.commands(handlers.router(secrets, sealing))
+    application.commands(handlers.router(secrets, sealing, checkpoints))
     application.before_serving(keyrings.check_master_key)
+    application.before_serving(checkpoints.open_signing_key)
     application.check("master_key", keyrings.check_master_key)
     return application

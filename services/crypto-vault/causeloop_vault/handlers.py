@@ -2,8 +2,10 @@
 
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.vault import (
+    GetLogKey,
     GetSecret,
     ListSecrets,
+    LogKey,
     PutSecret,
     RevealedSecret,
     RevealSecret,
@@ -11,12 +13,14 @@ from causeloop_common.contracts.vault import (
     SealedData,
     SecretPage,
     SecretView,
+    SignCheckpoint,
+    SignedCheckpoint,
 )
 from causeloop_common.messaging import CommandRouter
-from causeloop_vault.service import SealingService, SecretService
+from causeloop_vault.service import CheckpointService, SealingService, SecretService
 
 
-def router(secrets: SecretService, sealing: SealingService) -> CommandRouter:
+def router(secrets: SecretService, sealing: SealingService, checkpoints: CheckpointService) -> CommandRouter:
     """What the vault answers."""
     commands = CommandRouter()
 
@@ -39,5 +43,13 @@ def router(secrets: SecretService, sealing: SealingService) -> CommandRouter:
     @commands.on(Seal)
     async def seal(ctx: AuthContext, command: Seal) -> SealedData:
         return await sealing.seal(ctx, command)
+
+    @commands.on(SignCheckpoint)
+    async def sign_checkpoint(ctx: AuthContext, command: SignCheckpoint) -> SignedCheckpoint:
+        return await checkpoints.sign_checkpoint(ctx, command)
+
+    @commands.on(GetLogKey)
+    async def get_log_key(ctx: AuthContext, command: GetLogKey) -> LogKey:
+        return await checkpoints.get_log_key(ctx, command)
 
     return commands

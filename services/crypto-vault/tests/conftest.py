@@ -11,7 +11,7 @@ from causeloop_common.database import Database
 from causeloop_common.testing import Servers
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.models import metadata
-from causeloop_vault.service import Keyrings, SealingService, SecretService
+from causeloop_vault.service import CheckpointService, Keyrings, SealingService, SecretService
 from causeloop_vault.settings import VaultSettings
 
 
@@ -22,6 +22,7 @@ class Vault:
     keyrings: Keyrings
     secrets: SecretService
     sealing: SealingService
+    checkpoints: CheckpointService
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +42,12 @@ def new_vault(database: Database, servers: Servers) -> Callable[..., Vault]:
 
     def make(*keys: bytes, **given: Any) -> Vault:
         keyrings = Keyrings(database, LocalMasterKeys(keys or settings.keys()), **given)
-        return Vault(keyrings, SecretService(database, keyrings), SealingService(database, keyrings))
+        return Vault(
+            keyrings,
+            SecretService(database, keyrings),
+            SealingService(database, keyrings),
+            CheckpointService(database, keyrings, settings.origin),
+        )
 
     return make
 

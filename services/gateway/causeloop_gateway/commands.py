@@ -29,6 +29,7 @@ from causeloop_gateway.security import Caller, Security, require, service_contex
 SESSION = frozenset({"session"})
 ANY = frozenset({"session", "token"})
 JSON = (b"content-type", b"application/json")
+TEXT = (b"content-type", b"text/plain; charset=utf-8")
 REPLAYED = (b"idempotency-replayed", b"true")
 
 _NAMED = 25
@@ -42,7 +43,8 @@ _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 class Endpoint:
     """One route. `credentials` are the kinds of tokens that may call it, none for signing in.
 
-    `from_request` adds fields that the client cannot send; `tenant` chooses another tenant than the token's.
+    `from_request` adds fields that the client cannot send; `tenant` chooses another tenant than the token's. `text`
+    names the field of the reply that is the whole answer to a client who prefers `text/plain`.
     """
 
     method: str
@@ -53,6 +55,7 @@ class Endpoint:
     from_request: Callable[[Inbound, int], dict[str, Any]] | None = None
     hidden: frozenset[str] = frozenset()
     tenant: Callable[["Gateway", AuthContext, str | None], str] | None = None
+    text: str | None = None
 
     @property
     def path_fields(self) -> tuple[str, ...]:
@@ -121,7 +124,8 @@ class CommandRoute(APIRoute):
         self._most = BODY_BYTES if endpoint.credentials else ANONYMOUS_BODY_BYTES
         self._keyed = self._takes_body and not endpoint.command.pure
         self._sealed = bool(endpoint.command.reply.sealed_fields)
-        self._names = frozenset(endpoint.command.model_fields) - endpoint.hidden - frozenset(endpoint.path_fields)
+        named = frozenset(field.alias or name for name, field in endpoint.command.model_fields.items())
+        self._names = named - endpoint.hidden - frozenset(endpoint.path_fields)
         self.app = self._respond_or_note
 
     async def _respond_or_note(self, scope: Any, receive: Any, send: Any) -> None:
@@ -168,7 +172,11 @@ class CommandRoute(APIRoute):
             content = endpoint.command.reply.model_validate_json(content, context=envelope).to_client()
         elif endpoint.is_list:
             content = self._page(content, ctx, request)
-        await _send(send, endpoint.status, content, replayed=answer.replayed)
+        if endpoint.text is not None and _prefers_text(request.headers.get("accept", "")):
+            content, kind = orjson.loads(content)[endpoint.text].encode(), TEXT
+        else:
+            kind = JSON
+        await _send(send, endpoint.status, content, kind, replayed=answer.replayed)
 
     async def _context(self, request: Inbound) -> AuthContext:
         endpoint = self._endpoint
@@ -237,6 +245,12 @@ def _json_object(request: Inbound, body: bytes) -> dict[str, Any]:
     return value
 
 
+def _prefers_text(accept: str) -> bool:
+    """Whether a client asks for plain text and not for JSON: whoever takes anything gets JSON."""
+    kinds = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
+    return "text/plain" in kinds and "application/json" not in kinds
+
+
 def _with_key(ctx: AuthContext, idempotency: Idempotency) -> AuthContext:
     return AuthContext(
         ctx.tenant, ctx.principal, ctx.permissions, ctx.credential, ctx.issuer, ctx.request_id, ctx.traceparent,
@@ -244,12 +258,12 @@ def _with_key(ctx: AuthContext, idempotency: Idempotency) -> AuthContext:
     )  # fmt: skip
 
 
-async def _send(send: Any, status: int, content: bytes, *, replayed: bool) -> None:
+async def _send(send: Any, status: int, content: bytes, kind: tuple[bytes, bytes], *, replayed: bool) -> None:
     if status == 204:
         content = b""
     headers = [(b"content-length", str(len(content)).encode())] if status != 204 else []
     if content:
-        headers.append(JSON)
+        headers.append(kind)
     if replayed:
         headers.append(REPLAYED)
     await send({"type": "http.response.start", "status": status, "headers": headers})

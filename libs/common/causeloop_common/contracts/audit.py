@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from causeloop_common.contracts.base import Command, EventId, Message, Page, Timestamp
+from causeloop_common.contracts.base import Command, EventId, Hash, Message, Page, Timestamp
 from causeloop_common.permissions import Permission
+from causeloop_common.tlog.checkpoint import LARGEST_SIZE
 
 RETIRED: frozenset[str] = frozenset()
 
@@ -59,3 +60,48 @@ class GetEntry(Command[Entry], permission=Permission.AUDIT_READ, pure=True):
     """One entry by its event id."""
 
     id: EventId
+
+
+class CheckpointView(Message):
+    """What the log is now, signed: a note of origin, size and root (C2SP tlog-checkpoint)."""
+
+    size: int
+    root: Hash
+    checkpoint: str = Field(description="The signed note; this text is what a verifier needs.")
+
+
+class GetCheckpoint(Command[CheckpointView], permission=Permission.AUDIT_READ, pure=True):
+    """The log's head, signed by the vault, which signs only what continues what it signed before."""
+
+
+class EntryProof(Message):
+    """That an entry is in the log: its leaf hash, and the path from there to a signed root (RFC 9162 2.1.3)."""
+
+    index: int
+    leaf: str | None = Field(description="The entry's bytes, which are hashed; null once retention removed them.")
+    leaf_hash: Hash
+    size: int = Field(description="The checkpoint's size.")
+    path: list[Hash] = Field(description="From the leaf's sibling to the root's child.")
+    checkpoint: str
+    tlog_proof: str = Field(description="All of it as one C2SP tlog-proof file, which anybody's tools can verify.")
+
+
+class ProveEntry(Command[EntryProof], permission=Permission.AUDIT_READ, pure=True):
+    """A proof that an entry is in the log, which verifies offline."""
+
+    id: EventId
+
+
+class ConsistencyProof(Message):
+    """That the log of size `to` begins with the log of size `from` (RFC 9162 2.1.4)."""
+
+    old_size: int = Field(alias="from")
+    new_size: int = Field(alias="to")
+    path: list[Hash]
+
+
+class ProveConsistency(Command[ConsistencyProof], permission=Permission.AUDIT_READ, pure=True):
+    """A proof that the log only grew between two sizes, such as those of two checkpoints."""
+
+    old_size: int = Field(alias="from", ge=0, le=LARGEST_SIZE)
+    new_size: int | None = Field(default=None, alias="to", ge=0, le=LARGEST_SIZE, description="Absent: as it is now.")

@@ -112,6 +112,9 @@ Label = Annotated[
 
 Timestamp = AwareDatetime
 
+Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 hash in lower-case hex."""
+
 
 def _holds_sealed(annotation: Any) -> bool:
     """Whether a type mentions `Sealed` anywhere inside: `Sealed | None`, a list, a nested message."""
@@ -125,7 +128,12 @@ class Message(BaseModel):
     """Base of everything that crosses the bus: immutable, unknown fields refused, inputs never echoed in errors."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, ser_json_inf_nan="strings", allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        ser_json_inf_nan="strings",
+        allow_inf_nan=False,
+        serialize_by_alias=True,  # a field may have a name that Python keeps for itself, such as `from`
     )
 
     sealed_fields: ClassVar[frozenset[str]] = frozenset()

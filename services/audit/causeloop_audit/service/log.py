@@ -78,7 +78,7 @@ class LogService:
         async with self._database.transaction(ctx) as tx:
             stored = await repository.entry(tx, command.id)
         if stored is None:
-            raise NotFound("There is no such event in this workspace's log. It may still be on its way: try again.")
+            raise no_entry()
         return _view(stored)
 
     def _entry(self, message: Announced | Unreadable) -> NewEntry:
@@ -114,6 +114,11 @@ class LogService:
             leaf_hash=leaf_hash(leaf),
             leaf=leaf.decode(),
         )
+
+
+def no_entry() -> NotFound:
+    """The refusal of an event that is not in the log."""
+    return NotFound("There is no such event in this workspace's log. It may still be on its way: try again.")
 
 
 def _unreadable(message: Announced | Unreadable) -> Unreadable:
