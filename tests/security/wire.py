@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -63,3 +63,12 @@ def head(method: str, target: str | bytes, **headers: str | bytes) -> bytes:
     for name, value in headers.items():
         lines.append(name.replace("_", "-").encode() + b": " + (value.encode() if isinstance(value, str) else value))
     return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def is_problem(answer: Answer, status: int, code: str) -> dict[str, Any]:
+    """The problem of a raw answer that has to be this refusal."""
+    assert answer.status == status, answer
+    assert answer.problem["code"] == code, answer
+    assert answer.problem["status"] == status
+    assert str(answer.problem["detail"]).endswith(".")
+    return dict(answer.problem)

@@ -11,7 +11,8 @@ import pytest
 from causeloop_common import telemetry
 from causeloop_common.contracts import topology
 from causeloop_common.keys import KeyRing
-from causeloop_common.telemetry import AccessLog, Act, child_traceparent, new_traceparent, redact
+from causeloop_common.telemetry import AccessLog, Act, child_traceparent, logs, new_traceparent, redact
+from causeloop_common.telemetry.traceparent import WELL_FORMED
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"
@@ -70,7 +71,7 @@ class TestTraceparent:
         made = {new_traceparent() for _ in range(100)}
 
         assert len(made) == 100
-        assert all(telemetry._TRACEPARENT.fullmatch(one) for one in made)
+        assert all(WELL_FORMED.fullmatch(one) for one in made)
 
     def test_a_child_keeps_trace_and_flags_and_has_a_span_of_its_own(self) -> None:
         child = child_traceparent(PARENT)
@@ -78,7 +79,7 @@ class TestTraceparent:
         assert child[:36] == PARENT[:36]
         assert child[52:] == PARENT[52:]
         assert child != PARENT
-        assert telemetry._TRACEPARENT.fullmatch(child)
+        assert WELL_FORMED.fullmatch(child)
 
     @pytest.mark.parametrize(
         "parent",
@@ -96,7 +97,7 @@ class TestTraceparent:
     def test_what_is_no_traceparent_starts_a_new_trace(self, parent: str) -> None:
         child = child_traceparent(parent)
 
-        assert telemetry._TRACEPARENT.fullmatch(child)
+        assert WELL_FORMED.fullmatch(child)
         assert child[3:35] != PARENT[3:35]
 
 
@@ -136,10 +137,10 @@ def shown(capsys: pytest.CaptureFixture[str]) -> Iterator[Shown]:
 
 @pytest.fixture
 def unbound() -> Iterator[None]:
-    before = telemetry._act.get()
-    telemetry._act.set(None)
+    before = logs._act.get()
+    logs._act.set(None)
     yield
-    telemetry._act.set(before)
+    logs._act.set(before)
 
 
 @pytest.mark.usefixtures("unbound")

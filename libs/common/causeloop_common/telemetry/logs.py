@@ -1,24 +1,20 @@
-"""What operators see: structured logs, trace context, metrics; and what they must never see.
+"""Structured logs: one JSON object per line on standard output.
 
-One JSON object per line on standard output, with the service, request id, tenant and trace id of the act it
-belongs to. Whatever looks like a credential is struck out before a line leaves the process, as the last of
-several defences: secrets are `SecretStr` or sealed long before. Trace context is W3C `traceparent`, carried by
-HTTP, the bus and the outbox.
+A line carries the service, request id, tenant and trace id of the act it belongs to. Whatever looks like a credential
+is struck out before a line leaves the process, as the last of several defences: secrets are `SecretStr` or sealed long
+before.
 """
 
 import contextvars
 import logging
-import os
 import re
 import sys
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
-from prometheus_client import Counter, Gauge, Histogram
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _CREDENTIAL = re.compile(
     r"clp_[a-z]+_[A-Za-z0-9_]+"  # our own handles
     r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"  # any JWT
@@ -28,34 +24,6 @@ _CREDENTIAL = re.compile(
     r"|S[UA][A-Z2-7]{56}"  # nkey seeds
     r"|(?i:bearer)\s+[^\s\"\\]{8,}"
 )
-
-COMMANDS = Counter("causeloop_commands_total", "Commands answered, by outcome.", ["command", "outcome"])
-COMMAND_SECONDS = Histogram(
-    "causeloop_command_seconds",
-    "Time from receipt of a command to its answer.",
-    ["command"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
-)
-HTTP_REQUESTS = Counter("causeloop_http_requests_total", "HTTP requests, by route and status.", ["route", "status"])
-HTTP_SECONDS = Histogram(
-    "causeloop_http_seconds",
-    "Time to answer an HTTP request.",
-    ["route"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
-)
-OUTBOX_PENDING = Gauge(
-    "causeloop_outbox_pending", "Events committed and not yet on the bus, at most one batch.", ["service"]
-)
-RELAYED = Counter("causeloop_relayed_total", "Events put on the bus.", ["service"])
-APPENDED = Counter("causeloop_audit_appended_total", "Entries appended to logs.")
-CHECKPOINTS = Counter(
-    "causeloop_vault_checkpoints_total", "Checkpoints of logs, signed or refused as not continuing.", ["outcome"]
-)
-LOGS_BROKEN = Counter(
-    "causeloop_audit_logs_broken_total", "Times a log was found not to continue what the vault signed of it."
-)
-MALFORMED = Counter("causeloop_audit_malformed_total", "Unreadable events appended as malformed.")
-BUS_CONNECTED = Gauge("causeloop_bus_connected", "1 while the service is connected to the bus.", ["service"])
 
 
 class Act(NamedTuple):
@@ -73,18 +41,6 @@ _act: contextvars.ContextVar[Act | None] = contextvars.ContextVar("act", default
 def bind(act: Act) -> None:
     """Say what the current task works on; later log lines carry it."""
     _act.set(act)
-
-
-def new_traceparent() -> str:
-    """The start of a new trace, sampled."""
-    return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01"
-
-
-def child_traceparent(parent: str) -> str:
-    """The next span of a trace; a new trace when `parent` is not one (W3C Trace Context)."""
-    if _TRACEPARENT.fullmatch(parent) is None:
-        return new_traceparent()
-    return f"{parent[:36]}{os.urandom(8).hex()}{parent[52:]}"
 
 
 def redact(text: str) -> str:

@@ -1,0 +1,55 @@
+"""The bus: asking and answering commands, following events.
+
+    call       ctx + command ──► token, deadline, trace, sealed body ──► reply or AppError
+    answer     message ──► token verified ──► issuer and permission allowed ──► in time? ──► handler ──► reply
+
+Promises: `Unavailable` means that the command did not run and will not: there was no connection or no responder, or
+the queue was full. Once it is sent, no answer is `Timeout`, outcome unknown; what arrives after its deadline is
+dropped unexecuted. Every failure is answered. Secrets are sealed for the receiver. Nothing larger than the server's
+limit is sent, so no tenant can make it close a connection that others share.
+
+Commands run directly on the NATS connection that the FastStream broker holds, since a framework's pipeline per message
+costs more than the rest of the way; events are FastStream's (`docs/decisions/0003-lean-command-path.md`).
+
+    wire         header names, the bound on size, refusals        replies    a request and its reply
+    cloudevents  an event's headers, written and read             bus        the connection: call, follow
+    commands     CommandRouter: answers commands                  events     EventRouter: follows a durable consumer
+"""
+
+from causeloop_common.messaging.bus import Answer, Bus
+from causeloop_common.messaging.cloudevents import announced, event_headers
+from causeloop_common.messaging.commands import CommandRouter
+from causeloop_common.messaging.events import EventRouter
+from causeloop_common.messaging.wire import (
+    DEADLINE,
+    ERROR,
+    ERROR_CODE,
+    FINGERPRINT,
+    IDEMPOTENCY_KEY,
+    REPLAYED,
+    REQUEST_ID,
+    RETRY_AFTER,
+    TOKEN,
+    TRACEPARENT,
+    invalid_input,
+)
+
+__all__ = [
+    "DEADLINE",
+    "ERROR",
+    "ERROR_CODE",
+    "FINGERPRINT",
+    "IDEMPOTENCY_KEY",
+    "REPLAYED",
+    "REQUEST_ID",
+    "RETRY_AFTER",
+    "TOKEN",
+    "TRACEPARENT",
+    "Answer",
+    "Bus",
+    "CommandRouter",
+    "EventRouter",
+    "announced",
+    "event_headers",
+    "invalid_input",
+]

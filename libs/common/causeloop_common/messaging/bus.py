@@ -1,0 +1,236 @@
+"""One service's connection to NATS: what it asks, and what it hears.
+
+A command leaves with token, deadline, trace and sealed body, and never larger than the server's limit. No connection or
+no responder is `Unavailable`; no answer is `Timeout`, outcome unknown. FastStream holds the connection, commands run on
+it directly (`docs/decisions/0003-lean-command-path.md`).
+"""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeVar
+
+import nats.errors
+from faststream import AckPolicy
+from faststream.nats import NatsBroker, NatsMessage
+from faststream.nats.security import NatsNKey, NatsSecurity
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
+from causeloop_common import telemetry
+from causeloop_common.context import AuthContext, ServiceTokens
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.base import Announced, Command, Envelope, Message
+from causeloop_common.errors import AppError, PayloadTooLarge, Timeout, Unavailable
+from causeloop_common.keys import KeyRing, Sealer
+from causeloop_common.messaging.cloudevents import announced
+from causeloop_common.messaging.replies import Replies
+from causeloop_common.messaging.wire import (
+    DEADLINE,
+    ERROR_CODE,
+    FINGERPRINT,
+    HEADROOM_BYTES,
+    IDEMPOTENCY_KEY,
+    REPLAYED,
+    REQUEST_ID,
+    TOKEN,
+    TRACEPARENT,
+    error_from,
+)
+from causeloop_common.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+ReplyT = TypeVar("ReplyT", bound=Message)
+
+_COMPLAINT_SECONDS = 5.0
+_PING_SECONDS = 0.3
+"""A connection that leaves two pings unanswered is gone when the third is due: a silent cut is known after two to three
+of these, within a second."""
+
+
+class Answer(NamedTuple):
+    """A reply as it arrived: its JSON (sealed fields still sealed), and whether it is a replay."""
+
+    body: bytes
+    replayed: bool
+
+
+class Bus:
+    """One service's connection to NATS, its tokens and its sealers."""
+
+    def __init__(self, settings: Settings, keys: KeyRing) -> None:
+        self.service = settings.service
+        self.tokens = ServiceTokens(keys)
+        self._sealers: dict[tuple[str, str], Sealer] = {
+            pair: Sealer(keys.pair(*pair)) for pair in topology.pairs() if self.service in pair
+        }
+        seed = settings.nats_nkey_seed
+        trusted = ssl.create_default_context(cafile=settings.nats_ca_file) if settings.nats_ca_file else None
+        self.broker = NatsBroker(
+            settings.nats_url,
+            name=f"causeloop-{self.service}",
+            inbox_prefix=topology.inbox(self.service),
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.1,  # type: ignore[arg-type]
+            connect_timeout=2,
+            ping_interval=_PING_SECONDS,  # type: ignore[arg-type]
+            max_outstanding_pings=2,
+            disconnected_cb=self._disconnected,
+            reconnected_cb=self._connected,
+            error_cb=self._failed,
+            allow_reconnect=True,
+            apply_types=False,
+            logger=None,
+            ack_policy=AckPolicy.MANUAL,
+            security=(
+                NatsNKey.from_seed(seed.get_secret_value(), ssl_context=trusted)
+                if seed
+                else NatsSecurity(ssl_context=trusted)
+            ),
+        )
+        self._client: Client | None = None
+        self._replies: Replies
+        self._complained_at = float("-inf")
+        self.on_disconnect: list[Callable[[], None]] = []
+        """Called when the connection is lost."""
+
+    async def connect(self) -> None:
+        """Connect; `Unavailable` when the server cannot be reached or refuses."""
+        try:
+            self._client = await asyncio.wait_for(self.broker.connect(), timeout=5)
+        except (OSError, nats.errors.Error, TimeoutError) as error:
+            raise Unavailable(f"NATS does not let {self.service} in: {type(error).__name__}.") from error
+        self._replies = await Replies.subscribe(self._client)
+        await self._connected()
+
+    async def close(self) -> None:
+        """Send what is waiting and disconnect."""
+        client, self._client = self._client, None
+        if client is not None:
+            with suppress(nats.errors.Error, OSError, TimeoutError):
+                if client.is_connected:
+                    await asyncio.wait_for(client.flush(), timeout=2)
+            with suppress(nats.errors.Error, OSError, TimeoutError):
+                await self.broker.stop()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a message would leave now."""
+        return self._client is not None and self._client.is_connected
+
+    @property
+    def client(self) -> Client:
+        """The NATS connection; `Unavailable` while there is none."""
+        if self._client is None or not self._client.is_connected:
+            raise Unavailable("The message bus cannot be reached. Nothing was done; try again.")
+        return self._client
+
+    @property
+    def server_id(self) -> str:
+        """Which run of which server this is connected to; another one may have lost what the last acknowledged."""
+        return str(self.client._server_info["server_id"])
+
+    def jetstream(self) -> JetStreamContext:
+        """JetStream on this connection."""
+        return self.client.jetstream(timeout=5)
+
+    async def call(self, ctx: AuthContext, command: Command[ReplyT]) -> ReplyT:
+        """Ask and wait: the reply, or the AppError that the owner answered."""
+        answer = await self.request(ctx, command)
+        return command.reply.model_validate_json(answer.body, context=self.envelope_of_reply(ctx, command))  # type: ignore[return-value]
+
+    async def request(self, ctx: AuthContext, command: Command[Any]) -> Answer:
+        """Ask and wait for the reply's bytes."""
+        _ = self.client
+        headers = {
+            TOKEN: self.tokens.mint(ctx, command.service),
+            DEADLINE: str(int((time.time() + command.timeout) * 1000)),
+            REQUEST_ID: ctx.request_id,
+            TRACEPARENT: telemetry.child_traceparent(ctx.traceparent),
+        }
+        if ctx.idempotency is not None and not command.pure:
+            headers[IDEMPOTENCY_KEY], headers[FINGERPRINT] = ctx.idempotency
+        body = command.to_wire(self.envelope(self.service, command.service, ctx, command.subject))
+        if len(body) > topology.MAX_PAYLOAD_BYTES - HEADROOM_BYTES:
+            raise PayloadTooLarge(f"The request is {len(body)} bytes on the bus, more than fits. Send less at once.")
+        try:
+            message = await self._replies.ask(command.subject, body, headers, command.timeout)
+        except nats.errors.NoRespondersError as error:
+            raise Unavailable(f"The {command.service} service is not running. Nothing was done; try again.") from error
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            raise Timeout(
+                f"The {command.service} service did not answer in time; it may have acted. "
+                "Retry with the same Idempotency-Key."
+            ) from error
+        told = message.headers or {}
+        if (code := told.get(ERROR_CODE)) is not None:
+            raise error_from(code, told, message.data)
+        return Answer(message.data, REPLAYED in told)
+
+    def envelope_of_reply(self, ctx: AuthContext, command: Command[Any]) -> Envelope:
+        """What opens the sealed fields of the reply to this command."""
+        return self.envelope(self.service, command.service, ctx, f"{command.subject}.reply")
+
+    def envelope(self, issuer: str, audience: str, ctx: AuthContext, label: str) -> Envelope:
+        """What seals for `audience`, and opens there what `issuer` sealed, under one label in one tenant."""
+        return Envelope(self._sealers[issuer, audience], f"{label}:{ctx.tenant}")
+
+    def follow(self, subject: str, receive: Callable[[Announced], Awaitable[None]]) -> None:
+        """Follow live events without durability: what was missed is gone. Call before `start`."""
+        subscriber = self.broker.subscriber(subject, decoder=undecoded, no_reply=True)
+
+        async def on_event(message: NatsMessage) -> None:
+            with suppress(ValueError, KeyError):
+                await receive(announced(message.raw_message))
+
+        subscriber(raw(on_event))
+
+    async def start(self) -> None:
+        """Start what was declared with `follow` and `EventRouter`."""
+        await self.broker.start()
+
+    async def flush(self) -> None:
+        """Wait until the server knows of every message and subscription so far."""
+        with suppress(AppError, nats.errors.Error, OSError, TimeoutError):  # what is lost is subscribed again anyway
+            await self.client.flush()  # nats-py sends this ping ahead of what is waiting
+            await self.client.flush()
+
+    async def _connected(self) -> None:
+        telemetry.BUS_CONNECTED.labels(self.service).set(1)
+        _log.info("connected to the bus")
+
+    async def _disconnected(self) -> None:
+        telemetry.BUS_CONNECTED.labels(self.service).set(0)
+        if self._client is not None:
+            _log.warning("lost the bus")
+        for react in self.on_disconnect:
+            react()
+
+    async def _failed(self, error: Exception) -> None:
+        if isinstance(error, nats.errors.SlowConsumerError):  # messages were dropped: as good as a lost connection
+            for react in self.on_disconnect:
+                react()
+        now = time.monotonic()
+        if self.is_connected or now - self._complained_at > _COMPLAINT_SECONDS:
+            self._complained_at = now  # while the bus is away every try to reconnect ends up here
+        else:
+            return
+        _log.warning("bus: %s: %s", type(error).__name__, error)
+
+
+async def undecoded(message: NatsMessage) -> NatsMessage:
+    """FastStream's decoder: hand the message on as it is (a plain function would go to a thread for each message)."""
+    return message
+
+
+def raw(receive: Callable[[NatsMessage], Awaitable[None]]) -> Callable[[NatsMessage], Awaitable[None]]:
+    """The handler FastStream calls with what `undecoded` returned."""
+
+    async def handle(message: NatsMessage) -> None:
+        await receive(message)
+
+    return handle

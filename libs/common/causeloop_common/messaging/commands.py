@@ -1,0 +1,184 @@
+"""Answering commands.
+
+    message ──► a free worker ──► in time? ──► token, issuer, permission ──► body ──► handler ──► reply
+
+Every failure is answered; what is late is dropped unexecuted, since its caller was told long ago. Beyond a bounded
+queue commands are refused: that is `Unavailable`, and nothing was done.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import nats.errors
+import orjson
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from pydantic import ValidationError
+
+from causeloop_common import telemetry
+from causeloop_common.context import AuthContext, Idempotency
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.base import Command, Message
+from causeloop_common.errors import AppError, Forbidden, Internal, PayloadTooLarge, Unavailable
+from causeloop_common.idempotency import Replayed
+from causeloop_common.messaging.bus import Answer, Bus
+from causeloop_common.messaging.wire import (
+    ERROR,
+    ERROR_CODE,
+    FINGERPRINT,
+    HEADROOM_BYTES,
+    IDEMPOTENCY_KEY,
+    REPLAYED,
+    REQUEST_ID,
+    RETRY_AFTER,
+    TOKEN,
+    TRACEPARENT,
+    deadline,
+    invalid_input,
+)
+
+_log = logging.getLogger(__name__)
+
+CommandT = TypeVar("CommandT", bound=Command[Any])
+
+
+class _Route(NamedTuple):
+    """What answers one kind of command, and its metrics."""
+
+    kind: type[Command[Any]]
+    handler: Callable[[AuthContext, Any], Awaitable[Message]]
+    seconds: Any
+    answered: Any
+    inboxes: tuple[str, ...]
+
+
+class CommandRouter:
+    """Answers commands: `@router.on(PutSecret) async def put_secret(ctx, command)`."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[type[Command[Any]], Callable[[AuthContext, Any], Awaitable[Message]]] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._subscriptions: list[Subscription] = []
+
+    def on(
+        self, kind: type[CommandT]
+    ) -> Callable[
+        [Callable[[AuthContext, CommandT], Awaitable[Message]]], Callable[[AuthContext, CommandT], Awaitable[Message]]
+    ]:
+        """Register the handler of one kind of command."""
+
+        def register(
+            handler: Callable[[AuthContext, CommandT], Awaitable[Message]],
+        ) -> Callable[[AuthContext, CommandT], Awaitable[Message]]:
+            self._handlers[kind] = handler
+            return handler
+
+        return register
+
+    @property
+    def kinds(self) -> list[type[Command[Any]]]:
+        """What is answered here."""
+        return list(self._handlers)
+
+    async def start(self, bus: Bus, *, workers: int) -> None:
+        """Subscribe. At most `workers` commands run at once; up to eight times as many wait, more are refused."""
+        self._bus = bus
+        self._slots = asyncio.Semaphore(workers)
+        self._most = workers * 9
+        for kind, handler in self._handlers.items():
+            route = _Route(
+                kind,
+                handler,
+                telemetry.COMMAND_SECONDS.labels(kind.subject),
+                telemetry.COMMANDS.labels(kind.subject, "ok"),
+                tuple(f"{topology.inbox(issuer)}." for issuer in kind.issuers),
+            )
+            subscription = await bus.client.subscribe(kind.subject, queue=bus.service, cb=partial(self._receive, route))
+            self._subscriptions.append(subscription)
+
+    async def drain(self, seconds: float) -> None:
+        """Leave the queue group, so that new commands go elsewhere, and let the running ones end."""
+        if not self._subscriptions:  # it never started
+            return
+        with suppress(AppError, nats.errors.Error, OSError, TimeoutError):
+            _ = self._bus.client
+            await asyncio.gather(*(leaving.drain() for leaving in self._subscriptions))  # type: ignore[no-untyped-call]
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+
+    async def _receive(self, route: "_Route", message: Msg) -> None:
+        if not message.reply.startswith(route.inboxes):
+            # An answer to any other subject would say there, with this service's rights, what the asker may not say.
+            telemetry.COMMANDS.labels(route.kind.subject, "astray").inc()
+            return
+        if len(self._running) >= self._most:
+            busy = Unavailable(f"The {route.kind.service} service is busy. Try again.")
+            await self._refuse(route.kind, message, busy)
+            return
+        task = asyncio.create_task(self._answer(route, message))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _answer(self, route: "_Route", message: Msg) -> None:
+        started = time.perf_counter()
+        kind = route.kind
+        try:
+            async with self._slots:
+                headers = message.headers or {}
+                if time.time() * 1000 > deadline(headers):
+                    telemetry.COMMANDS.labels(kind.subject, "late").inc()
+                    return  # the caller was told long ago; answering now could only confuse
+                reply = await self._run(kind, route.handler, headers, message.data)
+            if len(reply.body) > topology.MAX_PAYLOAD_BYTES - HEADROOM_BYTES:
+                raise PayloadTooLarge("The answer is larger than fits on the bus. Ask for less at once.")
+            await self._bus.client.publish(
+                message.reply, reply.body, headers={REPLAYED: "true"} if reply.replayed else None
+            )
+            route.answered.inc()
+        except AppError as error:
+            await self._refuse(kind, message, error)
+        except Exception:  # noqa: BLE001  every failure is answered
+            _log.exception("%s failed", kind.subject)
+            await self._refuse(kind, message, Internal("Something failed on our side. Report it with the trace id."))
+        finally:
+            route.seconds.observe(time.perf_counter() - started)
+
+    async def _run(self, kind: type[Command[Any]], handler: Any, headers: dict[str, str], body: bytes) -> Answer:
+        bus = self._bus
+        claims = bus.tokens.verify(headers.get(TOKEN, ""))
+        if claims.issuer not in kind.issuers or kind.permission not in claims.permissions:
+            raise Forbidden(f"This needs the permission '{kind.permission}'.")
+        key = headers.get(IDEMPOTENCY_KEY)
+        ctx = AuthContext(
+            *claims,
+            request_id=headers.get(REQUEST_ID, ""),
+            traceparent=headers.get(TRACEPARENT, ""),
+            idempotency=Idempotency(key, headers.get(FINGERPRINT, "")) if key else None,
+        )
+        telemetry.bind(telemetry.Act(bus.service, ctx.request_id, ctx.tenant, ctx.traceparent))
+        try:
+            command = kind.model_validate_json(
+                body, context=bus.envelope(claims.issuer, bus.service, ctx, kind.subject)
+            )
+        except ValidationError as error:
+            raise invalid_input(error) from error
+        try:
+            reply = await handler(ctx, command)
+        except Replayed as done:
+            return Answer(done.reply, replayed=True)
+        envelope = bus.envelope(claims.issuer, bus.service, ctx, f"{kind.subject}.reply")
+        return Answer(reply.to_wire(envelope), replayed=False)
+
+    async def _refuse(self, kind: type[Command[Any]], message: Msg, error: AppError) -> None:
+        telemetry.COMMANDS.labels(kind.subject, error.code).inc()
+        headers = {ERROR_CODE: error.code, ERROR: " ".join(error.detail.split())}
+        if error.retry_after is not None:
+            headers[RETRY_AFTER] = str(error.retry_after)
+        body = orjson.dumps({"fields": error.fields}) if error.fields else b""
+        with suppress(AppError, nats.errors.Error, OSError):  # the bus is gone: the caller's deadline tells them
+            await self._bus.client.publish(message.reply, body, headers=headers)

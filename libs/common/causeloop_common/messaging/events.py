@@ -1,0 +1,101 @@
+"""Following events durably."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+from uuid import UUID
+
+from faststream import AckPolicy
+from faststream.nats import JStream, NatsMessage, PullSub
+
+from causeloop_common import ids, telemetry
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.base import Event
+from causeloop_common.errors import Unavailable
+from causeloop_common.messaging.bus import Bus, raw, undecoded
+from causeloop_common.messaging.cloudevents import announced
+
+_log = logging.getLogger(__name__)
+
+EventT = TypeVar("EventT", bound=Event)
+
+
+class EventRouter:
+    """Follows a durable consumer: `@router.on(MemberRemoved) async def member_removed(ctx, event, event_id)`.
+
+    At least once; a handler begins with `tx.claim(consumer, event_id)`. A passing fault is retried for as long as it
+    lasts, with delay; any other after `attempts` goes to the dead-letter stream, copied before it is terminated.
+    """
+
+    def __init__(self, consumer: topology.Consumer, *, attempts: int = 6) -> None:
+        self.consumer = consumer
+        self._attempts = attempts
+        self._handlers: dict[str, tuple[type[Event], Any]] = {}
+
+    def on(
+        self, kind: type[EventT]
+    ) -> Callable[
+        [Callable[[AuthContext, EventT, UUID], Awaitable[None]]], Callable[[AuthContext, EventT, UUID], Awaitable[None]]
+    ]:
+        """Register the handler of one kind of event; kinds without one are passed over."""
+
+        def register(
+            handler: Callable[[AuthContext, EventT, UUID], Awaitable[None]],
+        ) -> Callable[[AuthContext, EventT, UUID], Awaitable[None]]:
+            self._handlers[kind.type] = (kind, handler)
+            return handler
+
+        return register
+
+    def attach(self, bus: Bus) -> None:
+        """Declare the subscription; `Bus.start` begins it."""
+        self._bus = bus
+        subscriber = bus.broker.subscriber(
+            self.consumer.filters[0],  # a name for FastStream; the consumer, made by the operator, has the filters
+            durable=self.consumer.name,
+            stream=JStream(self.consumer.stream, declare=False),
+            pull_sub=PullSub(batch_size=16, timeout=1.0),
+            inbox_prefix=f"{topology.inbox(bus.service)}.".encode(),  # the connection's own is not asked for pulls
+            ack_policy=AckPolicy.MANUAL,
+            decoder=undecoded,
+            no_reply=True,
+        )
+        subscriber(raw(self._receive))
+
+    async def _receive(self, message: NatsMessage) -> None:
+        delivery = message.raw_message
+        tries = delivery.metadata.num_delivered or 1
+        try:
+            event = announced(delivery)
+            found = self._handlers.get(event.type)
+            if found is not None:
+                kind, handler = found
+                service = delivery.subject.split(".")[2]
+                ctx = AuthContext(
+                    event.tenant, f"svc_{self.consumer.service}", frozenset(), None, service, event.request_id,
+                    telemetry.child_traceparent(event.traceparent),
+                )  # fmt: skip
+                telemetry.bind(telemetry.Act(self.consumer.service, ctx.request_id, ctx.tenant, ctx.traceparent))
+                await handler(ctx, kind.model_validate_json(event.data), ids.decode(event.id, "evt"))
+        except Unavailable as error:
+            _log.warning("%s waits: %s", delivery.subject, error.detail)
+            await delivery.nak(delay=_delay(tries))
+        except Exception:  # noqa: BLE001  retried, then kept as a dead letter
+            _log.exception("%s failed, attempt %d of %d", delivery.subject, tries, self._attempts)
+            if tries < self._attempts:
+                await delivery.nak(delay=_delay(tries))
+                return
+            subject = f"dead.{self.consumer.service}.{self.consumer.name}"
+            # An id of its own: under the event's, the letter of a second consumer would pass for a duplicate.
+            letter = f"{self.consumer.name}/{delivery.metadata.sequence.stream}"
+            headers = {**(delivery.headers or {}), "Causeloop-Subject": delivery.subject, "Nats-Msg-Id": letter}
+            await self._bus.jetstream().publish(subject, delivery.data, headers=headers)
+            await delivery.term()
+        else:
+            await delivery.ack()
+
+
+def _delay(tries: int) -> float:
+    """Seconds until the next attempt: twice as long each time, at most 30."""
+    return min(0.1 * float(2 ** min(tries, 10)), 30.0)

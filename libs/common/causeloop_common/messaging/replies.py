@@ -1,0 +1,52 @@
+"""Asking and waiting on one NATS connection, without a subscription for each request."""
+
+import asyncio
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+
+class Replies:
+    """The replies to this process's requests: one subscription on its private inbox, a future for each request."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._prefix = f"{client.new_inbox()}."
+        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        self._sent = 0
+
+    @classmethod
+    async def subscribe(cls, client: Client) -> "Replies":
+        """Ready to ask."""
+        made = cls(client)
+        await client.subscribe(f"{made._prefix}*", cb=made._on_reply)
+        return made
+
+    async def ask(self, subject: str, body: bytes, headers: dict[str, str], seconds: float) -> Msg:
+        """The reply; TimeoutError when none came in time, NoRespondersError when nobody listens."""
+        loop = asyncio.get_running_loop()
+        self._sent += 1
+        inbox = f"{self._prefix}{self._sent}"
+        waiting: asyncio.Future[Msg] = loop.create_future()
+        self._waiting[inbox] = waiting
+        timer = loop.call_later(seconds, _time_out, waiting)
+        try:
+            await self._client.publish(subject, body, reply=inbox, headers=headers)
+            reply = await waiting
+        finally:
+            timer.cancel()
+            del self._waiting[inbox]
+        if reply.headers is not None and reply.headers.get("Status") == "503":
+            raise nats.errors.NoRespondersError
+        return reply
+
+    async def _on_reply(self, message: Msg) -> None:
+        waiting = self._waiting.get(message.subject)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(message)
+
+
+def _time_out(waiting: "asyncio.Future[Msg]") -> None:
+    if not waiting.done():
+        waiting.set_exception(TimeoutError())

@@ -1,0 +1,47 @@
+"""How a command and its answer look on the bus: the names of their headers, the bound on their size, and refusals.
+
+An error crosses as code and sentence (NATS ADR-32), with the fields of a validation in the body.
+"""
+
+import orjson
+from pydantic import ValidationError
+
+from causeloop_common.errors import AppError, InvalidInput, Unauthorized
+
+TOKEN = "Causeloop-Token"  # noqa: S105  a header's name
+DEADLINE = "Causeloop-Deadline"
+REQUEST_ID = "Causeloop-Request-Id"
+IDEMPOTENCY_KEY = "Causeloop-Idempotency-Key"
+FINGERPRINT = "Causeloop-Fingerprint"
+REPLAYED = "Causeloop-Replayed"
+RETRY_AFTER = "Causeloop-Retry-After"
+ERROR = "Nats-Service-Error"  # ADR-32
+ERROR_CODE = "Nats-Service-Error-Code"
+TRACEPARENT = "traceparent"
+
+HEADROOM_BYTES = 16 * 1024
+"""Of `max_payload`, for the protocol's own lines."""
+
+
+def error_from(code: str, headers: dict[str, str], body: bytes) -> AppError:
+    """The refusal in an answer."""
+    fields = orjson.loads(body).get("fields") if body else None
+    retry_after = headers.get(RETRY_AFTER)
+    return AppError.from_wire(code, headers.get(ERROR, ""), fields, int(retry_after) if retry_after else None)
+
+
+def deadline(headers: dict[str, str]) -> int:
+    """Milliseconds since the epoch after which a command is not executed; Unauthorized without one."""
+    try:
+        return int(headers[DEADLINE])
+    except (KeyError, ValueError) as error:
+        raise Unauthorized("The command carries no deadline.") from error
+
+
+def invalid_input(error: ValidationError) -> InvalidInput:
+    """A pydantic refusal as field → reasons; what was sent is not repeated."""
+    fields: dict[str, list[str]] = {}
+    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        name = ".".join(str(part) for part in problem["loc"]) or "body"
+        fields.setdefault(name, []).append(problem["msg"].removeprefix("Value error, "))
+    return InvalidInput("The request has invalid fields; see 'errors'.", fields=fields)
