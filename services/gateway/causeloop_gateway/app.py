@@ -30,7 +30,7 @@ def create(environ: Mapping[str, str]) -> Application:
     """The gateway, ready to be run."""
     settings = GatewaySettings.load("gateway", environ)
     application = Application(settings)
-    security = Security(application.bus)
+    security = Security(application.bus, remembered_seconds=settings.remembered_seconds)
     cursors = Cursors(application.keys.own("cursors/v1"))
     denials = Denials(application.bus)
     gateway = Gateway(application.bus, security, cursors, denials, application.keys, settings.trusted_proxies)

@@ -1,8 +1,8 @@
 """The bus in one place: who may say what, the streams, the durable consumers.
 
 Everything follows from the contracts: a service may publish the commands it is an issuer of and its own events,
-and subscribe to its own commands, nothing else. Only the operator (`causeloop migrate`) may change streams and
-consumers; services compare and refuse on drift.
+subscribe to its own commands, and wake its own relay, nothing else. Only the operator (`causeloop migrate`) may change
+streams and consumers; services compare and refuse on drift.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,9 @@ ANNOUNCERS: dict[str, ModuleType] = {"gateway": gateway, **OWNERS}
 
 SERVICES: tuple[str, ...] = tuple(ANNOUNCERS)
 OPERATOR = "operator"
+
+RELAYS: tuple[str, ...] = ("auth", "tenancy", "vault")
+"""Whose events go through an outbox: their replicas wake the one relay among them that is at work."""
 
 MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
 """NATS `max_payload`; it counts headers."""
@@ -86,6 +89,11 @@ def inbox(service: str) -> str:
     return f"_INBOX.{service}"
 
 
+def wake(service: str) -> str:
+    """Where a service's replicas say that there is something to relay; an empty message, without durability."""
+    return f"wake.{service}"
+
+
 def permissions(service: str) -> BusPermissions:
     """The exact bus permissions of a service."""
     if service == OPERATOR:
@@ -104,6 +112,9 @@ def permissions(service: str) -> BusPermissions:
     subscribe = [f"{inbox(service)}.>", *LISTENS.get(service, ())]
     if service in OWNERS:
         subscribe.append(f"cmd.{service}.>")
+    if service in RELAYS:
+        publish.append(wake(service))
+        subscribe.append(wake(service))
     return BusPermissions(tuple(publish), tuple(subscribe))
 
 
