@@ -210,6 +210,7 @@ class Stack:
                 "CAUSELOOP_OPS_PORT": str(self._ops[name]),
             }
         self.environ["gateway"] |= {"PORT": str(port), "CORS_ORIGINS": PARTY}
+        self.environ["audit"] |= {"CHECKPOINT_SECONDS": "0.5"}
         self.environ["auth"] |= {
             "CLERK_JWKS_URL": f"{self.issuer_url}/.well-known/jwks.json",
             "CLERK_AUTHORIZED_PARTIES": PARTY,

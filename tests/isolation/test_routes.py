@@ -26,6 +26,10 @@ ALLOWED: dict[str, set[int]] = {
     "get_secret": NOT_FOUND,
     "list_entries": {200, 400},
     "get_entry": NOT_FOUND,
+    "get_checkpoint": {200},
+    "prove_entry": NOT_FOUND,
+    "prove_consistency": {200},
+    "get_log_key": {200},
 }
 """What a second tenant may be answered, with all rights in a workspace of their own."""
 

@@ -3,16 +3,12 @@
 Polled at a pace that a busy machine keeps up; `make bench ROWS=revocation` measures the bar itself.
 """
 
-import asyncio
 import statistics
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 
-import pytest
-from tests.poller import Poller, have, outlived
-from tests.proxy import Proxy
-from tests.stack import Person, Stack, told, until
+from tests.poller import outlived
+from tests.stack import Person, Stack, told
 
 GATEWAYS = 3
 RATE = 60.0

@@ -344,8 +344,8 @@ class TestAToken:
                 code = (reply.headers or {}).get(ERROR_CODE)
                 assert code == ("validation_error" if allowed else "forbidden"), (issuer, kind.subject, code)
 
-    async def test_that_audit_holds_keys_for_is_only_the_gateway_s_to_audit(self, stack: Stack) -> None:
-        assert set(stack.keys("audit")) == {"gateway>audit", "own"}
+    async def test_that_audit_holds_keys_for_is_gateway_to_audit_or_audit_to_vault(self, stack: Stack) -> None:
+        assert set(stack.keys("audit")) == {"audit>vault", "gateway>audit", "own"}
         for service in SERVICES:
             expected = {f"{i}>{a}" for i, a in topology.pairs() if service in (i, a)} | {"own"}
             assert set(stack.keys(service)) == expected

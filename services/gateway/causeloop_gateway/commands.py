@@ -124,8 +124,7 @@ class CommandRoute(APIRoute):
         self._most = BODY_BYTES if endpoint.credentials else ANONYMOUS_BODY_BYTES
         self._keyed = self._takes_body and not endpoint.command.pure
         self._sealed = bool(endpoint.command.reply.sealed_fields)
-        named = frozenset(field.alias or name for name, field in endpoint.command.model_fields.items())
-        self._names = named - endpoint.hidden - frozenset(endpoint.path_fields)
+        self._names = frozenset(endpoint.command.fields()) - endpoint.hidden - frozenset(endpoint.path_fields)
         self.app = self._respond_or_note
 
     async def _respond_or_note(self, scope: Any, receive: Any, send: Any) -> None:

@@ -88,8 +88,7 @@ class TestOperations:
     def test_parameters_are_in_their_places(self, endpoint: Endpoint) -> None:
         shown = {(p["in"], p["name"]) for p in OPERATIONS[endpoint.command.operation].get("parameters", [])}
         assert {name for place, name in shown if place == "path"} == set(endpoint.path_fields)
-        named = endpoint.command.model_fields.items()
-        fields = {field.alias or name for name, field in named} - set(endpoint.path_fields) - endpoint.hidden
+        fields = set(endpoint.command.fields()) - set(endpoint.path_fields) - endpoint.hidden
         if endpoint.method == "GET":
             expected = {"cursor" if name == "position" and endpoint.is_list else name for name in fields}
             assert {name for place, name in shown if place == "query"} == expected

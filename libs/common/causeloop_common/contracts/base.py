@@ -29,6 +29,7 @@ from pydantic import (
     StringConstraints,
     ValidationInfo,
 )
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import WithJsonSchema
 
 from causeloop_common import ids
@@ -146,6 +147,11 @@ class Message(BaseModel):
             for name, field in cls.model_fields.items()
             if any(isinstance(mark, _SealedMark) for mark in field.metadata) or _holds_sealed(field.annotation)
         )
+
+    @classmethod
+    def fields(cls) -> dict[str, FieldInfo]:
+        """The fields by the names they have in JSON."""
+        return {field.alias or name: field for name, field in cls.model_fields.items()}
 
     def to_wire(self, envelope: Envelope | None = None) -> bytes:
         """JSON for the bus; `Sealed` fields are sealed with the envelope, stars without one."""
