@@ -38,6 +38,7 @@ OUTCOMES: dict[str, set[str]] = {
     "cmd.vault.seal": {"ok"},
     "cmd.audit.list_entries": {"ok"},
     "cmd.audit.get_entry": {"not_found"},
+    "cmd.audit.read_log": {"ok"},
 }
 """What a second tenant may be answered, with every permission there is."""
 

@@ -49,15 +49,33 @@ def sayable() -> list[str]:
     subjects = [*KINDS, *(f"$JS.API.{name.replace('.>', '.x')}" for name in JETSTREAM)]
     for service in (*SERVICES, OPERATOR, "invented"):
         subjects += [f"cmd.{service}.invented", f"cmd.{service}", f"evt.{TENANT}.{service}.invented"]
-        subjects += [f"evt.{TENANT}.{service}.deep.er", f"dead.{service}.x", f"job.{service}.x", f"_INBOX.{service}.x"]
+        subjects += [
+            f"evt.{TENANT}.{service}.deep.er",
+            f"head.{service}.x",
+            f"dead.{service}.x",
+            f"job.{service}.x",
+            f"_INBOX.{service}.x",
+        ]
     subjects += [f"$JS.ACK.{name}.1.1.1.1.0" for name in (INTAKE, OTHERS)]
     subjects += [f"$JS.ACK.domain.hash.{name}.1.1.1.1.0" for name in (INTAKE, OTHERS)]
-    subjects += ["$JS.FC.EVENTS.x", "$SYS.REQ.SERVER.PING", "$SYS.REQ.USER.INFO", "_R_.x", "_INBOX.x", "evt.x", "x"]
+    subjects += [
+        f"head.{TENANT}",
+        f"head.{TENANT}.x",
+        "head",
+        "$JS.FC.EVENTS.x",
+        "$SYS.REQ.SERVER.PING",
+        "$SYS.REQ.USER.INFO",
+        "_R_.x",
+        "_INBOX.x",
+        "evt.x",
+        "x",
+    ]
     return subjects
 
 
 def may_say(service: str, subject: str) -> bool:
-    """Architecture, section 4: the commands it is an issuer of, its own events and dead letters; audit its consumer."""
+    """Architecture, section 4: the commands it is an issuer of, its own events and dead letters; audit its consumer and
+    how large a log is."""
     if service == OPERATOR:
         return subject.startswith("$JS.API.")
     first, *rest = subject.split(".")
@@ -68,6 +86,8 @@ def may_say(service: str, subject: str) -> bool:
             return len(rest) >= 3 and rest[1] == service
         case "dead":
             return rest[0] == service
+        case "head":
+            return service == "audit" and len(rest) == 1
         case "$JS":
             own = [f"$JS.API.CONSUMER.INFO.{INTAKE}", f"$JS.API.CONSUMER.MSG.NEXT.{INTAKE}"]
             acknowledges = rest[0] == "ACK" and INTAKE in subject
@@ -80,7 +100,22 @@ def may_say(service: str, subject: str) -> bool:
 
 def hearable() -> list[str]:
     """Every kind of subscription: single subjects, each service's all, and everybody's."""
-    patterns = [*KINDS, ">", "*.>", "cmd.>", "cmd.*.*", "evt.>", "evt.*.*.*", f"evt.{TENANT}.>", "dead.>", "job.>"]
+    patterns = [
+        *KINDS,
+        "head.*",
+        f"head.{TENANT}",
+        "head.>",
+        "head.*.x",
+        ">",
+        "*.>",
+        "cmd.>",
+        "cmd.*.*",
+        "evt.>",
+        "evt.*.*.*",
+        f"evt.{TENANT}.>",
+        "dead.>",
+        "job.>",
+    ]
     patterns += ["_INBOX.>", "_INBOX.*.>", "_R_.>", "$JS.>", "$JS.API.>", "$JS.ACK.>", f"$JS.ACK.{INTAKE}.>", "$SYS.>"]
     for service in (*SERVICES, OPERATOR):
         patterns += [f"cmd.{service}.>", f"evt.*.{service}.>", f"dead.{service}.>", f"_INBOX.{service}.>"]
@@ -88,12 +123,13 @@ def hearable() -> list[str]:
 
 
 def may_hear(service: str, pattern: str) -> bool:
-    """Its own commands, its own inbox; the gateway what evicts its memory."""
+    """Its own commands, its own inbox; the gateway what evicts its memory, and how large logs are."""
     if pattern == f"_INBOX.{service}.>":
         return True
     if service in OWNERS and pattern.startswith(f"cmd.{service}."):
         return True
-    return service == "gateway" and pattern in ("evt.*.auth.>", "evt.*.tenancy.>")
+    heads = ("head.*", f"head.{TENANT}", "head.>")  # the server takes the last for the first; nobody says more anyway
+    return service == "gateway" and pattern in ("evt.*.auth.>", "evt.*.tenancy.>", *heads)
 
 
 async def unheard(_: Exception) -> None:
@@ -141,7 +177,7 @@ class TestEveryCredential:
                 spoken = [
                     *KINDS, *(f"cmd.{name}.invented" for name in SERVICES), *(f"_INBOX.{name}.x" for name in SERVICES),
                     *(f"evt.{TENANT}.{name}.invented" for name in SERVICES), *(f"dead.{name}.x" for name in SERVICES),
-                    "_INBOX.operator.x", "_INBOX.x", "job.vault.x",
+                    "_INBOX.operator.x", "_INBOX.x", "job.vault.x", f"head.{TENANT}",
                 ]  # fmt: skip
                 for subject in spoken:
                     await observer.publish(subject, mark)

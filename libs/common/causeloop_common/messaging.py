@@ -264,6 +264,13 @@ class Bus:
 
         subscriber(_raw(on_event))
 
+    async def hear(self, subject: str, receive: Callable[[Msg], Awaitable[None]]) -> Subscription:
+        """Hear a live subject from now on, over reconnects, until `unsubscribe`; what was missed is gone.
+
+        Straight from the connection, without a framework's price per message.
+        """
+        return await self.client.subscribe(subject, cb=receive)
+
     async def start(self) -> None:
         """Start what was declared with `follow` and `EventRouter`."""
         await self.broker.start()

@@ -47,6 +47,9 @@ OUTBOX_PENDING = Gauge(
     "causeloop_outbox_pending", "Events committed and not yet on the bus, at most one batch.", ["service"]
 )
 RELAYED = Counter("causeloop_relayed_total", "Events put on the bus.", ["service"])
+STREAMS = Gauge("causeloop_streams_open", "Streams of the log that are open.")
+STREAMS_ENDED = Counter("causeloop_streams_ended_total", "Streams that ended, by why.", ["why"])
+STREAMED = Counter("causeloop_streamed_entries_total", "Entries written to streams.")
 APPENDED = Counter("causeloop_audit_appended_total", "Entries appended to logs.")
 MALFORMED = Counter("causeloop_audit_malformed_total", "Unreadable events appended as malformed.")
 BUS_CONNECTED = Gauge("causeloop_bus_connected", "1 while the service is connected to the bus.", ["service"])
