@@ -81,6 +81,9 @@ class Tenants:
             "until": "2100-01-01T00:00:00Z",
             "order": "index",
             "limit": 100,
+            "start": 0,
+            "from": 0,
+            "max_bytes": 100_000,
             "version": {"put_secret": 0}.get(operation, 1),
             "name": "b's",
             "slug": "b",
@@ -92,7 +95,6 @@ class Tenants:
             "device": "of b",
             "purpose": "session",
             "plaintext": "of b",
-            "from": 0,
             "to": 1,
             "old_size": 0,  # an empty log's checkpoint: signed or not, it changes nothing of b's own log
             "size": 0,

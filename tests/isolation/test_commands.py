@@ -43,6 +43,7 @@ OUTCOMES: dict[str, set[str]] = {
     "cmd.audit.get_checkpoint": {"ok"},
     "cmd.audit.prove_entry": {"not_found"},
     "cmd.audit.prove_consistency": {"ok"},
+    "cmd.audit.read_log": {"ok"},
 }
 """What a second tenant may be answered, with every permission there is."""
 

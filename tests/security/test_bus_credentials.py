@@ -49,16 +49,35 @@ def sayable() -> list[str]:
     subjects = [*KINDS, *(f"$JS.API.{name.replace('.>', '.x')}" for name in JETSTREAM)]
     for service in (*SERVICES, OPERATOR, "invented"):
         subjects += [f"cmd.{service}.invented", f"cmd.{service}", f"evt.{TENANT}.{service}.invented"]
-        subjects += [f"evt.{TENANT}.{service}.deep.er", f"dead.{service}.x", f"job.{service}.x", f"_INBOX.{service}.x"]
-        subjects += [f"wake.{service}", f"wake.{service}.x"]
+        subjects += [
+            f"evt.{TENANT}.{service}.deep.er",
+            f"head.{service}.x",
+            f"dead.{service}.x",
+            f"job.{service}.x",
+            f"_INBOX.{service}.x",
+            f"wake.{service}",
+            f"wake.{service}.x",
+        ]
     subjects += [f"$JS.ACK.{name}.1.1.1.1.0" for name in (INTAKE, OTHERS)]
     subjects += [f"$JS.ACK.domain.hash.{name}.1.1.1.1.0" for name in (INTAKE, OTHERS)]
-    subjects += ["$JS.FC.EVENTS.x", "$SYS.REQ.SERVER.PING", "$SYS.REQ.USER.INFO", "_R_.x", "_INBOX.x", "evt.x", "x"]
+    subjects += [
+        f"head.{TENANT}",
+        f"head.{TENANT}.x",
+        "head",
+        "$JS.FC.EVENTS.x",
+        "$SYS.REQ.SERVER.PING",
+        "$SYS.REQ.USER.INFO",
+        "_R_.x",
+        "_INBOX.x",
+        "evt.x",
+        "x",
+    ]
     return subjects
 
 
 def may_say(service: str, subject: str) -> bool:
-    """Architecture, section 4: commands it is an issuer of, its own events, dead letters, relay; audit its consumer."""
+    """Architecture, section 4: the commands it is an issuer of, its own events and dead letters, its relay; audit its
+    consumer and how large a log is."""
     if service == OPERATOR:
         return subject.startswith("$JS.API.")
     first, *rest = subject.split(".")
@@ -71,6 +90,8 @@ def may_say(service: str, subject: str) -> bool:
             return rest[0] == service
         case "wake":
             return rest == [service] and service in ("auth", "tenancy", "vault")
+        case "head":
+            return service == "audit" and len(rest) == 1
         case "$JS":
             own = [f"$JS.API.CONSUMER.INFO.{INTAKE}", f"$JS.API.CONSUMER.MSG.NEXT.{INTAKE}"]
             acknowledges = rest[0] == "ACK" and INTAKE in subject
@@ -85,10 +106,14 @@ def hearable() -> list[str]:
     """Every kind of subscription: single subjects, each service's all, and everybody's."""
     patterns = [
         *KINDS,
-        ">",
-        "*.>",
+        "head.*",
+        f"head.{TENANT}",
+        "head.>",
+        "head.*.x",
         "wake.>",
         "wake.*",
+        ">",
+        "*.>",
         "cmd.>",
         "cmd.*.*",
         "evt.>",
@@ -105,14 +130,15 @@ def hearable() -> list[str]:
 
 
 def may_hear(service: str, pattern: str) -> bool:
-    """Its own commands, its own inbox, calls to its own relay; the gateway what evicts its memory."""
+    """Its own commands, inbox and relay's calls; the gateway what evicts its memory, and how large logs are."""
     if pattern == f"_INBOX.{service}.>":
         return True
     if service in OWNERS and pattern.startswith(f"cmd.{service}."):
         return True
     if pattern == f"wake.{service}":
         return service in ("auth", "tenancy", "vault")
-    return service == "gateway" and pattern in ("evt.*.auth.>", "evt.*.tenancy.>")
+    heads = ("head.*", f"head.{TENANT}", "head.>")  # the server takes the last for the first; nobody says more anyway
+    return service == "gateway" and pattern in ("evt.*.auth.>", "evt.*.tenancy.>", *heads)
 
 
 async def unheard(_: Exception) -> None:
@@ -160,7 +186,8 @@ class TestEveryCredential:
                 spoken = [
                     *KINDS, *(f"cmd.{name}.invented" for name in SERVICES), *(f"_INBOX.{name}.x" for name in SERVICES),
                     *(f"evt.{TENANT}.{name}.invented" for name in SERVICES), *(f"dead.{name}.x" for name in SERVICES),
-                    "_INBOX.operator.x", "_INBOX.x", "job.vault.x", *(f"wake.{name}" for name in SERVICES),
+                    "_INBOX.operator.x", "_INBOX.x", "job.vault.x", f"head.{TENANT}",
+                    *(f"wake.{name}" for name in SERVICES),
                 ]  # fmt: skip
                 for subject in spoken:
                     await observer.publish(subject, mark)

@@ -44,6 +44,11 @@ class TestPermissions:
             calls = [subject for subject in permissions(service).publish if subject.startswith("wake")]
             assert calls == ([f"wake.{service}"] if service in ("auth", "tenancy", "vault") else [])
 
+    def test_only_audit_says_how_large_a_log_is_and_only_the_gateway_hears_it(self) -> None:
+        assert topology.head(TENANT) == f"head.{TENANT}"
+        assert [s for s in topology.SERVICES if "head.*" in permissions(s).publish] == ["audit"]
+        assert [s for s in topology.SERVICES if "head.*" in permissions(s).subscribe] == ["gateway"]
+
     def test_nobody_but_audit_reads_the_stream_and_only_through_its_consumer(self) -> None:
         info = "$JS.API.STREAM.INFO.EVENTS"
         for service in topology.SERVICES:
@@ -61,7 +66,7 @@ class TestPermissions:
             for subject in permissions(service).publish:
                 assert not subject.startswith((">", "*", "$JS.API.>", "_INBOX", "cmd.*", "cmd.>"))
             for subject in permissions(service).subscribe:
-                assert subject.split(".")[0] in ("_INBOX", "cmd", "evt", "wake")
+                assert subject.split(".")[0] in ("_INBOX", "cmd", "evt", "head", "wake")
                 assert subject not in ("_INBOX.>", "cmd.>", "evt.>")
 
     def test_the_operator_makes_streams_and_says_nothing(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import nats.errors
@@ -14,6 +14,7 @@ from nats.js.errors import Error as JetStreamError
 from causeloop_audit.repository import LogWriter
 from causeloop_audit.service import CheckpointService, LogService, Unreadable
 from causeloop_common.context import AuthContext
+from causeloop_common.contracts import topology
 from causeloop_common.contracts.audit import (
     CheckpointView,
     ConsistencyProof,
@@ -23,8 +24,10 @@ from causeloop_common.contracts.audit import (
     GetCheckpoint,
     GetEntry,
     ListEntries,
+    LogPage,
     ProveConsistency,
     ProveEntry,
+    ReadLog,
 )
 from causeloop_common.contracts.base import Announced
 from causeloop_common.contracts.topology import AUDIT_INTAKE
@@ -51,6 +54,10 @@ def router(service: LogService, checkpoints: CheckpointService) -> CommandRouter
     @commands.on(GetEntry)
     async def get_entry(ctx: AuthContext, command: GetEntry) -> Entry:
         return await service.get_entry(ctx, command)
+
+    @commands.on(ReadLog)
+    async def read_log(ctx: AuthContext, command: ReadLog) -> LogPage:
+        return await service.read_log(ctx, command)
 
     @commands.on(GetCheckpoint)
     async def get_checkpoint(ctx: AuthContext, command: GetCheckpoint) -> CheckpointView:
@@ -120,16 +127,23 @@ class Intake:
                 began = time.monotonic()
                 deliveries = _counted(batch, deliveries)
                 try:
-                    await self._service.append([_read(message) for message in batch])
+                    grown = await self._service.append([_read(message) for message in batch])
                 except BaseException:
                     await self._give_back(batch)
                     raise
+                await self._tell(grown)
                 await batch[-1].ack()
                 if len(batch) < BATCH and (rest := _LINGER_SECONDS - (time.monotonic() - began)) > 0:
                     await asyncio.sleep(rest)
         finally:
             if self._bus.is_connected:
                 await subscription.unsubscribe()
+
+    async def _tell(self, grown: Mapping[str, int]) -> None:
+        """Wake who waits for these logs to grow. Whoever misses it looks by themselves soon."""
+        with suppress(AppError, nats.errors.Error, OSError):
+            for tenant, size in grown.items():
+                await self._bus.client.publish(topology.head(tenant), b"%d" % size)
 
     async def _recall(self, stream: JetStreamContext) -> int:
         """Have delivered again, before anything new, what nobody acknowledged; how many deliveries there were so far.

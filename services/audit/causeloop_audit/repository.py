@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import BigInteger, bindparam, func, or_, select
 
 from causeloop_audit.models import checkpoints, entries, heads
 from causeloop_common import ids
@@ -125,6 +125,54 @@ async def list_entries(tx: Transaction, *, newest: bool, limit: int, filters: di
     return [_entry(row) for row in await tx.fetch(_list(newest, present), limit=limit, **filters)]
 
 
+_AROUND_BYTES = 160
+"""Of an entry on its way, what stands around the leaf: index, hash, names."""
+
+
+def _read() -> Statement:
+    """Size and entries in one statement, and so of one moment.
+
+    Sizes are summed up in the database, which knows them without reading the leaves (`octet_length` asks the row): a
+    page of large leaves is never fetched to be cut here.
+    """
+    size = func.coalesce(func.octet_length(entries.c.leaf), 0) + _AROUND_BYTES
+    page = (
+        select(
+            entries.c.index, entries.c.leaf, entries.c.leaf_hash,
+            func.sum(size).over(order_by=entries.c.index).label("bytes"),
+        )
+        .where(entries.c.index >= bindparam("start"))
+        .order_by(entries.c.index)
+        .limit(bindparam("limit"))
+        .subquery()
+    )  # fmt: skip
+    fits = or_(page.c.bytes <= bindparam("max_bytes", type_=BigInteger), page.c.index == bindparam("start"))
+    return Statement.of(
+        select(heads.c.size, page.c.index, page.c.leaf, page.c.leaf_hash)
+        .select_from(heads.outerjoin(page, fits))
+        .order_by(page.c.index)
+    )
+
+
+_READ = _read()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLeaf:
+    """A leaf as stored, at its place. `leaf` is None once retention removed it."""
+
+    index: int
+    leaf: str | None
+    leaf_hash: bytes
+
+
+async def read(tx: Transaction, *, start: int, limit: int, max_bytes: int) -> tuple[list[StoredLeaf], int]:
+    """The tenant's leaves from `start` on that fit into `limit` and `max_bytes`, at least one; and the log's size."""
+    rows = await tx.fetch(_READ, start=start, limit=limit, max_bytes=max_bytes)
+    leaves = [StoredLeaf(row["index"], row["leaf"], row["leaf_hash"]) for row in rows if row["index"] is not None]
+    return leaves, rows[0]["size"] if rows else 0
+
+
 async def entry(tx: Transaction, event_id: str) -> StoredEntry | None:
     """The tenant's entry of an event."""
     row = await tx.fetchrow(_ENTRY, event_id=ids.decode(event_id, "evt"))
@@ -209,6 +257,13 @@ _BEHIND = """
 """
 
 
+class Appended(NamedTuple):
+    """What a batch added: how many entries were new, and the new size of each log that grew, by `workspace_id`."""
+
+    entries: int
+    sizes: dict[UUID, int]
+
+
 class NotStorable(Exception):
     """The database cannot hold a value of the batch, now or ever."""
 
@@ -273,8 +328,8 @@ class LogWriter(_Leader):
 
     kind, lock = "writer", 0x0_CA05E_1001
 
-    async def append(self, batch: Sequence[NewEntry]) -> int:
-        """Append a batch, of any tenants, in its order; what a log holds already is passed over. How many were new.
+    async def append(self, batch: Sequence[NewEntry]) -> Appended:
+        """Append a batch, of any tenants, in its order; what a log holds already is passed over.
 
         Heads are locked in the order of their ids, so that any number of writers cannot block each other for ever.
         """
@@ -283,7 +338,7 @@ class LogWriter(_Leader):
             async with connection.transaction():
                 return await self._append(connection, batch)
 
-    async def _append(self, connection: asyncpg.Connection, batch: Sequence[NewEntry]) -> int:
+    async def _append(self, connection: asyncpg.Connection, batch: Sequence[NewEntry]) -> Appended:
         frontiers = await self._lock_heads(connection, sorted({entry.workspace_id for entry in batch}))
         known = {
             (row["workspace_id"], row["event_id"])
@@ -297,7 +352,7 @@ class LogWriter(_Leader):
             if place not in known:
                 fresh.setdefault(place, entry)
         if not fresh:
-            return 0
+            return Appended(0, {})
         new = list(fresh.values())
         indexes = [frontiers[entry.workspace_id].append(entry.leaf_hash) for entry in new]
         await connection.execute(
@@ -330,7 +385,7 @@ class LogWriter(_Leader):
             [frontier.root() for frontier in moved.values()],
             [frontier.pack() for frontier in moved.values()],
         )
-        return len(new)
+        return Appended(len(new), {tenant: frontier.size for tenant, frontier in moved.items()})
 
     async def _lock_heads(self, connection: asyncpg.Connection, tenants: list[UUID]) -> dict[UUID, Frontier]:
         rows = await connection.fetch(_LOCK_HEADS, tenants)

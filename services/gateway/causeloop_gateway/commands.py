@@ -9,7 +9,7 @@ import hmac
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 from fastapi.routing import APIRoute
@@ -100,8 +100,11 @@ class Gateway:
         return ids.workspace(hmac.digest(self._workspaces, f"{ctx.principal}\n{key}".encode(), "sha256"))
 
 
-class CommandRoute(APIRoute):
-    """A route of FastAPI's router that answers with a command's reply."""
+class Route(APIRoute):
+    """A route that FastAPI matches and describes, and that answers by itself: `_respond`, of each kind its own."""
+
+    timed: ClassVar[bool] = True
+    """Whether the time to its answers' end says how fast the gateway is."""
 
     def __init__(self, gateway: Gateway | None, endpoint: Endpoint, **documented: Any) -> None:
         async def documented_only() -> None:
@@ -120,16 +123,14 @@ class CommandRoute(APIRoute):
             return
         self._gateway = gateway
         self._endpoint = endpoint
-        self._takes_body = endpoint.method in _CHANGING
-        self._most = BODY_BYTES if endpoint.credentials else ANONYMOUS_BODY_BYTES
-        self._keyed = self._takes_body and not endpoint.command.pure
-        self._sealed = bool(endpoint.command.reply.sealed_fields)
-        self._names = frozenset(endpoint.command.fields()) - endpoint.hidden - frozenset(endpoint.path_fields)
         self.app = self._respond_or_note
+
+    async def _respond(self, scope: Any, receive: Any, send: Any) -> None:
+        raise NotImplementedError
 
     async def _respond_or_note(self, scope: Any, receive: Any, send: Any) -> None:
         try:
-            await self._respond(scope, send)
+            await self._respond(scope, receive, send)
         except AppError as error:
             caller: Caller | None = scope.get("caller")
             identity = caller.identity if caller else None
@@ -144,7 +145,37 @@ class CommandRoute(APIRoute):
             )
             raise
 
-    async def _respond(self, scope: Any, send: Any) -> None:
+    async def _signed_in(self, request: Inbound) -> AuthContext:
+        """What is asked on the caller's behalf; a refusal when nobody calls, or somebody who may not."""
+        caller = await self._gateway.security.caller(
+            request.headers.get("authorization"), request.request_id, request.traceparent
+        )
+        request.scope["caller"] = caller
+        require(caller, self._endpoint.command.permission, self._endpoint.credentials)
+        identity = caller.identity
+        return AuthContext(
+            identity.tenant,
+            identity.principal,
+            caller.permissions,
+            identity.credential,
+            "gateway",
+            request.request_id,
+            request.traceparent,
+        )
+
+
+class CommandRoute(Route):
+    """Answers with a command's reply."""
+
+    def __init__(self, gateway: Gateway | None, endpoint: Endpoint, **documented: Any) -> None:
+        super().__init__(gateway, endpoint, **documented)
+        self._takes_body = endpoint.method in _CHANGING
+        self._most = BODY_BYTES if endpoint.credentials else ANONYMOUS_BODY_BYTES
+        self._keyed = self._takes_body and not endpoint.command.pure
+        self._sealed = bool(endpoint.command.reply.sealed_fields)
+        self._names = frozenset(endpoint.command.fields()) - endpoint.hidden - frozenset(endpoint.path_fields)
+
+    async def _respond(self, scope: Any, receive: Any, send: Any) -> None:
         request: Inbound = scope["inbound"]
         gateway, endpoint = self._gateway, self._endpoint
         ctx = await self._context(request)
@@ -183,21 +214,7 @@ class CommandRoute(APIRoute):
             return service_context(
                 ids.INSTALLATION, request.request_id, request.traceparent, endpoint.command.permission
             )
-        caller = await self._gateway.security.caller(
-            request.headers.get("authorization"), request.request_id, request.traceparent
-        )
-        request.scope["caller"] = caller
-        require(caller, endpoint.command.permission, endpoint.credentials)
-        identity = caller.identity
-        return AuthContext(
-            identity.tenant,
-            identity.principal,
-            caller.permissions,
-            identity.credential,
-            "gateway",
-            request.request_id,
-            request.traceparent,
-        )
+        return await self._signed_in(request)
 
     def _fields(self, request: Inbound, body: bytes, path: dict[str, Any], ctx: AuthContext) -> dict[str, Any]:
         """The command's fields from path, query or body; a field the route does not take is refused by name."""

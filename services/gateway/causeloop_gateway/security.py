@@ -113,6 +113,8 @@ class Security:
         self._remembered_seconds = remembered_seconds
         self._identities: Remembered[bytes, Identity] = Remembered()
         self._standings: Remembered[tuple[str, str], frozenset[str] | None] = Remembered()
+        self.on_evict: list[Callable[[str], None]] = []
+        """Called with a credential or tenant of which something was forgotten: whoever relies on it asks again."""
         bus.on_disconnect.append(self.forget)
         bus.follow("evt.*.auth.>", self._on_auth)
         bus.follow("evt.*.tenancy.>", self._on_tenancy)
@@ -168,9 +170,15 @@ class Security:
 
     async def _on_auth(self, event: Announced) -> None:
         self._identities.evict(event.target)
+        self._told(event.target)
 
     async def _on_tenancy(self, event: Announced) -> None:
         self._standings.evict(event.tenant)
+        self._told(event.tenant)
+
+    def _told(self, tag: str) -> None:
+        for react in self.on_evict:
+            react(tag)
 
 
 def service_context(tenant: str, request_id: str, traceparent: str, permission: str) -> AuthContext:

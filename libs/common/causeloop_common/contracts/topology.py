@@ -62,8 +62,14 @@ STREAMS: tuple[Stream, ...] = (EVENTS, DEAD)
 AUDIT_INTAKE = Consumer("audit_intake", "EVENTS", "audit", ("evt.>",), ack_all=True)
 CONSUMERS: tuple[Consumer, ...] = (AUDIT_INTAKE,)
 
-LISTENS: dict[str, tuple[str, ...]] = {"gateway": ("evt.*.auth.>", "evt.*.tenancy.>")}
-"""Live event subjects (core NATS, no durability) a service follows: the gateway evicts what it remembers."""
+HEADS = "head.*"
+"""`head.<tenant>`: a tenant's log has grown, its new size as ASCII decimal. A wake-up without durability, no truth."""
+
+SAYS: dict[str, tuple[str, ...]] = {"audit": (HEADS,)}
+"""Live subjects (core NATS, no durability) that only this service may say something on."""
+
+LISTENS: dict[str, tuple[str, ...]] = {"gateway": ("evt.*.auth.>", "evt.*.tenancy.>", HEADS)}
+"""Live subjects a service hears: the gateway evicts what it remembers, and wakes the streams of a log that grew."""
 
 
 def command_kinds() -> dict[str, type[Command[Any]]]:
@@ -84,6 +90,11 @@ class BusPermissions:
     subscribe: tuple[str, ...]
 
 
+def head(tenant: str) -> str:
+    """Where the new size of a tenant's log is told."""
+    return HEADS.replace("*", tenant)
+
+
 def inbox(service: str) -> str:
     """The private inbox prefix of a service."""
     return f"_INBOX.{service}"
@@ -99,7 +110,8 @@ def permissions(service: str) -> BusPermissions:
     if service == OPERATOR:
         return BusPermissions(("$JS.API.>",), (f"{inbox(OPERATOR)}.>",))
     asks = [kind.subject for kind in command_kinds().values() if service in kind.issuers]
-    publish = [*sorted(asks), f"evt.*.{service}.>", f"dead.{service}.>", "$JS.API.STREAM.INFO.EVENTS"]
+    publish = [*sorted(asks), f"evt.*.{service}.>", f"dead.{service}.>", *SAYS.get(service, ())]
+    publish.append("$JS.API.STREAM.INFO.EVENTS")
     for consumer in CONSUMERS:
         if consumer.service == service:
             target = f"{consumer.stream}.{consumer.name}"

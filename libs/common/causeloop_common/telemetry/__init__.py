@@ -18,6 +18,9 @@ from causeloop_common.telemetry.metrics import (
     MALFORMED,
     OUTBOX_PENDING,
     RELAYED,
+    STREAMED,
+    STREAMS,
+    STREAMS_ENDED,
 )
 from causeloop_common.telemetry.traceparent import child_traceparent, new_traceparent
 
@@ -33,6 +36,9 @@ __all__ = [
     "MALFORMED",
     "OUTBOX_PENDING",
     "RELAYED",
+    "STREAMED",
+    "STREAMS",
+    "STREAMS_ENDED",
     "AccessLog",
     "Act",
     "bind",

@@ -23,6 +23,9 @@ OUTBOX_PENDING = Gauge(
     "causeloop_outbox_pending", "Events committed and not yet on the bus, at most one batch.", ["service"]
 )
 RELAYED = Counter("causeloop_relayed_total", "Events put on the bus.", ["service"])
+STREAMS = Gauge("causeloop_streams_open", "Streams of the log that are open.")
+STREAMS_ENDED = Counter("causeloop_streams_ended_total", "Streams that ended, by why.", ["why"])
+STREAMED = Counter("causeloop_streamed_entries_total", "Entries written to streams.")
 APPENDED = Counter("causeloop_audit_appended_total", "Entries appended to logs.")
 CHECKPOINTS = Counter(
     "causeloop_vault_checkpoints_total", "Checkpoints of logs, signed or refused as not continuing.", ["outcome"]

@@ -13,7 +13,15 @@ from causeloop_audit.domain.entry import EntryFields, NotCanonical
 from causeloop_audit.repository import LogWriter, NewEntry, NotStorable, StoredEntry
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.audit import Entry, EntryPage, GetEntry, ListEntries
+from causeloop_common.contracts.audit import (
+    Entry,
+    EntryPage,
+    GetEntry,
+    ListEntries,
+    LogEntry,
+    LogPage,
+    ReadLog,
+)
 from causeloop_common.contracts.base import PAGE_BYTES, Announced
 from causeloop_common.database import Database
 from causeloop_common.errors import InvalidInput, NotFound
@@ -36,19 +44,22 @@ class LogService:
         self._writer = writer
         self._entropy = entropy
 
-    async def append(self, batch: Sequence[Announced | Unreadable]) -> int:
-        """Append a batch in its order, each event once; what cannot be read is entered as malformed."""
+    async def append(self, batch: Sequence[Announced | Unreadable]) -> dict[str, int]:
+        """Append a batch in its order, each event once; what cannot be read is entered as malformed.
+
+        The new size of each log that grew, by tenant.
+        """
         try:
-            appended = await self._writer.append([self._entry(message) for message in batch])
+            done = [await self._writer.append([self._entry(message) for message in batch])]
         except NotStorable:
-            appended = 0
+            done = []
             for message in batch:  # find the one, and enter it as what it is
                 try:
-                    appended += await self._writer.append([self._entry(message)])
+                    done.append(await self._writer.append([self._entry(message)]))
                 except NotStorable:
-                    appended += await self._writer.append([self._entry(_unreadable(message))])
-        telemetry.APPENDED.inc(appended)
-        return appended
+                    done.append(await self._writer.append([self._entry(_unreadable(message))]))
+        telemetry.APPENDED.inc(sum(appended.entries for appended in done))
+        return {ids.tenant_id(tenant): size for appended in done for tenant, size in appended.sizes.items()}
 
     async def list_entries(self, ctx: AuthContext, command: ListEntries) -> EntryPage:
         """The tenant's log, cut at the page's size in entries and in bytes."""
@@ -80,6 +91,15 @@ class LogService:
         if stored is None:
             raise no_entry()
         return _view(stored)
+
+    async def read_log(self, ctx: AuthContext, command: ReadLog) -> LogPage:
+        """The tenant's log from one place on, as it is stored."""
+        async with self._database.transaction(ctx) as tx:
+            leaves, size = await repository.read(
+                tx, start=command.start, limit=command.limit, max_bytes=command.max_bytes
+            )
+        page = [LogEntry(index=one.index, leaf=one.leaf, leaf_hash=one.leaf_hash.hex()) for one in leaves]
+        return LogPage(entries=page, size=size)
 
     def _entry(self, message: Announced | Unreadable) -> NewEntry:
         if isinstance(message, Announced):

@@ -1,6 +1,13 @@
 """Routes of audit: the workspace's log, and what proves it."""
 
-from causeloop_common.contracts.audit import GetCheckpoint, GetEntry, ListEntries, ProveConsistency, ProveEntry
+from causeloop_common.contracts.audit import (
+    GetCheckpoint,
+    GetEntry,
+    ListEntries,
+    ProveConsistency,
+    ProveEntry,
+    ReadLog,
+)
 from causeloop_common.contracts.vault import GetLogKey
 from causeloop_gateway.commands import Endpoint
 
@@ -12,3 +19,4 @@ ENDPOINTS = (
     Endpoint("GET", "/audit/consistency", ProveConsistency),
     Endpoint("GET", "/audit/key", GetLogKey, text="key"),
 )
+STREAM = Endpoint("GET", "/audit/stream", ReadLog)
