@@ -24,6 +24,10 @@ ALLOWED: dict[str, set[int]] = {
     "reveal_secret": NOT_FOUND,
     "put_secret": {200, 409},
     "get_secret": NOT_FOUND,
+    "create_key": {201, 409},
+    "list_keys": {200, 400},
+    "encrypt": NOT_FOUND,
+    "decrypt": NOT_FOUND,
     "list_entries": {200, 400},
     "get_entry": NOT_FOUND,
 }

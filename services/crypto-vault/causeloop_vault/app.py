@@ -6,7 +6,7 @@ from causeloop_common.application import Application
 from causeloop_vault import handlers
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.models import metadata
-from causeloop_vault.service import Keyrings, SealingService, SecretService
+from causeloop_vault.service import Keyrings, KeyService, SealingService, SecretService
 from causeloop_vault.settings import VaultSettings
 
 
@@ -16,9 +16,10 @@ def create(environ: Mapping[str, str]) -> Application:
     application = Application(settings)
     database = application.database(metadata)
     keyrings = Keyrings(database, LocalMasterKeys(settings.keys()))
-    secrets, sealing = SecretService(database, keyrings), SealingService(database, keyrings)
+    secrets, keys = SecretService(database, keyrings), KeyService(database, keyrings)
+    sealing = SealingService(database, keyrings)
     application.relay(database)
-    application.commands(handlers.router(secrets, sealing))
+    application.commands(handlers.router(secrets, keys, sealing))
     application.before_serving(keyrings.check_master_key)
     application.check("master_key", keyrings.check_master_key)
     return application

@@ -2,7 +2,15 @@
 
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.vault import (
+    CreateKey,
+    Decrypt,
+    Decrypted,
+    Encrypt,
+    Encrypted,
     GetSecret,
+    KeyPage,
+    KeyView,
+    ListKeys,
     ListSecrets,
     PutSecret,
     RevealedSecret,
@@ -13,10 +21,10 @@ from causeloop_common.contracts.vault import (
     SecretView,
 )
 from causeloop_common.messaging import CommandRouter
-from causeloop_vault.service import SealingService, SecretService
+from causeloop_vault.service import KeyService, SealingService, SecretService
 
 
-def router(secrets: SecretService, sealing: SealingService) -> CommandRouter:
+def router(secrets: SecretService, keys: KeyService, sealing: SealingService) -> CommandRouter:
     """What the vault answers."""
     commands = CommandRouter()
 
@@ -35,6 +43,22 @@ def router(secrets: SecretService, sealing: SealingService) -> CommandRouter:
     @commands.on(RevealSecret)
     async def reveal_secret(ctx: AuthContext, command: RevealSecret) -> RevealedSecret:
         return await secrets.reveal_secret(ctx, command)
+
+    @commands.on(CreateKey)
+    async def create_key(ctx: AuthContext, command: CreateKey) -> KeyView:
+        return await keys.create_key(ctx, command)
+
+    @commands.on(ListKeys)
+    async def list_keys(ctx: AuthContext, command: ListKeys) -> KeyPage:
+        return await keys.list_keys(ctx, command)
+
+    @commands.on(Encrypt)
+    async def encrypt(ctx: AuthContext, command: Encrypt) -> Encrypted:
+        return await keys.encrypt(ctx, command)
+
+    @commands.on(Decrypt)
+    async def decrypt(ctx: AuthContext, command: Decrypt) -> Decrypted:
+        return await keys.decrypt(ctx, command)
 
     @commands.on(Seal)
     async def seal(ctx: AuthContext, command: Seal) -> SealedData:

@@ -11,7 +11,7 @@ from causeloop_common.database import Database
 from causeloop_common.testing import Servers
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.models import metadata
-from causeloop_vault.service import Keyrings, SealingService, SecretService
+from causeloop_vault.service import Keyrings, KeyService, SealingService, SecretService
 from causeloop_vault.settings import VaultSettings
 
 
@@ -21,6 +21,7 @@ class Vault:
 
     keyrings: Keyrings
     secrets: SecretService
+    keys: KeyService
     sealing: SealingService
 
 
@@ -41,7 +42,12 @@ def new_vault(database: Database, servers: Servers) -> Callable[..., Vault]:
 
     def make(*keys: bytes, **given: Any) -> Vault:
         keyrings = Keyrings(database, LocalMasterKeys(keys or settings.keys()), **given)
-        return Vault(keyrings, SecretService(database, keyrings), SealingService(database, keyrings))
+        return Vault(
+            keyrings,
+            SecretService(database, keyrings),
+            KeyService(database, keyrings, **given),
+            SealingService(database, keyrings),
+        )
 
     return make
 
