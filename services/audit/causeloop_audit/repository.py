@@ -11,12 +11,12 @@ from uuid import UUID
 import asyncpg
 from sqlalchemy import bindparam, func, select
 
-from causeloop_audit.domain.merkle import EMPTY_ROOT, Frontier
 from causeloop_audit.models import entries
 from causeloop_common import ids
 from causeloop_common.database import KEEPALIVE, SILENCE_SECONDS, Transaction
 from causeloop_common.errors import Unavailable
 from causeloop_common.statements import Statement
+from causeloop_common.tlog.merkle import EMPTY_ROOT, Frontier
 
 _INTAKE_LOCK = 0x0_CA05E_1001
 

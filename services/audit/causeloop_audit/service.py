@@ -10,7 +10,6 @@ import orjson
 from causeloop_audit import repository
 from causeloop_audit.domain import entry as entries
 from causeloop_audit.domain.entry import EntryFields, NotCanonical
-from causeloop_audit.domain.merkle import leaf_hash
 from causeloop_audit.repository import LogWriter, NewEntry, NotStorable, StoredEntry
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
@@ -18,6 +17,7 @@ from causeloop_common.contracts.audit import Entry, EntryPage, GetEntry, ListEnt
 from causeloop_common.contracts.base import PAGE_BYTES, Announced
 from causeloop_common.database import Database
 from causeloop_common.errors import InvalidInput, NotFound
+from causeloop_common.tlog.merkle import leaf_hash
 
 
 class Unreadable(NamedTuple):

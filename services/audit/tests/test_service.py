@@ -10,7 +10,6 @@ import asyncpg
 import orjson
 import pytest
 
-from causeloop_audit.domain.merkle import Frontier, leaf_hash
 from causeloop_audit.repository import LogWriter
 from causeloop_audit.service import LogService, Unreadable
 from causeloop_audit.settings import AuditSettings
@@ -20,6 +19,7 @@ from causeloop_common.contracts.audit import GetEntry, ListEntries
 from causeloop_common.contracts.base import Announced
 from causeloop_common.errors import InvalidInput, NotFound
 from causeloop_common.testing import Servers, context
+from causeloop_common.tlog.merkle import Frontier, leaf_hash
 
 Make = Callable[..., Announced]
 
