@@ -3,22 +3,25 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 
 import nats.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 
-from causeloop_audit.repository import LogWriter
+from causeloop_audit.repository import LogWriter, Place
 from causeloop_audit.service import LogService, Unreadable
+from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.audit import Entry, EntryPage, GetEntry, ListEntries
 from causeloop_common.contracts.base import Announced
 from causeloop_common.contracts.topology import AUDIT_INTAKE
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.messaging import Bus, CommandRouter, announced
+from causeloop_common.telemetry import Kind, Span, Tracer
 
 _log = logging.getLogger(__name__)
 
@@ -96,8 +99,10 @@ class Intake:
                     continue
                 began = time.monotonic()
                 deliveries = _counted(batch, deliveries)
+                events = [_read(message) for message in batch]
                 try:
-                    await self._service.append([_read(message) for message in batch])
+                    with self._observed(events) as places:
+                        await self._service.append(events, places)
                 except BaseException:
                     await self._give_back(batch)
                     raise
@@ -107,6 +112,26 @@ class Intake:
         finally:
             if self._bus.is_connected:
                 await subscription.unsubscribe()
+
+    @contextmanager
+    def _observed(self, events: Sequence[Announced | Unreadable]) -> Iterator[dict[Place, int]]:
+        """Measure the appending of a batch; each entry's place, filled in meanwhile, ends the trace of its event."""
+        readable = [event for event in events if isinstance(event, Announced)]
+        tracer = self._bus.tracer
+        spans = [] if tracer is None else [_begin(tracer, event) for event in readable]
+        places: dict[Place, int] = {}
+        began = time.perf_counter()
+        yield places
+        telemetry.APPEND_SECONDS.observe(time.perf_counter() - began)
+        telemetry.INTAKE_BATCH.observe(len(events))
+        if readable:
+            oldest = min(event.occurred_at for event in readable)
+            telemetry.INTAKE_LAG.observe(max((datetime.now(UTC) - oldest).total_seconds(), 0))
+        for event, span in zip(readable, spans, strict=False):
+            index = places.get((ids.tenant_uuid(event.tenant), ids.decode(event.id, "evt")))
+            if index is not None:  # else the log had it before
+                span.set("causeloop.log_index", index)
+                span.end()
 
     async def _recall(self, stream: JetStreamContext) -> int:
         """Have delivered again, before anything new, what nobody acknowledged; how many deliveries there were so far.
@@ -138,6 +163,15 @@ def _counted(batch: Sequence[Msg], before: int) -> int:
     if batch[0].metadata.sequence.consumer != before + 1 or batch[-1].metadata.sequence.consumer != before + len(batch):
         raise Unavailable("A delivery was lost on its way to the log.")
     return before + len(batch)
+
+
+def _begin(tracer: Tracer, event: Announced) -> Span:
+    span = tracer.begin("audit.append", Kind.CONSUMER, event.traceparent)
+    span.set("messaging.system", "nats")
+    span.set("causeloop.tenant", event.tenant)
+    span.set("causeloop.event_id", event.id)
+    span.set("causeloop.action", event.type)
+    return span
 
 
 def _read(message: Msg) -> Announced | Unreadable:

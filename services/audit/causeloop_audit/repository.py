@@ -53,6 +53,9 @@ class NewEntry:
     leaf: str
 
 
+Place = tuple[UUID, UUID]
+"""Tenant and event: where an entry belongs."""
+
 _COLUMNS = (
     entries.c.index, entries.c.event_id, entries.c.action, entries.c.actor, entries.c.credential, entries.c.target,
     entries.c.request_id, entries.c.occurred_at, entries.c.leaf_hash, entries.c.leaf,
@@ -182,17 +185,21 @@ class LogWriter:
         with _told():
             return bool(await self._ready().fetchval("SELECT pg_try_advisory_lock($1)", _INTAKE_LOCK))
 
-    async def append(self, batch: Sequence[NewEntry]) -> int:
+    async def append(self, batch: Sequence[NewEntry], places: dict[Place, int] | None = None) -> int:
         """Append a batch, of any tenants, in its order; what a log holds already is passed over. How many were new.
 
+        `places` is told the index of each of them.
         Heads are locked in the order of their ids, so that any number of writers cannot block each other for ever.
         """
         connection = self._ready()
         with _told():
             async with connection.transaction():
-                return await self._append(connection, batch)
+                appended = await self._append(connection, batch)
+        if places is not None:
+            places |= appended
+        return len(appended)
 
-    async def _append(self, connection: asyncpg.Connection, batch: Sequence[NewEntry]) -> int:
+    async def _append(self, connection: asyncpg.Connection, batch: Sequence[NewEntry]) -> dict[Place, int]:
         frontiers = await self._lock_heads(connection, sorted({entry.workspace_id for entry in batch}))
         known = {
             (row["workspace_id"], row["event_id"])
@@ -206,7 +213,7 @@ class LogWriter:
             if place not in known:
                 fresh.setdefault(place, entry)
         if not fresh:
-            return 0
+            return {}
         new = list(fresh.values())
         indexes = [frontiers[entry.workspace_id].append(entry.leaf_hash) for entry in new]
         await connection.execute(
@@ -231,7 +238,7 @@ class LogWriter:
             [frontier.root() for frontier in moved.values()],
             [frontier.pack() for frontier in moved.values()],
         )
-        return len(new)
+        return dict(zip(fresh, indexes, strict=True))
 
     async def _lock_heads(self, connection: asyncpg.Connection, tenants: list[UUID]) -> dict[UUID, Frontier]:
         rows = await connection.fetch(_LOCK_HEADS, tenants)

@@ -11,7 +11,7 @@ from causeloop_audit import repository
 from causeloop_audit.domain import entry as entries
 from causeloop_audit.domain.entry import EntryFields, NotCanonical
 from causeloop_audit.domain.merkle import leaf_hash
-from causeloop_audit.repository import LogWriter, NewEntry, NotStorable, StoredEntry
+from causeloop_audit.repository import LogWriter, NewEntry, NotStorable, Place, StoredEntry
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.audit import Entry, EntryPage, GetEntry, ListEntries
@@ -36,15 +36,18 @@ class LogService:
         self._writer = writer
         self._entropy = entropy
 
-    async def append(self, batch: Sequence[Announced | Unreadable]) -> int:
-        """Append a batch in its order, each event once; what cannot be read is entered as malformed."""
+    async def append(self, batch: Sequence[Announced | Unreadable], places: dict[Place, int] | None = None) -> int:
+        """Append a batch in its order, each event once; what cannot be read is entered as malformed.
+
+        `places` is told the index of each new entry.
+        """
         try:
-            appended = await self._writer.append([self._entry(message) for message in batch])
+            appended = await self._writer.append([self._entry(message) for message in batch], places)
         except NotStorable:
             appended = 0
             for message in batch:  # find the one, and enter it as what it is
                 try:
-                    appended += await self._writer.append([self._entry(message)])
+                    appended += await self._writer.append([self._entry(message)], places)
                 except NotStorable:
                     appended += await self._writer.append([self._entry(_unreadable(message))])
         telemetry.APPENDED.inc(appended)

@@ -36,7 +36,7 @@ def create(environ: Mapping[str, str]) -> Application:
     gateway = Gateway(application.bus, security, cursors, denials, application.keys, settings.trusted_proxies)
     application.background("denials", denials.run)
     application.after_serving(denials.flush)
-    edge = Edge(api(gateway), Operations([application]), settings.origins())
+    edge = Edge(api(gateway), Operations([application]), settings.origins(), application.tracer)
     application.http(
         lambda: Listener.on(
             edge, settings.host, settings.port, http=BoundedProtocol, ws="none", timeout_keep_alive=30, backlog=2048
