@@ -1,13 +1,15 @@
 """Fixtures of the tests that cross services.
 
 stack      the whole house, shared by the run: tests keep to people and workspaces of their own
-fragile    one more, for tests that kill what they like and start it again
+collector  takes the traces of that house
+fragile    one more, without traces, for tests that kill what they like and start it again
 tell       a line for the end of the run: what was counted
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+from tests.collector import Collector
 from tests.stack import Person, Stack
 
 from causeloop_cli.embedded import Janitor
@@ -22,8 +24,18 @@ def janitor() -> Iterator[Janitor]:
 
 
 @pytest.fixture(scope="session")
-async def stack(janitor: Janitor, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    house = Stack(tmp_path_factory.mktemp("stack"), janitor, observed=True)
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.close()
+
+
+@pytest.fixture(scope="session")
+async def stack(
+    janitor: Janitor, collector: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Stack]:
+    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    house = Stack(tmp_path_factory.mktemp("stack"), janitor, observed=True, more=traced)
     try:
         await house.start_all()
         yield house

@@ -172,10 +172,20 @@ def handle_tenant(handle: str) -> str:
 
 
 class Stack:
-    """Servers, issuer and services. `observed` adds a user to the bus who may hear and say everything."""
+    """Servers, issuer and services. `observed` adds a user to the bus who may hear and say everything; `more` is for
+    the environment of every service."""
 
-    def __init__(self, folder: Path, janitor: Janitor, *, observed: bool = False, fsync: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        janitor: Janitor,
+        *,
+        observed: bool = False,
+        fsync: bool = False,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
+        self._more = dict(more or {})
         self._janitor = janitor
         self.installation = Installation.new()
         self.observer_seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER).decode()
@@ -210,6 +220,7 @@ class Stack:
                 **own,
                 **self.installation.environ(name, database_url, self.nats.url),
                 "CAUSELOOP_OPS_PORT": str(self._ops[name]),
+                **self._more,
             }
         self.environ["gateway"] |= {"PORT": str(port), "CORS_ORIGINS": PARTY}
         self.environ["audit"] |= {"CHECKPOINT_SECONDS": "0.5"}

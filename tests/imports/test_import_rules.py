@@ -148,6 +148,9 @@ BREACHES = [
     # sql
     Breach("handlers imports asyncpg", "causeloop_auth.handlers", "import asyncpg", "sql"),
     Breach("service imports sqlalchemy", "causeloop_vault.service", "from sqlalchemy import text", "sql"),
+    Breach(
+        "the bus imports the OpenTelemetry SDK", "causeloop_common.messaging", "import opentelemetry.sdk", "tracing"
+    ),
     Breach("messaging imports asyncpg", "causeloop_common.messaging", "import asyncpg", "sql"),
     Breach("a route imports sqlalchemy", "causeloop_gateway.routes", "import sqlalchemy", "sql"),
     Breach("cli imports asyncpg", "causeloop_cli.main", "import asyncpg", "sql"),

@@ -4,15 +4,125 @@ import re
 import secrets
 
 import pytest
+from tests.collector import Collected, Collector
 from tests.stack import Person, Stack, refused, through, told, until
 
 from causeloop_common import ids
+from causeloop_common.telemetry.tracing import ATTRIBUTES
 
 
 def trace() -> tuple[str, str]:
     """A traceparent of a caller, and its trace id."""
     trace_id = secrets.token_hex(16)
     return f"00-{trace_id}-{secrets.token_hex(8)}-01", trace_id
+
+
+class TestTheSpansOfARequest:
+    async def test_lead_from_the_access_log_through_every_service_to_the_place_in_the_log(
+        self, stack: Stack, owner: Person, collector: Collector
+    ) -> None:
+        traceparent, trace_id = trace()
+        request_id = f"client-{secrets.token_hex(6)}"
+        headers = {"traceparent": traceparent, "x-request-id": request_id}
+        told(await owner.put("/secrets/spans", json={"value": "v"}, headers=headers))
+        entry = next(entry for entry in await owner.log(least=4) if entry["action"] == "vault.secret_written")
+
+        async def arrived() -> list[Collected]:
+            way = _causes(collector.trace(trace_id), entry["id"])
+            return way if way and way[0].name.startswith("PUT") else []
+
+        spans = await until("every span on the way arrived", arrived)
+        assert [(span.service, span.kind, span.name) for span in spans] == [
+            ("causeloop-gateway", "SERVER", "PUT /v1/secrets/{path}"),
+            ("causeloop-gateway", "CLIENT", "cmd.vault.put_secret"),
+            ("causeloop-vault", "SERVER", "cmd.vault.put_secret"),
+            ("causeloop-vault", "CLIENT", "vault transaction"),
+            ("causeloop-vault", "PRODUCER", "evt.vault.secret_written"),
+            ("causeloop-audit", "CONSUMER", "audit.append"),
+        ]
+        assert [span.parent for span in spans] == [traceparent.split("-")[2], *(span.span_id for span in spans[:-1])]
+        assert not any(span.is_error for span in spans)
+        assert all(span.attributes["causeloop.tenant"] == owner.workspace for span in spans)
+        assert {span.resource["service.version"] for span in spans} == {"0.1.0"}
+        http, append = spans[0].attributes, spans[-1].attributes
+        assert (http["http.route"], http["http.response.status_code"]) == ("/v1/secrets/{path}", 200)
+        assert (append["causeloop.log_index"], append["causeloop.event_id"]) == (entry["index"], entry["id"])
+        assert append["causeloop.action"] == "vault.secret_written"
+
+        async def logged() -> list[dict[str, object]]:
+            return [line for line in stack.log("gateway") if line.get("request_id") == request_id]
+
+        (line,) = await until("the gateway logged the request", logged)
+        assert line["trace_id"] == trace_id
+
+    async def test_of_a_client_without_a_trace_begin_one(
+        self, stack: Stack, owner: Person, collector: Collector
+    ) -> None:
+        request_id = f"client-{secrets.token_hex(6)}"
+        told(await owner.get("/workspace", headers={"x-request-id": request_id}))
+
+        async def arrived() -> list[Collected]:
+            mine = [span for span in collector.spans if span.attributes.get("causeloop.request_id") == request_id]
+            return [span for span in mine if not span.parent]
+
+        (root,) = await until("the root arrived", arrived)
+        assert root.name == "GET /v1/workspace"
+        (line,) = (line for line in stack.log("gateway") if line.get("request_id") == request_id)
+        assert line["trace_id"] == root.trace_id
+
+    async def test_that_is_refused_say_why_by_its_code(self, owner: Person, collector: Collector) -> None:
+        traceparent, trace_id = trace()
+        refused(await owner.get("/secrets/none", headers={"traceparent": traceparent}), 404, "not_found")
+
+        async def arrived() -> list[Collected]:
+            names = ("GET /v1/secrets/{path}", "cmd.vault.get_secret")
+            spans = [span for span in collector.trace(trace_id) if span.name in names]
+            return spans if len(spans) == 3 else []
+
+        spans = await until("the spans arrived", arrived)
+        assert {span.attributes["error.type"] for span in spans} == {"not_found"}
+        assert not any(span.is_error for span in spans)  # an answer, and no fault
+
+    async def test_are_not_kept_where_the_client_says_so(
+        self, owner: Person, collector: Collector, stack: Stack
+    ) -> None:
+        traceparent, trace_id = trace()
+        request_id = f"client-{secrets.token_hex(6)}"
+        headers = {"traceparent": f"{traceparent[:-2]}00", "x-request-id": request_id}
+        told(await owner.put("/secrets/unsampled", json={"value": "v"}, headers=headers))
+        await owner.log(least=4)
+        async with stack.sql() as sql:
+            kept = await sql.fetchval("SELECT traceparent FROM vault.outbox WHERE request_id = $1 LIMIT 1", request_id)
+        assert kept[3:35] == trace_id
+        assert kept.endswith("-00")  # and it is told to whoever comes next
+
+        later, later_id = trace()
+        told(await owner.put("/secrets/sampled", json={"value": "v"}, headers={"traceparent": later}))
+
+        async def arrived() -> list[Collected]:
+            return [span for span in collector.trace(later_id) if span.name == "audit.append"]
+
+        await until("what came later arrived", arrived)
+        assert collector.trace(trace_id) == []
+
+    async def test_have_names_of_which_there_are_few(self, owner: Person, collector: Collector) -> None:
+        for number in range(3):
+            told(await owner.put(f"/secrets/many/{number}", json={"value": "v"}))
+        refused(await owner.get("/nowhere/at/all"), 404, "not_found")
+        await owner.log(least=4)
+        names = {span.name for span in collector.spans}
+        assert len(names) < 100
+        assert not [name for name in names if "many" in name or "nowhere" in name or "ws_" in name]
+        assert {name for span in collector.spans for name in span.attributes} <= ATTRIBUTES
+
+
+def _causes(spans: list[Collected], event_id: str) -> list[Collected]:
+    """From the first cause to the appending of an event, parent by parent."""
+    by_id = {span.span_id: span for span in spans}
+    way = [span for span in spans if span.name == "audit.append" and span.attributes["causeloop.event_id"] == event_id]
+    while way and way[0].parent in by_id:
+        way.insert(0, by_id[way[0].parent])
+    return way
 
 
 class TestARequest:

@@ -1,9 +1,9 @@
 """Secrets are planted, everything is done with them, and then they are looked for wherever something stays.
 
 Looked for in clear, in hex and in base64 of either alphabet at each of its three alignments, in: the logs of all
-processes, refusals and lists, everything said on the bus, metrics, the streams' files, the database's files (with the
-write-ahead log) and the audit entries. In every one of these places something harmless is looked for as well, and must
-be found: a search that finds nothing would find no leak either.
+processes, refusals and lists, everything said on the bus, metrics, the traces as the collector got them, the streams'
+files, the database's files (with the write-ahead log) and the audit entries. In every one of these places something
+harmless is looked for as well, and must be found: a search that finds nothing would find no leak either.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import httpx
 import orjson
 import pytest
+from tests.collector import Collector
 from tests.security.wire import head, say
 from tests.stack import Person, Stack, handle_tenant, through, told, until
 
@@ -269,7 +270,7 @@ def files(folder: Path) -> bytes:
 
 
 @pytest.fixture(scope="module")
-async def remains(stack: Stack) -> Remains:
+async def remains(stack: Stack, collector: Collector) -> Remains:
     """All that is left after a life with secrets."""
     life = Life(stack)
     async with stack.on_bus(None, pending_size=64 * 2**20) as observer:
@@ -288,6 +289,14 @@ async def remains(stack: Stack) -> Remains:
 
         await until("the last event was said", all_said)
 
+    async def all_traced() -> bool:
+        mine = [span for span in collector.spans if span.attributes.get("causeloop.tenant") in (person.id, workspace)]
+        last = {("POST /v1/auth/logout", None), ("audit.append", "auth.session_ended")}
+        return last <= {(span.name, span.attributes.get("causeloop.action")) for span in mine}
+
+    workspace = person.workspace
+    await until("the last trace was exported", all_traced)
+
     planted = dict(life.planted)
     planted |= dict(installed(stack))
     for tenant in (person.workspace, person.id):
@@ -298,24 +307,25 @@ async def remains(stack: Stack) -> Remains:
         entries = await sql.fetch("SELECT e::text AS entry FROM audit.entries e")
     logs = {name: stack.raw_log(name) for name in (*stack.processes,)}
     logs["postgres"], logs["nats"] = stack.postgres.log.read_bytes(), stack.nats.log.read_bytes()
-    workspace = person.workspace.encode()
     found_in = {
         "the logs": b"\n".join(logs.values()),
         "refusals and lists": b"\n".join(life.refusals),
         "the bus": b"\n".join(heard),
         "metrics": metrics,
+        "the traces": b"\n".join(collector.raw),
         "the streams' files": files(stack.nats.home / "jetstream"),
         "the database's files": files(stack.postgres.home / "cluster"),
         "the audit entries": b"\n".join(entry["entry"].encode() for entry in entries),
     }
     harmless = {
-        "the logs": workspace,
+        "the logs": workspace.encode(),
         "refusals and lists": b"leak/value",
         "the bus": b"leak/value",
         "metrics": b"cmd.vault.put_secret",
-        "the streams' files": workspace,
+        "the traces": workspace.encode(),
+        "the streams' files": workspace.encode(),
         "the database's files": b"leak/value",
-        "the audit entries": workspace,
+        "the audit entries": workspace.encode(),
     }
     # What an answer shows once is not looked for in it; the answers kept here show nothing.
     return Remains({place: Search(planted, harmless[place]) for place in found_in}, found_in)
@@ -325,8 +335,8 @@ class TestNoSecretIsFound:
     @pytest.mark.parametrize(
         "place",
         [
-            "the logs", "refusals and lists", "the bus", "metrics", "the streams' files", "the database's files",
-            "the audit entries",
+            "the logs", "refusals and lists", "the bus", "metrics", "the traces", "the streams' files",
+            "the database's files", "the audit entries",
         ],
     )  # fmt: skip
     async def test_in(self, remains: Remains, place: str, tell: Callable[[str], None]) -> None:

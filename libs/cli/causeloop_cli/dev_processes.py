@@ -32,7 +32,10 @@ PASSED_ON = (
     "CORS_ORIGINS",
     "DATABASE_WORKERS",
     "OPENAI_API_KEY",
+    "OTEL_EXPORTER_OTLP_CERTIFICATE",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_TRACES_SAMPLER_ARG",
     "TRUSTED_PROXIES",
 )
 """What a developer may set: passed on to the services that declare it, and to nobody else."""

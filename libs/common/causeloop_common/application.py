@@ -1,7 +1,7 @@
 """One service as a running thing: what it is made of, started in order, watched, and drained.
 
-    start   database ─► isolation proof ─► bus ─► background tasks ─► commands
-    stop    commands drained ─► background tasks ended ─► bus ─► database
+    start   traces ─► database ─► isolation proof ─► bus ─► background tasks ─► commands
+    stop    commands drained ─► background tasks ended ─► bus ─► database ─► last spans delivered
 
 A service that cannot prove its isolation does not start. `run` serves any number of services in one process with
 one operations port: `/health` (the process is alive), `/ready` (every check by name; 503 says which fails), `/metrics`.
@@ -15,18 +15,20 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import orjson
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from causeloop_common import telemetry
 from causeloop_common.database import Database
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.messaging import Bus, CommandRouter, EventRouter
 from causeloop_common.relay import Relay
 from causeloop_common.rls import IsolationError, Tables
-from causeloop_common.settings import Settings
+from causeloop_common.settings import Settings, read_headers
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +48,9 @@ class Application:
         self.settings = settings
         self.name = settings.service
         self.keys = settings.keyring()
-        self.bus = Bus(settings, self.keys)
+        self.tracer = _tracer(settings)
+        """Where spans go; None without a collector."""
+        self.bus = Bus(settings, self.keys, self.tracer)
         self._databases: list[Database] = []
         self._commands: CommandRouter | None = None
         self._background: list[tuple[str, Callable[[], Awaitable[None]]]] = []
@@ -61,7 +65,11 @@ class Application:
     def database(self, tables: Tables) -> Database:
         """The service's schema, proven at start and while ready."""
         database = Database(
-            self.settings.dsn(f"causeloop_{self.name}"), self.name, tables, workers=self.settings.database_workers
+            self.settings.dsn(f"causeloop_{self.name}"),
+            self.name,
+            tables,
+            workers=self.settings.database_workers,
+            tracer=self.tracer,
         )
         self._databases.append(database)
         self._checks["database"] = database.ping
@@ -113,6 +121,9 @@ class Application:
 
     async def start(self) -> None:
         """Start in order; IsolationError when the database does not isolate."""
+        telemetry.BUILD.labels(self.name, version("causeloop-common")).set(1)
+        if self.tracer is not None:
+            self.tracer.start()
         for database in self._databases:
             await self._patiently(database.start)
         await self._prove()
@@ -145,6 +156,8 @@ class Application:
         await self.bus.close()
         for database in self._databases:
             await database.stop()
+        if self.tracer is not None:
+            await self.tracer.stop()
 
     async def failed(self) -> str:
         """Wait until a background task ends by itself, and name it."""
@@ -208,6 +221,18 @@ class Application:
 
     async def _check_bus(self) -> None:
         _ = self.bus.client
+
+
+def _tracer(settings: Settings) -> telemetry.Tracer | None:
+    if settings.otlp_endpoint is None:
+        return None
+    return telemetry.Tracer(
+        settings.service,
+        settings.otlp_endpoint,
+        ratio=settings.trace_ratio,
+        headers=read_headers(settings.otlp_headers.get_secret_value()) if settings.otlp_headers else {},
+        ca_file=settings.otlp_ca_file,
+    )
 
 
 async def _told(check: Check, seconds: float = 3) -> str:

@@ -15,6 +15,7 @@ lost the outcome is unknown and `Timeout` says so; a change without an event is 
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -26,7 +27,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from causeloop_common import idempotency, ids, inbox, outbox, rls
+from causeloop_common import idempotency, ids, inbox, outbox, rls, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.base import Command, Event, Message
 from causeloop_common.errors import (
@@ -40,6 +41,7 @@ from causeloop_common.errors import (
 )
 from causeloop_common.idempotency import Replayed
 from causeloop_common.statements import Statement
+from causeloop_common.telemetry import Kind, Tracer
 
 _log = logging.getLogger(__name__)
 
@@ -132,6 +134,13 @@ class Connections:
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
                 connection.terminate()
 
+    def watch(self, service: str) -> None:
+        """Show how many are in use and idle, and how many wait for one, whenever somebody looks at the metrics."""
+        told = telemetry.CONNECTIONS
+        told.labels(service, "in_use").set_function(lambda: self._out)
+        told.labels(service, "idle").set_function(lambda: len(self._idle))
+        told.labels(service, "waiting").set_function(lambda: len(self._waiting))
+
     def _lend(self) -> None:
         self._out += 1
         self._all_back.clear()
@@ -158,11 +167,16 @@ class _Statements(NamedTuple):
 class Database:
     """One role's connections to its schema."""
 
-    def __init__(self, dsn: str, schema: str, tables: rls.Tables, *, workers: int = 8) -> None:
+    def __init__(
+        self, dsn: str, schema: str, tables: rls.Tables, *, workers: int = 8, tracer: Tracer | None = None
+    ) -> None:
         self._dsn = dsn
         self._tables = tables
         self.schema = schema
         self.workers = workers
+        self.tracer = tracer
+        self.seconds = telemetry.TRANSACTION_SECONDS.labels(schema)
+        self._kind: type[Transaction] = Transaction if tracer is None else TracedTransaction
         self._connections: Connections | None = None
         self._statements = _Statements(
             outbox.insert(schema).sql,
@@ -194,6 +208,7 @@ class Database:
             )
             connections.release(await connections.acquire())
             self._connections = connections
+            connections.watch(self.schema)
         except (OSError, asyncpg.PostgresError, TimeoutError) as error:
             raise Unavailable(f"PostgreSQL does not let {self.schema} in: {type(error).__name__}.") from error
 
@@ -205,12 +220,12 @@ class Database:
 
     def transaction(self, ctx: AuthContext) -> "Transaction":
         """A transaction that sees and writes the context's tenant and nothing else."""
-        return Transaction(self, ctx, f"BEGIN; SET LOCAL {rls.TENANT_SETTING} = '{ctx.tenant_uuid}'")
+        return self._kind(self, ctx, f"BEGIN; SET LOCAL {rls.TENANT_SETTING} = '{ctx.tenant_uuid}'")
 
     def person_transaction(self, ctx: AuthContext) -> "Transaction":
         """A transaction that sees what the policies show to the person across tenants; it can write nothing."""
         person = ids.decode(ctx.principal, "usr")
-        return Transaction(self, ctx, f"BEGIN READ ONLY; SET LOCAL {rls.PERSON_SETTING} = '{person}'")
+        return self._kind(self, ctx, f"BEGIN READ ONLY; SET LOCAL {rls.PERSON_SETTING} = '{person}'")
 
     async def prove(self) -> list[str]:
         """The start-up proof of tenant isolation: what is not as declared, as sentences."""
@@ -250,6 +265,7 @@ class Transaction:
 
     __slots__ = (
         "_answer",
+        "_began",
         "_begin",
         "_command",
         "_connection",
@@ -270,6 +286,7 @@ class Transaction:
         self._answer: Message | None = None
 
     async def __aenter__(self) -> "Transaction":
+        self._began = time.perf_counter()
         self._connections = self._database._connected()
         try:
             self._connection = await self._connections.acquire()
@@ -299,6 +316,7 @@ class Transaction:
         finally:
             self._watchdog.cancel()
             self._connections.release(self._connection)
+            self._database.seconds.observe(time.perf_counter() - self._began)
         if error is not None:
             if (told := _converted(error)) is not error:
                 raise told from error
@@ -409,6 +427,45 @@ class Transaction:
             self._connection.terminate()  # the server rolls back what it lost; nobody else may get it still open
             if not isinstance(error, (*_PASSING, asyncpg.PostgresError)):
                 raise
+
+
+class TracedTransaction(Transaction):
+    """A transaction that is a span, and the cause of the events it wrote. It says no statement and no value."""
+
+    __slots__ = ("_span",)
+
+    async def __aenter__(self) -> "Transaction":
+        database = self._database
+        assert database.tracer is not None  # noqa: S101  only then transactions are of this kind
+        self._span = database.tracer.begin(f"{database.schema} transaction", Kind.CLIENT, self.ctx.traceparent)
+        self._span.set("db.system.name", "postgresql")
+        self._span.set("db.namespace", database.schema)
+        self._span.set("causeloop.tenant", self.ctx.tenant)
+        try:
+            return await super().__aenter__()
+        except BaseException as error:
+            self._span.fail(error)
+            self._span.end()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await super().__aexit__(kind, error, trace)
+        except BaseException as told:
+            error = told
+            raise
+        finally:
+            if isinstance(error, Replayed):
+                self._span.set("causeloop.replayed", True)
+            elif error is not None:
+                self._span.fail(error)
+            self._span.end()
+
+    def publish(self, event: Event) -> None:
+        """Announce, with this transaction as the cause."""
+        self._events.append(outbox.row(self.ctx, event, self._span.traceparent))
 
 
 def _converted(error: BaseException) -> BaseException:

@@ -145,8 +145,11 @@ def insert(schema: str) -> Statement:
     return Statement.raw(f"INSERT INTO {schema}.outbox ({names}) VALUES ({marks})", *_FILLED)  # noqa: S608
 
 
-def row(ctx: AuthContext, event: Event) -> tuple[Any, ...]:
-    """The values of one event, in the order of `insert`; PayloadTooLarge over 64 KiB."""
+def row(ctx: AuthContext, event: Event, traceparent: str | None = None) -> tuple[Any, ...]:
+    """The values of one event, in the order of `insert`; PayloadTooLarge over 64 KiB.
+
+    Its cause is the context's span, or `traceparent` where the transaction is a span of its own.
+    """
     data = event.to_wire()
     if len(data) > EVENT_BYTES:
         raise PayloadTooLarge(f"The event '{event.type}' would be {len(data)} bytes; the limit is {EVENT_BYTES}.")
@@ -157,7 +160,7 @@ def row(ctx: AuthContext, event: Event) -> tuple[Any, ...]:
         ctx.principal,
         ctx.credential,
         ctx.request_id,
-        ctx.traceparent,
+        traceparent or ctx.traceparent,
         datetime.now(UTC),
         data.decode(),
     )

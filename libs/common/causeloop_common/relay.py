@@ -15,8 +15,8 @@ however long the outage was. The stream drops what it has by the event's id, so 
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,6 +33,7 @@ from causeloop_common.database import KEEPALIVE, SILENCE_SECONDS
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.messaging import Bus, event_headers
 from causeloop_common.outbox import BUCKETS
+from causeloop_common.telemetry import Kind
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ class Relay:
         self._bus = bus
         self._wake = wake
         self._connection: asyncpg.Connection | None = None
+        self._oldest: datetime | None = None
+        telemetry.OUTBOX_LAG.labels(schema).set_function(self._lag)
         self.failure: str | None = None
         """Why nothing moves now, for readiness; None while it does."""
 
@@ -120,7 +123,7 @@ class Relay:
         )
         self._connection = connection
         while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", self._lock()):
-            self.failure = None  # another one is at work
+            self.failure = self._oldest = None  # another one is at work
             await self._stand_by()
         server = await self._catch_up_with_stream(connection)
         calls = await self._bus.hear(topology.wake(self._schema), self._on_call)
@@ -179,9 +182,12 @@ class Relay:
 
     async def _move(self, connection: asyncpg.Connection, stream: "_Acknowledged") -> int:
         rows = await connection.fetch(_PENDING.format(schema=self._schema, batch=BATCH))
+        self._oldest = rows[0]["occurred_at"] if rows else None
         if not rows:
             return 0
-        sequences = await stream.publish([_announced(row) for row in rows])
+        events = [_announced(row) for row in rows]
+        with self._traced(events) as leaving:
+            sequences = await stream.publish(leaving)
         await connection.execute(
             _MARK.format(schema=self._schema),
             [row["bucket"] for row in rows],
@@ -189,8 +195,32 @@ class Relay:
             sequences,
             max(sequences),
         )
+        if len(rows) < BATCH:
+            self._oldest = None
         telemetry.RELAYED.labels(self._schema).inc(len(rows))
+        telemetry.RELAY_BATCH.labels(self._schema).observe(len(rows))
         return len(rows)
+
+    @contextmanager
+    def _traced(self, events: list[Announced]) -> Iterator[list[Announced]]:
+        """The events as they leave: each with its publishing as the cause of what follows, if there is a tracer."""
+        if (tracer := self._bus.tracer) is None:
+            yield events
+            return
+        with ExitStack() as all_of_them:
+            leaving = []
+            for event in events:
+                span = all_of_them.enter_context(tracer.begin(f"evt.{event.type}", Kind.PRODUCER, event.traceparent))
+                span.set("messaging.system", "nats")
+                span.set("causeloop.tenant", event.tenant)
+                span.set("causeloop.event_id", event.id)
+                leaving.append(event._replace(traceparent=span.traceparent))
+            yield leaving
+
+    def _lag(self) -> float:
+        """Seconds since the oldest event was written that was not on the bus at the last look; 0 for none."""
+        oldest = self._oldest
+        return 0.0 if oldest is None else max((datetime.now(UTC) - oldest).total_seconds(), 0.0)
 
     async def _empty_old_bucket(self, connection: asyncpg.Connection) -> None:
         """Empty tomorrow's partition, if all of it was published and none of it is of this turn.

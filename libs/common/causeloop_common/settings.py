@@ -7,17 +7,19 @@ Each field names its variable and says what it is; the configuration reference i
 import base64
 import binascii
 import ipaddress
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self
-from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from causeloop_common.contracts import topology
 from causeloop_common.keys import KeyRing, derive
 
 DEVELOPMENT_SECRET = "causeloop-development-secret-never-use-it-in-production"  # noqa: S105  refused there
 _SHORTEST_SECRET = 32
+_HEADER = re.compile(r"[A-Za-z0-9-]+: [\x20-\x7e]+")
 
 
 class SettingsError(Exception):
@@ -72,6 +74,47 @@ class Settings(BaseModel):
         default="INFO", alias="LOG_LEVEL", description="what is logged"
     )
 
+    otlp_endpoint: str | None = Field(
+        default=None,
+        alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="a trace collector's address (OTLP over HTTP, /v1/traces is added); unset: no traces",
+    )
+    otlp_headers: SecretStr | None = Field(
+        default=None,
+        alias="OTEL_EXPORTER_OTLP_HEADERS",
+        description="headers the collector wants, such as a key: name=value, comma-separated, values URL-encoded",
+    )
+    otlp_ca_file: str | None = Field(
+        default=None,
+        alias="OTEL_EXPORTER_OTLP_CERTIFICATE",
+        description="certificate authority of the collector, if not a public one",
+    )
+    trace_ratio: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        alias="OTEL_TRACES_SAMPLER_ARG",
+        description="part of the traces beginning here that is kept; a trace that comes in says it itself",
+    )
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_http(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None:
+            parts = urlsplit(endpoint)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+                raise ValueError("is no http:// or https:// address")
+            if parts.username is not None or parts.password is not None:
+                raise ValueError("has a password in it: use OTEL_EXPORTER_OTLP_HEADERS")
+        return endpoint
+
+    @field_validator("otlp_headers")
+    @classmethod
+    def _are_headers(cls, headers: SecretStr | None) -> SecretStr | None:
+        if headers is not None:
+            read_headers(headers.get_secret_value())
+        return headers
+
     @classmethod
     def load(cls, service: str, environ: Mapping[str, str]) -> Self:
         """The settings of `service`; SettingsError names every variable that is wrong. Empty means unset."""
@@ -109,6 +152,10 @@ class Settings(BaseModel):
             problems.append(f"Set {own_name('NATS_NKEY_SEED_{SERVICE}', self.service)} to the service's nkey seed.")
         if urlsplit(self.nats_url).scheme != "tls" and not _is_loopback(urlsplit(self.nats_url).hostname):
             problems.append("NATS_URL leaves this host without TLS: use a tls:// address.")
+        if self.otlp_endpoint is not None:
+            collector = urlsplit(self.otlp_endpoint)
+            if collector.scheme != "https" and not _is_loopback(collector.hostname):
+                problems.append("OTEL_EXPORTER_OTLP_ENDPOINT leaves this host without TLS: use an https:// address.")
         for name, field in type(self).model_fields.items():
             url = getattr(self, name)
             is_database = field.alias is not None and field.alias.startswith("DATABASE_URL")
@@ -168,6 +215,17 @@ def read_key(text: str) -> bytes:
     if len(key) != 32:
         raise ValueError(f"has {len(key)} bytes where 32 are needed (`openssl rand -base64 32`)")
     return key
+
+
+def read_headers(text: str) -> dict[str, str]:
+    """Headers as OpenTelemetry writes them; ValueError says what is wrong without showing it."""
+    headers = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        name, separator, value = (part.strip() for part in pair.partition("="))
+        headers[name.lower()] = unquote(value)
+        if not separator or not _HEADER.fullmatch(f"{name}: {unquote(value)}"):
+            raise ValueError("is not a list of name=value, comma-separated")
+    return headers
 
 
 def _is_loopback(host: str | None) -> bool:

@@ -303,6 +303,7 @@ class TestRouter:
     async def test_an_outage_of_a_day_does_not_break_the_delay(self) -> None:
         naks: list[float] = []
         router = EventRouter(LISTENER)
+        router._bus = SimpleNamespace(tracer=None)  # type: ignore[assignment]
 
         async def wait(ctx: AuthContext, event: MemberAdded, event_id: UUID) -> None:
             raise Unavailable("Later.")

@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 
 from causeloop_common import ids, relay as rooms
 from causeloop_common.context import AuthContext
@@ -106,6 +107,11 @@ async def two_are_there(superuser: asyncpg.Connection) -> Any:
         "SELECT count(*) = 2 FROM pg_stat_activity "
         "WHERE datname = current_database() AND application_name = 'causeloop-tenancy-relay'"
     )
+
+
+def lag() -> float:
+    """The age of the oldest event that waits, as the metric has it."""
+    return REGISTRY.get_sample_value("causeloop_outbox_lag_seconds", {"service": "tenancy"}) or 0.0
 
 
 class TestOrder:
@@ -285,6 +291,9 @@ class TestLoss:
             return relay.failure is not None
 
         await until(waits)
+        before = lag()
+        await asyncio.sleep(0.05)
+        assert lag() > before > 0  # though nobody looks meanwhile
         await house.declare()
         await arrived(house, workspace, "one", "two")  # the new stream has what the old one had, too
 
@@ -292,6 +301,7 @@ class TestLoss:
             return relay.failure is None
 
         await until(moves)
+        assert lag() == 0
 
     async def test_what_an_emptied_stream_lost_is_published_again_at_the_next_start(
         self, house: Any, run: Run, database: Database, workspace: AuthContext

@@ -7,7 +7,15 @@ import pytest
 
 from causeloop_common.contracts import topology
 from causeloop_common.keys import KeyRing, derive
-from causeloop_common.settings import DEVELOPMENT_SECRET, Settings, SettingsError, read_key, role_password, with_role
+from causeloop_common.settings import (
+    DEVELOPMENT_SECRET,
+    Settings,
+    SettingsError,
+    read_headers,
+    read_key,
+    role_password,
+    with_role,
+)
 
 SECRET = "a-secret-of-the-installation-long-enough"
 SAFE = {
@@ -44,6 +52,18 @@ class TestLoad:
             ("DATABASE_WORKERS", "many", "DATABASE_WORKERS: .*valid integer"),
             ("CAUSELOOP_OPS_PORT", "65536", "CAUSELOOP_OPS_PORT: .*less than or equal to 65535"),
             ("LOG_LEVEL", "LOUD", "LOG_LEVEL: .*'DEBUG'"),
+            (
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                "collector:4317",
+                "OTEL_EXPORTER_OTLP_ENDPOINT: .*is no http:// or https://",
+            ),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "grpc://collector", "is no http:// or https:// address"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https:///v1", "is no http:// or https:// address"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://u:p@collector", "has a password in it: use OTEL_EXPORTER_OTLP_H"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "no pair", "OTEL_EXPORTER_OTLP_HEADERS: .*is not a list of name=value"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "x=a%0d%0ay: b", "is not a list of name=value"),
+            ("OTEL_TRACES_SAMPLER_ARG", "1.1", "OTEL_TRACES_SAMPLER_ARG: .*less than or equal to 1"),
+            ("OTEL_TRACES_SAMPLER_ARG", "nan", "OTEL_TRACES_SAMPLER_ARG: "),
         ],
     )
     def test_a_value_that_cannot_be_is_refused_by_its_variable(self, variable: str, value: str, says: str) -> None:
@@ -71,6 +91,10 @@ class TestProduction:
             ({"NATS_NKEY_SEED_AUTH": ""}, "Set NATS_NKEY_SEED_AUTH to the service's nkey seed"),
             ({"NATS_URL": "nats://nats.example.com"}, "NATS_URL leaves this host without TLS: use a tls:// address"),
             ({"NATS_URL": "nats://10.0.0.7:4222"}, "NATS_URL leaves this host without TLS"),
+            (
+                {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.example.com:4318"},
+                "OTEL_EXPORTER_OTLP_ENDPOINT leaves this host without TLS: use an https:// address",
+            ),
             (
                 {"DATABASE_URL": "postgresql://u:password@db/x"},
                 "DATABASE_URL leaves this host without TLS: add sslmode",
@@ -100,6 +124,8 @@ class TestProduction:
         [
             {"NATS_URL": "nats://127.0.0.1:4222"},
             {"NATS_URL": "nats://[::1]:4222"},
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1]:4318"},
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://collector.example.com"},
             {"NATS_URL": "nats://localhost:4222"},
             {"DATABASE_URL": "postgresql://u@localhost/x"},
             {"DATABASE_URL": "postgresql://u@/x?host=/run/postgresql"},
@@ -132,11 +158,25 @@ class TestSecrets:
 
         assert hidden == {
             "jwt_secret", "service_keys", "database_url", "own_database_url", "own_relay_url", "nats_nkey_seed",
+            "otlp_headers",
         }  # fmt: skip
 
     def test_every_variable_says_what_it_is(self) -> None:
         for name, field in Settings.model_fields.items():
             assert name == "service" or (field.alias and field.description), name
+
+
+class TestReadHeaders:
+    @pytest.mark.parametrize(
+        ("text", "headers"),
+        [
+            ("", {}),
+            ("Authorization=Basic%20eDp5", {"authorization": "Basic eDp5"}),
+            ("x-key=a=b , x-other=c,", {"x-key": "a=b", "x-other": "c"}),
+        ],
+    )
+    def test_reads_what_opentelemetry_writes(self, text: str, headers: dict[str, str]) -> None:
+        assert read_headers(text) == headers
 
 
 class TestKeyring:

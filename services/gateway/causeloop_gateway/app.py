@@ -39,7 +39,7 @@ def create(environ: Mapping[str, str]) -> Application:
     application.background("denials", denials.run)
     application.after_serving(denials.flush)
     streams = Streams(application.bus, security)
-    edge = Edge(api(gateway, streams), Operations([application]), settings.origins())
+    edge = Edge(api(gateway, streams), Operations([application]), settings.origins(), application.tracer)
     application.http(
         lambda: Listener.on(
             edge,

@@ -6,6 +6,7 @@ memory for at most a minute, and longer while the bus is away. Nothing personal 
 
 import asyncio
 import logging
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -79,6 +80,8 @@ class Denials:
             )
         else:
             event = SigninFailed(operation=denial.operation, code=denial.code, count=count, since=since)
+        tracer = self._bus.tracer
+        span = None if tracer is None else tracer.begin(f"evt.{event.type}", telemetry.Kind.PRODUCER)
         told = Announced(
             id=ids.new("evt"),
             tenant=denial.tenant,
@@ -88,8 +91,9 @@ class Denials:
             credential=denial.credential,
             target=event.target_id,
             request_id="",
-            traceparent=telemetry.new_traceparent(),
+            traceparent=telemetry.new_traceparent() if span is None else span.traceparent,
             data=event.to_wire(),
         )
         subject = f"evt.{told.tenant}.{told.type}"
-        await self._bus.jetstream().publish(subject, told.data, headers=event_headers(told))
+        with span or nullcontext():
+            await self._bus.jetstream().publish(subject, told.data, headers=event_headers(told))

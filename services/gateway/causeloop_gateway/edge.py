@@ -33,6 +33,7 @@ _API_ONLY = (b"content-security-policy", b"default-src 'none'; frame-ancestors '
 _EXPLORER = "/docs"
 _DESCRIPTION = (_EXPLORER, "/openapi.json", "/static-offline-docs/")
 _OPERATIONS = frozenset({"/health", "/ready"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _ALLOWED_HEADERS = b"authorization, content-type, idempotency-key, last-event-id, x-request-id, traceparent"
 _SHOWN_HEADERS = b"x-request-id, idempotency-replayed, retry-after"
 
@@ -40,10 +41,13 @@ _SHOWN_HEADERS = b"x-request-id, idempotency-replayed, retry-after"
 class Edge:
     """The gateway's ASGI app."""
 
-    def __init__(self, api: FastAPI, operations: Operations, origins: frozenset[str]) -> None:
+    def __init__(
+        self, api: FastAPI, operations: Operations, origins: frozenset[str], tracer: telemetry.Tracer | None = None
+    ) -> None:
         self._api = api
         self._operations = operations
         self._origins = origins
+        self._tracer = tracer
         self._routes: dict[str, list[Route]] = {}
         for route in api.routes:
             if isinstance(route, Route):
@@ -58,7 +62,7 @@ class Edge:
         if scope["type"] != "http":
             return
         started = time.perf_counter()
-        request = Inbound(scope, receive)
+        request = Inbound(scope, receive, self._tracer)
         scope["inbound"], scope["app"] = request, self._api
         telemetry.bind(telemetry.Act("gateway", request.request_id, "", request.traceparent))
         common = self._common_headers(request)
@@ -103,6 +107,8 @@ class Edge:
             await self._api.router(scope, receive, send)
 
     async def _refuse(self, send: Any, error: AppError, request: Inbound, sent: int) -> None:
+        if request.span is not None:
+            request.span.fail(error)
         if sent:
             return  # the answer has begun; the connection's end tells the client
         status, headers, body = problem(error, request.request_id)
@@ -141,6 +147,21 @@ class Edge:
         if request.path not in _OPERATIONS:
             act = telemetry.Act("gateway", request.request_id, _tenant(scope), request.traceparent)
             self._log.write(act, request.method, route, status, round(seconds * 1000, 2))
+            if request.span is not None:
+                _end(request.span, request, _tenant(scope), getattr(scope.get("route"), "path_format", route), status)
+
+
+def _end(span: telemetry.Span, request: Inbound, tenant: str, route: str, status: int) -> None:
+    """A request's span by its route's template; methods are few, whatever a client sends."""
+    method = request.method if request.method in _METHODS else "_OTHER"
+    span.name = f"{method} {route}"
+    span.set("http.request.method", method)
+    span.set("http.route", route)
+    span.set("http.response.status_code", status)
+    span.set("causeloop.request_id", request.request_id)
+    if tenant:
+        span.set("causeloop.tenant", tenant)
+    span.end()
 
 
 def _tenant(scope: Any) -> str:

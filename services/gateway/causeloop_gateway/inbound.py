@@ -22,9 +22,9 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 class Inbound:
     """A request: its headers by lower-case name, its ids, and its body once asked for."""
 
-    __slots__ = ("_receive", "headers", "method", "path", "query", "request_id", "scope", "traceparent")
+    __slots__ = ("_receive", "headers", "method", "path", "query", "request_id", "scope", "span", "traceparent")
 
-    def __init__(self, scope: Any, receive: Any) -> None:
+    def __init__(self, scope: Any, receive: Any, tracer: telemetry.Tracer | None = None) -> None:
         self.scope = scope
         self._receive = receive
         self.method: str = scope["method"]
@@ -34,7 +34,9 @@ class Inbound:
         self.headers: dict[str, str] = headers
         given = headers.get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else ids.new("req")
-        self.traceparent = telemetry.child_traceparent(headers.get("traceparent", ""))
+        given = headers.get("traceparent", "")
+        self.span = None if tracer is None else tracer.begin("HTTP", telemetry.Kind.SERVER, given)
+        self.traceparent = telemetry.child_traceparent(given) if self.span is None else self.span.traceparent
 
     def idempotency_key(self) -> str | None:
         """The client's Idempotency-Key; Malformed when it cannot be one."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 from typing import Generic, NamedTuple, TypeVar
 
-from causeloop_common import ids
+from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.auth import Authenticate, Identity
 from causeloop_common.contracts.base import Announced
@@ -31,8 +31,11 @@ V = TypeVar("V")
 class Remembered(Generic[K, V]):
     """Answers by key, each with tags by which events evict it. Full, it forgets the oldest."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, name: str = "memory") -> None:
         self._clock = clock
+        self._hits = telemetry.MEMORY_LOOKUPS.labels(name, "hit")
+        self._misses = telemetry.MEMORY_LOOKUPS.labels(name, "miss")
+        self._evictions = telemetry.MEMORY_EVICTIONS.labels(name)
         self._answers: dict[K, tuple[V, float, tuple[str, ...]]] = {}
         self._by_tag: dict[str, set[K]] = {}
         self._moment = 0
@@ -43,10 +46,13 @@ class Remembered(Generic[K, V]):
         """What is remembered and not too old."""
         found = self._answers.get(key)
         if found is None:
+            self._misses.inc()
             return None
         if self._clock() >= found[1]:
             self._drop(key)
+            self._misses.inc()
             return None
+        self._hits.inc()
         return found[0]
 
     def begin(self) -> "_Begun":
@@ -73,11 +79,13 @@ class Remembered(Generic[K, V]):
         self._evicted[tag] = self._moment
         for key in self._by_tag.pop(tag, set()).copy():
             self._drop(key)
+            self._evictions.inc()
 
     def clear(self) -> None:
         """Forget everything, and what is on its way."""
         self._moment += 1
         self._cleared = self._moment
+        self._evictions.inc(len(self._answers))
         self._answers.clear()
         self._by_tag.clear()
         self._evicted.clear()
@@ -111,8 +119,8 @@ class Security:
     def __init__(self, bus: Bus, *, remembered_seconds: float = 30.0) -> None:
         self._bus = bus
         self._remembered_seconds = remembered_seconds
-        self._identities: Remembered[bytes, Identity] = Remembered()
-        self._standings: Remembered[tuple[str, str], frozenset[str] | None] = Remembered()
+        self._identities: Remembered[bytes, Identity] = Remembered(name="identities")
+        self._standings: Remembered[tuple[str, str], frozenset[str] | None] = Remembered(name="standings")
         self.on_evict: list[Callable[[str], None]] = []
         """Called with a credential or tenant of which something was forgotten: whoever relies on it asks again."""
         bus.on_disconnect.append(self.forget)

@@ -44,6 +44,7 @@ from causeloop_common.messaging.wire import (
     error_from,
 )
 from causeloop_common.settings import Settings
+from causeloop_common.telemetry import Kind, Tracer
 
 _log = logging.getLogger(__name__)
 
@@ -66,8 +67,9 @@ class Answer(NamedTuple):
 class Bus:
     """One service's connection to NATS, its tokens and its sealers."""
 
-    def __init__(self, settings: Settings, keys: KeyRing) -> None:
+    def __init__(self, settings: Settings, keys: KeyRing, tracer: Tracer | None = None) -> None:
         self.service = settings.service
+        self.tracer = tracer
         self.tokens = ServiceTokens(keys)
         self._sealers: dict[tuple[str, str], Sealer] = {
             pair: Sealer(keys.pair(*pair)) for pair in topology.pairs() if self.service in pair
@@ -149,12 +151,21 @@ class Bus:
 
     async def request(self, ctx: AuthContext, command: Command[Any]) -> Answer:
         """Ask and wait for the reply's bytes."""
+        if self.tracer is None:
+            return await self._request(ctx, command, telemetry.child_traceparent(ctx.traceparent))
+        with self.tracer.begin(command.subject, Kind.CLIENT, ctx.traceparent) as span:
+            span.set("messaging.system", "nats")
+            span.set("causeloop.tenant", ctx.tenant)
+            span.set("causeloop.request_id", ctx.request_id)
+            return await self._request(ctx, command, span.traceparent)
+
+    async def _request(self, ctx: AuthContext, command: Command[Any], traceparent: str) -> Answer:
         _ = self.client
         headers = {
             TOKEN: self.tokens.mint(ctx, command.service),
             DEADLINE: str(int((time.time() + command.timeout) * 1000)),
             REQUEST_ID: ctx.request_id,
-            TRACEPARENT: telemetry.child_traceparent(ctx.traceparent),
+            TRACEPARENT: traceparent,
         }
         if ctx.idempotency is not None and not command.pure:
             headers[IDEMPOTENCY_KEY], headers[FINGERPRINT] = ctx.idempotency

@@ -41,6 +41,7 @@ from causeloop_common.messaging.wire import (
     deadline,
     invalid_input,
 )
+from causeloop_common.telemetry import Kind, Span
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +91,9 @@ class CommandRouter:
         self._bus = bus
         self._slots = asyncio.Semaphore(workers)
         self._most = workers * 9
+        held = telemetry.COMMANDS_HELD
+        held.labels(bus.service, "at_work").set_function(lambda: min(len(self._running), workers))
+        held.labels(bus.service, "waiting").set_function(lambda: max(len(self._running) - workers, 0))
         for kind, handler in self._handlers.items():
             route = _Route(
                 kind,
@@ -127,13 +131,17 @@ class CommandRouter:
     async def _answer(self, route: "_Route", message: Msg) -> None:
         started = time.perf_counter()
         kind = route.kind
+        headers = message.headers or {}
+        tracer = self._bus.tracer
+        span = None if tracer is None else tracer.begin(kind.subject, Kind.SERVER, headers.get(TRACEPARENT, ""))
         try:
             async with self._slots:
-                headers = message.headers or {}
                 if time.time() * 1000 > deadline(headers):
                     telemetry.COMMANDS.labels(kind.subject, "late").inc()
+                    if span is not None:
+                        span.code = "late"
                     return  # the caller was told long ago; answering now could only confuse
-                reply = await self._run(kind, route.handler, headers, message.data)
+                reply = await self._run(kind, route.handler, headers, message.data, span)
             if len(reply.body) > topology.MAX_PAYLOAD_BYTES - HEADROOM_BYTES:
                 raise PayloadTooLarge("The answer is larger than fits on the bus. Ask for less at once.")
             await self._bus.client.publish(
@@ -141,14 +149,19 @@ class CommandRouter:
             )
             route.answered.inc()
         except AppError as error:
-            await self._refuse(kind, message, error)
+            await self._refuse(kind, message, error, span)
         except Exception:  # noqa: BLE001  every failure is answered
             _log.exception("%s failed", kind.subject)
-            await self._refuse(kind, message, Internal("Something failed on our side. Report it with the trace id."))
+            failure = Internal("Something failed on our side. Report it with the trace id.")
+            await self._refuse(kind, message, failure, span)
         finally:
+            if span is not None:
+                span.end()
             route.seconds.observe(time.perf_counter() - started)
 
-    async def _run(self, kind: type[Command[Any]], handler: Any, headers: dict[str, str], body: bytes) -> Answer:
+    async def _run(
+        self, kind: type[Command[Any]], handler: Any, headers: dict[str, str], body: bytes, span: Span | None
+    ) -> Answer:
         bus = self._bus
         claims = bus.tokens.verify(headers.get(TOKEN, ""))
         if claims.issuer not in kind.issuers or kind.permission not in claims.permissions:
@@ -157,9 +170,13 @@ class CommandRouter:
         ctx = AuthContext(
             *claims,
             request_id=headers.get(REQUEST_ID, ""),
-            traceparent=headers.get(TRACEPARENT, ""),
+            traceparent=headers.get(TRACEPARENT, "") if span is None else span.traceparent,
             idempotency=Idempotency(key, headers.get(FINGERPRINT, "")) if key else None,
         )
+        if span is not None:
+            span.set("messaging.system", "nats")
+            span.set("causeloop.tenant", ctx.tenant)
+            span.set("causeloop.request_id", ctx.request_id)
         telemetry.bind(telemetry.Act(bus.service, ctx.request_id, ctx.tenant, ctx.traceparent))
         try:
             command = kind.model_validate_json(
@@ -170,11 +187,15 @@ class CommandRouter:
         try:
             reply = await handler(ctx, command)
         except Replayed as done:
+            if span is not None:
+                span.set("causeloop.replayed", True)
             return Answer(done.reply, replayed=True)
         envelope = bus.envelope(claims.issuer, bus.service, ctx, f"{kind.subject}.reply")
         return Answer(reply.to_wire(envelope), replayed=False)
 
-    async def _refuse(self, kind: type[Command[Any]], message: Msg, error: AppError) -> None:
+    async def _refuse(self, kind: type[Command[Any]], message: Msg, error: AppError, span: Span | None = None) -> None:
+        if span is not None:
+            span.fail(error)
         telemetry.COMMANDS.labels(kind.subject, error.code).inc()
         headers = {ERROR_CODE: error.code, ERROR: " ".join(error.detail.split())}
         if error.retry_after is not None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -11,10 +12,11 @@ from faststream.nats import JStream, NatsMessage, PullSub
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.base import Event
+from causeloop_common.contracts.base import Announced, Event
 from causeloop_common.errors import Unavailable
 from causeloop_common.messaging.bus import Bus, raw, undecoded
 from causeloop_common.messaging.cloudevents import announced
+from causeloop_common.telemetry import Kind, Span
 
 _log = logging.getLogger(__name__)
 
@@ -72,12 +74,13 @@ class EventRouter:
             if found is not None:
                 kind, handler = found
                 service = delivery.subject.split(".")[2]
-                ctx = AuthContext(
-                    event.tenant, f"svc_{self.consumer.service}", frozenset(), None, service, event.request_id,
-                    telemetry.child_traceparent(event.traceparent),
-                )  # fmt: skip
-                telemetry.bind(telemetry.Act(self.consumer.service, ctx.request_id, ctx.tenant, ctx.traceparent))
-                await handler(ctx, kind.model_validate_json(event.data), ids.decode(event.id, "evt"))
+                with self._begin(event) as span:
+                    ctx = AuthContext(
+                        event.tenant, f"svc_{self.consumer.service}", frozenset(), None, service, event.request_id,
+                        telemetry.child_traceparent(event.traceparent) if span is None else span.traceparent,
+                    )  # fmt: skip
+                    telemetry.bind(telemetry.Act(self.consumer.service, ctx.request_id, ctx.tenant, ctx.traceparent))
+                    await handler(ctx, kind.model_validate_json(event.data), ids.decode(event.id, "evt"))
         except Unavailable as error:
             _log.warning("%s waits: %s", delivery.subject, error.detail)
             await delivery.nak(delay=_delay(tries))
@@ -94,6 +97,16 @@ class EventRouter:
             await delivery.term()
         else:
             await delivery.ack()
+
+    def _begin(self, event: Announced) -> AbstractContextManager[Span | None]:
+        tracer = self._bus.tracer
+        if tracer is None:
+            return nullcontext()
+        span = tracer.begin(f"evt.{event.type}", Kind.CONSUMER, event.traceparent)
+        span.set("messaging.system", "nats")
+        span.set("causeloop.tenant", event.tenant)
+        span.set("causeloop.event_id", event.id)
+        return span
 
 
 def _delay(tries: int) -> float:

@@ -1,31 +1,56 @@
 """Every metric, for `/metrics`; what each means to an operator stands in `docs/observability.md`.
 
-Labels are services, routes' templates, names of commands and outcomes: never a tenant, a person or a path.
+Labels are services, routes' templates, names of commands and outcomes: never a tenant, a person or a path. What can be
+read when somebody looks (queues, pools, ages) is read then, and costs a request nothing.
 """
 
 from prometheus_client import Counter, Gauge, Histogram
 
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_LAG_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+_EVENTS = (1, 2, 5, 10, 25, 50, 100, 250, 500)
+
+BUILD = Gauge("causeloop_build_info", "1; the labels say what runs.", ["service", "version"])
+BUS_CONNECTED = Gauge("causeloop_bus_connected", "1 while the service is connected to the bus.", ["service"])
+
+HTTP_REQUESTS = Counter("causeloop_http_requests_total", "HTTP requests, by route and status.", ["route", "status"])
+HTTP_SECONDS = Histogram("causeloop_http_seconds", "Time to answer an HTTP request.", ["route"], buckets=_SECONDS)
+MEMORY_LOOKUPS = Counter(
+    "causeloop_memory_lookups_total", "Looks into the gateway's memories, by result.", ["memory", "result"]
+)
+MEMORY_EVICTIONS = Counter(
+    "causeloop_memory_evictions_total", "Answers that the gateway forgot before their time.", ["memory"]
+)
+
 COMMANDS = Counter("causeloop_commands_total", "Commands answered, by outcome.", ["command", "outcome"])
 COMMAND_SECONDS = Histogram(
-    "causeloop_command_seconds",
-    "Time from receipt of a command to its answer.",
-    ["command"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+    "causeloop_command_seconds", "Time from receipt of a command to its answer.", ["command"], buckets=_SECONDS
 )
-HTTP_REQUESTS = Counter("causeloop_http_requests_total", "HTTP requests, by route and status.", ["route", "status"])
-HTTP_SECONDS = Histogram(
-    "causeloop_http_seconds",
-    "Time to answer an HTTP request.",
-    ["route"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+COMMANDS_HELD = Gauge("causeloop_commands_held", "Commands at work, and those that wait.", ["service", "state"])
+
+CONNECTIONS = Gauge(
+    "causeloop_database_connections", "Connections in use and idle, and use cases waiting.", ["service", "state"]
+)
+TRANSACTION_SECONDS = Histogram(
+    "causeloop_database_transaction_seconds",
+    "Time from asking for a connection to the end of the transaction.",
+    ["service"],
+    buckets=_SECONDS,
+)
+
+OUTBOX_LAG = Gauge(
+    "causeloop_outbox_lag_seconds", "Age of the oldest committed event that is not on the bus.", ["service"]
 )
 OUTBOX_PENDING = Gauge(
     "causeloop_outbox_pending", "Events committed and not yet on the bus, at most one batch.", ["service"]
 )
 RELAYED = Counter("causeloop_relayed_total", "Events put on the bus.", ["service"])
+RELAY_BATCH = Histogram("causeloop_relay_batch_events", "Events put on the bus at once.", ["service"], buckets=_EVENTS)
+
 STREAMS = Gauge("causeloop_streams_open", "Streams of the log that are open.")
 STREAMS_ENDED = Counter("causeloop_streams_ended_total", "Streams that ended, by why.", ["why"])
 STREAMED = Counter("causeloop_streamed_entries_total", "Entries written to streams.")
+
 APPENDED = Counter("causeloop_audit_appended_total", "Entries appended to logs.")
 CHECKPOINTS = Counter(
     "causeloop_vault_checkpoints_total", "Checkpoints of logs, signed or refused as not continuing.", ["outcome"]
@@ -34,4 +59,12 @@ LOGS_BROKEN = Counter(
     "causeloop_audit_logs_broken_total", "Times a log was found not to continue what the vault signed of it."
 )
 MALFORMED = Counter("causeloop_audit_malformed_total", "Unreadable events appended as malformed.")
-BUS_CONNECTED = Gauge("causeloop_bus_connected", "1 while the service is connected to the bus.", ["service"])
+INTAKE_BATCH = Histogram("causeloop_audit_intake_batch_events", "Events taken in at once.", buckets=_EVENTS)
+INTAKE_LAG = Histogram(
+    "causeloop_audit_intake_lag_seconds",
+    "Time from the act to its entry, of the oldest event of each batch.",
+    buckets=_LAG_SECONDS,
+)
+APPEND_SECONDS = Histogram("causeloop_audit_append_seconds", "Time to append a batch.", buckets=_SECONDS)
+
+SPANS = Counter("causeloop_spans_total", "Spans of traces, by what became of them.", ["service", "outcome"])

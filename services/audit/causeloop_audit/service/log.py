@@ -10,7 +10,7 @@ import orjson
 from causeloop_audit import repository
 from causeloop_audit.domain import entry as entries
 from causeloop_audit.domain.entry import EntryFields, NotCanonical
-from causeloop_audit.repository import LogWriter, NewEntry, NotStorable, StoredEntry
+from causeloop_audit.repository import Appended, LogWriter, NewEntry, NotStorable, StoredEntry
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.audit import (
@@ -44,11 +44,8 @@ class LogService:
         self._writer = writer
         self._entropy = entropy
 
-    async def append(self, batch: Sequence[Announced | Unreadable]) -> dict[str, int]:
-        """Append a batch in its order, each event once; what cannot be read is entered as malformed.
-
-        The new size of each log that grew, by tenant.
-        """
+    async def append(self, batch: Sequence[Announced | Unreadable]) -> Appended:
+        """Append a batch in its order, each event once; what cannot be read is entered as malformed."""
         try:
             done = [await self._writer.append([self._entry(message) for message in batch])]
         except NotStorable:
@@ -58,8 +55,9 @@ class LogService:
                     done.append(await self._writer.append([self._entry(message)]))
                 except NotStorable:
                     done.append(await self._writer.append([self._entry(_unreadable(message))]))
-        telemetry.APPENDED.inc(sum(appended.entries for appended in done))
-        return {ids.tenant_id(tenant): size for appended in done for tenant, size in appended.sizes.items()}
+        indexes = {place: index for appended in done for place, index in appended.indexes.items()}
+        telemetry.APPENDED.inc(len(indexes))
+        return Appended(indexes, {log: size for appended in done for log, size in appended.sizes.items()})
 
     async def list_entries(self, ctx: AuthContext, command: ListEntries) -> EntryPage:
         """The tenant's log, cut at the page's size in entries and in bytes."""

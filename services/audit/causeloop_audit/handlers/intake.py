@@ -1,10 +1,12 @@
-"""Messages in: commands to their use cases, and the intake of every event on the bus."""
+"""The intake: every event on the bus into its tenant's log."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
+from uuid import UUID
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -12,27 +14,14 @@ from nats.js import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 
 from causeloop_audit.repository import LogWriter
-from causeloop_audit.service import CheckpointService, LogService, Unreadable
-from causeloop_common.context import AuthContext
+from causeloop_audit.service import LogService, Unreadable
+from causeloop_common import ids, telemetry
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.audit import (
-    CheckpointView,
-    ConsistencyProof,
-    Entry,
-    EntryPage,
-    EntryProof,
-    GetCheckpoint,
-    GetEntry,
-    ListEntries,
-    LogPage,
-    ProveConsistency,
-    ProveEntry,
-    ReadLog,
-)
 from causeloop_common.contracts.base import Announced
 from causeloop_common.contracts.topology import AUDIT_INTAKE
 from causeloop_common.errors import AppError, Unavailable
-from causeloop_common.messaging import Bus, CommandRouter, announced
+from causeloop_common.messaging import Bus, announced
+from causeloop_common.telemetry import Kind, Span, Tracer
 
 _log = logging.getLogger(__name__)
 
@@ -41,37 +30,6 @@ _WAIT_SECONDS = 1.0
 _RECALL_SECONDS = 5.0
 _LINGER_SECONDS = 0.05
 """After a small batch: the first event of a lull is entered at once, under load one commit serves many."""
-
-
-def router(service: LogService, checkpoints: CheckpointService) -> CommandRouter:
-    """What audit answers."""
-    commands = CommandRouter()
-
-    @commands.on(ListEntries)
-    async def list_entries(ctx: AuthContext, command: ListEntries) -> EntryPage:
-        return await service.list_entries(ctx, command)
-
-    @commands.on(GetEntry)
-    async def get_entry(ctx: AuthContext, command: GetEntry) -> Entry:
-        return await service.get_entry(ctx, command)
-
-    @commands.on(ReadLog)
-    async def read_log(ctx: AuthContext, command: ReadLog) -> LogPage:
-        return await service.read_log(ctx, command)
-
-    @commands.on(GetCheckpoint)
-    async def get_checkpoint(ctx: AuthContext, command: GetCheckpoint) -> CheckpointView:
-        return await checkpoints.get_checkpoint(ctx, command)
-
-    @commands.on(ProveEntry)
-    async def prove_entry(ctx: AuthContext, command: ProveEntry) -> EntryProof:
-        return await checkpoints.prove_entry(ctx, command)
-
-    @commands.on(ProveConsistency)
-    async def prove_consistency(ctx: AuthContext, command: ProveConsistency) -> ConsistencyProof:
-        return await checkpoints.prove_consistency(ctx, command)
-
-    return commands
 
 
 class Intake:
@@ -124,26 +82,45 @@ class Intake:
                 if not batch:  # the server ended the pull by a status and no message
                     _ = self._bus.client
                     continue
-                began = time.monotonic()
+                began = time.perf_counter()
                 deliveries = _counted(batch, deliveries)
-                try:
-                    grown = await self._service.append([_read(message) for message in batch])
-                except BaseException:
-                    await self._give_back(batch)
-                    raise
-                await self._tell(grown)
+                await self._take_in(batch)
                 await batch[-1].ack()
-                if len(batch) < BATCH and (rest := _LINGER_SECONDS - (time.monotonic() - began)) > 0:
+                if len(batch) < BATCH and (rest := _LINGER_SECONDS - (time.perf_counter() - began)) > 0:
                     await asyncio.sleep(rest)
         finally:
             if self._bus.is_connected:
                 await subscription.unsubscribe()
 
-    async def _tell(self, grown: Mapping[str, int]) -> None:
+    async def _take_in(self, batch: Sequence[Msg]) -> None:
+        """Append a batch, and tell of it."""
+        events = [_read(message) for message in batch]
+        readable = [event for event in events if isinstance(event, Announced)]
+        tracer = self._bus.tracer
+        spans = [] if tracer is None else [_begin(tracer, event) for event in readable]
+        began = time.perf_counter()
+        try:
+            appended = await self._service.append(events)
+        except BaseException:
+            await self._give_back(batch)
+            raise
+        telemetry.APPEND_SECONDS.observe(time.perf_counter() - began)
+        telemetry.INTAKE_BATCH.observe(len(batch))
+        if readable:
+            oldest = min(event.occurred_at for event in readable)
+            telemetry.INTAKE_LAG.observe(max((datetime.now(UTC) - oldest).total_seconds(), 0))
+        for event, span in zip(readable, spans, strict=False):
+            index = appended.indexes.get((ids.tenant_uuid(event.tenant), ids.decode(event.id, "evt")))
+            if index is not None:  # else the log had it before
+                span.set("causeloop.log_index", index)
+                span.end()
+        await self._announce_heads(appended.sizes)
+
+    async def _announce_heads(self, sizes: Mapping[UUID, int]) -> None:
         """Wake who waits for these logs to grow. Whoever misses it looks by themselves soon."""
         with suppress(AppError, nats.errors.Error, OSError):
-            for tenant, size in grown.items():
-                await self._bus.client.publish(topology.head(tenant), b"%d" % size)
+            for log, size in sizes.items():
+                await self._bus.client.publish(topology.head(ids.tenant_id(log)), b"%d" % size)
 
     async def _recall(self, stream: JetStreamContext) -> int:
         """Have delivered again, before anything new, what nobody acknowledged; how many deliveries there were so far.
@@ -175,6 +152,15 @@ def _counted(batch: Sequence[Msg], before: int) -> int:
     if batch[0].metadata.sequence.consumer != before + 1 or batch[-1].metadata.sequence.consumer != before + len(batch):
         raise Unavailable("A delivery was lost on its way to the log.")
     return before + len(batch)
+
+
+def _begin(tracer: Tracer, event: Announced) -> Span:
+    span = tracer.begin("audit.append", Kind.CONSUMER, event.traceparent)
+    span.set("messaging.system", "nats")
+    span.set("causeloop.tenant", event.tenant)
+    span.set("causeloop.event_id", event.id)
+    span.set("causeloop.action", event.type)
+    return span
 
 
 def _read(message: Msg) -> Announced | Unreadable:

@@ -1,0 +1,25 @@
+"""All SQL of the log: reading and proving under row security; appending, and what is unsigned, by the writer's role."""
+
+from causeloop_audit.repository.entries import StoredEntry, StoredLeaf, entry, list_entries, read
+from causeloop_audit.repository.proofs import Head, SignedHead, checkpoint, hashes, head, keep_checkpoint
+from causeloop_audit.repository.writer import Appended, LogWatch, LogWriter, NewEntry, NotStorable, Place
+
+__all__ = [
+    "Appended",
+    "Head",
+    "LogWatch",
+    "LogWriter",
+    "NewEntry",
+    "NotStorable",
+    "Place",
+    "SignedHead",
+    "StoredEntry",
+    "StoredLeaf",
+    "checkpoint",
+    "entry",
+    "hashes",
+    "head",
+    "keep_checkpoint",
+    "list_entries",
+    "read",
+]

@@ -1,0 +1,131 @@
+"""Reading the log, under row security."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import BigInteger, bindparam, func, or_, select
+
+from causeloop_audit.models import entries, heads
+from causeloop_common import ids
+from causeloop_common.database import Transaction
+from causeloop_common.statements import Statement
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """An entry as stored. `leaf` is None once retention removed it."""
+
+    index: int
+    id: str
+    action: str
+    actor: str
+    credential: str | None
+    target: str
+    request_id: str
+    occurred_at: datetime
+    leaf_hash: bytes
+    leaf: str | None
+
+
+_COLUMNS = (
+    entries.c.index, entries.c.event_id, entries.c.action, entries.c.actor, entries.c.credential, entries.c.target,
+    entries.c.request_id, entries.c.occurred_at, entries.c.leaf_hash, entries.c.leaf,
+)  # fmt: skip
+
+_ENTRY = Statement.of(select(*_COLUMNS).where(entries.c.event_id == bindparam("event_id")))
+
+_FILTERS = {
+    "actor": entries.c.actor == bindparam("actor"),
+    "action": func.starts_with(entries.c.action, bindparam("action")),  # LIKE would read % and _ as patterns
+    "target": entries.c.target == bindparam("target"),
+    "since": entries.c.occurred_at >= bindparam("since"),
+    "until": entries.c.occurred_at < bindparam("until"),
+    "after": entries.c.index > bindparam("after"),
+    "before": entries.c.index < bindparam("before"),
+}
+
+
+@lru_cache(maxsize=256)
+def _list(newest: bool, present: tuple[str, ...]) -> Statement:
+    """The statement for one combination of filters; each has a plan of its own."""
+    order = entries.c.index.desc() if newest else entries.c.index.asc()
+    return Statement.of(
+        select(*_COLUMNS).where(*(_FILTERS[name] for name in present)).order_by(order).limit(bindparam("limit"))
+    )
+
+
+async def list_entries(tx: Transaction, *, newest: bool, limit: int, filters: dict[str, Any]) -> list[StoredEntry]:
+    """The tenant's entries that pass the filters; those that are None do not count."""
+    present = tuple(sorted(name for name, value in filters.items() if value is not None))
+    return [_entry(row) for row in await tx.fetch(_list(newest, present), limit=limit, **filters)]
+
+
+_AROUND_BYTES = 160
+"""Of an entry on its way, what stands around the leaf: index, hash, names."""
+
+
+def _read() -> Statement:
+    """Size and entries in one statement, and so of one moment.
+
+    Sizes are summed up in the database, which knows them without reading the leaves (`octet_length` asks the row): a
+    page of large leaves is never fetched to be cut here.
+    """
+    size = func.coalesce(func.octet_length(entries.c.leaf), 0) + _AROUND_BYTES
+    page = (
+        select(
+            entries.c.index, entries.c.leaf, entries.c.leaf_hash,
+            func.sum(size).over(order_by=entries.c.index).label("bytes"),
+        )
+        .where(entries.c.index >= bindparam("start"))
+        .order_by(entries.c.index)
+        .limit(bindparam("limit"))
+        .subquery()
+    )  # fmt: skip
+    fits = or_(page.c.bytes <= bindparam("max_bytes", type_=BigInteger), page.c.index == bindparam("start"))
+    return Statement.of(
+        select(heads.c.size, page.c.index, page.c.leaf, page.c.leaf_hash)
+        .select_from(heads.outerjoin(page, fits))
+        .order_by(page.c.index)
+    )
+
+
+_READ = _read()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLeaf:
+    """A leaf as stored, at its place. `leaf` is None once retention removed it."""
+
+    index: int
+    leaf: str | None
+    leaf_hash: bytes
+
+
+async def read(tx: Transaction, *, start: int, limit: int, max_bytes: int) -> tuple[list[StoredLeaf], int]:
+    """The tenant's leaves from `start` on that fit into `limit` and `max_bytes`, at least one; and the log's size."""
+    rows = await tx.fetch(_READ, start=start, limit=limit, max_bytes=max_bytes)
+    leaves = [StoredLeaf(row["index"], row["leaf"], row["leaf_hash"]) for row in rows if row["index"] is not None]
+    return leaves, rows[0]["size"] if rows else 0
+
+
+async def entry(tx: Transaction, event_id: str) -> StoredEntry | None:
+    """The tenant's entry of an event."""
+    row = await tx.fetchrow(_ENTRY, event_id=ids.decode(event_id, "evt"))
+    return None if row is None else _entry(row)
+
+
+def _entry(row: Any) -> StoredEntry:
+    return StoredEntry(
+        index=row["index"],
+        id=ids.encode("evt", row["event_id"]),
+        action=row["action"],
+        actor=row["actor"],
+        credential=row["credential"],
+        target=row["target"],
+        request_id=row["request_id"],
+        occurred_at=row["occurred_at"],
+        leaf_hash=row["leaf_hash"],
+        leaf=row["leaf"],
+    )

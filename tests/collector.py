@@ -1,0 +1,112 @@
+"""A collector of traces, as far as a test needs one: it takes OTLP over HTTP and keeps every span.
+
+Written by the words of the OTLP specification, on the published protobuf messages: what our exporter sends is read here
+as a real collector would.
+"""
+
+import gzip
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+
+KINDS = {1: "INTERNAL", 2: "SERVER", 3: "CLIENT", 4: "PRODUCER", 5: "CONSUMER"}
+
+
+class Collected(NamedTuple):
+    """A span as it arrived; ids in hex, `parent` empty at the root."""
+
+    service: str
+    resource: dict[str, Any]
+    name: str
+    kind: str
+    trace_id: str
+    span_id: str
+    parent: str
+    attributes: dict[str, Any]
+    is_error: bool
+    nanoseconds: tuple[int, int]
+
+
+class Collector:
+    """An HTTP server on a port of its own, until `close`."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.spans: list[Collected] = []
+        self.raw: list[bytes] = []
+        """Every request as protobuf."""
+        self.headers: list[dict[str, str]] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """What OTEL_EXPORTER_OTLP_ENDPOINT says."""
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def trace(self, trace_id: str) -> list[Collected]:
+        """The spans of a trace so far, in the order in which they began."""
+        return sorted((span for span in self.spans if span.trace_id == trace_id), key=lambda span: span.nanoseconds)
+
+    def _take(self, headers: dict[str, str], body: bytes) -> bytes:
+        raw = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
+        self.raw.append(raw)
+        self.headers.append(headers)
+        for of_resource in ExportTraceServiceRequest.FromString(raw).resource_spans:
+            resource = _values(of_resource.resource.attributes)
+            for of_scope in of_resource.scope_spans:
+                self.spans += [_collected(resource, span) for span in of_scope.spans]
+        return bytes(ExportTraceServiceResponse().SerializeToString())
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                body = self.rfile.read(int(headers["content-length"]))
+                fine = self.path == "/v1/traces" and headers["content-type"] == "application/x-protobuf"
+                answer = collector._take(headers, body) if fine else b""
+                self.send_response(200 if fine else 400)
+                self.send_header("content-type", "application/x-protobuf")
+                self.send_header("content-length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_: Any) -> None:
+                """Say nothing."""
+
+        return Handler
+
+
+def _collected(resource: dict[str, Any], span: Any) -> Collected:
+    return Collected(
+        service=resource["service.name"],
+        resource=resource,
+        name=span.name,
+        kind=KINDS[span.kind],
+        trace_id=span.trace_id.hex(),
+        span_id=span.span_id.hex(),
+        parent=span.parent_span_id.hex(),
+        attributes=_values(span.attributes),
+        is_error=span.status.code == 2,
+        nanoseconds=(span.start_time_unix_nano, span.end_time_unix_nano),
+    )
+
+
+def _values(attributes: Any) -> dict[str, Any]:
+    return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in attributes}
