@@ -2,6 +2,7 @@
 
     stack.sign_up()                    a person with a workspace of their own and tokens for it
     stack.kill("vault")                SIGKILL; `start` brings it back, `ready` waits for all of them
+    stack.replicas("gateway", 2)       two more of a service for a while, called gateway-2 and gateway-3
     stack.log("vault")                 what it logged, line by line
 
 The servers are this stack's own, so that a test may kill them, and so that nothing that other tests run in this process
@@ -174,7 +175,13 @@ class Stack:
     the environment of every service."""
 
     def __init__(
-        self, folder: Path, janitor: Janitor, *, observed: bool = False, more: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        janitor: Janitor,
+        *,
+        observed: bool = False,
+        fsync: bool = False,
+        more: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self._more = dict(more or {})
@@ -185,7 +192,7 @@ class Stack:
         if observed:
             before, end, after = config.rpartition("    ]\n")
             config = f"{before}      {{ nkey: {public_key(self.observer_seed)} }}\n{end}{after}"
-        self.postgres = EmbeddedPostgres(janitor=janitor)
+        self.postgres = EmbeddedPostgres(fsync=fsync, janitor=janitor)
         self.nats = EmbeddedNats(config, janitor=janitor)
         self.processes: dict[str, ServerProcess] = {}
         self.environ: dict[str, dict[str, str]] = {}
@@ -214,6 +221,7 @@ class Stack:
                 **self._more,
             }
         self.environ["gateway"] |= {"PORT": str(port), "CORS_ORIGINS": PARTY}
+        self.environ["audit"] |= {"CHECKPOINT_SECONDS": "0.5"}
         self.environ["auth"] |= {
             "CLERK_JWKS_URL": f"{self.issuer_url}/.well-known/jwks.json",
             "CLERK_AUTHORIZED_PARTIES": PARTY,
@@ -234,9 +242,9 @@ class Stack:
         self.postgres.stop()
 
     async def start(self, *services: str, wait: bool = True) -> None:
-        """Start services that do not run; return when everything is ready."""
+        """Start services, or replicas of them, that do not run; return when everything is ready."""
         for name in services:
-            command = [sys.executable, "-m", "causeloop_cli.main", "serve", name]
+            command = [sys.executable, "-m", "causeloop_cli.main", "serve", name.partition("-")[0]]
             self._run(name, command, self.environ[name])
         if "gateway" in services:  # nobody is to find a connection to the one before
             self._left.append(self.http)
@@ -261,6 +269,25 @@ class Stack:
         self.kill(*services)
         await self.start(*services)
 
+    @asynccontextmanager
+    async def replicas(self, service: str, more: int, **environ: str) -> AsyncIterator[list[str]]:
+        """So many more of a service while the block runs, ready; their names. `environ` is what is other for them."""
+        names = [f"{service}-{number}" for number in range(2, 2 + more)]
+        for name in names:
+            self._ops[name] = free_port()
+            self.environ[name] = {**self.environ[service], "CAUSELOOP_OPS_PORT": str(self._ops[name])}
+            if service == "gateway":
+                self.environ[name]["PORT"] = str(free_port())
+            self.environ[name] |= environ
+        try:
+            await self.start(*names)
+            yield names
+        finally:
+            for name in names:
+                if (process := self.processes.pop(name, None)) is not None:
+                    process.stop()
+                del self._ops[name]
+
     async def mend(self) -> None:
         """Wake what was put to sleep and start what ended: a test that failed leaves it to the next one."""
         for server in (self.postgres, self.nats):
@@ -269,7 +296,7 @@ class Stack:
         running = [process.pid for process in self.processes.values() if process.alive()]
         for pid in (self.postgres.pid, self.nats.pid, *running):
             os.kill(pid, signal.SIGCONT)
-        await self.start(*(name for name in topology.SERVICES if not self.processes[name].alive()))
+        await self.start(*(name for name in self._ops if not self.processes[name].alive()))
 
     def _run(self, name: str, command: Sequence[str], environ: Mapping[str, str]) -> None:
         self.processes[name] = ServerProcess(
@@ -282,7 +309,7 @@ class Stack:
         async def ask() -> bool:
             for name, process in self.processes.items():
                 assert process.alive(), f"{name} ended: {self.raw_log(name)[-2000:].decode()}"
-            answers = await asyncio.gather(*map(self.readiness, topology.SERVICES))
+            answers = await asyncio.gather(*map(self.readiness, self._ops))
             return all(answer.get("status") == "ready" for answer in answers)
 
         await until("every service is ready", ask, seconds=seconds, every=0.05)
@@ -311,7 +338,11 @@ class Stack:
     @property
     def port(self) -> int:
         """The gateway's port."""
-        return int(self.environ["gateway"]["PORT"])
+        return self.port_of("gateway")
+
+    def port_of(self, gateway: str) -> int:
+        """The port of one of several gateways."""
+        return int(self.environ[gateway]["PORT"])
 
     def raw_log(self, process: str) -> bytes:
         """All that a process wrote."""

@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 from tests.bench.dev import dev, pss_megabytes
 from tests.bench.in_process import transactions
+from tests.bench.revocation import revocation
 from tests.bench.run import HERE, Row, interleaved, load, median, process, wait_for
 
 from causeloop_cli import migrate
@@ -251,6 +252,7 @@ ROWS = {
     "secret_put": secret_put,
     "secret_reveal": secret_reveal,
     "rls_transaction": rls_transaction,
+    "revocation": revocation,
     "dev_start": dev_start,
     "dev_memory": dev_memory,
     "dev_memory_one_process": dev_memory_one_process,

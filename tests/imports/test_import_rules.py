@@ -126,6 +126,12 @@ BREACHES = [
         "import causeloop_gateway.app",
         "gateway-floors",
     ),
+    Breach(
+        "commands imports streams",
+        "causeloop_gateway.commands",
+        "import causeloop_gateway.streams.route",
+        "gateway-floors",
+    ),
     Breach("the gateway gets a helpers.py", "causeloop_gateway.helpers", "", "gateway-floors"),
     # pure
     Breach("domain imports asyncpg", "causeloop_vault.domain", "import asyncpg", "pure"),

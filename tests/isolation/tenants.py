@@ -8,12 +8,14 @@ A field that is not known here fails the test that meets it: whoever adds one de
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tests.stack import Person, Stack, told, until
 
 from causeloop_common import ids
 from causeloop_common.permissions import Permission
+from causeloop_common.tlog.merkle import EMPTY_ROOT
 
 EVERYTHING = tuple(permission for permission in Permission if permission != Permission.WORKSPACE_CREATE)
 
@@ -57,6 +59,7 @@ class Tenants:
         thing = {
             ("revoke_token", "id"): a.token["id"],
             ("get_entry", "id"): a.events[-1],
+            ("prove_entry", "id"): a.events[-1],
             ("list_secrets", "position"): a.path[:-1],
             ("list_entries", "position"): "0",
             ("list_tokens", "position"): ids.encode("tok", ids.MAX),
@@ -78,6 +81,9 @@ class Tenants:
             "until": "2100-01-01T00:00:00Z",
             "order": "index",
             "limit": 100,
+            "start": 0,
+            "from": 0,
+            "max_bytes": 100_000,
             "version": {"put_secret": 0}.get(operation, 1),
             "name": "b's",
             "slug": "b",
@@ -89,6 +95,11 @@ class Tenants:
             "device": "of b",
             "purpose": "session",
             "plaintext": "of b",
+            "to": 1,
+            "old_size": 0,  # an empty log's checkpoint: signed or not, it changes nothing of b's own log
+            "size": 0,
+            "root": EMPTY_ROOT.hex(),
+            "proof": [],
         }
         if name == "subject_token":
             return await stack.session(self.b.person.subject)
@@ -169,7 +180,9 @@ async def _furnish(stack: Stack, name: str) -> Things:
             return not any(waiting) and entered == 3
 
     await until("the realm's events have arrived", realm_settled)
+    await until("both logs are signed", partial(_signed, stack, person))
     async with stack.sql() as sql:
+        await _plant(sql, person)
         session = await sql.fetchval("SELECT id FROM auth.sessions WHERE workspace_id = $1", ids.tenant_uuid(person.id))
     words = [
         f"value-of-{name}", f"second-of-{name}", f"other-of-{name}", f"Workspace {name}", f"slug-{name}",
@@ -179,6 +192,27 @@ async def _furnish(stack: Stack, name: str) -> Things:
         person, ids.encode("ses", session), path, secret["id"], tokens[0], [entry["id"] for entry in entries],
         cursors, words,
     )  # fmt: skip
+
+
+async def _signed(stack: Stack, person: Person) -> bool:
+    """Whether the heads of workspace and realm have their checkpoints, which nothing moves from then on."""
+    async with stack.sql() as sql:
+        signed = await sql.fetchval(
+            "SELECT count(*) FROM audit.heads JOIN audit.checkpoints USING (workspace_id, size) "
+            "WHERE workspace_id = ANY($1)",
+            [ids.tenant_uuid(person.workspace), ids.tenant_uuid(person.id)],
+        )
+    return bool(signed == 2)
+
+
+async def _plant(sql: Any, person: Person) -> None:
+    """Rows that a small tenant has no occasion to make: a node of 256 entries, a signing key of its own."""
+    workspace = ids.tenant_uuid(person.workspace)
+    planted = "INSERT INTO vault.signing_keys VALUES ($1, 1, $2, 'sealed', 'planted.example')"
+    async with sql.transaction():
+        await sql.execute("SET LOCAL session_replication_role = replica")  # the commit guard would refuse it
+        await sql.execute("INSERT INTO audit.nodes VALUES ($1, 1, 0, $2)", workspace, EMPTY_ROOT)
+        await sql.execute(planted, workspace, EMPTY_ROOT)
 
 
 async def tenant_tables(sql: Any) -> list[str]:

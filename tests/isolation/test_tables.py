@@ -26,6 +26,8 @@ BEYOND_TENANTS = {
     ("causeloop_{s}_relay", "relay_state"): {"select", "insert", "update"},
     ("causeloop_{s}_writer", "heads"): {"select", "insert", "update"},
     ("causeloop_{s}_writer", "entries"): {"select", "insert"},
+    ("causeloop_{s}_writer", "nodes"): {"insert"},
+    ("causeloop_{s}_writer", "checkpoints"): {"select"},
 }
 """What a role may do across tenants. The same list is in docs/security-model.md."""
 
@@ -188,9 +190,10 @@ class TestEveryTable:
                         if await has_right(sql, role, table, verb)
                     }
                     assert held == may_cross(role, table), (role, table.full)
-            entries = Table("audit", "entries", has_tenant=True, is_partition=False)
-            seen = await columns(sql, "causeloop_audit_writer", entries, "SELECT")
-            assert seen == ["workspace_id", "event_id"]
+            for name, column in (("entries", "event_id"), ("checkpoints", "size")):
+                table = Table("audit", name, has_tenant=True, is_partition=False)
+                seen = await columns(sql, "causeloop_audit_writer", table, "SELECT")
+                assert seen == ["workspace_id", column]
 
     async def test_that_is_not_protected_is_found_by_this_very_test(self, stack: Stack, tenants: Tenants) -> None:
         table = Table("vault", "forgotten", has_tenant=True, is_partition=False)

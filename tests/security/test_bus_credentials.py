@@ -49,15 +49,35 @@ def sayable() -> list[str]:
     subjects = [*KINDS, *(f"$JS.API.{name.replace('.>', '.x')}" for name in JETSTREAM)]
     for service in (*SERVICES, OPERATOR, "invented"):
         subjects += [f"cmd.{service}.invented", f"cmd.{service}", f"evt.{TENANT}.{service}.invented"]
-        subjects += [f"evt.{TENANT}.{service}.deep.er", f"dead.{service}.x", f"job.{service}.x", f"_INBOX.{service}.x"]
+        subjects += [
+            f"evt.{TENANT}.{service}.deep.er",
+            f"head.{service}.x",
+            f"dead.{service}.x",
+            f"job.{service}.x",
+            f"_INBOX.{service}.x",
+            f"wake.{service}",
+            f"wake.{service}.x",
+        ]
     subjects += [f"$JS.ACK.{name}.1.1.1.1.0" for name in (INTAKE, OTHERS)]
     subjects += [f"$JS.ACK.domain.hash.{name}.1.1.1.1.0" for name in (INTAKE, OTHERS)]
-    subjects += ["$JS.FC.EVENTS.x", "$SYS.REQ.SERVER.PING", "$SYS.REQ.USER.INFO", "_R_.x", "_INBOX.x", "evt.x", "x"]
+    subjects += [
+        f"head.{TENANT}",
+        f"head.{TENANT}.x",
+        "head",
+        "$JS.FC.EVENTS.x",
+        "$SYS.REQ.SERVER.PING",
+        "$SYS.REQ.USER.INFO",
+        "_R_.x",
+        "_INBOX.x",
+        "evt.x",
+        "x",
+    ]
     return subjects
 
 
 def may_say(service: str, subject: str) -> bool:
-    """Architecture, section 4: the commands it is an issuer of, its own events and dead letters; audit its consumer."""
+    """Architecture, section 4: the commands it is an issuer of, its own events and dead letters, its relay; audit its
+    consumer and how large a log is."""
     if service == OPERATOR:
         return subject.startswith("$JS.API.")
     first, *rest = subject.split(".")
@@ -68,6 +88,10 @@ def may_say(service: str, subject: str) -> bool:
             return len(rest) >= 3 and rest[1] == service
         case "dead":
             return rest[0] == service
+        case "wake":
+            return rest == [service] and service in ("auth", "tenancy", "vault")
+        case "head":
+            return service == "audit" and len(rest) == 1
         case "$JS":
             own = [f"$JS.API.CONSUMER.INFO.{INTAKE}", f"$JS.API.CONSUMER.MSG.NEXT.{INTAKE}"]
             acknowledges = rest[0] == "ACK" and INTAKE in subject
@@ -80,20 +104,41 @@ def may_say(service: str, subject: str) -> bool:
 
 def hearable() -> list[str]:
     """Every kind of subscription: single subjects, each service's all, and everybody's."""
-    patterns = [*KINDS, ">", "*.>", "cmd.>", "cmd.*.*", "evt.>", "evt.*.*.*", f"evt.{TENANT}.>", "dead.>", "job.>"]
+    patterns = [
+        *KINDS,
+        "head.*",
+        f"head.{TENANT}",
+        "head.>",
+        "head.*.x",
+        "wake.>",
+        "wake.*",
+        ">",
+        "*.>",
+        "cmd.>",
+        "cmd.*.*",
+        "evt.>",
+        "evt.*.*.*",
+        f"evt.{TENANT}.>",
+        "dead.>",
+        "job.>",
+    ]
     patterns += ["_INBOX.>", "_INBOX.*.>", "_R_.>", "$JS.>", "$JS.API.>", "$JS.ACK.>", f"$JS.ACK.{INTAKE}.>", "$SYS.>"]
     for service in (*SERVICES, OPERATOR):
         patterns += [f"cmd.{service}.>", f"evt.*.{service}.>", f"dead.{service}.>", f"_INBOX.{service}.>"]
+        patterns += [f"wake.{service}"]
     return patterns
 
 
 def may_hear(service: str, pattern: str) -> bool:
-    """Its own commands, its own inbox; the gateway what evicts its memory."""
+    """Its own commands, inbox and relay's calls; the gateway what evicts its memory, and how large logs are."""
     if pattern == f"_INBOX.{service}.>":
         return True
     if service in OWNERS and pattern.startswith(f"cmd.{service}."):
         return True
-    return service == "gateway" and pattern in ("evt.*.auth.>", "evt.*.tenancy.>")
+    if pattern == f"wake.{service}":
+        return service in ("auth", "tenancy", "vault")
+    heads = ("head.*", f"head.{TENANT}", "head.>")  # the server takes the last for the first; nobody says more anyway
+    return service == "gateway" and pattern in ("evt.*.auth.>", "evt.*.tenancy.>", *heads)
 
 
 async def unheard(_: Exception) -> None:
@@ -141,7 +186,8 @@ class TestEveryCredential:
                 spoken = [
                     *KINDS, *(f"cmd.{name}.invented" for name in SERVICES), *(f"_INBOX.{name}.x" for name in SERVICES),
                     *(f"evt.{TENANT}.{name}.invented" for name in SERVICES), *(f"dead.{name}.x" for name in SERVICES),
-                    "_INBOX.operator.x", "_INBOX.x", "job.vault.x",
+                    "_INBOX.operator.x", "_INBOX.x", "job.vault.x", f"head.{TENANT}",
+                    *(f"wake.{name}" for name in SERVICES),
                 ]  # fmt: skip
                 for subject in spoken:
                     await observer.publish(subject, mark)
@@ -325,8 +371,8 @@ class TestAToken:
                 code = (reply.headers or {}).get(ERROR_CODE)
                 assert code == ("validation_error" if allowed else "forbidden"), (issuer, kind.subject, code)
 
-    async def test_that_audit_holds_keys_for_is_only_the_gateway_s_to_audit(self, stack: Stack) -> None:
-        assert set(stack.keys("audit")) == {"gateway>audit", "own"}
+    async def test_that_audit_holds_keys_for_is_gateway_to_audit_or_audit_to_vault(self, stack: Stack) -> None:
+        assert set(stack.keys("audit")) == {"audit>vault", "gateway>audit", "own"}
         for service in SERVICES:
             expected = {f"{i}>{a}" for i, a in topology.pairs() if service in (i, a)} | {"own"}
             assert set(stack.keys(service)) == expected

@@ -66,6 +66,7 @@ def document() -> dict[str, Any]:
     for event in announced:
         channels[f"evt.{event.type}"] = _announcing(event, payloads)
         operations[f"{event.type}.announce"] = _announcement(event)
+    channels["head"], operations["audit.head.tell"] = _head()
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -156,6 +157,31 @@ def _announcement(kind: type[Event]) -> dict[str, Any]:
         "tags": [{"name": kind.type.partition(".")[0]}],
         "x-target": kind.target,
     }
+
+
+def _head() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The one thing said that is neither command nor event."""
+    channel = {
+        "address": topology.head("{tenant}"),
+        "description": "Live and without durability; heard by the gateway. Whoever misses one reads the log anyway.",
+        "parameters": {"tenant": {"description": "The workspace (ws_…) or the person's realm (usr_…)."}},
+        "messages": {
+            "Head": {
+                "name": "Head",
+                "summary": "A tenant's log has grown: its new size.",
+                "contentType": "text/plain",
+                "payload": {"type": "string", "pattern": "^[0-9]+$"},
+            }
+        },
+    }
+    operation = {
+        "action": "send",
+        "channel": _channel("head"),
+        "messages": [{"$ref": "#/channels/head/messages/Head"}],
+        "summary": "A tenant's log has grown.",
+        "tags": [{"name": "audit"}],
+    }
+    return channel, operation
 
 
 def _message(kind: type[BaseModel], payload: Any, headers: str) -> dict[str, Any]:

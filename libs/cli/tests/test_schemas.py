@@ -79,8 +79,8 @@ class TestOwner:
             assert command["subject"] == kind.subject
             assert command["permission"] == kind.permission
             assert command["issuers"] == sorted(kind.issuers)
-            assert set(command["message"].get("properties", {})) == set(kind.model_fields)
-            assert set(command["reply"].get("properties", {})) == set(kind.reply.model_fields)
+            assert set(command["message"].get("properties", {})) == set(kind.fields())
+            assert set(command["reply"].get("properties", {})) == set(kind.reply.fields())
             assert command["message"]["additionalProperties"] is False  # a command refuses unknown fields
         for event in events(owner):
             assert told["events"][event.__name__]["type"] == event.type

@@ -12,6 +12,7 @@ import contextlib
 import gc
 import logging
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
@@ -291,15 +292,26 @@ class Operations:
 class Listener(uvicorn.Server):
     """An HTTP server in a process that handles its signals itself."""
 
+    _ending: Sequence[Callable[[], None]] = ()
+    """Called when it begins to stop: to end the answers that would not end by themselves."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more, and wait for what runs."""
+        for end in self._ending:
+            end()
+        await super().shutdown(sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
         """Leave signals to `run`."""
         yield
 
     @classmethod
-    def on(cls, app: Any, host: str, port: int, **more: Any) -> "Listener":
-        """A listener for an ASGI app with our settings."""
-        return cls(
+    def on(
+        cls, app: Any, host: str, port: int, *, ending: Sequence[Callable[[], None]] = (), **more: Any
+    ) -> "Listener":
+        """A listener for an ASGI app with our settings. `ending` is called when it begins to stop."""
+        made = cls(
             uvicorn.Config(
                 app,
                 host=host,
@@ -314,6 +326,8 @@ class Listener(uvicorn.Server):
                 **more,
             )
         )
+        made._ending = ending
+        return made
 
 
 async def run(applications: Sequence[Application], *, ready: Check | None = None) -> None:

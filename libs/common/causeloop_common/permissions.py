@@ -54,6 +54,7 @@ class Internal(StrEnum):
     AUTHENTICATE = "internal:authenticate"
     RESOLVE = "internal:resolve"
     SEAL = "internal:seal"
+    SIGN_CHECKPOINT = "internal:sign_checkpoint"
 
 
 SELF = "self"

@@ -2,8 +2,9 @@
 
     SELECT unpublished ──► publish, all at once, in order ──► acknowledged ──► mark with the stream's sequence
 
-One relay per service is at work (an advisory lock on its own connection). It is woken in the process after a
-commit and polls as the backstop; it claims rows that are not marked, so a late commit is never skipped.
+One relay per service is at work (an advisory lock on its own connection). It is woken in the process after a commit;
+where other replicas commit, their relays, which stand by, wake it over the bus. It polls as the backstop, and claims
+rows that are not marked, so a late commit is never skipped.
 
 A broker may lose what it acknowledged (it syncs its files every two minutes). Rows stay for a day after they were
 written. When the stream ends before the last sequence remembered here, everything after its end is published again;
@@ -123,8 +124,9 @@ class Relay:
         self._connection = connection
         while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", self._lock()):
             self.failure = self._oldest = None  # another one is at work
-            await asyncio.sleep(POLL_SECONDS)
+            await self._stand_by()
         server = await self._catch_up_with_stream(connection)
+        calls = await self._bus.hear(topology.wake(self._schema), self._on_call)
         stream = await _Acknowledged.subscribe(self._bus)
         try:
             self.failure = None
@@ -148,6 +150,20 @@ class Relay:
                     await asyncio.wait_for(self._wake.wait(), timeout=POLL_SECONDS)
         finally:
             await stream.close()
+            with suppress(nats.errors.Error):
+                await calls.unsubscribe()
+
+    async def _stand_by(self) -> None:
+        """Wake the relay at work for every commit of this process, until it is time to ask for the lead again."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_SECONDS):
+                while True:
+                    await self._wake.wait()
+                    self._wake.clear()
+                    await self._bus.client.publish(topology.wake(self._schema))
+
+    async def _on_call(self, message: Msg) -> None:
+        self._wake.set()
 
     def _lock(self) -> int:
         return _LOCK + topology.SERVICES.index(self._schema)

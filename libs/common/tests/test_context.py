@@ -153,7 +153,7 @@ class TestMint:
         self, tokens: Callable[[str], ServiceTokens], workspace: AuthContext
     ) -> None:
         with pytest.raises(KeyError):
-            tokens("audit").mint(workspace, "vault")
+            tokens("audit").mint(workspace, "auth")
 
 
 class TestVerify:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,6 +27,19 @@ Run = Callable[[], Awaitable[Relay]]
 
 @pytest.fixture
 async def database(scratch: Any) -> AsyncIterator[Database]:
+    async with connected(scratch) as database:
+        yield database
+
+
+@pytest.fixture
+async def replica(scratch: Any) -> AsyncIterator[Database]:
+    """The database as another process of the service has it."""
+    async with connected(scratch) as database:
+        yield database
+
+
+@asynccontextmanager
+async def connected(scratch: Any) -> AsyncIterator[Database]:
     from causeloop_tenancy.models import metadata
 
     database = Database(scratch.dsn("causeloop_tenancy"), "tenancy", metadata)
@@ -90,6 +104,14 @@ async def arrived(house: Any, ctx: AuthContext, *roles: str) -> None:
 def lag() -> float:
     """The age of the oldest event that waits, as the metric has it."""
     return REGISTRY.get_sample_value("causeloop_outbox_lag_seconds", {"service": "tenancy"}) or 0.0
+
+
+async def two_are_there(superuser: asyncpg.Connection) -> Any:
+    """Whether one relay is at work and another stands by."""
+    return await superuser.fetchval(
+        "SELECT count(*) = 2 FROM pg_stat_activity "
+        "WHERE datname = current_database() AND application_name = 'causeloop-tenancy-relay'"
+    )
 
 
 class TestOrder:
@@ -197,6 +219,32 @@ class TestLead:
         await arrived(house, workspace, "one", "two")
         assert relay.failure is None
 
+    async def test_a_commit_of_another_replica_wakes_it_over_the_bus(
+        self,
+        house: Any,
+        run: Run,
+        scratch: Any,
+        bus: Callable[[str], Awaitable[Bus]],
+        database: Database,
+        replica: Database,
+        superuser: asyncpg.Connection,
+        workspace: AuthContext,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Or what a replica commits whose relay stands by would wait for the next poll, and a revocation with it."""
+        await run()
+        await announce(database, workspace, "one")
+        await arrived(house, workspace, "one")
+        monkeypatch.setattr(rooms, "POLL_SECONDS", 60)
+        relay = Relay(scratch.dsn("causeloop_tenancy_relay"), "tenancy", await bus("tenancy"), replica.published)
+        standing_by = asyncio.create_task(relay.run())
+        await until(lambda: two_are_there(superuser))
+        await asyncio.sleep(0.06)  # the first waits for a minute now
+
+        await announce(replica, workspace, "two")
+        await arrived(house, workspace, "one", "two")
+        standing_by.cancel()
+
     async def test_two_are_not_at_work_and_the_second_takes_over(
         self, house: Any, run: Run, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
     ) -> None:
@@ -204,14 +252,7 @@ class TestLead:
         await announce(database, workspace, "one")
         await arrived(house, workspace, "one")
         second = await run()
-
-        async def stands_by() -> Any:
-            return await superuser.fetchval(
-                "SELECT count(*) = 2 FROM pg_stat_activity "
-                "WHERE datname = current_database() AND application_name = 'causeloop-tenancy-relay'"
-            )
-
-        await until(stands_by)
+        await until(lambda: two_are_there(superuser))
         await announce(database, workspace, "two")
         await arrived(house, workspace, "one", "two")
         first.end()  # type: ignore[attr-defined]

@@ -285,7 +285,8 @@ class TestDeclarations:
         bookkeeping = {
             f"{s}.{t}" for s in ("auth", "tenancy", "vault") for t in ("outbox", "idempotency", "relay_state")
         }
-        assert unaudited == bookkeeping | {"audit.entries", "audit.heads"}
+        log = {f"audit.{table}" for table in ("checkpoints", "entries", "heads", "nodes")}
+        assert unaudited == bookkeeping | log | {"vault.checkpoints"}
 
     def test_every_exception_has_its_reason(self) -> None:
         assert all(reason for schema in ("auth", "tenancy", "vault", "audit") for _, reason in _unaudited(schema))

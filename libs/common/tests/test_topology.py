@@ -30,12 +30,24 @@ class TestPermissions:
     @pytest.mark.parametrize("service", topology.SERVICES)
     def test_a_service_hears_its_commands_its_inbox_and_what_it_listens_to(self, service: str) -> None:
         answers = {f"cmd.{service}.>"} if service in topology.OWNERS else set()
+        calls = {f"wake.{service}"} if service in topology.RELAYS else set()
 
         assert set(permissions(service).subscribe) == {
             f"_INBOX.{service}.>",
             *answers,
+            *calls,
             *topology.LISTENS.get(service, ()),
         }
+
+    def test_only_a_service_with_an_outbox_wakes_a_relay_and_only_its_own(self) -> None:
+        for service in topology.SERVICES:
+            calls = [subject for subject in permissions(service).publish if subject.startswith("wake")]
+            assert calls == ([f"wake.{service}"] if service in ("auth", "tenancy", "vault") else [])
+
+    def test_only_audit_says_how_large_a_log_is_and_only_the_gateway_hears_it(self) -> None:
+        assert topology.head(TENANT) == f"head.{TENANT}"
+        assert [s for s in topology.SERVICES if "head.*" in permissions(s).publish] == ["audit"]
+        assert [s for s in topology.SERVICES if "head.*" in permissions(s).subscribe] == ["gateway"]
 
     def test_nobody_but_audit_reads_the_stream_and_only_through_its_consumer(self) -> None:
         info = "$JS.API.STREAM.INFO.EVENTS"
@@ -54,7 +66,7 @@ class TestPermissions:
             for subject in permissions(service).publish:
                 assert not subject.startswith((">", "*", "$JS.API.>", "_INBOX", "cmd.*", "cmd.>"))
             for subject in permissions(service).subscribe:
-                assert subject.split(".")[0] in ("_INBOX", "cmd", "evt")
+                assert subject.split(".")[0] in ("_INBOX", "cmd", "evt", "head", "wake")
                 assert subject not in ("_INBOX.>", "cmd.>", "evt.>")
 
     def test_the_operator_makes_streams_and_says_nothing(self) -> None:
@@ -70,6 +82,7 @@ class TestPermissions:
 class TestPairs:
     def test_are_those_of_the_contracts(self) -> None:
         assert topology.pairs() == [
+            ("audit", "vault"),
             ("auth", "tenancy"),
             ("auth", "vault"),
             ("gateway", "audit"),
@@ -178,10 +191,11 @@ class TestServer:
         one = await connect(service)
         others = [other for other in (*topology.SERVICES, topology.OPERATOR) if other != service]
 
-        everything = (">", "_INBOX.>", "cmd.>", "evt.>", "dead.>", "$JS.>", "$SYS.>")
+        everything = (">", "_INBOX.>", "cmd.>", "evt.>", "dead.>", "wake.>", "$JS.>", "$SYS.>")
         inboxes = [f"{topology.inbox(other)}.>" for other in others]
         commands = [f"cmd.{other}.>" for other in others]
-        assert [s for s in (*everything, *inboxes, *commands) if await one.subscribe(s)] == []
+        calls = [f"wake.{other}" for other in others]
+        assert [s for s in (*everything, *inboxes, *commands, *calls) if await one.subscribe(s)] == []
 
     @pytest.mark.parametrize(
         "subject",

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from causeloop_audit import handlers
 from causeloop_audit.handlers import Intake
 from causeloop_audit.models import metadata
-from causeloop_audit.repository import LogWriter
-from causeloop_audit.service import LogService
+from causeloop_audit.repository import LogWatch, LogWriter
+from causeloop_audit.service import CheckpointService, LogService, Signer
 from causeloop_audit.settings import AuditSettings
 from causeloop_common.application import Application
 
@@ -18,8 +18,12 @@ def create(environ: Mapping[str, str]) -> Application:
     database = application.database(metadata)
     writer = LogWriter(settings.writer_dsn())
     service = LogService(database, writer)
+    checkpoints = CheckpointService(database, application.bus)
+    signer = Signer(LogWatch(settings.writer_dsn()), checkpoints, seconds=settings.checkpoint_seconds)
     intake = Intake(application.bus, service, writer)
     application.background("intake", intake.run)
     application.check("intake", intake.check)
-    application.commands(handlers.router(service))
+    application.background("signer", signer.run)
+    application.check("signer", signer.check)
+    application.commands(handlers.router(service, checkpoints))
     return application

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
@@ -13,10 +13,24 @@ from nats.js import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 
 from causeloop_audit.repository import LogWriter, Place
-from causeloop_audit.service import LogService, Unreadable
+from causeloop_audit.service import CheckpointService, LogService, Unreadable
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.audit import Entry, EntryPage, GetEntry, ListEntries
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.audit import (
+    CheckpointView,
+    ConsistencyProof,
+    Entry,
+    EntryPage,
+    EntryProof,
+    GetCheckpoint,
+    GetEntry,
+    ListEntries,
+    LogPage,
+    ProveConsistency,
+    ProveEntry,
+    ReadLog,
+)
 from causeloop_common.contracts.base import Announced
 from causeloop_common.contracts.topology import AUDIT_INTAKE
 from causeloop_common.errors import AppError, Unavailable
@@ -32,7 +46,7 @@ _LINGER_SECONDS = 0.05
 """After a small batch: the first event of a lull is entered at once, under load one commit serves many."""
 
 
-def router(service: LogService) -> CommandRouter:
+def router(service: LogService, checkpoints: CheckpointService) -> CommandRouter:
     """What audit answers."""
     commands = CommandRouter()
 
@@ -43,6 +57,22 @@ def router(service: LogService) -> CommandRouter:
     @commands.on(GetEntry)
     async def get_entry(ctx: AuthContext, command: GetEntry) -> Entry:
         return await service.get_entry(ctx, command)
+
+    @commands.on(ReadLog)
+    async def read_log(ctx: AuthContext, command: ReadLog) -> LogPage:
+        return await service.read_log(ctx, command)
+
+    @commands.on(GetCheckpoint)
+    async def get_checkpoint(ctx: AuthContext, command: GetCheckpoint) -> CheckpointView:
+        return await checkpoints.get_checkpoint(ctx, command)
+
+    @commands.on(ProveEntry)
+    async def prove_entry(ctx: AuthContext, command: ProveEntry) -> EntryProof:
+        return await checkpoints.prove_entry(ctx, command)
+
+    @commands.on(ProveConsistency)
+    async def prove_consistency(ctx: AuthContext, command: ProveConsistency) -> ConsistencyProof:
+        return await checkpoints.prove_consistency(ctx, command)
 
     return commands
 
@@ -102,16 +132,23 @@ class Intake:
                 events = [_read(message) for message in batch]
                 try:
                     with self._observed(events) as places:
-                        await self._service.append(events, places)
+                        grown = await self._service.append(events, places)
                 except BaseException:
                     await self._give_back(batch)
                     raise
+                await self._tell(grown)
                 await batch[-1].ack()
                 if len(batch) < BATCH and (rest := _LINGER_SECONDS - (time.monotonic() - began)) > 0:
                     await asyncio.sleep(rest)
         finally:
             if self._bus.is_connected:
                 await subscription.unsubscribe()
+
+    async def _tell(self, grown: Mapping[str, int]) -> None:
+        """Wake who waits for these logs to grow. Whoever misses it looks by themselves soon."""
+        with suppress(AppError, nats.errors.Error, OSError):
+            for tenant, size in grown.items():
+                await self._bus.client.publish(topology.head(tenant), b"%d" % size)
 
     @contextmanager
     def _observed(self, events: Sequence[Announced | Unreadable]) -> Iterator[dict[Place, int]]:

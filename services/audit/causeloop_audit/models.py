@@ -1,10 +1,11 @@
 """The tables of the log.
 
-`heads` is the state of every tenant's tree; `entries` its leaves. The service reads under row security; only the
-writer's role appends, across tenants, and it can do nothing else.
+`heads` is the state of every tenant's tree, `entries` its leaves, `nodes` the roots of its complete subtrees, of which
+proofs are made, `checkpoints` what the vault last signed of it. The service reads under row security and keeps the
+checkpoints; only the writer's role appends, across tenants, and besides it sees how far checkpoints are behind.
 """
 
-from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, SmallInteger, Table, Text
 from sqlalchemy.dialects.postgresql import UUID
 
 from causeloop_common import rls
@@ -23,6 +24,10 @@ HEADS_EXTRA = (
     rls.Policy("writer_insert", "insert", WRITER, check="true"),
     rls.Policy("writer_update", "update", WRITER, using="true", check="true"),
 )
+
+NODES_EXTRA = (rls.Policy("writer_insert", "insert", WRITER, check="true"),)
+CHECKPOINTS_EXTRA = (rls.Policy("writer_select", "select", WRITER, using="true"),)
+CHECKPOINTS_COLUMNS = {"writer_select": ("workspace_id", "size")}
 
 heads = Table(
     "heads",
@@ -50,3 +55,25 @@ entries = Table(
     Column("leaf", Text),
     info=rls.protected("select", columns=ENTRIES_COLUMNS, extra=ENTRIES_EXTRA, audited=False, reason=REASON),
 )
+
+nodes = Table(
+    "nodes",
+    metadata,
+    rls.tenant_column(),
+    Column("level", SmallInteger, primary_key=True),
+    Column("index", BigInteger, primary_key=True),
+    Column("hash", LargeBinary, nullable=False),
+    info=rls.protected("select", extra=NODES_EXTRA, audited=False, reason=REASON),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    rls.tenant_column(),
+    Column("size", BigInteger, nullable=False),
+    Column("note", Text, nullable=False),
+    info=rls.protected(
+        "select", "insert", "update",
+        columns=CHECKPOINTS_COLUMNS, extra=CHECKPOINTS_EXTRA, audited=False, reason=REASON,
+    ),
+)  # fmt: skip

@@ -7,10 +7,18 @@ from causeloop_common.settings import Settings
 
 
 class AuditSettings(Settings):
-    """The common settings and the writer's address."""
+    """The common settings, the writer's address, and how often heads are signed."""
 
     own_writer_url: SecretStr | None = Field(
         default=None, alias="DATABASE_URL_AUDIT_WRITER", description="the role that appends to the log"
+    )
+
+    checkpoint_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=3600,
+        alias="CHECKPOINT_SECONDS",
+        description="at most so long a log's head stays unsigned, if nobody asks for it sooner",
     )
 
     def writer_dsn(self) -> str:

@@ -13,7 +13,8 @@ from causeloop_audit import app
 from causeloop_common import ids
 from causeloop_common.application import Application
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.audit import Entry, EntryPage, GetEntry, ListEntries
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.audit import Entry, EntryPage, GetEntry, ListEntries, ReadLog
 from causeloop_common.contracts.base import Announced
 from causeloop_common.errors import Forbidden, InvalidInput, NotFound
 from causeloop_common.messaging import Bus, event_headers
@@ -110,6 +111,14 @@ class TestCommands:
         with pytest.raises(Forbidden, match="This needs the permission 'audit:read'"):
             await gateway.call(member, command)
 
+    async def test_the_log_as_stored_needs_the_permission_to_stream(
+        self, gateway: Bus, as_user: Callable[..., AuthContext]
+    ) -> None:
+        member = as_user(ids.new("ws"), role="member")
+
+        with pytest.raises(Forbidden, match="This needs the permission 'audit:stream'"):
+            await gateway.call(member, ReadLog(start=0))
+
     async def test_a_position_that_is_none_is_refused_by_name(self, gateway: Bus, workspace: AuthContext) -> None:
         with pytest.raises(InvalidInput) as refused:
             await gateway.call(workspace, ListEntries(position="seven"))
@@ -182,6 +191,24 @@ class TestIntake:
         await announce(good := event())
 
         assert [entry.id for entry in await entered(workspace, 1)] == [good.id]
+
+    async def test_the_new_size_of_a_log_is_told_once_its_entries_can_be_read(
+        self, gateway: Bus, announce: Announce, workspace: AuthContext, event: Make
+    ) -> None:
+        told: asyncio.Queue[tuple[bytes, int]] = asyncio.Queue()
+
+        async def heard(message: Any) -> None:
+            told.put_nowait((message.data, (await gateway.call(workspace, ReadLog(start=0))).size))
+
+        subscription = await gateway.hear(topology.head(workspace.tenant), heard)
+        await gateway.flush()
+        for size in (1, 2):
+            await announce(event())
+            async with asyncio.timeout(PATIENCE):
+                assert await told.get() == (str(size).encode(), size)
+        await announce(event(tenant=ids.new("ws")))
+        await subscription.unsubscribe()
+        assert told.empty()
 
     async def test_it_goes_on_when_its_database_connection_was_cut(
         self,

@@ -10,16 +10,16 @@ import asyncpg
 import orjson
 import pytest
 
-from causeloop_audit.domain.merkle import Frontier, leaf_hash
 from causeloop_audit.repository import LogWriter
 from causeloop_audit.service import LogService, Unreadable
 from causeloop_audit.settings import AuditSettings
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.audit import GetEntry, ListEntries
+from causeloop_common.contracts.audit import LAST_INDEX, GetEntry, ListEntries, ReadLog
 from causeloop_common.contracts.base import Announced
 from causeloop_common.errors import InvalidInput, NotFound
 from causeloop_common.testing import Servers, context
+from causeloop_common.tlog.merkle import Frontier, leaf_hash
 
 Make = Callable[..., Announced]
 
@@ -40,8 +40,8 @@ class TestAppend:
     async def test_indexes_are_dense_and_the_head_is_the_root_of_the_stored_leaves(
         self, log: LogService, servers: Servers, workspace: AuthContext, event: Make
     ) -> None:
-        for size in (1, 3, 7):
-            assert await log.append([event() for _ in range(size)]) == size
+        for number, size in ((1, 1), (3, 4), (7, 11)):
+            assert await log.append([event() for _ in range(number)]) == {workspace.tenant: size}
 
         leaves, head = await stored(servers, workspace.tenant)
         frontier = Frontier()
@@ -56,8 +56,9 @@ class TestAppend:
     ) -> None:
         first, second, third = event(), event(), event()
 
-        assert await log.append([first, second, first]) == 2
-        assert await log.append([second, third]) == 1
+        assert await log.append([first, second, first]) == {workspace.tenant: 2}
+        assert await log.append([second, third]) == {workspace.tenant: 3}
+        assert await log.append([first, third]) == {}
 
         leaves, head = await stored(servers, workspace.tenant)
         assert [orjson.loads(row["leaf"])["id"] for row in leaves] == [first.id, second.id, third.id]
@@ -69,7 +70,7 @@ class TestAppend:
         tenants = [ids.new("ws") for _ in range(20)]
         batch = [event(tenant=tenant) for _ in range(5) for tenant in tenants]
 
-        assert await log.append(batch) == 100
+        assert await log.append(batch) == dict.fromkeys(tenants, 5)
 
         for tenant in tenants:
             leaves, head = await stored(servers, tenant)
@@ -131,8 +132,8 @@ class TestAppend:
     ) -> None:
         what = Unreadable(f"evt.{workspace.tenant}.vault.x", 7, b"\x00\x01")
 
-        assert await log.append([what]) == 1
-        assert await log.append([what]) == 0
+        assert await log.append([what]) == {workspace.tenant: 1}
+        assert await log.append([what]) == {}
 
         page = await log.list_entries(workspace, ListEntries())
         assert [entry.action for entry in page.data] == ["audit.malformed"]
@@ -140,7 +141,7 @@ class TestAppend:
     async def test_what_names_no_tenant_is_entered_in_the_installation_s_realm(self, log: LogService) -> None:
         what = Unreadable("evt.nobody.vault.x", 8, ids.new("x").encode())
 
-        assert await log.append([what]) == 1
+        assert set(await log.append([what])) == {ids.INSTALLATION}
 
         page = await log.list_entries(context(ids.INSTALLATION), ListEntries())
         assert "audit.malformed" in {entry.action for entry in page.data}
@@ -240,3 +241,61 @@ class TestGetEntry:
         await log.append([one])
         with pytest.raises(NotFound, match="no such event in this workspace's log"):
             await log.get_entry(as_user(ids.new("ws")), GetEntry(id=one.id))
+
+
+class TestReadLog:
+    async def test_tells_the_stored_bytes_from_one_place_on(
+        self, log: LogService, servers: Servers, workspace: AuthContext, event: Make
+    ) -> None:
+        await log.append([event() for _ in range(5)])
+
+        page = await log.read_log(workspace, ReadLog(start=2, limit=2))
+
+        leaves, _ = await stored(servers, workspace.tenant)
+        assert [(e.index, e.leaf, e.leaf_hash) for e in page.entries] == [
+            (row["index"], row["leaf"], row["leaf_hash"].hex()) for row in leaves[2:4]
+        ]
+        assert page.size == 5
+
+    @pytest.mark.parametrize("start", [3, 4, LAST_INDEX])
+    async def test_at_or_after_the_end_tells_the_size_alone(
+        self, log: LogService, workspace: AuthContext, event: Make, start: int
+    ) -> None:
+        await log.append([event() for _ in range(3)])
+        page = await log.read_log(workspace, ReadLog(start=start))
+        assert (page.entries, page.size) == ([], 3)
+
+    async def test_of_a_tenant_without_a_log_tells_that_it_is_empty(
+        self, log: LogService, workspace: AuthContext
+    ) -> None:
+        page = await log.read_log(workspace, ReadLog(start=0))
+        assert (page.entries, page.size) == ([], 0)
+
+    async def test_a_page_is_cut_at_its_size_in_bytes_and_has_at_least_one_entry(
+        self, log: LogService, workspace: AuthContext, event: Make
+    ) -> None:
+        data = orjson.dumps({"text": "x" * 60_000})
+        await log.append([event(data=data) for _ in range(12)])
+
+        page = await log.read_log(workspace, ReadLog(start=1))
+        assert [entry.index for entry in page.entries] == list(range(1, 9))
+        assert sum(len(entry.leaf or "") for entry in page.entries) <= 512 * 1024
+        single = await log.read_log(workspace, ReadLog(start=5, max_bytes=1))
+        assert [entry.index for entry in single.entries] == [5]
+
+    async def test_what_retention_removed_is_told_by_its_hash(
+        self, log: LogService, workspace: AuthContext, event: Make, superuser: asyncpg.Connection
+    ) -> None:
+        await log.append([event() for _ in range(3)])
+        await superuser.execute(
+            "UPDATE audit.entries SET leaf = NULL WHERE workspace_id = $1 AND index < 2", workspace.tenant_uuid
+        )
+        page = await log.read_log(workspace, ReadLog(start=0, max_bytes=400))
+        assert [(e.index, e.leaf is None, len(e.leaf_hash)) for e in page.entries] == [(0, True, 64), (1, True, 64)]
+
+    async def test_shows_nothing_of_another_tenant(
+        self, log: LogService, event: Make, as_user: Callable[..., AuthContext]
+    ) -> None:
+        await log.append([event()])
+        page = await log.read_log(as_user(ids.new("ws")), ReadLog(start=0))
+        assert (page.entries, page.size) == ([], 0)

@@ -2,8 +2,10 @@
 
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.vault import (
+    GetLogKey,
     GetSecret,
     ListSecrets,
+    LogKey,
     PutSecret,
     RevealedSecret,
     RevealSecret,
@@ -11,33 +13,43 @@ from causeloop_common.contracts.vault import (
     SealedData,
     SecretPage,
     SecretView,
+    SignCheckpoint,
+    SignedCheckpoint,
 )
 from causeloop_common.messaging import CommandRouter
-from causeloop_vault.service import VaultService
+from causeloop_vault.service import CheckpointService, SealingService, SecretService
 
 
-def router(service: VaultService) -> CommandRouter:
+def router(secrets: SecretService, sealing: SealingService, checkpoints: CheckpointService) -> CommandRouter:
     """What the vault answers."""
     commands = CommandRouter()
 
     @commands.on(PutSecret)
     async def put_secret(ctx: AuthContext, command: PutSecret) -> SecretView:
-        return await service.put_secret(ctx, command)
+        return await secrets.put_secret(ctx, command)
 
     @commands.on(GetSecret)
     async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
-        return await service.get_secret(ctx, command)
+        return await secrets.get_secret(ctx, command)
 
     @commands.on(ListSecrets)
     async def list_secrets(ctx: AuthContext, command: ListSecrets) -> SecretPage:
-        return await service.list_secrets(ctx, command)
+        return await secrets.list_secrets(ctx, command)
 
     @commands.on(RevealSecret)
     async def reveal_secret(ctx: AuthContext, command: RevealSecret) -> RevealedSecret:
-        return await service.reveal_secret(ctx, command)
+        return await secrets.reveal_secret(ctx, command)
 
     @commands.on(Seal)
     async def seal(ctx: AuthContext, command: Seal) -> SealedData:
-        return await service.seal(ctx, command)
+        return await sealing.seal(ctx, command)
+
+    @commands.on(SignCheckpoint)
+    async def sign_checkpoint(ctx: AuthContext, command: SignCheckpoint) -> SignedCheckpoint:
+        return await checkpoints.sign_checkpoint(ctx, command)
+
+    @commands.on(GetLogKey)
+    async def get_log_key(ctx: AuthContext, command: GetLogKey) -> LogKey:
+        return await checkpoints.get_log_key(ctx, command)
 
     return commands

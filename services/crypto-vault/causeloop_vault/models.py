@@ -1,6 +1,6 @@
 """The vault's tables. Nothing here is plaintext: data keys are wrapped, values sealed."""
 
-from sqlalchemy import Column, DateTime, ForeignKeyConstraint, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, DateTime, ForeignKeyConstraint, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import UUID
 
 from causeloop_common import idempotency, outbox, rls
@@ -44,4 +44,27 @@ secret_versions = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     ForeignKeyConstraint(["workspace_id", "path"], ["vault.secrets.workspace_id", "vault.secrets.path"]),
     info=rls.protected("select", "insert"),
+)
+
+UNAUDITED_CHECKPOINTS = "what the vault signed of a log; an event about it would move the log it signed"
+
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    rls.tenant_column(),
+    Column("version", Integer, primary_key=True),
+    Column("public", LargeBinary, nullable=False),
+    Column("sealed", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    info=rls.protected("select", "insert"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    rls.tenant_column(),
+    Column("size", BigInteger, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    info=rls.protected("select", "insert", "update", audited=False, reason=UNAUDITED_CHECKPOINTS),
 )

@@ -1,7 +1,7 @@
 """The vault as its use cases meet it: the service on real PostgreSQL."""
 
-import os
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
@@ -11,8 +11,18 @@ from causeloop_common.database import Database
 from causeloop_common.testing import Servers
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.models import metadata
-from causeloop_vault.service import VaultService
+from causeloop_vault.service import CheckpointService, Keyrings, SealingService, SecretService
 from causeloop_vault.settings import VaultSettings
+
+
+@dataclass(frozen=True)
+class Vault:
+    """The vault's use cases, over keyrings of their own."""
+
+    keyrings: Keyrings
+    secrets: SecretService
+    sealing: SealingService
+    checkpoints: CheckpointService
 
 
 @pytest.fixture(scope="session")
@@ -26,18 +36,24 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def new_vault(database: Database, servers: Servers) -> Callable[..., VaultService]:
+def new_vault(database: Database, servers: Servers) -> Callable[..., Vault]:
     """Make a vault that remembers nothing yet, with the installation's master keys or others."""
     settings = VaultSettings.load("vault", servers.environ["vault"])
 
-    def make(*keys: bytes, **given: Any) -> VaultService:
-        return VaultService(database, LocalMasterKeys(keys or settings.keys()), **{"entropy": os.urandom, **given})
+    def make(*keys: bytes, **given: Any) -> Vault:
+        keyrings = Keyrings(database, LocalMasterKeys(keys or settings.keys()), **given)
+        return Vault(
+            keyrings,
+            SecretService(database, keyrings),
+            SealingService(database, keyrings),
+            CheckpointService(database, keyrings, settings.origin),
+        )
 
     return make
 
 
 @pytest.fixture
-def vault(new_vault: Callable[..., VaultService]) -> VaultService:
+def vault(new_vault: Callable[..., Vault]) -> Vault:
     """A vault of the test's own."""
     return new_vault()
 

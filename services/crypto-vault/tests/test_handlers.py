@@ -11,23 +11,45 @@ from causeloop_common import ids
 from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts import vault
 from causeloop_common.contracts.base import Command, commands
-from causeloop_common.contracts.vault import GetSecret, ListSecrets, PutSecret, RevealSecret, Seal
-from causeloop_common.errors import Conflict, Forbidden, IdempotencyMismatch, InvalidInput, NotFound
+from causeloop_common.contracts.vault import (
+    GetLogKey,
+    GetSecret,
+    ListSecrets,
+    PutSecret,
+    RevealSecret,
+    Seal,
+    SignCheckpoint,
+)
+from causeloop_common.errors import (
+    Conflict,
+    Forbidden,
+    IdempotencyMismatch,
+    InvalidInput,
+    NotFound,
+    Timeout,
+    Unavailable,
+)
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import ROLES, Internal
 from causeloop_common.settings import Settings
 from causeloop_common.testing import Servers
+from causeloop_common.tlog.checkpoint import Checkpoint
+from causeloop_common.tlog.merkle import EMPTY_ROOT, leaf_hash
+from causeloop_common.tlog.note import VerifierKey
 from causeloop_vault import app
 
 CANARY = "s3cr3t-canary"
 PUT = PutSecret.model_validate({"path": "db/password", "value": CANARY})
 SEAL = Seal.model_validate({"purpose": "session", "record_id": "ses_1", "plaintext": CANARY})
+SIGN = SignCheckpoint(old_size=0, size=1, root=leaf_hash(b"one").hex(), proof=[])
 EXAMPLES: dict[type[Command[Any]], Command[Any]] = {
     PutSecret: PUT,
     GetSecret: GetSecret(path="db/password"),
     ListSecrets: ListSecrets(),
     RevealSecret: RevealSecret(path="db/password"),
     Seal: SEAL,
+    SignCheckpoint: SIGN,
+    GetLogKey: GetLogKey(),
 }
 
 
@@ -50,6 +72,12 @@ async def gateway(servers: Servers, compose: Callable[..., Awaitable[Any]]) -> A
 @pytest.fixture(scope="module")
 async def auth(servers: Servers, gateway: Bus) -> AsyncIterator[Bus]:
     async with connected(servers, "auth") as bus:
+        yield bus
+
+
+@pytest.fixture(scope="module")
+async def audit(servers: Servers, gateway: Bus) -> AsyncIterator[Bus]:
+    async with connected(servers, "audit") as bus:
         yield bus
 
 
@@ -111,17 +139,45 @@ class TestSeal:
         assert list(refused.value.fields or {}) == ["purpose"]
 
 
+class TestCheckpoints:
+    async def test_audit_has_a_log_signed_and_the_gateway_tells_the_key(
+        self, audit: Bus, gateway: Bus, workspace: AuthContext
+    ) -> None:
+        asking = replace(workspace, permissions=frozenset({Internal.SIGN_CHECKPOINT}))
+
+        signed = await audit.call(asking, SIGN)
+        key = await gateway.call(workspace, GetLogKey())
+
+        checkpoint = Checkpoint.verified(signed.checkpoint, VerifierKey.parse(key.key))
+        assert (checkpoint.origin, checkpoint.size, checkpoint.root) == (key.origin, 1, leaf_hash(b"one"))
+        assert key.origin == f"causeloop.localhost/log/{workspace.tenant}"
+
+    async def test_nobody_else_may_ask(self, gateway: Bus, auth: Bus, workspace: AuthContext) -> None:
+        asking = replace(workspace, permissions=frozenset({Internal.SIGN_CHECKPOINT}))
+        for bus in (gateway, auth):  # the bus itself does not let it through, and nobody answers
+            with pytest.raises((Forbidden, Timeout, Unavailable)):
+                await bus.call(asking, SIGN)
+
+    async def test_a_log_that_lost_its_end_is_told_where_to_begin(self, audit: Bus, workspace: AuthContext) -> None:
+        asking = replace(workspace, permissions=frozenset({Internal.SIGN_CHECKPOINT}))
+        await audit.call(asking, SIGN)
+
+        with pytest.raises(Conflict, match="has size 1") as refused:
+            await audit.call(asking, SIGN.model_copy(update={"size": 0, "root": EMPTY_ROOT.hex()}))
+        assert refused.value.fields == {"old_size": ["1"]}
+
+
 class TestRights:
     def test_every_command_has_an_example(self) -> None:
         assert set(EXAMPLES) == set(commands(vault))
 
     @pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.operation)
     async def test_without_its_permission_no_command_is_done(
-        self, gateway: Bus, auth: Bus, workspace: AuthContext, kind: type[Command[Any]]
+        self, gateway: Bus, auth: Bus, audit: Bus, workspace: AuthContext, kind: type[Command[Any]]
     ) -> None:
         everything = ROLES["owner"] | set(Internal)
         powerless = replace(workspace, permissions=frozenset(everything - {kind.permission}))
-        asking = gateway if "gateway" in kind.issuers else auth
+        asking = gateway if "gateway" in kind.issuers else auth if "auth" in kind.issuers else audit
 
         with pytest.raises(Forbidden, match=f"This needs the permission '{kind.permission}'"):
             await asking.request(powerless, EXAMPLES[kind])

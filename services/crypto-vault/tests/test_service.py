@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
@@ -12,9 +13,12 @@ from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts.vault import GetSecret, ListSecrets, PutSecret, RevealSecret, Seal
 from causeloop_common.errors import Conflict, Forbidden, IdempotencyMismatch, Internal, NotFound, Unavailable
 from causeloop_common.idempotency import Replayed
-from causeloop_vault.service import REMEMBERED_SECONDS, VaultService
+from causeloop_vault.service.keyrings import REMEMBERED_SECONDS
 
-Vault = Callable[..., VaultService]
+if TYPE_CHECKING:
+    from conftest import Vault
+
+NewVault = Callable[..., "Vault"]
 
 
 def put(path: str = "db/password", value: str = "hunter2", version: int | None = None) -> PutSecret:
@@ -27,64 +31,64 @@ async def events(superuser: asyncpg.Connection, ctx: AuthContext) -> list[str]:
 
 
 class TestPutSecret:
-    async def test_versions_count_from_one_and_keep_one_id(self, vault: VaultService, workspace: AuthContext) -> None:
-        first = await vault.put_secret(workspace, put(value="one"))
-        second = await vault.put_secret(workspace, put(value="two"))
+    async def test_versions_count_from_one_and_keep_one_id(self, vault: "Vault", workspace: AuthContext) -> None:
+        first = await vault.secrets.put_secret(workspace, put(value="one"))
+        second = await vault.secrets.put_secret(workspace, put(value="two"))
 
         assert (first.version, second.version) == (1, 2)
         assert first.id == second.id
         assert second.created_at == first.created_at < second.updated_at
 
     async def test_writes_only_on_top_of_the_version_that_was_named(
-        self, vault: VaultService, workspace: AuthContext
+        self, vault: "Vault", workspace: AuthContext
     ) -> None:
-        assert (await vault.put_secret(workspace, put(version=0))).version == 1
-        assert (await vault.put_secret(workspace, put(version=1))).version == 2
+        assert (await vault.secrets.put_secret(workspace, put(version=0))).version == 1
+        assert (await vault.secrets.put_secret(workspace, put(version=1))).version == 2
         for stale in (0, 1, 3):
             with pytest.raises(Conflict, match="version is not the one you named"):
-                await vault.put_secret(workspace, put(version=stale))
-        assert (await vault.get_secret(workspace, GetSecret(path="db/password"))).version == 2
+                await vault.secrets.put_secret(workspace, put(version=stale))
+        assert (await vault.secrets.get_secret(workspace, GetSecret(path="db/password"))).version == 2
 
     async def test_a_version_named_of_a_secret_that_is_not_there_makes_none(
-        self, vault: VaultService, workspace: AuthContext, superuser: asyncpg.Connection
+        self, vault: "Vault", workspace: AuthContext, superuser: asyncpg.Connection
     ) -> None:
         with pytest.raises(Conflict):
-            await vault.put_secret(workspace, put(version=5))
+            await vault.secrets.put_secret(workspace, put(version=5))
         with pytest.raises(NotFound):
-            await vault.get_secret(workspace, GetSecret(path="db/password"))
+            await vault.secrets.get_secret(workspace, GetSecret(path="db/password"))
         assert await events(superuser, workspace) == []
 
     async def test_fifty_racers_make_one_keyring_and_fifty_versions(
-        self, new_vault: Vault, workspace: AuthContext, superuser: asyncpg.Connection
+        self, new_vault: NewVault, workspace: AuthContext, superuser: asyncpg.Connection
     ) -> None:
         vaults = [new_vault() for _ in range(50)]
 
-        written = await asyncio.gather(*(vault.put_secret(workspace, put()) for vault in vaults))
+        written = await asyncio.gather(*(vault.secrets.put_secret(workspace, put()) for vault in vaults))
 
         assert sorted(secret.version for secret in written) == list(range(1, 51))
         told = await events(superuser, workspace)
         assert told.count("vault.keyring_created") == 1
         assert told.count("vault.secret_written") == 50
         for version in (1, 25, 50):
-            shown = await vaults[0].reveal_secret(workspace, RevealSecret(path="db/password", version=version))
+            shown = await vaults[0].secrets.reveal_secret(workspace, RevealSecret(path="db/password", version=version))
             assert shown.value.get_secret_value() == "hunter2"
 
-    async def test_a_retry_ends_with_the_first_answer(self, vault: VaultService, workspace: AuthContext) -> None:
+    async def test_a_retry_ends_with_the_first_answer(self, vault: "Vault", workspace: AuthContext) -> None:
         keyed = replace(workspace, idempotency=Idempotency("key", "print"))
-        first = await vault.put_secret(keyed, put())
+        first = await vault.secrets.put_secret(keyed, put())
 
         with pytest.raises(Replayed) as done:
-            await vault.put_secret(keyed, put())
+            await vault.secrets.put_secret(keyed, put())
         with pytest.raises(IdempotencyMismatch):
-            await vault.put_secret(replace(keyed, idempotency=Idempotency("key", "other")), put(value="x"))
+            await vault.secrets.put_secret(replace(keyed, idempotency=Idempotency("key", "other")), put(value="x"))
 
         assert type(first).model_validate_json(done.value.reply) == first
-        assert (await vault.get_secret(workspace, GetSecret(path="db/password"))).version == 1
+        assert (await vault.secrets.get_secret(workspace, GetSecret(path="db/password"))).version == 1
 
     async def test_nothing_of_the_value_lies_in_the_database(
-        self, vault: VaultService, workspace: AuthContext, superuser: asyncpg.Connection
+        self, vault: "Vault", workspace: AuthContext, superuser: asyncpg.Connection
     ) -> None:
-        await vault.put_secret(workspace, put(value="correct horse battery staple"))
+        await vault.secrets.put_secret(workspace, put(value="correct horse battery staple"))
         for table in ("secrets", "secret_versions", "keyrings", "outbox"):
             rows = await superuser.fetch(
                 f"SELECT t::text AS row FROM vault.{table} t WHERE workspace_id = $1", workspace.tenant_uuid
@@ -94,46 +98,46 @@ class TestPutSecret:
 
 
 class TestRevealSecret:
-    async def test_shows_the_newest_and_any_version(self, vault: VaultService, workspace: AuthContext) -> None:
-        await vault.put_secret(workspace, put(value="one"))
-        await vault.put_secret(workspace, put(value="zwei ✓"))
+    async def test_shows_the_newest_and_any_version(self, vault: "Vault", workspace: AuthContext) -> None:
+        await vault.secrets.put_secret(workspace, put(value="one"))
+        await vault.secrets.put_secret(workspace, put(value="zwei ✓"))
 
-        newest = await vault.reveal_secret(workspace, RevealSecret(path="db/password"))
-        first = await vault.reveal_secret(workspace, RevealSecret(path="db/password", version=1))
+        newest = await vault.secrets.reveal_secret(workspace, RevealSecret(path="db/password"))
+        first = await vault.secrets.reveal_secret(workspace, RevealSecret(path="db/password", version=1))
 
         assert (newest.version, newest.value.get_secret_value()) == (2, "zwei ✓")
         assert (first.version, first.value.get_secret_value()) == (1, "one")
         assert "zwei" not in repr(newest)
 
     async def test_is_recorded_each_time(
-        self, vault: VaultService, workspace: AuthContext, superuser: asyncpg.Connection
+        self, vault: "Vault", workspace: AuthContext, superuser: asyncpg.Connection
     ) -> None:
-        await vault.put_secret(workspace, put())
+        await vault.secrets.put_secret(workspace, put())
         for _ in range(2):
-            await vault.reveal_secret(workspace, RevealSecret(path="db/password"))
+            await vault.secrets.reveal_secret(workspace, RevealSecret(path="db/password"))
         assert (await events(superuser, workspace))[-2:] == ["vault.secret_revealed", "vault.secret_revealed"]
 
     async def test_of_what_is_not_there_is_refused_and_not_recorded(
-        self, vault: VaultService, workspace: AuthContext, superuser: asyncpg.Connection
+        self, vault: "Vault", workspace: AuthContext, superuser: asyncpg.Connection
     ) -> None:
-        await vault.put_secret(workspace, put())
+        await vault.secrets.put_secret(workspace, put())
         for missing in (RevealSecret(path="other"), RevealSecret(path="db/password", version=9)):
             with pytest.raises(NotFound, match="or not that version of it"):
-                await vault.reveal_secret(workspace, missing)
+                await vault.secrets.reveal_secret(workspace, missing)
         assert "vault.secret_revealed" not in await events(superuser, workspace)
 
     async def test_a_ciphertext_moved_to_another_row_does_not_open(
         self,
-        vault: VaultService,
+        vault: "Vault",
         workspace: AuthContext,
         as_user: Callable[..., AuthContext],
         superuser: asyncpg.Connection,
     ) -> None:
         other = as_user(ids.new("ws"))
-        await vault.put_secret(workspace, put("a", "of a"))
-        await vault.put_secret(workspace, put("a", "of a, newer"))
-        await vault.put_secret(workspace, put("b", "of b"))
-        await vault.put_secret(other, put("a", "of another"))
+        await vault.secrets.put_secret(workspace, put("a", "of a"))
+        await vault.secrets.put_secret(workspace, put("a", "of a, newer"))
+        await vault.secrets.put_secret(workspace, put("b", "of b"))
+        await vault.secrets.put_secret(other, put("a", "of another"))
         moved = """
             UPDATE vault.secret_versions SET sealed = (
                 SELECT sealed FROM vault.secret_versions WHERE workspace_id = $1 AND path = $2 AND version = $3
@@ -144,30 +148,30 @@ class TestRevealSecret:
         for source, path, version in ((workspace, "a", 1), (workspace, "a", 2), (other, "a", 1)):
             await superuser.execute(moved, source.tenant_uuid, path, version, workspace.tenant_uuid)
             with pytest.raises(Internal, match="does not open at its place"):
-                await vault.reveal_secret(workspace, RevealSecret(path="b"))
+                await vault.secrets.reveal_secret(workspace, RevealSecret(path="b"))
 
     async def test_nothing_of_another_tenant_is_found(
-        self, vault: VaultService, workspace: AuthContext, as_user: Callable[..., AuthContext]
+        self, vault: "Vault", workspace: AuthContext, as_user: Callable[..., AuthContext]
     ) -> None:
-        await vault.put_secret(workspace, put())
+        await vault.secrets.put_secret(workspace, put())
         stranger = as_user(ids.new("ws"))
         with pytest.raises(NotFound):
-            await vault.reveal_secret(stranger, RevealSecret(path="db/password"))
+            await vault.secrets.reveal_secret(stranger, RevealSecret(path="db/password"))
         with pytest.raises(NotFound):
-            await vault.get_secret(stranger, GetSecret(path="db/password"))
-        assert (await vault.list_secrets(stranger, ListSecrets())).data == []
+            await vault.secrets.get_secret(stranger, GetSecret(path="db/password"))
+        assert (await vault.secrets.list_secrets(stranger, ListSecrets())).data == []
 
 
 class TestListSecrets:
-    async def test_pages_by_path_without_values(self, vault: VaultService, workspace: AuthContext) -> None:
+    async def test_pages_by_path_without_values(self, vault: "Vault", workspace: AuthContext) -> None:
         paths = [f"p/{number:02}" for number in range(7)]
         for path in reversed(paths):
-            await vault.put_secret(workspace, put(path))
+            await vault.secrets.put_secret(workspace, put(path))
 
         found: list[str] = []
         position = None
         while True:
-            page = await vault.list_secrets(workspace, ListSecrets(limit=3, position=position))
+            page = await vault.secrets.list_secrets(workspace, ListSecrets(limit=3, position=position))
             found += [secret.path for secret in page.data]
             if (position := page.next_position) is None:
                 break
@@ -176,45 +180,45 @@ class TestListSecrets:
 
 
 class TestSeal:
-    async def test_is_for_a_purpose_of_the_asking_service(self, vault: VaultService, workspace: AuthContext) -> None:
+    async def test_is_for_a_purpose_of_the_asking_service(self, vault: "Vault", workspace: AuthContext) -> None:
         command = Seal.model_validate({"purpose": "session", "record_id": "ses_1", "plaintext": "personal"})
 
-        sealed = await vault.seal(replace(workspace, issuer="auth"), command)
+        sealed = await vault.sealing.seal(replace(workspace, issuer="auth"), command)
         assert sealed.ciphertext.startswith("clv1:1:")
 
         with pytest.raises(Forbidden, match="purpose 'session' is not the asking service's"):
-            await vault.seal(replace(workspace, issuer="tenancy"), command)
+            await vault.sealing.seal(replace(workspace, issuer="tenancy"), command)
 
 
 class TestKeyring:
     async def test_is_read_again_when_it_is_old(
-        self, new_vault: Vault, workspace: AuthContext, superuser: asyncpg.Connection
+        self, new_vault: NewVault, workspace: AuthContext, superuser: asyncpg.Connection
     ) -> None:
         now = 0.0
         vault = new_vault(monotonic=lambda: now)
-        await vault.put_secret(workspace, put())
-        await vault.put_secret(workspace, put())  # from here on it is remembered
+        await vault.secrets.put_secret(workspace, put())
+        await vault.secrets.put_secret(workspace, put())  # from here on it is remembered
         await superuser.execute("SET session_replication_role = replica")
         await superuser.execute(
             "UPDATE vault.keyrings SET master = 'gone' WHERE workspace_id = $1", workspace.tenant_uuid
         )
 
         now = REMEMBERED_SECONDS - 1
-        await vault.put_secret(workspace, put())
+        await vault.secrets.put_secret(workspace, put())
         now = REMEMBERED_SECONDS + 1
         with pytest.raises(Internal, match="data key does not open"):
-            await vault.put_secret(workspace, put())
+            await vault.secrets.put_secret(workspace, put())
 
-    async def test_the_canary_tells_a_wrong_master_key(self, vault: VaultService, new_vault: Vault) -> None:
-        await vault.check_master_key()
+    async def test_the_canary_tells_a_wrong_master_key(self, vault: "Vault", new_vault: NewVault) -> None:
+        await vault.keyrings.check_master_key()
         with pytest.raises(Unavailable, match="CAUSELOOP_MASTER_KEY does not open this database's keys"):
-            await new_vault(bytes(32)).check_master_key()
+            await new_vault(bytes(32)).keyrings.check_master_key()
 
     async def test_a_key_made_in_a_transaction_that_failed_is_not_used(
-        self, vault: VaultService, workspace: AuthContext
+        self, vault: "Vault", workspace: AuthContext
     ) -> None:
         with pytest.raises(Conflict):
-            await vault.put_secret(workspace, put(version=7))
-        await vault.put_secret(workspace, put(value="kept"))
-        shown = await vault.reveal_secret(workspace, RevealSecret(path="db/password"))
+            await vault.secrets.put_secret(workspace, put(version=7))
+        await vault.secrets.put_secret(workspace, put(value="kept"))
+        shown = await vault.secrets.reveal_secret(workspace, RevealSecret(path="db/password"))
         assert shown.value.get_secret_value() == "kept"

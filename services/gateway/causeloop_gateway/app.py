@@ -14,9 +14,11 @@ from causeloop_gateway.denials import Denials
 from causeloop_gateway.edge import Edge
 from causeloop_gateway.problems import STATUS, schema
 from causeloop_gateway.protocol import BoundedProtocol
-from causeloop_gateway.routes import ENDPOINTS
+from causeloop_gateway.routes import ENDPOINTS, STREAMS
 from causeloop_gateway.security import Security
 from causeloop_gateway.settings import GatewaySettings
+from causeloop_gateway.streams.registry import Streams
+from causeloop_gateway.streams.route import StreamRoute, documented as documented_stream
 
 TITLE = "Causeloop"
 VERSION = "0.1.0"
@@ -30,28 +32,38 @@ def create(environ: Mapping[str, str]) -> Application:
     """The gateway, ready to be run."""
     settings = GatewaySettings.load("gateway", environ)
     application = Application(settings)
-    security = Security(application.bus)
+    security = Security(application.bus, remembered_seconds=settings.remembered_seconds)
     cursors = Cursors(application.keys.own("cursors/v1"))
     denials = Denials(application.bus)
     gateway = Gateway(application.bus, security, cursors, denials, application.keys, settings.trusted_proxies)
     application.background("denials", denials.run)
     application.after_serving(denials.flush)
-    edge = Edge(api(gateway), Operations([application]), settings.origins(), application.tracer)
+    streams = Streams(application.bus, security)
+    edge = Edge(api(gateway, streams), Operations([application]), settings.origins(), application.tracer)
     application.http(
         lambda: Listener.on(
-            edge, settings.host, settings.port, http=BoundedProtocol, ws="none", timeout_keep_alive=30, backlog=2048
+            edge,
+            settings.host,
+            settings.port,
+            http=BoundedProtocol,
+            ws="none",
+            timeout_keep_alive=30,
+            backlog=2048,
+            ending=(streams.stop,),
         )
     )
     return application
 
 
-def api(gateway: Gateway | None) -> FastAPI:
+def api(gateway: Gateway | None, streams: Streams | None = None) -> FastAPI:
     """The routes and their description; without a gateway only the description."""
     # The explorer brings its scripts along: nothing is fetched from elsewhere.
     app = FastAPIOffline(title=TITLE, version=VERSION, openapi_url="/openapi.json", docs_url="/docs", redoc_url=None)
     app.router.redirect_slashes = False
     for endpoint in ENDPOINTS:
         app.router.routes.append(CommandRoute(gateway, endpoint, **documented(endpoint)))
+    for endpoint in STREAMS:
+        app.router.routes.append(StreamRoute(gateway, streams, endpoint, **documented_stream(endpoint)))
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:

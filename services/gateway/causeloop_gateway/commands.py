@@ -9,7 +9,7 @@ import hmac
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 from fastapi.routing import APIRoute
@@ -29,6 +29,7 @@ from causeloop_gateway.security import Caller, Security, require, service_contex
 SESSION = frozenset({"session"})
 ANY = frozenset({"session", "token"})
 JSON = (b"content-type", b"application/json")
+TEXT = (b"content-type", b"text/plain; charset=utf-8")
 REPLAYED = (b"idempotency-replayed", b"true")
 
 _NAMED = 25
@@ -42,7 +43,8 @@ _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 class Endpoint:
     """One route. `credentials` are the kinds of tokens that may call it, none for signing in.
 
-    `from_request` adds fields that the client cannot send; `tenant` chooses another tenant than the token's.
+    `from_request` adds fields that the client cannot send; `tenant` chooses another tenant than the token's. `text`
+    names the field of the reply that is the whole answer to a client who prefers `text/plain`.
     """
 
     method: str
@@ -53,6 +55,7 @@ class Endpoint:
     from_request: Callable[[Inbound, int], dict[str, Any]] | None = None
     hidden: frozenset[str] = frozenset()
     tenant: Callable[["Gateway", AuthContext, str | None], str] | None = None
+    text: str | None = None
 
     @property
     def path_fields(self) -> tuple[str, ...]:
@@ -97,8 +100,11 @@ class Gateway:
         return ids.workspace(hmac.digest(self._workspaces, f"{ctx.principal}\n{key}".encode(), "sha256"))
 
 
-class CommandRoute(APIRoute):
-    """A route of FastAPI's router that answers with a command's reply."""
+class Route(APIRoute):
+    """A route that FastAPI matches and describes, and that answers by itself: `_respond`, of each kind its own."""
+
+    timed: ClassVar[bool] = True
+    """Whether the time to its answers' end says how fast the gateway is."""
 
     def __init__(self, gateway: Gateway | None, endpoint: Endpoint, **documented: Any) -> None:
         async def documented_only() -> None:
@@ -117,16 +123,14 @@ class CommandRoute(APIRoute):
             return
         self._gateway = gateway
         self._endpoint = endpoint
-        self._takes_body = endpoint.method in _CHANGING
-        self._most = BODY_BYTES if endpoint.credentials else ANONYMOUS_BODY_BYTES
-        self._keyed = self._takes_body and not endpoint.command.pure
-        self._sealed = bool(endpoint.command.reply.sealed_fields)
-        self._names = frozenset(endpoint.command.model_fields) - endpoint.hidden - frozenset(endpoint.path_fields)
         self.app = self._respond_or_note
+
+    async def _respond(self, scope: Any, receive: Any, send: Any) -> None:
+        raise NotImplementedError
 
     async def _respond_or_note(self, scope: Any, receive: Any, send: Any) -> None:
         try:
-            await self._respond(scope, send)
+            await self._respond(scope, receive, send)
         except AppError as error:
             caller: Caller | None = scope.get("caller")
             identity = caller.identity if caller else None
@@ -141,7 +145,37 @@ class CommandRoute(APIRoute):
             )
             raise
 
-    async def _respond(self, scope: Any, send: Any) -> None:
+    async def _signed_in(self, request: Inbound) -> AuthContext:
+        """What is asked on the caller's behalf; a refusal when nobody calls, or somebody who may not."""
+        caller = await self._gateway.security.caller(
+            request.headers.get("authorization"), request.request_id, request.traceparent
+        )
+        request.scope["caller"] = caller
+        require(caller, self._endpoint.command.permission, self._endpoint.credentials)
+        identity = caller.identity
+        return AuthContext(
+            identity.tenant,
+            identity.principal,
+            caller.permissions,
+            identity.credential,
+            "gateway",
+            request.request_id,
+            request.traceparent,
+        )
+
+
+class CommandRoute(Route):
+    """Answers with a command's reply."""
+
+    def __init__(self, gateway: Gateway | None, endpoint: Endpoint, **documented: Any) -> None:
+        super().__init__(gateway, endpoint, **documented)
+        self._takes_body = endpoint.method in _CHANGING
+        self._most = BODY_BYTES if endpoint.credentials else ANONYMOUS_BODY_BYTES
+        self._keyed = self._takes_body and not endpoint.command.pure
+        self._sealed = bool(endpoint.command.reply.sealed_fields)
+        self._names = frozenset(endpoint.command.fields()) - endpoint.hidden - frozenset(endpoint.path_fields)
+
+    async def _respond(self, scope: Any, receive: Any, send: Any) -> None:
         request: Inbound = scope["inbound"]
         gateway, endpoint = self._gateway, self._endpoint
         ctx = await self._context(request)
@@ -168,7 +202,11 @@ class CommandRoute(APIRoute):
             content = endpoint.command.reply.model_validate_json(content, context=envelope).to_client()
         elif endpoint.is_list:
             content = self._page(content, ctx, request)
-        await _send(send, endpoint.status, content, replayed=answer.replayed)
+        if endpoint.text is not None and _prefers_text(request.headers.get("accept", "")):
+            content, kind = orjson.loads(content)[endpoint.text].encode(), TEXT
+        else:
+            kind = JSON
+        await _send(send, endpoint.status, content, kind, replayed=answer.replayed)
 
     async def _context(self, request: Inbound) -> AuthContext:
         endpoint = self._endpoint
@@ -176,21 +214,7 @@ class CommandRoute(APIRoute):
             return service_context(
                 ids.INSTALLATION, request.request_id, request.traceparent, endpoint.command.permission
             )
-        caller = await self._gateway.security.caller(
-            request.headers.get("authorization"), request.request_id, request.traceparent
-        )
-        request.scope["caller"] = caller
-        require(caller, endpoint.command.permission, endpoint.credentials)
-        identity = caller.identity
-        return AuthContext(
-            identity.tenant,
-            identity.principal,
-            caller.permissions,
-            identity.credential,
-            "gateway",
-            request.request_id,
-            request.traceparent,
-        )
+        return await self._signed_in(request)
 
     def _fields(self, request: Inbound, body: bytes, path: dict[str, Any], ctx: AuthContext) -> dict[str, Any]:
         """The command's fields from path, query or body; a field the route does not take is refused by name."""
@@ -237,6 +261,12 @@ def _json_object(request: Inbound, body: bytes) -> dict[str, Any]:
     return value
 
 
+def _prefers_text(accept: str) -> bool:
+    """Whether a client asks for plain text and not for JSON: whoever takes anything gets JSON."""
+    kinds = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
+    return "text/plain" in kinds and "application/json" not in kinds
+
+
 def _with_key(ctx: AuthContext, idempotency: Idempotency) -> AuthContext:
     return AuthContext(
         ctx.tenant, ctx.principal, ctx.permissions, ctx.credential, ctx.issuer, ctx.request_id, ctx.traceparent,
@@ -244,12 +274,12 @@ def _with_key(ctx: AuthContext, idempotency: Idempotency) -> AuthContext:
     )  # fmt: skip
 
 
-async def _send(send: Any, status: int, content: bytes, *, replayed: bool) -> None:
+async def _send(send: Any, status: int, content: bytes, kind: tuple[bytes, bytes], *, replayed: bool) -> None:
     if status == 204:
         content = b""
     headers = [(b"content-length", str(len(content)).encode())] if status != 204 else []
     if content:
-        headers.append(JSON)
+        headers.append(kind)
     if replayed:
         headers.append(REPLAYED)
     await send({"type": "http.response.start", "status": status, "headers": headers})

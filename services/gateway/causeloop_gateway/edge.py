@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from causeloop_common import telemetry
 from causeloop_common.application import Operations
 from causeloop_common.errors import AppError, Internal, MethodNotAllowed, NotFound
-from causeloop_gateway.commands import CommandRoute
+from causeloop_gateway.commands import Route
 from causeloop_gateway.inbound import Inbound
 from causeloop_gateway.problems import problem
 from causeloop_gateway.security import Caller
@@ -34,7 +34,7 @@ _EXPLORER = "/docs"
 _DESCRIPTION = (_EXPLORER, "/openapi.json", "/static-offline-docs/")
 _OPERATIONS = frozenset({"/health", "/ready"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_ALLOWED_HEADERS = b"authorization, content-type, idempotency-key, x-request-id, traceparent"
+_ALLOWED_HEADERS = b"authorization, content-type, idempotency-key, last-event-id, x-request-id, traceparent"
 _SHOWN_HEADERS = b"x-request-id, idempotency-replayed, retry-after"
 
 
@@ -48,9 +48,9 @@ class Edge:
         self._operations = operations
         self._origins = origins
         self._tracer = tracer
-        self._routes: dict[str, list[CommandRoute]] = {}
+        self._routes: dict[str, list[Route]] = {}
         for route in api.routes:
-            if isinstance(route, CommandRoute):
+            if isinstance(route, Route):
                 for method in route.methods or ():
                     self._routes.setdefault(method, []).append(route)
         self._log = telemetry.AccessLog("gateway")
@@ -95,7 +95,7 @@ class Edge:
             self._observe(scope, request, status, time.perf_counter() - started)
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any) -> None:
-        """To the command's route directly; FastAPI has its own pages, and its router tells 404 from 405."""
+        """To the route directly; FastAPI has its own pages, and its router tells 404 from 405."""
         for route in self._routes.get(scope["method"], ()):
             if (found := route.path_regex.match(scope["path"])) is not None:
                 scope["route"], scope["path_params"] = route, found.groupdict()
@@ -142,7 +142,8 @@ class Edge:
     def _observe(self, scope: Any, request: Inbound, status: int, seconds: float) -> None:
         route = _route(scope)
         self._requests(route, status).inc()
-        self._seconds(route).observe(seconds)
+        if getattr(scope.get("route"), "timed", True):
+            self._seconds(route).observe(seconds)
         if request.path not in _OPERATIONS:
             act = telemetry.Act("gateway", request.request_id, _tenant(scope), request.traceparent)
             self._log.write(act, request.method, route, status, round(seconds * 1000, 2))

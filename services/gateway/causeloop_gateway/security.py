@@ -1,8 +1,8 @@
 """Who calls, and what they may do: two questions, two memories.
 
 auth says who a token stands for, tenancy what that person may do in the token's workspace; here the two meet. Both
-answers are remembered for a hard, non-sliding life and evicted by events. A fill is kept only if no eviction of its
-key and no loss of the bus came since it began. Without the bus nothing is remembered and everything is refused.
+answers are remembered for a hard, non-sliding life and evicted by events. An answer is kept only if no eviction of its
+key and no loss of the bus came since it was asked for. Without the bus nothing is remembered and all are refused.
 """
 
 import hashlib
@@ -20,7 +20,6 @@ from causeloop_common.errors import Forbidden, Unauthorized
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import REALM_PERMISSIONS, Internal
 
-REMEMBERED_SECONDS = 30.0
 _REMEMBERED = 50_000
 _LONGEST_TOKEN = 4096
 _SERVICE = "svc_gateway"
@@ -30,7 +29,7 @@ V = TypeVar("V")
 
 
 class Remembered(Generic[K, V]):
-    """Answers by key, each with tags by which events evict it."""
+    """Answers by key, each with tags by which events evict it. Full, it forgets the oldest."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, name: str = "memory") -> None:
         self._clock = clock
@@ -39,7 +38,9 @@ class Remembered(Generic[K, V]):
         self._evictions = telemetry.MEMORY_EVICTIONS.labels(name)
         self._answers: dict[K, tuple[V, float, tuple[str, ...]]] = {}
         self._by_tag: dict[str, set[K]] = {}
-        self._fills: set[_Fill] = set()
+        self._moment = 0
+        self._cleared = 0
+        self._evicted: dict[str, int] = {}
 
     def get(self, key: K) -> V | None:
         """What is remembered and not too old."""
@@ -54,42 +55,40 @@ class Remembered(Generic[K, V]):
         self._hits.inc()
         return found[0]
 
-    def begin(self) -> "_Fill":
-        """Begin to ask; give the fill back to `keep` or `abandon`."""
-        fill = _Fill()
-        self._fills.add(fill)
-        return fill
+    def begin(self) -> "_Begun":
+        """The moment before an answer is asked for; `keep` wants it back."""
+        return _Begun(self._moment, self._clock())
 
-    def keep(self, fill: "_Fill", key: K, value: V, tags: tuple[str, ...], seconds: float) -> None:
-        """Remember an answer, unless something evicted it while it was on its way."""
-        self._fills.discard(fill)
-        if fill.void or not fill.evicted.isdisjoint(tags):
+    def keep(self, begun: "_Begun", key: K, value: V, tags: tuple[str, ...], seconds: float) -> None:
+        """Remember an answer for so long from when it was asked for, unless something evicted it on its way."""
+        if begun.moment < self._cleared or any(self._evicted.get(tag, 0) > begun.moment for tag in tags):
             return
+        self._drop(key)
         if len(self._answers) >= _REMEMBERED:
-            self.clear()
-        self._answers[key] = (value, self._clock() + seconds, tags)
+            self._drop(next(iter(self._answers)))
+        self._answers[key] = (value, begun.at + seconds, tags)
         for tag in tags:
             self._by_tag.setdefault(tag, set()).add(key)
 
-    def abandon(self, fill: "_Fill") -> None:
-        """The asking failed."""
-        self._fills.discard(fill)
-
     def evict(self, tag: str) -> None:
         """Forget every answer with this tag, and those on their way."""
-        for fill in self._fills:
-            fill.evicted.add(tag)
+        self._moment += 1
+        if len(self._evicted) >= _REMEMBERED:  # rather lose what is on its way than remember evictions for ever
+            self._evicted.clear()
+            self._cleared = self._moment
+        self._evicted[tag] = self._moment
         for key in self._by_tag.pop(tag, set()).copy():
             self._drop(key)
             self._evictions.inc()
 
     def clear(self) -> None:
         """Forget everything, and what is on its way."""
-        for fill in self._fills:
-            fill.void = True
+        self._moment += 1
+        self._cleared = self._moment
         self._evictions.inc(len(self._answers))
         self._answers.clear()
         self._by_tag.clear()
+        self._evicted.clear()
 
     def _drop(self, key: K) -> None:
         _, _, tags = self._answers.pop(key, (None, 0.0, ()))
@@ -100,14 +99,11 @@ class Remembered(Generic[K, V]):
                     del self._by_tag[tag]
 
 
-class _Fill:
-    """An answer on its way: what was evicted since it was asked for."""
+class _Begun(NamedTuple):
+    """When an answer was asked for: after which eviction, and at what time."""
 
-    __slots__ = ("evicted", "void")
-
-    def __init__(self) -> None:
-        self.evicted: set[str] = set()
-        self.void = False
+    moment: int
+    at: float
 
 
 class Caller(NamedTuple):
@@ -120,10 +116,13 @@ class Caller(NamedTuple):
 class Security:
     """Turns a bearer token into a caller."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, *, remembered_seconds: float = 30.0) -> None:
         self._bus = bus
+        self._remembered_seconds = remembered_seconds
         self._identities: Remembered[bytes, Identity] = Remembered(name="identities")
         self._standings: Remembered[tuple[str, str], frozenset[str] | None] = Remembered(name="standings")
+        self.on_evict: list[Callable[[str], None]] = []
+        """Called with a credential or tenant of which something was forgotten: whoever relies on it asks again."""
         bus.on_disconnect.append(self.forget)
         bus.follow("evt.*.auth.>", self._on_auth)
         bus.follow("evt.*.tenancy.>", self._on_tenancy)
@@ -148,14 +147,10 @@ class Security:
         known = self._identities.get(key)
         if known is not None:
             return known
-        fill = self._identities.begin()
-        try:
-            ctx = service_context(ids.INSTALLATION, request_id, traceparent, Internal.AUTHENTICATE)
-            identity = await self._bus.call(ctx, Authenticate.model_validate({"token": token}))
-        except BaseException:
-            self._identities.abandon(fill)
-            raise
-        self._identities.keep(fill, key, identity, (identity.credential,), REMEMBERED_SECONDS)
+        begun = self._identities.begin()
+        ctx = service_context(ids.INSTALLATION, request_id, traceparent, Internal.AUTHENTICATE)
+        identity = await self._bus.call(ctx, Authenticate.model_validate({"token": token}))
+        self._identities.keep(begun, key, identity, (identity.credential,), self._remembered_seconds)
         return identity
 
     async def _permissions(self, identity: Identity, request_id: str, traceparent: str) -> frozenset[str]:
@@ -174,22 +169,24 @@ class Security:
         known = self._standings.get(key)
         if known is not None:
             return known
-        fill = self._standings.begin()
-        try:
-            ctx = service_context(identity.tenant, request_id, traceparent, Internal.RESOLVE)
-            answer = await self._bus.call(ctx, Resolve(principal=identity.principal))
-        except BaseException:
-            self._standings.abandon(fill)
-            raise
+        begun = self._standings.begin()
+        ctx = service_context(identity.tenant, request_id, traceparent, Internal.RESOLVE)
+        answer = await self._bus.call(ctx, Resolve(principal=identity.principal))
         standing = None if answer.role is None else frozenset(answer.permissions)
-        self._standings.keep(fill, key, standing, (identity.tenant,), REMEMBERED_SECONDS)
+        self._standings.keep(begun, key, standing, (identity.tenant,), self._remembered_seconds)
         return standing
 
     async def _on_auth(self, event: Announced) -> None:
         self._identities.evict(event.target)
+        self._told(event.target)
 
     async def _on_tenancy(self, event: Announced) -> None:
         self._standings.evict(event.tenant)
+        self._told(event.tenant)
+
+    def _told(self, tag: str) -> None:
+        for react in self.on_evict:
+            react(tag)
 
 
 def service_context(tenant: str, request_id: str, traceparent: str, permission: str) -> AuthContext:

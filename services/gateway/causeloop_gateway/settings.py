@@ -17,6 +17,14 @@ class GatewaySettings(Settings):
         default=0, ge=0, le=8, alias="TRUSTED_PROXIES", description="proxies in front, counted from the right"
     )
 
+    remembered_seconds: int = Field(
+        default=30,
+        ge=1,
+        le=30,
+        alias="REMEMBERED_SECONDS",
+        description="how long it remembers who a token stands for, should no event end that earlier",
+    )
+
     def origins(self) -> frozenset[str]:
         """The origins that may call."""
         return frozenset(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())

@@ -91,6 +91,7 @@ class House:
     port: int
     superuser: asyncpg.Connection
     application: Application
+    listener: Listener
 
     async def subject_token(self, subject: str | None = None) -> str:
         opened = await self.issuer.post("/v1/sessions", json={"subject": subject or f"user_{secrets.token_hex(8)}"})
@@ -139,8 +140,8 @@ class House:
         assert changed == "UPDATE 1"
 
 
-def bus_of(servers: Servers) -> Bus:
-    settings = Settings.load("gateway", servers.environ["gateway"])
+def bus_of(servers: Servers, service: str = "gateway") -> Bus:
+    settings = Settings.load(service, servers.environ[service])
     return Bus(settings, settings.keyring())
 
 
@@ -174,7 +175,7 @@ async def house(servers: Servers, neighbours: None) -> AsyncIterator[House]:
         httpx.AsyncClient(base_url=url, trust_env=False) as http,
         httpx.AsyncClient(base_url=issuer_url, trust_env=False) as issuer,
     ):
-        yield House(http, issuer, int(url.rpartition(":")[2]), superuser, gateway)
+        yield House(http, issuer, int(url.rpartition(":")[2]), superuser, gateway, listener)
     for application in reversed(applications):
         await application.stop()
     await superuser.close()

@@ -11,7 +11,7 @@ from causeloop_common.contracts.base import Nothing
 from causeloop_common.contracts.tenancy import Resolve
 from causeloop_common.permissions import SELF, Internal, Permission
 from causeloop_gateway.commands import SESSION, Endpoint
-from causeloop_gateway.routes import ENDPOINTS
+from causeloop_gateway.routes import ENDPOINTS, STREAMS
 
 if TYPE_CHECKING:
     from conftest import House, Person
@@ -28,11 +28,12 @@ class TestRoutes:
     def test_every_command_that_the_gateway_may_issue_has_one_but_its_own_two_questions(self) -> None:
         own: set[Any] = {Authenticate, Resolve}
         may = {kind for kind in topology.command_kinds().values() if "gateway" in kind.issuers}
-        assert {endpoint.command for endpoint in ENDPOINTS} == may - own
-        assert len({endpoint.command for endpoint in ENDPOINTS}) == len(ENDPOINTS)
+        endpoints = [*ENDPOINTS, *STREAMS]
+        assert {endpoint.command for endpoint in endpoints} == may - own
+        assert len({endpoint.command for endpoint in endpoints}) == len(endpoints)
 
     def test_no_two_have_the_same_address(self) -> None:
-        addresses = [(endpoint.method, endpoint.path) for endpoint in ENDPOINTS]
+        addresses = [(endpoint.method, endpoint.path) for endpoint in (*ENDPOINTS, *STREAMS)]
         assert len(set(addresses)) == len(addresses)
 
     @EACH

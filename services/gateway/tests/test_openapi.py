@@ -9,12 +9,14 @@ from causeloop_common.contracts.base import Nothing
 from causeloop_gateway.app import api
 from causeloop_gateway.commands import Endpoint
 from causeloop_gateway.problems import STATUS
-from causeloop_gateway.routes import ENDPOINTS
+from causeloop_gateway.routes import ENDPOINTS, STREAMS
 
 DESCRIBED: dict[str, Any] = api(None).openapi()
 OPERATIONS = {
     operation["operationId"]: operation for path in DESCRIBED["paths"].values() for operation in path.values()
 }
+ALL = (*ENDPOINTS, *STREAMS)
+EVERY = pytest.mark.parametrize("endpoint", ALL, ids=lambda endpoint: endpoint.command.operation)
 EACH = pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.command.operation)
 
 
@@ -33,8 +35,8 @@ class TestDocument:
 
     def test_every_route_is_described_once_under_v1_and_nothing_else_is(self) -> None:
         shown = {(method.upper(), path) for path, operations in DESCRIBED["paths"].items() for method in operations}
-        assert shown == {(e.method, "/v1" + e.path.replace(":path}", "}")) for e in ENDPOINTS}
-        assert len(shown) == len(OPERATIONS) == len(ENDPOINTS)
+        assert shown == {(e.method, "/v1" + e.path.replace(":path}", "}")) for e in ALL}
+        assert len(shown) == len(OPERATIONS) == len(ALL)
 
     def test_every_reference_leads_somewhere(self) -> None:
         for reference in references(DESCRIBED):
@@ -49,7 +51,7 @@ class TestDocument:
 
 
 class TestOperations:
-    @EACH
+    @EVERY
     def test_names_permission_and_credentials(self, endpoint: Endpoint) -> None:
         operation = OPERATIONS[endpoint.command.operation]
         assert operation["x-credential"] == sorted(endpoint.credentials)
@@ -60,13 +62,13 @@ class TestOperations:
             assert operation["x-permission"] is None
             assert operation["security"] == []
 
-    @EACH
+    @EVERY
     def test_has_words(self, endpoint: Endpoint) -> None:
         operation = OPERATIONS[endpoint.command.operation]
         assert operation["summary"]
         assert operation["tags"] == [endpoint.command.service]
 
-    @EACH
+    @EVERY
     def test_every_refusal_is_described(self, endpoint: Endpoint) -> None:
         responses = OPERATIONS[endpoint.command.operation]["responses"]
         assert set(responses) == {str(endpoint.status), *(str(status) for status, _ in STATUS.values())}
@@ -88,7 +90,7 @@ class TestOperations:
     def test_parameters_are_in_their_places(self, endpoint: Endpoint) -> None:
         shown = {(p["in"], p["name"]) for p in OPERATIONS[endpoint.command.operation].get("parameters", [])}
         assert {name for place, name in shown if place == "path"} == set(endpoint.path_fields)
-        fields = set(endpoint.command.model_fields) - set(endpoint.path_fields) - endpoint.hidden
+        fields = set(endpoint.command.fields()) - set(endpoint.path_fields) - endpoint.hidden
         if endpoint.method == "GET":
             expected = {"cursor" if name == "position" and endpoint.is_list else name for name in fields}
             assert {name for place, name in shown if place == "query"} == expected
@@ -98,3 +100,12 @@ class TestOperations:
             assert set(schema["properties"]) == fields
         keyed = endpoint.method != "GET" and not endpoint.command.pure
         assert (("header", "Idempotency-Key") in shown) == keyed
+
+    @pytest.mark.parametrize("endpoint", STREAMS, ids=lambda endpoint: endpoint.command.operation)
+    def test_a_stream_s_answer_and_parameters_are_described(self, endpoint: Endpoint) -> None:
+        operation = OPERATIONS[endpoint.command.operation]
+        assert set(operation["responses"]["200"]["content"]) == {"text/event-stream"}
+        assert {(p["in"], p["name"]) for p in operation["parameters"]} == {
+            ("query", "from"),
+            ("header", "Last-Event-ID"),
+        }

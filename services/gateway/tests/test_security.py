@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from causeloop_common import ids
+from causeloop_common.contracts.auth import Authenticate
 from causeloop_common.errors import Forbidden, Unauthorized, Unavailable
 from causeloop_common.permissions import REALM_PERMISSIONS, ROLES
 from causeloop_gateway import security as module
@@ -53,6 +54,16 @@ class TestRemembered:
         time.now = 0
         assert memory.get("a") is None
 
+    def test_an_answer_s_life_counts_from_when_it_was_asked_for(self, memory: Remembered[str, str], time: Time) -> None:
+        """It was true then; an answer that was long on its way is not good for longer."""
+        begun = memory.begin()
+        time.now = 5
+        memory.keep(begun, "a", "answer to a", (), 30)
+        time.now = 29
+        assert memory.get("a") == "answer to a"
+        time.now = 30
+        assert memory.get("a") is None
+
     def test_an_unknown_key_has_no_answer(self, memory: Remembered[str, str]) -> None:
         assert memory.get("a") is None
 
@@ -81,15 +92,10 @@ class TestRemembered:
 
     def test_a_disconnect_forgets_everything_and_voids_what_is_on_its_way(self, memory: Remembered[str, str]) -> None:
         keep(memory, "a", "red")
-        fill = memory.begin()
+        begun = memory.begin()
         memory.clear()
-        memory.keep(fill, "b", "stale", ("blue",), 30)
+        memory.keep(begun, "b", "stale", ("blue",), 30)
         assert (memory.get("a"), memory.get("b")) == (None, None)
-
-    def test_an_abandoned_fill_leaves_nothing_behind(self, memory: Remembered[str, str]) -> None:
-        memory.abandon(memory.begin())
-        keep(memory, "a")
-        assert memory._fills == set()
 
     def test_is_bounded(self, memory: Remembered[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "_REMEMBERED", 10)
@@ -98,6 +104,30 @@ class TestRemembered:
             assert len(memory._answers) <= 10
             assert sum(map(len, memory._by_tag.values())) <= 20
         assert memory.get("999") is not None
+
+    def test_full_it_forgets_the_oldest_and_not_everybody_at_once(
+        self, memory: Remembered[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Everybody would be asked about again in the same moment, and auth would refuse most of them."""
+        monkeypatch.setattr(module, "_REMEMBERED", 3)
+        for key in "abc":
+            keep(memory, key)
+        keep(memory, "a")  # asked again: now it is the youngest
+        keep(memory, "d")
+        assert [memory.get(key) is not None for key in "abcd"] == [True, False, True, True]
+
+    def test_evictions_of_what_nobody_asks_about_are_not_remembered_for_ever(
+        self, memory: Remembered[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "_REMEMBERED", 10)
+        raced, other = memory.begin(), memory.begin()
+        for number in range(1000):
+            memory.evict(str(number))
+            assert len(memory._evicted) <= 10
+        memory.keep(raced, "a", "stale", ("0",), 30)  # its eviction is no longer known: nothing of then is kept
+        memory.keep(other, "b", "innocent", ("blue",), 30)
+        keep(memory, "c", "0")
+        assert [memory.get(key) is not None for key in "abc"] == [False, False, True]
 
     def test_what_has_gone_leaves_no_tags_behind(self, memory: Remembered[str, str], time: Time) -> None:
         keep(memory, "a", "red", "round")
@@ -207,6 +237,29 @@ class TestForgetting:
         assert asyncio.get_running_loop().time() - started < 1
         assert not await refused(security, other["token"])
 
+    async def test_an_answer_on_its_way_while_the_token_is_revoked_is_not_kept(
+        self, house: "House", security: Security, owner: "Person", until: Until, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """auth said who it is, then it was revoked, then the answer arrived: nobody would evict it any more."""
+        made, call = await house.personal_token(owner, "secrets:read"), security._bus.call
+
+        async def slowly(ctx: Any, command: Any) -> Any:
+            answer = await call(ctx, command)
+            if isinstance(command, Authenticate):
+                before = security._identities.begin()
+                await house.told("DELETE", f"/api-tokens/{made['id']}", owner.token)
+
+                async def evicted() -> bool:
+                    return security._identities.begin().moment > before.moment
+
+                await until(evicted)
+            return answer
+
+        with monkeypatch.context() as patch:
+            patch.setattr(security._bus, "call", slowly)
+            await caller(security, made["token"])  # asked before it was revoked
+        assert await refused(security, made["token"])
+
     async def test_a_session_is_refused_soon_after_its_end(
         self, house: "House", security: Security, owner: "Person", until: Until
     ) -> None:
@@ -261,7 +314,6 @@ class TestForgetting:
     async def test_a_refusal_is_not_remembered(self, security: Security) -> None:
         assert await refused(security, "nonsense")
         assert security._identities._answers == {}
-        assert security._identities._fills == set()
 
 
 class TestRequire:

@@ -29,6 +29,7 @@ from pydantic import (
     StringConstraints,
     ValidationInfo,
 )
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import WithJsonSchema
 
 from causeloop_common import ids
@@ -112,6 +113,9 @@ Label = Annotated[
 
 Timestamp = AwareDatetime
 
+Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 hash in lower-case hex."""
+
 
 def _holds_sealed(annotation: Any) -> bool:
     """Whether a type mentions `Sealed` anywhere inside: `Sealed | None`, a list, a nested message."""
@@ -125,7 +129,12 @@ class Message(BaseModel):
     """Base of everything that crosses the bus: immutable, unknown fields refused, inputs never echoed in errors."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, ser_json_inf_nan="strings", allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        ser_json_inf_nan="strings",
+        allow_inf_nan=False,
+        serialize_by_alias=True,  # a field may have a name that Python keeps for itself, such as `from`
     )
 
     sealed_fields: ClassVar[frozenset[str]] = frozenset()
@@ -138,6 +147,11 @@ class Message(BaseModel):
             for name, field in cls.model_fields.items()
             if any(isinstance(mark, _SealedMark) for mark in field.metadata) or _holds_sealed(field.annotation)
         )
+
+    @classmethod
+    def fields(cls) -> dict[str, FieldInfo]:
+        """The fields by the names they have in JSON."""
+        return {field.alias or name: field for name, field in cls.model_fields.items()}
 
     def to_wire(self, envelope: Envelope | None = None) -> bytes:
         """JSON for the bus; `Sealed` fields are sealed with the envelope, stars without one."""

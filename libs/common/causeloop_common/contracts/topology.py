@@ -1,8 +1,8 @@
 """The bus in one place: who may say what, the streams, the durable consumers.
 
 Everything follows from the contracts: a service may publish the commands it is an issuer of and its own events,
-and subscribe to its own commands, nothing else. Only the operator (`causeloop migrate`) may change streams and
-consumers; services compare and refuse on drift.
+subscribe to its own commands, and wake its own relay, nothing else. Only the operator (`causeloop migrate`) may change
+streams and consumers; services compare and refuse on drift.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,9 @@ ANNOUNCERS: dict[str, ModuleType] = {"gateway": gateway, **OWNERS}
 
 SERVICES: tuple[str, ...] = tuple(ANNOUNCERS)
 OPERATOR = "operator"
+
+RELAYS: tuple[str, ...] = ("auth", "tenancy", "vault")
+"""Whose events go through an outbox: their replicas wake the one relay among them that is at work."""
 
 MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
 """NATS `max_payload`; it counts headers."""
@@ -59,8 +62,14 @@ STREAMS: tuple[Stream, ...] = (EVENTS, DEAD)
 AUDIT_INTAKE = Consumer("audit_intake", "EVENTS", "audit", ("evt.>",), ack_all=True)
 CONSUMERS: tuple[Consumer, ...] = (AUDIT_INTAKE,)
 
-LISTENS: dict[str, tuple[str, ...]] = {"gateway": ("evt.*.auth.>", "evt.*.tenancy.>")}
-"""Live event subjects (core NATS, no durability) a service follows: the gateway evicts what it remembers."""
+HEADS = "head.*"
+"""`head.<tenant>`: a tenant's log has grown, its new size as ASCII decimal. A wake-up without durability, no truth."""
+
+SAYS: dict[str, tuple[str, ...]] = {"audit": (HEADS,)}
+"""Live subjects (core NATS, no durability) that only this service may say something on."""
+
+LISTENS: dict[str, tuple[str, ...]] = {"gateway": ("evt.*.auth.>", "evt.*.tenancy.>", HEADS)}
+"""Live subjects a service hears: the gateway evicts what it remembers, and wakes the streams of a log that grew."""
 
 
 def command_kinds() -> dict[str, type[Command[Any]]]:
@@ -81,9 +90,19 @@ class BusPermissions:
     subscribe: tuple[str, ...]
 
 
+def head(tenant: str) -> str:
+    """Where the new size of a tenant's log is told."""
+    return HEADS.replace("*", tenant)
+
+
 def inbox(service: str) -> str:
     """The private inbox prefix of a service."""
     return f"_INBOX.{service}"
+
+
+def wake(service: str) -> str:
+    """Where a service's replicas say that there is something to relay; an empty message, without durability."""
+    return f"wake.{service}"
 
 
 def permissions(service: str) -> BusPermissions:
@@ -91,7 +110,8 @@ def permissions(service: str) -> BusPermissions:
     if service == OPERATOR:
         return BusPermissions(("$JS.API.>",), (f"{inbox(OPERATOR)}.>",))
     asks = [kind.subject for kind in command_kinds().values() if service in kind.issuers]
-    publish = [*sorted(asks), f"evt.*.{service}.>", f"dead.{service}.>", "$JS.API.STREAM.INFO.EVENTS"]
+    publish = [*sorted(asks), f"evt.*.{service}.>", f"dead.{service}.>", *SAYS.get(service, ())]
+    publish.append("$JS.API.STREAM.INFO.EVENTS")
     for consumer in CONSUMERS:
         if consumer.service == service:
             target = f"{consumer.stream}.{consumer.name}"
@@ -104,6 +124,9 @@ def permissions(service: str) -> BusPermissions:
     subscribe = [f"{inbox(service)}.>", *LISTENS.get(service, ())]
     if service in OWNERS:
         subscribe.append(f"cmd.{service}.>")
+    if service in RELAYS:
+        publish.append(wake(service))
+        subscribe.append(wake(service))
     return BusPermissions(tuple(publish), tuple(subscribe))
 
 

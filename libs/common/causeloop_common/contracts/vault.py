@@ -1,4 +1,4 @@
-"""What the vault answers and announces: secrets, and sealing for other services."""
+"""What the vault answers and announces: secrets, sealing for other services, signatures on checkpoints."""
 
 from typing import Annotated, Literal
 
@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints
 from causeloop_common.contracts.base import (
     Command,
     Event,
+    Hash,
     Message,
     Page,
     Sealed,
@@ -14,6 +15,8 @@ from causeloop_common.contracts.base import (
     Timestamp,
 )
 from causeloop_common.permissions import Internal, Permission
+from causeloop_common.tlog.checkpoint import LARGEST_SIZE
+from causeloop_common.tlog.merkle import LONGEST_PROOF
 
 RETIRED: frozenset[str] = frozenset()
 
@@ -92,6 +95,47 @@ class Seal(Command[SealedData], permission=Internal.SEAL, issuers=frozenset({"au
     purpose: Literal["session"]
     record_id: str = Field(min_length=1, max_length=128)
     plaintext: Sealed
+
+
+class SignedCheckpoint(Message):
+    """A checkpoint of the tenant's log as a signed note (C2SP tlog-checkpoint)."""
+
+    checkpoint: str
+
+
+class SignCheckpoint(
+    Command[SignedCheckpoint], permission=Internal.SIGN_CHECKPOINT, issuers=frozenset({"audit"}), pure=True
+):
+    """Sign the head of the tenant's log, if the log only grew since the last one that was signed.
+
+    `proof` leads from `old_size` to `size` (RFC 9162 2.1.4). Where `old_size` is not the size last signed, the refusal
+    is `conflict` and its field `old_size` has the right one, as with a C2SP tlog-witness.
+    """
+
+    old_size: int = Field(ge=0, le=LARGEST_SIZE)
+    size: int = Field(ge=0, le=LARGEST_SIZE)
+    root: Hash
+    proof: list[Hash] = Field(max_length=LONGEST_PROOF)
+
+
+class LogKey(Message):
+    """What verifies the checkpoints of the tenant's log: pin it, and nobody can show you another log."""
+
+    origin: str = Field(description="The log's name, the first line of its checkpoints.")
+    key: str = Field(description="The verifier key, `name+id+base64`, as tools for signed notes read it.")
+    algorithm: Literal["ed25519"] = "ed25519"
+    created_at: Timestamp
+
+
+class GetLogKey(Command[LogKey], permission=Permission.AUDIT_READ, pure=True):
+    """The key that verifies the checkpoints of the workspace's log."""
+
+
+class SigningKeyCreated(Event, target="public_key"):
+    """The installation's signing key for checkpoints was made. `public_key` is Ed25519, 32 bytes in hex."""
+
+    public_key: Hash
+    origin: str
 
 
 class KeyringCreated(Event, target="keyring"):

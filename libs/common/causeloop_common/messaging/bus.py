@@ -18,6 +18,8 @@ from faststream import AckPolicy
 from faststream.nats import NatsBroker, NatsMessage
 from faststream.nats.security import NatsNKey, NatsSecurity
 from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
 from causeloop_common import telemetry
@@ -199,6 +201,13 @@ class Bus:
                 await receive(announced(message.raw_message))
 
         subscriber(raw(on_event))
+
+    async def hear(self, subject: str, receive: Callable[[Msg], Awaitable[None]]) -> Subscription:
+        """Hear a live subject from now on, over reconnects, until `unsubscribe`; what was missed is gone.
+
+        Straight from the connection, without a framework's price per message.
+        """
+        return await self.client.subscribe(subject, cb=receive)
 
     async def start(self) -> None:
         """Start what was declared with `follow` and `EventRouter`."""

@@ -47,7 +47,17 @@ OUTBOX_PENDING = Gauge(
 RELAYED = Counter("causeloop_relayed_total", "Events put on the bus.", ["service"])
 RELAY_BATCH = Histogram("causeloop_relay_batch_events", "Events put on the bus at once.", ["service"], buckets=_EVENTS)
 
+STREAMS = Gauge("causeloop_streams_open", "Streams of the log that are open.")
+STREAMS_ENDED = Counter("causeloop_streams_ended_total", "Streams that ended, by why.", ["why"])
+STREAMED = Counter("causeloop_streamed_entries_total", "Entries written to streams.")
+
 APPENDED = Counter("causeloop_audit_appended_total", "Entries appended to logs.")
+CHECKPOINTS = Counter(
+    "causeloop_vault_checkpoints_total", "Checkpoints of logs, signed or refused as not continuing.", ["outcome"]
+)
+LOGS_BROKEN = Counter(
+    "causeloop_audit_logs_broken_total", "Times a log was found not to continue what the vault signed of it."
+)
 MALFORMED = Counter("causeloop_audit_malformed_total", "Unreadable events appended as malformed.")
 INTAKE_BATCH = Histogram("causeloop_audit_intake_batch_events", "Events taken in at once.", buckets=_EVENTS)
 INTAKE_LAG = Histogram(

@@ -4,4 +4,7 @@ from causeloop_gateway.commands import Endpoint
 from causeloop_gateway.routes import audit, auth, tenancy, vault
 
 ENDPOINTS: tuple[Endpoint, ...] = (*auth.ENDPOINTS, *tenancy.ENDPOINTS, *vault.ENDPOINTS, *audit.ENDPOINTS)
-"""Every route under /v1."""
+"""Every route under /v1 that answers with a command's reply."""
+
+STREAMS: tuple[Endpoint, ...] = (audit.STREAM,)
+"""Every route under /v1 that answers with a stream."""

@@ -10,14 +10,22 @@ import orjson
 from causeloop_audit import repository
 from causeloop_audit.domain import entry as entries
 from causeloop_audit.domain.entry import EntryFields, NotCanonical
-from causeloop_audit.domain.merkle import leaf_hash
 from causeloop_audit.repository import LogWriter, NewEntry, NotStorable, Place, StoredEntry
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.audit import Entry, EntryPage, GetEntry, ListEntries
+from causeloop_common.contracts.audit import (
+    Entry,
+    EntryPage,
+    GetEntry,
+    ListEntries,
+    LogEntry,
+    LogPage,
+    ReadLog,
+)
 from causeloop_common.contracts.base import PAGE_BYTES, Announced
 from causeloop_common.database import Database
 from causeloop_common.errors import InvalidInput, NotFound
+from causeloop_common.tlog.merkle import leaf_hash
 
 
 class Unreadable(NamedTuple):
@@ -36,22 +44,27 @@ class LogService:
         self._writer = writer
         self._entropy = entropy
 
-    async def append(self, batch: Sequence[Announced | Unreadable], places: dict[Place, int] | None = None) -> int:
+    async def append(
+        self, batch: Sequence[Announced | Unreadable], places: dict[Place, int] | None = None
+    ) -> dict[str, int]:
         """Append a batch in its order, each event once; what cannot be read is entered as malformed.
 
-        `places` is told the index of each new entry.
+        The new size of each log that grew, by tenant. `places` is told the index of each new entry.
         """
         try:
-            appended = await self._writer.append([self._entry(message) for message in batch], places)
+            done = [await self._writer.append([self._entry(message) for message in batch])]
         except NotStorable:
-            appended = 0
+            done = []
             for message in batch:  # find the one, and enter it as what it is
                 try:
-                    appended += await self._writer.append([self._entry(message)], places)
+                    done.append(await self._writer.append([self._entry(message)]))
                 except NotStorable:
-                    appended += await self._writer.append([self._entry(_unreadable(message))])
-        telemetry.APPENDED.inc(appended)
-        return appended
+                    done.append(await self._writer.append([self._entry(_unreadable(message))]))
+        if places is not None:
+            for appended in done:
+                places |= appended.places
+        telemetry.APPENDED.inc(sum(appended.entries for appended in done))
+        return {ids.tenant_id(tenant): size for appended in done for tenant, size in appended.sizes.items()}
 
     async def list_entries(self, ctx: AuthContext, command: ListEntries) -> EntryPage:
         """The tenant's log, cut at the page's size in entries and in bytes."""
@@ -81,8 +94,17 @@ class LogService:
         async with self._database.transaction(ctx) as tx:
             stored = await repository.entry(tx, command.id)
         if stored is None:
-            raise NotFound("There is no such event in this workspace's log. It may still be on its way: try again.")
+            raise no_entry()
         return _view(stored)
+
+    async def read_log(self, ctx: AuthContext, command: ReadLog) -> LogPage:
+        """The tenant's log from one place on, as it is stored."""
+        async with self._database.transaction(ctx) as tx:
+            leaves, size = await repository.read(
+                tx, start=command.start, limit=command.limit, max_bytes=command.max_bytes
+            )
+        page = [LogEntry(index=one.index, leaf=one.leaf, leaf_hash=one.leaf_hash.hex()) for one in leaves]
+        return LogPage(entries=page, size=size)
 
     def _entry(self, message: Announced | Unreadable) -> NewEntry:
         if isinstance(message, Announced):
@@ -117,6 +139,11 @@ class LogService:
             leaf_hash=leaf_hash(leaf),
             leaf=leaf.decode(),
         )
+
+
+def no_entry() -> NotFound:
+    """The refusal of an event that is not in the log."""
+    return NotFound("There is no such event in this workspace's log. It may still be on its way: try again.")
 
 
 def _unreadable(message: Announced | Unreadable) -> Unreadable:

@@ -1,0 +1,1 @@
+"""A workspace's log, seen from outside as any client sees it."""

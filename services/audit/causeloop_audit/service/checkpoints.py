@@ -1,0 +1,135 @@
+"""Checkpoints of the log, and the proofs that lead to them.
+
+The vault signs; here is what it needs to see: the head, and a proof that it continues what was signed before. The last
+checkpoint is kept, so that a proof of an old entry asks nobody.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from causeloop_audit import repository
+from causeloop_audit.repository import Head, SignedHead
+from causeloop_audit.service.log import no_entry
+from causeloop_common import telemetry
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.audit import (
+    CheckpointView,
+    ConsistencyProof,
+    EntryProof,
+    GetCheckpoint,
+    ProveConsistency,
+    ProveEntry,
+)
+from causeloop_common.contracts.vault import SignCheckpoint
+from causeloop_common.database import Database, Transaction
+from causeloop_common.errors import Conflict, InvalidInput
+from causeloop_common.messaging import Bus
+from causeloop_common.permissions import Internal
+from causeloop_common.tlog import merkle
+from causeloop_common.tlog.merkle import Span
+from causeloop_common.tlog.proof import LogProof
+
+_log = logging.getLogger(__name__)
+
+_TRIES = 3
+"""The vault may have signed a later head than the one known here; it says which, and is asked again from there."""
+
+
+class CheckpointService:
+    """Have the log's head signed; prove entries and growth."""
+
+    def __init__(self, database: Database, bus: Bus) -> None:
+        self._database = database
+        self._bus = bus
+
+    async def get_checkpoint(self, ctx: AuthContext, command: GetCheckpoint) -> CheckpointView:
+        """The log's head as it is now, signed."""
+        head, signed = await self.sign(ctx)
+        return CheckpointView(size=signed.size, root=head.root.hex(), checkpoint=signed.note)
+
+    async def prove_entry(self, ctx: AuthContext, command: ProveEntry) -> EntryProof:
+        """A proof that leads from an entry to the last checkpoint, or to a new one where the entry is younger."""
+        async with self._database.transaction(ctx) as tx:
+            entry = await repository.entry(tx, command.id)
+            if entry is None:
+                raise no_entry()
+            signed = await repository.checkpoint(tx)
+        if signed is None or signed.size <= entry.index:
+            _, signed = await self.sign(ctx)
+
+        async with self._database.transaction(ctx) as tx:
+            path = await _proof(tx, merkle.inclusion_spans(entry.index, signed.size))
+        leaf = None if entry.leaf is None else entry.leaf.encode()
+        return EntryProof(
+            index=entry.index,
+            leaf=entry.leaf,
+            leaf_hash=entry.leaf_hash.hex(),
+            size=signed.size,
+            path=[sibling.hex() for sibling in path],
+            checkpoint=signed.note,
+            tlog_proof=str(LogProof(entry.index, path, signed.note, leaf)),
+        )
+
+    async def prove_consistency(self, ctx: AuthContext, command: ProveConsistency) -> ConsistencyProof:
+        """A proof that the log of one size begins with the log of another."""
+        async with self._database.transaction(ctx) as tx:
+            head = await repository.head(tx)
+            new_size = head.size if command.new_size is None else command.new_size
+            if new_size > head.size:
+                raise InvalidInput.of(to=f"is more than the log has: {head.size} entries")
+            if command.old_size > new_size:
+                raise InvalidInput.of(**{"from": f"is more than 'to', which is {new_size}"})
+            path = await _proof(tx, merkle.consistency_spans(command.old_size, new_size))
+        return ConsistencyProof.model_validate(
+            {"from": command.old_size, "to": new_size, "path": [sibling.hex() for sibling in path]}
+        )
+
+    async def sign(self, ctx: AuthContext) -> tuple[Head, SignedHead]:
+        """The head and its checkpoint, signed by the vault unless it was. Conflict when the vault refuses the log."""
+        async with self._database.transaction(ctx) as tx:
+            head, signed = await repository.head(tx), await repository.checkpoint(tx)
+        if signed is not None and signed.size == head.size:
+            return head, signed
+
+        head, signed = await self._ask_vault(ctx, 0 if signed is None else signed.size)
+        async with self._database.transaction(ctx) as tx:
+            await repository.keep_checkpoint(tx, signed)
+        return head, signed
+
+    async def _ask_vault(self, ctx: AuthContext, old_size: int) -> tuple[Head, SignedHead]:
+        asking = replace(
+            ctx.of_tenant(ctx.tenant, Internal.SIGN_CHECKPOINT), principal="svc_audit", credential=None, issuer="audit"
+        )
+        for _ in range(_TRIES):
+            async with self._database.transaction(ctx) as tx:
+                head = await repository.head(tx)
+                if head.size < old_size:
+                    raise _broken(ctx, f"it has {head.size} entries, and {old_size} were signed")
+                path = await _proof(tx, merkle.consistency_spans(old_size, head.size))
+            command = SignCheckpoint(
+                old_size=old_size, size=head.size, root=head.root.hex(), proof=[sibling.hex() for sibling in path]
+            )
+            try:
+                answer = await self._bus.call(asking, command)
+            except Conflict as refusal:
+                stale = (refusal.fields or {}).get("old_size")
+                if stale is None:
+                    raise _broken(ctx, refusal.detail) from refusal
+                old_size = int(stale[0])
+            else:
+                return head, SignedHead(head.size, answer.checkpoint)
+        raise Conflict("The log grew faster than it could be signed. Try again.")
+
+
+def _broken(ctx: AuthContext, why: str) -> Conflict:
+    """What nobody wants to see: a log that was shortened, changed or restored from before what was signed of it."""
+    telemetry.LOGS_BROKEN.inc()
+    _log.critical("the log of %s does not continue what was signed of it: %s", ctx.tenant, why)
+    return Conflict(f"The log does not continue what was signed of it: {why}. An operator must look at it.")
+
+
+async def _proof(tx: Transaction, spans: Sequence[Span]) -> list[bytes]:
+    """The roots of these subtrees, from what is stored."""
+    stored = await repository.hashes(tx, [run for span in spans for run in merkle.runs(span)])
+    return merkle.proof(spans, iter(stored))

@@ -1,0 +1,77 @@
+"""The signer: keeps every log's checkpoint near its head, whether somebody asks for it or not.
+
+What nobody signed can still be rewritten by whoever can write to the database. So no head stays unsigned for longer
+than a pause, however quiet its readers are.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from causeloop_audit.repository import LogWatch
+from causeloop_audit.service.checkpoints import CheckpointService
+from causeloop_common import ids, telemetry
+from causeloop_common.context import AuthContext
+from causeloop_common.errors import AppError, Conflict, Unavailable
+
+_log = logging.getLogger(__name__)
+
+_AT_ONCE = 500
+_WAIT_SECONDS = 1.0
+
+
+class Signer:
+    """Has heads signed that moved. One signer at a time; faults of database, bus and vault are waited out."""
+
+    def __init__(self, watch: LogWatch, checkpoints: CheckpointService, *, seconds: float) -> None:
+        self._watch = watch
+        self._checkpoints = checkpoints
+        self._seconds = seconds
+        self._failure: str | None = None
+
+    async def check(self) -> None:
+        """Readiness: whether heads are signed."""
+        if self._failure is not None:
+            raise Unavailable(f"The signer waits: {self._failure}.")
+
+    async def run(self) -> None:
+        """Sign until cancelled."""
+        while True:
+            try:
+                await self._lead()
+            except AppError as error:
+                self._failure = error.detail
+                _log.warning("signer waits: %s", error.detail)
+            finally:
+                self._watch.close()
+            await asyncio.sleep(_WAIT_SECONDS)
+
+    async def _lead(self) -> None:
+        await self._watch.connect()
+        while not await self._watch.lead():
+            self._failure = None  # another one signs
+            await asyncio.sleep(_WAIT_SECONDS)
+        while True:
+            await self._round()
+            self._failure = None
+            await asyncio.sleep(self._seconds)
+
+    async def _round(self) -> None:
+        """Every log that moved, once. One that does not continue what was signed of it keeps nobody else waiting."""
+        after = ids.NIL
+        while found := await self._watch.behind(after, _AT_ONCE):
+            for workspace in found:
+                with suppress(Conflict):  # told where it was found
+                    await self._checkpoints.sign(_context(ids.tenant_id(workspace)))
+            after = found[-1]
+
+
+def _context(tenant: str) -> AuthContext:
+    return AuthContext(
+        tenant,
+        "svc_audit",
+        frozenset(),
+        issuer="audit",
+        request_id=ids.new("req"),
+        traceparent=telemetry.new_traceparent(),
+    )

@@ -1,0 +1,99 @@
+"""Secrets: versioned values that leave only by reveal."""
+
+import os
+from collections.abc import Callable
+
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.vault import (
+    GetSecret,
+    ListSecrets,
+    PutSecret,
+    RevealedSecret,
+    RevealSecret,
+    SecretPage,
+    SecretRevealed,
+    SecretView,
+    SecretWritten,
+)
+from causeloop_common.database import Database
+from causeloop_common.errors import Conflict, NotFound
+from causeloop_vault import repository
+from causeloop_vault.domain import envelope
+from causeloop_vault.repository import Secret
+from causeloop_vault.service.keyrings import Keyrings
+
+_PURPOSE = "secret"
+
+
+class SecretService:
+    """Put, get, list and reveal secrets."""
+
+    def __init__(self, database: Database, keyrings: Keyrings, *, entropy: Callable[[int], bytes] = os.urandom) -> None:
+        self._database = database
+        self._keyrings = keyrings
+        self._entropy = entropy
+
+    async def put_secret(self, ctx: AuthContext, command: PutSecret) -> SecretView:
+        """Write a new version of a secret, made on first use, sealed for its place."""
+        async with self._database.transaction(ctx) as tx:
+            await tx.once(command)
+            keyring = await self._keyrings.keyring(tx)
+
+            secret = await repository.write_secret(tx, command.path, command.version)
+            if secret is None:
+                raise Conflict("The secret's version is not the one you named. Read it again and decide.")
+
+            value, entropy = command.value.get_secret_value().encode(), self._entropy(envelope.ENTROPY_BYTES)
+            sealed = keyring.seal(_PURPOSE, _record(secret.path, secret.version), value, entropy)
+            await repository.add_version(tx, secret, sealed, ctx.principal)
+
+            tx.publish(SecretWritten(secret_id=secret.id, version=secret.version))
+            return tx.answer(_view(secret))
+
+    async def get_secret(self, ctx: AuthContext, command: GetSecret) -> SecretView:
+        """What is known of a secret without its value."""
+        async with self._database.transaction(ctx) as tx:
+            secret = await repository.secret(tx, command.path)
+        if secret is None:
+            raise _no_secret(command.path)
+        return _view(secret)
+
+    async def list_secrets(self, ctx: AuthContext, command: ListSecrets) -> SecretPage:
+        """Secrets without their values, by path."""
+        async with self._database.transaction(ctx) as tx:
+            found = await repository.secrets_after(tx, command.position or "", command.limit + 1)
+        page, more = found[: command.limit], len(found) > command.limit
+        return SecretPage(data=[_view(secret) for secret in page], next_position=page[-1].path if more else None)
+
+    async def reveal_secret(self, ctx: AuthContext, command: RevealSecret) -> RevealedSecret:
+        """A secret's value. That it was shown is committed before it leaves."""
+        async with self._database.transaction(ctx) as tx:
+            found = await repository.sealed_secret(tx, command.path, command.version)
+            if found is None:
+                raise _no_secret(command.path)
+
+            keyring = await self._keyrings.keyring(tx, envelope.version_of(found.sealed))
+            value = keyring.open_(_PURPOSE, _record(found.path, found.version), found.sealed)
+
+            tx.publish(SecretRevealed(secret_id=found.id, version=found.version))
+        return RevealedSecret.model_validate(
+            {"id": found.id, "path": found.path, "version": found.version, "value": value.decode()}
+        )
+
+
+def _record(path: str, version: int) -> str:
+    return f"{path}@{version}"
+
+
+def _view(secret: Secret) -> SecretView:
+    return SecretView(
+        id=secret.id,
+        path=secret.path,
+        version=secret.version,
+        created_at=secret.created_at,
+        updated_at=secret.updated_at,
+    )
+
+
+def _no_secret(path: str) -> NotFound:
+    return NotFound(f"There is no secret '{path}' in this workspace, or not that version of it.")

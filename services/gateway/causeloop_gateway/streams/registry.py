@@ -1,0 +1,115 @@
+"""The streams that are open: how many may be, what wakes them, what ends them all.
+
+Each is found by its tenant, its principal and its credential. The gateway hears `head.<tenant>` only of tenants with a
+stream open, one subscription each, however many follow.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import nats.errors
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from causeloop_common import telemetry
+from causeloop_common.contracts import topology
+from causeloop_common.errors import RateLimited, Unavailable
+from causeloop_common.messaging import Bus
+from causeloop_gateway.security import Security
+from causeloop_gateway.streams.stream import Stream
+
+OF_PRINCIPAL = 10
+"""Open streams of one person or service account, in this process."""
+
+OF_WORKSPACE = 100
+"""Open streams of one workspace, in this process: none may take the places of all."""
+
+OF_PROCESS = 1000
+"""Open streams of this process, each with three tasks and at most a few chunks: below 200 MB."""
+
+RETRY_AFTER_SECONDS = 30
+
+
+class Streams:
+    """The open streams of this process."""
+
+    def __init__(self, bus: Bus, security: Security) -> None:
+        self._bus = bus
+        self._open: set[Stream] = set()
+        self._found: dict[str, set[Stream]] = {}
+        self._heads: dict[str, Subscription] = {}
+        self._stopping = False
+        bus.on_disconnect.append(self._lost)
+        security.on_evict.append(self._doubt)
+
+    @asynccontextmanager
+    async def opened(self, stream: Stream) -> AsyncIterator[None]:
+        """A stream's time: it counts, and it is woken; RateLimited when there are too many."""
+        self._admit(stream)
+        tenant = stream.identity.tenant
+        try:
+            if tenant not in self._heads:
+                await self._hear(tenant)
+            yield
+        finally:
+            self._forget(stream)
+            if tenant not in self._found and (subscription := self._heads.pop(tenant, None)) is not None:
+                with suppress(nats.errors.Error, OSError):  # the connection is gone, and it with it
+                    await subscription.unsubscribe()
+
+    def stop(self) -> None:
+        """End all, and take no more: the process stops."""
+        self._stopping = True
+        self._end(Unavailable("The gateway is stopping. Connect again with the last id to go on."))
+
+    def _lost(self) -> None:
+        self._end(Unavailable("The message bus cannot be reached. Connect again with the last id to go on."))
+
+    def _end(self, error: Unavailable) -> None:
+        for stream in self._open:
+            stream.end(error)
+
+    def _doubt(self, tag: str) -> None:
+        for stream in self._found.get(tag, ()):
+            stream.doubt()
+
+    async def _hear(self, tenant: str) -> None:
+        async def on_head(message: Msg) -> None:
+            size = int(message.data) if message.data.isdigit() else 0
+            for stream in self._found.get(tenant, ()):
+                stream.grew(size)
+
+        subscription = await self._bus.hear(topology.head(tenant), on_head)
+        if self._heads.setdefault(tenant, subscription) is not subscription:  # two came at once
+            await subscription.unsubscribe()
+
+    def _admit(self, stream: Stream) -> None:
+        if self._stopping:
+            raise Unavailable("The gateway is stopping. Connect again.")
+        identity = stream.identity
+        for keys, most, whose in (
+            (self._found.get(identity.principal, ()), OF_PRINCIPAL, "of yours"),
+            (self._found.get(identity.tenant, ()), OF_WORKSPACE, "of this workspace"),
+            (self._open, OF_PROCESS, "of this gateway"),
+        ):
+            if len(keys) >= most:
+                raise RateLimited(
+                    f"{most} streams {whose} are open, and no more may be. Close one, or try again later.",
+                    retry_after=RETRY_AFTER_SECONDS,
+                )
+        self._open.add(stream)
+        for key in _keys(stream):
+            self._found.setdefault(key, set()).add(stream)
+        telemetry.STREAMS.set(len(self._open))
+
+    def _forget(self, stream: Stream) -> None:
+        self._open.discard(stream)
+        for key in _keys(stream):
+            self._found[key].discard(stream)
+            if not self._found[key]:
+                del self._found[key]
+        telemetry.STREAMS.set(len(self._open))
+
+
+def _keys(stream: Stream) -> set[str]:
+    return {stream.identity.tenant, stream.identity.principal, stream.identity.credential}

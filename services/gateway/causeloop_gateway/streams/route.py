@@ -1,0 +1,101 @@
+"""`GET /v1/audit/stream`: where a stream begins, and what has to be right before it does."""
+
+import asyncio
+import re
+from functools import partial
+from typing import Any, ClassVar
+
+from starlette.responses import Response
+
+from causeloop_common import telemetry
+from causeloop_common.contracts.audit import LAST_INDEX
+from causeloop_common.errors import InvalidInput, Malformed
+from causeloop_gateway.commands import Endpoint, Gateway, Route
+from causeloop_gateway.inbound import Inbound
+from causeloop_gateway.streams import wire
+from causeloop_gateway.streams.registry import Streams
+from causeloop_gateway.streams.stream import SLOW_SECONDS, Stream
+
+FROM = "from"
+LAST_EVENT_ID = "last-event-id"
+_INDEX = re.compile(r"[0-9]{1,16}")
+_POSITION = re.compile(r"-1|[0-9]{1,16}")
+_HEADERS = [
+    (b"content-type", wire.MEDIA_TYPE.encode()),
+    (b"x-accel-buffering", b"no"),  # a proxy is to hold nothing back
+    (b"connection", b"close"),
+]
+
+
+class StreamRoute(Route):
+    """Answers with the log, for as long as the caller may see it."""
+
+    timed: ClassVar[bool] = False
+
+    def __init__(self, gateway: Gateway | None, streams: Streams | None, endpoint: Endpoint, **documented: Any) -> None:
+        super().__init__(gateway, endpoint, **documented)
+        if streams is not None:
+            self._streams = streams
+
+    async def _respond(self, scope: Any, receive: Any, send: Any) -> None:
+        request: Inbound = scope["inbound"]
+        await self._signed_in(request)
+        start = _start(request)
+        stream = Stream(scope["caller"].identity, partial(self._signed_in, request), self._gateway.bus, receive, send)
+        abort = scope["causeloop.abort"]
+        async with self._streams.opened(stream):
+            page = await stream.begin(start)
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            why = await stream.run(page, abort)
+        telemetry.STREAMS_ENDED.labels(why).inc()
+        if why != "left":  # they may not take the last words either
+            asyncio.get_running_loop().call_later(SLOW_SECONDS, abort)
+
+
+def _start(request: Inbound) -> int | None:
+    """The first index to be told; None for what comes from now on."""
+    given = request.parameters()
+    begin = given.pop(FROM, None)
+    if given:
+        raise InvalidInput.of(**dict.fromkeys([*given][:25], "is not a field of this request"))
+    if begin is not None and (_INDEX.fullmatch(begin) is None or int(begin) > LAST_INDEX):
+        raise InvalidInput.of(**{FROM: "is not an index of a log, a number from 0"})
+    position = request.headers.get(LAST_EVENT_ID)
+    if position is None:
+        return None if begin is None else int(begin)
+    if _POSITION.fullmatch(position) is None or int(position) >= LAST_INDEX:
+        raise Malformed("Last-Event-ID is not an id of this stream. Send the last one you were told, or none.")
+    return int(position) + 1
+
+
+class EventStream(Response):
+    """How FastAPI is told what the route answers with."""
+
+    media_type = wire.MEDIA_TYPE
+
+
+def documented(endpoint: Endpoint) -> dict[str, Any]:
+    """What FastAPI needs to describe the route in OpenAPI."""
+    index = {"type": "integer", "minimum": 0}
+    position = {"type": "integer", "minimum": -1}
+    return {
+        "summary": "Stream the log",
+        "description": (
+            "Server-sent events: `id` is the index in the log, `data` the entry's stored bytes. Send the last id as "
+            "`Last-Event-ID` to go on exactly after it, or `from` to begin at an index (0: everything); without "
+            "either the stream begins now. An entry whose content retention removed is `event: pruned` with its hash. "
+            "The stream ends with `event: end` and the code of a problem, such as `unauthorized` when the token is "
+            "revoked or expires, `forbidden` when the permission is gone, `unavailable` when to connect again."
+        ),
+        "tags": [endpoint.command.service],
+        "response_class": EventStream,
+        "openapi_extra": {
+            "x-permission": endpoint.command.permission,
+            "x-credential": sorted(endpoint.credentials),
+            "security": [{"bearer": []}],
+            "parameters": [
+                {"name": FROM, "in": "query", "required": False, "schema": index},
+                {"name": "Last-Event-ID", "in": "header", "required": False, "schema": position},
+            ],
+        },
+    }

@@ -1,0 +1,206 @@
+"""One open stream: three tasks, and the first to end ends it.
+
+    pump     reads a page, writes it, and only then reads the next; at the log's end it waits for news
+    guard    asks again who calls as soon as there is doubt, and at the moment the token expires
+    left     waits until the client is gone
+
+The pump asks before every write as well, which costs nothing while the answer is remembered; the guard is there for a
+stream that waits: for news, or for a client that does not read. Exactly once and in order follows from one number, the
+next index: only what was written moves it, and every page is read from it. What is announced on the bus says when to
+look, never what there is.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from causeloop_common import telemetry
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.audit import LAST_INDEX, LogPage, ReadLog
+from causeloop_common.contracts.auth import Identity
+from causeloop_common.errors import AppError, Conflict, Internal, Unavailable
+from causeloop_common.messaging import Bus
+from causeloop_gateway.streams import wire
+
+_log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 64 * 1024
+"""What is read, written and waited for at once, and so what a stream holds: a page. One larger entry goes alone."""
+
+HEARTBEAT_SECONDS = 15.0
+"""Of silence. Proxies cut what is silent, most after 30 to 60 s, and a client knows that nothing is lost."""
+
+POLL_SECONDS = 5.0
+"""A stream looks by itself when nothing woke it: announcements may be lost. Asked is also whether it may go on."""
+
+SLOW_SECONDS = 30.0
+"""A client that does not take a chunk for so long is cut. It resumes where it stopped to read."""
+
+END_SECONDS = 1.0
+"""For the last words, where a client may not be reading; then the connection is aborted."""
+
+_PATIENCE_SECONDS = (0.1, 0.3, 0.6, 1.0)
+"""Between attempts to read while audit restarts or is busy; then the stream ends, and the client comes back."""
+
+
+class TooSlow(Exception):
+    """The client did not take what was written."""
+
+
+class Stream:
+    """A caller's view of the log from one index on."""
+
+    def __init__(
+        self, identity: Identity, admit: Callable[[], Awaitable[AuthContext]], bus: Bus, receive: Any, send: Any
+    ) -> None:
+        self.identity = identity
+        self._admit = admit
+        self._bus = bus
+        self._receive = receive
+        self._send = send
+        self._next = 0
+        self._head = 0
+        self._news = asyncio.Event()
+        self._doubt = asyncio.Event()
+        self._over: AppError | None = None
+        self._written_at = 0.0
+
+    def grew(self, size: int) -> None:
+        """The log has this many entries by now, as far as one hears."""
+        self._head = max(self._head, size)
+        self._news.set()
+
+    def doubt(self) -> None:
+        """Something about the caller has changed: ask again."""
+        self._doubt.set()
+
+    def end(self, error: AppError) -> None:
+        """End it, with these last words."""
+        self._over = error
+        self._doubt.set()
+
+    async def begin(self, start: int | None) -> LogPage:
+        """The first page, from `start` on or from the log's end; Conflict when the log has not come that far."""
+        page = await self._read(LAST_INDEX if start is None else start)
+        self._next = page.size if start is None else start
+        _check(page, self._next)
+        return page
+
+    async def run(self, page: LogPage, abort: Callable[[], None]) -> str:
+        """Write what there is and what comes, until something ends it; why, in a word."""
+        pump, guard, left = tasks = [
+            asyncio.create_task(one) for one in (self._pump(page), self._guard(), self._left())
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await _cancel(tasks)
+        if not left.cancelled():
+            return "left"
+        failed = next(task for task in (guard, pump) if not task.cancelled()).exception()
+        if isinstance(failed, AppError):
+            why = failed.code
+        elif isinstance(failed, TooSlow):
+            why = "slow"
+        else:
+            _log.error("a stream failed", exc_info=failed)
+            failed, why = Internal("Something failed on our side. Connect again to go on."), Internal.code
+        if not isinstance(failed, AppError) or not await self._said(wire.end(failed)):
+            abort()
+            await self._left()
+        return why
+
+    async def _pump(self, page: LogPage) -> None:
+        await self._write(wire.opening(self._next - 1))
+        while True:
+            if page.entries:
+                await self._write(wire.events(page.entries))
+                self._next = page.entries[-1].index + 1
+                telemetry.STREAMED.inc(len(page.entries))
+            else:
+                self._head = min(self._head, self._next)
+            if self._next >= page.size:
+                del page  # a stream that waits holds nothing
+                await self._wait()
+            page = await self._read(self._next)
+            _check(page, self._next)
+
+    async def _wait(self) -> None:
+        """Wait for news, at most until it is time to look anyway; say that the connection is alive."""
+        clock = asyncio.get_running_loop().time
+        look_at = clock() + POLL_SECONDS
+        while self._head <= self._next:
+            self._news.clear()
+            try:
+                async with asyncio.timeout_at(min(look_at, self._written_at + HEARTBEAT_SECONDS)):
+                    await self._news.wait()
+            except TimeoutError:
+                if clock() >= self._written_at + HEARTBEAT_SECONDS:
+                    await self._write(wire.HEARTBEAT)
+                if clock() >= look_at:
+                    return
+
+    async def _read(self, start: int) -> LogPage:
+        question = ReadLog(start=start, max_bytes=CHUNK_BYTES)
+        for seconds in _PATIENCE_SECONDS:
+            try:
+                return await self._bus.call(await self._admit(), question)
+            except Unavailable:
+                if not self._bus.is_connected:
+                    raise
+            await asyncio.sleep(seconds)
+        return await self._bus.call(await self._admit(), question)
+
+    async def _write(self, chunk: bytes) -> None:
+        """Write a chunk, once the client has taken enough of what was written before."""
+        await self._admit()
+        if self._over is not None:
+            raise self._over
+        try:
+            async with asyncio.timeout(SLOW_SECONDS):
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except TimeoutError:
+            raise TooSlow from None
+        self._written_at = asyncio.get_running_loop().time()
+
+    async def _guard(self) -> None:
+        while True:
+            seconds = (self.identity.expires_at - datetime.now(UTC)).total_seconds()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(seconds, 0)):
+                    await self._doubt.wait()
+            self._doubt.clear()
+            if self._over is not None:
+                raise self._over
+            await self._admit()
+
+    async def _left(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def _said(self, last: bytes) -> bool:
+        """Whether the client takes the last words."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_SECONDS):
+                await self._send({"type": "http.response.body", "body": last})
+            return True
+        return False
+
+
+def _check(page: LogPage, start: int) -> None:
+    if page.size < start:
+        raise Conflict(
+            f"The log has {page.size} entries, and this would go on at {start}: it is not the log that was read "
+            "before, or was restored to an earlier state. Compare it with what you hold, then begin with from=0."
+        )
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    """End tasks; a library may swallow a cancellation, so ask again."""
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=0.1)

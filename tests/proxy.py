@@ -1,0 +1,89 @@
+"""A wire that can be cut: a TCP proxy on the loopback between a process and a server.
+
+proxy.silence()    nothing passes any more and nobody is told: a cable pulled, a host gone
+proxy.strand()     so it is for the connections there are; new ones pass, as after a failover
+proxy.drop()       connections are closed and new ones too
+proxy.mend()       whatever waited passes, new connections are served
+"""
+
+import asyncio
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+
+class Proxy:
+    """Passes on what it is given, until told otherwise."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._passing = asyncio.Event()
+        self._passing.set()
+        self._dropping = False
+        self._wires: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        await self._end()
+
+    def silence(self) -> None:
+        self._passing.clear()
+
+    def strand(self) -> None:
+        """Leave every connection there is silent for ever."""
+        self.silence()
+        self._passing = asyncio.Event()
+        self._passing.set()
+
+    async def drop(self) -> None:
+        self._dropping = True
+        await self._end()
+
+    def mend(self) -> None:
+        self._dropping = False
+        self._passing.set()
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._dropping:
+            writer.transport.abort()
+            return
+        wire = asyncio.current_task()
+        assert wire is not None
+        self._wires.add(wire)
+        passing, directions = self._passing, set[asyncio.Task[None]]()
+        try:
+            await passing.wait()
+            there, thither = await asyncio.open_connection("127.0.0.1", self._target)
+            try:
+                for source, sink in ((reader, thither), (there, writer)):
+                    directions.add(asyncio.create_task(_pass_on(source, sink, passing)))
+                await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                thither.transport.abort()
+        finally:
+            for direction in directions:
+                direction.cancel()
+            writer.transport.abort()
+            self._wires.discard(wire)
+
+    async def _end(self) -> None:
+        ending = list(self._wires)
+        for wire in ending:
+            wire.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event) -> None:
+    """One direction, until either side ends."""
+    with suppress(OSError):
+        while data := await reader.read(65_536):
+            await passing.wait()
+            writer.write(data)
+            await writer.drain()
