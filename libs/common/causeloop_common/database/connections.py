@@ -1,0 +1,116 @@
+"""A role's connections, and how long anybody waits for one that fell silent."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import asyncpg
+
+from causeloop_common import telemetry
+
+STATEMENT_TIMEOUT_SECONDS = 10
+SILENCE_SECONDS = STATEMENT_TIMEOUT_SECONDS + 2.0
+"""A server that has not answered by then is gone, whatever the network says: the connection is given up."""
+KEEPALIVE = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
+"""So that the server too notices a client that is gone, and frees its locks."""
+CONNECT_SECONDS = 5.0
+PASSING = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what asyncpg raises when a connection dies while a statement is being sent
+    asyncpg.QueryCanceledError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    OSError,
+    TimeoutError,
+)
+"""Faults that pass: before COMMIT they mean that nothing was done."""
+
+
+class Connections:
+    """At most `size` connections, made when needed, the last used first.
+
+    Smaller than a general pool: there is no session state to reset, since every setting we make is local to its
+    transaction, and no proxy between a transaction and its connection. A closed connection is not handed out.
+    """
+
+    def __init__(self, size: int, connect: Callable[[], Awaitable[Any]]) -> None:
+        self._size = size
+        self._connect = connect
+        self._count = 0
+        self._idle: list[Any] = []
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._all_back = asyncio.Event()
+        self._all_back.set()
+        self._out = 0
+
+    async def acquire(self) -> Any:
+        """A connection; waits in turn while all are in use. Give it back with `release`."""
+        while not self._idle and self._count >= self._size:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except BaseException:
+                self._waiting.remove(turn) if turn in self._waiting else self._wake()
+                raise
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                self._lend()
+                return connection
+            self._count -= 1
+        self._count += 1
+        try:
+            connection = await self._connect()
+        except BaseException:
+            self._count -= 1
+            self._wake()
+            raise
+        self._lend()
+        return connection
+
+    def release(self, connection: Any) -> None:
+        """Take a connection back, outside any transaction; a closed one makes room for a new one."""
+        self._out -= 1
+        if self._out == 0:
+            self._all_back.set()
+        if connection.is_closed():
+            self._count -= 1
+        else:
+            self._idle.append(connection)
+        self._wake()
+
+    async def close(self, seconds: float) -> None:
+        """Wait for those in use, then close all."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._all_back.wait(), timeout=seconds)
+        while self._idle:
+            connection = self._idle.pop()
+            try:
+                await connection.close(timeout=2)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                connection.terminate()
+
+    def watch(self, service: str) -> None:
+        """Show how many are in use and idle, and how many wait for one, whenever somebody looks at the metrics."""
+        told = telemetry.CONNECTIONS
+        told.labels(service, "in_use").set_function(lambda: self._out)
+        told.labels(service, "idle").set_function(lambda: len(self._idle))
+        told.labels(service, "waiting").set_function(lambda: len(self._waiting))
+
+    def _lend(self) -> None:
+        self._out += 1
+        self._all_back.clear()
+
+    def _wake(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return

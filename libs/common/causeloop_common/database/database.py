@@ -1,0 +1,120 @@
+"""One role's view of its schema: connections, transactions, and the proof of isolation."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import asyncpg
+
+from causeloop_common import idempotency, ids, inbox, outbox, rls, telemetry
+from causeloop_common.context import AuthContext
+from causeloop_common.database.connections import (
+    CONNECT_SECONDS,
+    KEEPALIVE,
+    PASSING,
+    SILENCE_SECONDS,
+    STATEMENT_TIMEOUT_SECONDS,
+    Connections,
+)
+from causeloop_common.database.transaction import Statements, TracedTransaction, Transaction
+from causeloop_common.errors import Unavailable
+from causeloop_common.telemetry import Tracer
+
+
+class Database:
+    """One role's connections to its schema."""
+
+    def __init__(
+        self, dsn: str, schema: str, tables: rls.Tables, *, workers: int = 8, tracer: Tracer | None = None
+    ) -> None:
+        self._dsn = dsn
+        self._tables = tables
+        self.schema = schema
+        self.workers = workers
+        self.tracer = tracer
+        self.seconds = telemetry.TRANSACTION_SECONDS.labels(schema)
+        self._kind: type[Transaction] = Transaction if tracer is None else TracedTransaction
+        self._connections: Connections | None = None
+        self.statements = Statements(
+            outbox.insert(schema).sql,
+            inbox.claim(schema).sql,
+            idempotency.lock(schema).sql,
+            idempotency.find(schema).sql,
+            idempotency.forget(schema).sql,
+            idempotency.remember(schema).sql,
+        )
+        self.published = asyncio.Event()
+        """Set after a commit that wrote events: the relay's wake-up."""
+
+    async def start(self) -> None:
+        """Connect; `Unavailable` when the server cannot be reached."""
+        try:
+            connections = Connections(
+                self.workers,
+                partial(
+                    asyncpg.connect,
+                    self._dsn,
+                    timeout=CONNECT_SECONDS,
+                    server_settings={
+                        **KEEPALIVE,
+                        "application_name": f"causeloop-{self.schema}",
+                        "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
+                        "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
+                    },
+                ),
+            )
+            connections.release(await connections.acquire())
+            self._connections = connections
+            connections.watch(self.schema)
+        except (OSError, asyncpg.PostgresError, TimeoutError) as error:
+            raise Unavailable(f"PostgreSQL does not let {self.schema} in: {type(error).__name__}.") from error
+
+    async def stop(self) -> None:
+        """Let running transactions end, then disconnect."""
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            await connections.close(STATEMENT_TIMEOUT_SECONDS)
+
+    def transaction(self, ctx: AuthContext) -> Transaction:
+        """A transaction that sees and writes the context's tenant and nothing else."""
+        return self._kind(self, ctx, f"BEGIN; SET LOCAL {rls.TENANT_SETTING} = '{ctx.tenant_uuid}'")
+
+    def person_transaction(self, ctx: AuthContext) -> Transaction:
+        """A transaction that sees what the policies show to the person across tenants; it can write nothing."""
+        person = ids.decode(ctx.principal, "usr")
+        return self._kind(self, ctx, f"BEGIN READ ONLY; SET LOCAL {rls.PERSON_SETTING} = '{person}'")
+
+    async def prove(self) -> list[str]:
+        """The start-up proof of tenant isolation: what is not as declared, as sentences."""
+        async with self._borrowed() as connection:
+            return await rls.prove(connection, self.schema, self._tables)
+
+    async def ping(self) -> None:
+        """Raise `Unavailable` unless the server answers."""
+        async with self._borrowed() as connection:
+            await connection.execute("SELECT 1", timeout=2)
+
+    @asynccontextmanager
+    async def _borrowed(self) -> AsyncIterator[Any]:
+        """A connection outside any tenant; `Unavailable` when the server does not answer."""
+        connections = self.connected()
+        try:
+            connection = await connections.acquire()
+            try:
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    yield connection
+            except TimeoutError:
+                connection.terminate()
+                raise
+            finally:
+                connections.release(connection)
+        except (*PASSING, asyncpg.PostgresError) as error:
+            raise Unavailable(f"PostgreSQL does not answer: {type(error).__name__}.") from error
+
+    def connected(self) -> Connections:
+        """The connections; Unavailable before `start` and after `stop`."""
+        if self._connections is None:
+            raise Unavailable("The service is not connected to PostgreSQL. Try again.")
+        return self._connections

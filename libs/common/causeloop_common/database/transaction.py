@@ -1,0 +1,261 @@
+"""One use case's transaction: what it sees, what it announces, and what its caller hears when it fails."""
+
+import asyncio
+import logging
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from causeloop_common import outbox, rls
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.base import Command, Event, Message
+from causeloop_common.database.connections import PASSING, SILENCE_SECONDS
+from causeloop_common.errors import (
+    AppError,
+    AuditUnavailable,
+    IdempotencyInProgress,
+    IdempotencyMismatch,
+    SecretAlreadyShown,
+    Timeout,
+    Unavailable,
+)
+from causeloop_common.idempotency import Replayed
+from causeloop_common.statements import Statement
+from causeloop_common.telemetry import Kind
+
+if TYPE_CHECKING:
+    from causeloop_common.database.database import Database
+
+_log = logging.getLogger(__name__)
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+
+class Statements(NamedTuple):
+    """The bookkeeping statements of one schema."""
+
+    publish: str
+    claim: str
+    lock: str
+    find: str
+    forget: str
+    remember: str
+
+
+class Transaction:
+    """One use case's transaction. Use it with `async with`; leaving it in peace commits, an exception rolls back."""
+
+    __slots__ = (
+        "_answer",
+        "_began",
+        "_begin",
+        "_command",
+        "_connection",
+        "_connections",
+        "_database",
+        "_events",
+        "_watchdog",
+        "ctx",
+    )
+
+    def __init__(self, database: "Database", ctx: AuthContext, begin: str) -> None:
+        self.ctx = ctx
+        self._database = database
+        self._begin = begin
+        self._connection: Any = None
+        self._events: list[tuple[Any, ...]] = []
+        self._command: Command[Any] | None = None
+        self._answer: Message | None = None
+
+    async def __aenter__(self) -> "Transaction":
+        self._began = time.perf_counter()
+        self._connections = self._database.connected()
+        try:
+            self._connection = await self._connections.acquire()
+        except (*PASSING, asyncpg.PostgresError) as error:
+            raise Unavailable("The database cannot be reached. Nothing was done; try again.") from error
+        # One timer for the whole transaction: one for each statement would cost a tenth of a short one.
+        self._watchdog = asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._connection.terminate)
+        try:
+            await self._connection.execute(self._begin)
+        except BaseException as error:
+            self._watchdog.cancel()
+            self._connection.terminate()
+            self._connections.release(self._connection)
+            raise _converted(error) from error
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                await self._commit()
+            elif isinstance(error, TimeoutError):
+                self._connection.terminate()  # it does not answer: asking it to roll back would wait as long again
+            else:
+                await self._rollback()
+        finally:
+            self._watchdog.cancel()
+            self._connections.release(self._connection)
+            self._database.seconds.observe(time.perf_counter() - self._began)
+        if error is not None:
+            if (told := _converted(error)) is not error:
+                raise told from error
+        elif self._events:
+            self._database.published.set()
+
+    async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
+        """All rows."""
+        return await self._connection.fetch(statement.sql, *statement.args(values))  # type: ignore[no-any-return]
+
+    async def fetchrow(self, statement: Statement, **values: Any) -> Any:
+        """The first row, or None."""
+        return await self._connection.fetchrow(statement.sql, *statement.args(values))
+
+    async def execute(self, statement: Statement, **values: Any) -> int:
+        """How many rows the statement changed."""
+        status = await self._connection.execute(statement.sql, *statement.args(values))
+        return int(status.rpartition(" ")[2])
+
+    def publish(self, event: Event) -> None:
+        """Announce: the event is committed with this transaction and put on the bus after it."""
+        self._events.append(outbox.row(self.ctx, event))
+
+    async def claim(self, consumer: str, event_id: UUID) -> bool:
+        """Whether this delivery of an event is the first; begin an event's use case with it."""
+        status = await self._connection.execute(self._database.statements.claim, consumer, event_id)
+        return str(status) == "INSERT 0 1"
+
+    async def once(self, command: Command[Any]) -> None:
+        """Raise `Replayed` with the first answer when this command was done under the same Idempotency-Key."""
+        asked = self.ctx.idempotency
+        if asked is None or command.pure:
+            return
+        statements, ctx = self._database.statements, self.ctx
+        names = (ctx.principal, command.operation, asked.key)
+        if not await self._connection.fetchval(statements.lock, "\n".join((ctx.tenant, *names))):
+            raise IdempotencyInProgress(
+                "The first request with this Idempotency-Key is still running. Wait for its answer.", retry_after=1
+            )
+        if (done := await self._connection.fetchrow(statements.find, *names)) is not None:
+            if done["fingerprint"] != asked.fingerprint:
+                raise IdempotencyMismatch(
+                    "This Idempotency-Key was used with another request. Use a new key for a new request."
+                )
+            if command.reply.sealed_fields:
+                shown = str(orjson.loads(done["reply"]).get("id", ""))
+                raise SecretAlreadyShown(
+                    f"This request was done before and its secret was shown then. It made {shown}.",
+                    fields={"id": [shown]},
+                )
+            raise Replayed(done["reply"].encode())
+        self._command = command
+
+    def answer(self, reply: MessageT) -> MessageT:
+        """The use case's reply, remembered for a retry when the command carries a key."""
+        self._answer = reply
+        return reply
+
+    async def _commit(self) -> None:
+        try:
+            await self._write_bookkeeping()
+        except asyncpg.UniqueViolationError as error:
+            await self._rollback()
+            raise IdempotencyInProgress("A twin of this request was faster. Try again for its answer.") from error
+        except BaseException as error:
+            await self._rollback()
+            if isinstance(error, asyncpg.PostgresError) and not isinstance(error, PASSING):
+                raise AuditUnavailable("The act could not be recorded, so it was not done. Try again.") from error
+            raise _converted(error) from error
+        try:
+            status = await self._connection.execute("COMMIT")
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == rls.GUARD_STATE:
+                _log.error("refused at commit: %s", error.args[0])
+                raise AuditUnavailable("The act would leave no record, so it was not done.") from error
+            if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError):
+                raise Timeout("The database did not confirm. Retry with the same Idempotency-Key.") from error
+            raise _converted(error) from error  # refused, and so rolled back
+        except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
+            self._connection.terminate()
+            raise Timeout("The database did not confirm. Retry with the same Idempotency-Key.") from error
+        if status != "COMMIT":  # a failed transaction answers COMMIT with ROLLBACK and no error
+            raise Unavailable("The transaction had failed and was rolled back. Nothing was done; try again.")
+
+    async def _write_bookkeeping(self) -> None:
+        connection, statements = self._connection, self._database.statements
+        if self._command is not None and self._answer is not None:
+            asked, ctx = self.ctx.idempotency, self.ctx
+            assert asked is not None  # noqa: S101  `once` sets `_command` only with a key
+            await connection.execute(statements.forget)
+            await connection.execute(
+                statements.remember,
+                ctx.principal,
+                self._command.operation,
+                asked.key,
+                asked.fingerprint,
+                self._answer.to_wire().decode(),  # without an envelope secrets are stars
+            )
+        if len(self._events) == 1:
+            await connection.execute(statements.publish, *self._events[0])
+        elif self._events:
+            await connection.executemany(statements.publish, self._events)
+
+    async def _rollback(self) -> None:
+        try:
+            await self._connection.execute("ROLLBACK")
+        except BaseException as error:
+            self._connection.terminate()  # the server rolls back what it lost; nobody else may get it still open
+            if not isinstance(error, (*PASSING, asyncpg.PostgresError)):
+                raise
+
+
+class TracedTransaction(Transaction):
+    """A transaction that is a span, and the cause of the events it wrote. It says no statement and no value."""
+
+    __slots__ = ("_span",)
+
+    async def __aenter__(self) -> "Transaction":
+        database = self._database
+        assert database.tracer is not None  # noqa: S101  only then transactions are of this kind
+        self._span = database.tracer.begin(f"{database.schema} transaction", Kind.CLIENT, self.ctx.traceparent)
+        self._span.set("db.system.name", "postgresql")
+        self._span.set("db.namespace", database.schema)
+        self._span.set("causeloop.tenant", self.ctx.tenant)
+        try:
+            return await super().__aenter__()
+        except BaseException as error:
+            self._span.fail(error)
+            self._span.end()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await super().__aexit__(kind, error, trace)
+        except BaseException as told:
+            error = told
+            raise
+        finally:
+            if isinstance(error, Replayed):
+                self._span.set("causeloop.replayed", True)
+            elif error is not None:
+                self._span.fail(error)
+            self._span.end()
+
+    def publish(self, event: Event) -> None:
+        """Announce, with this transaction as the cause."""
+        self._events.append(outbox.row(self.ctx, event, self._span.traceparent))
+
+
+def _converted(error: BaseException) -> BaseException:
+    """What the caller should hear of an error inside a transaction that was rolled back."""
+    if isinstance(error, PASSING) and not isinstance(error, AppError):
+        return Unavailable("The database failed in the middle. Nothing was done; try again.")
+    return error
