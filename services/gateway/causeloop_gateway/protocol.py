@@ -98,7 +98,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._too_slow is None:
             self._expect_head()
         super().on_message_begin()
-        self.scope["causeloop.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+        self.scope["causeloop.transport"] = self.transport  # type: ignore[typeddict-unknown-key]
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; a trailer is none, whatever it is called (RFC 9110 6.5.1)."""

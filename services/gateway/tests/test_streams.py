@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -428,6 +429,20 @@ class TestItsEnd:
             assert set(streams._heads) == {owner.workspace}
         await so(lambda: not (streams._open or streams._heads or streams._found))
 
+    async def test_of_a_client_that_left_before_it_began_is_no_failure(
+        self, wire: Connect, token: dict[str, Any], streams: Streams, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for seconds in (0, 0, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02):
+            connection = await wire()
+            await connection.say(
+                f"GET /v1/audit/stream HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token['token']}\r\n\r\n".encode()
+            )
+            await asyncio.sleep(seconds)
+            connection.writer.transport.abort()
+        await asyncio.sleep(0.2)
+        await so(lambda: not streams._open)
+        assert caplog.text == ""
+
     async def test_the_loss_of_the_bus_ends_it(self, house: "House", token: dict[str, Any], streams: Streams) -> None:
         async with listening(house, token["token"]) as listener:
             await listener.opened()
@@ -553,8 +568,10 @@ class TestAClientThatDoesNotRead:
         connection = await wire()
         await connection.say(self.ask(token["token"]))
         protocol = await self.stalled(house, read)
-        assert read[-1] < 300  # entries of 60 000 bytes, most of them in the system's buffers
+        assert read[-1] < 300  # entries of 60 000 bytes, most of them in the buffers of the client's own system
         assert protocol.transport.get_write_buffer_size() <= 3 * module.CHUNK_BYTES
+        unread = protocol.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        assert unread <= 4 * module.CHUNK_BYTES
 
     async def test_is_cut(
         self,

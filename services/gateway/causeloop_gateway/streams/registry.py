@@ -4,6 +4,7 @@ Each is found by its tenant, its principal and its credential. The gateway hears
 stream open, one subscription each, however many follow.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -12,7 +13,9 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from causeloop_common import telemetry
+from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
+from causeloop_common.contracts.audit import LogPage, ReadLog
 from causeloop_common.errors import RateLimited, Unavailable
 from causeloop_common.messaging import Bus
 from causeloop_gateway.security import Security
@@ -25,7 +28,11 @@ OF_WORKSPACE = 100
 """Open streams of one workspace, in this process: none may take the places of all."""
 
 OF_PROCESS = 1000
-"""Open streams of this process, each with three tasks and at most a few chunks: below 200 MB."""
+"""Open streams of this process: some 20 KB each while it waits, at most 0.4 MB while its client does not read."""
+
+READS = 8
+"""Pages asked for at once. Streams wait for one another, so that a thousand that catch up leave room for others in
+audit's queue, and none is refused for being one of many."""
 
 RETRY_AFTER_SECONDS = 30
 
@@ -38,6 +45,7 @@ class Streams:
         self._open: set[Stream] = set()
         self._found: dict[str, set[Stream]] = {}
         self._heads: dict[str, Subscription] = {}
+        self._reading = asyncio.Semaphore(READS)
         self._stopping = False
         bus.on_disconnect.append(self._lost)
         security.on_evict.append(self._doubt)
@@ -56,6 +64,11 @@ class Streams:
             if tenant not in self._found and (subscription := self._heads.pop(tenant, None)) is not None:
                 with suppress(nats.errors.Error, OSError):  # the connection is gone, and it with it
                     await subscription.unsubscribe()
+
+    async def read(self, ctx: AuthContext, question: ReadLog) -> LogPage:
+        """A page, when it is its turn."""
+        async with self._reading:
+            return await self._bus.call(ctx, question)
 
     def stop(self) -> None:
         """End all, and take no more: the process stops."""

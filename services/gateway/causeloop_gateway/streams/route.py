@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 from functools import partial
 from typing import Any, ClassVar
 
@@ -18,6 +19,9 @@ from causeloop_gateway.streams.stream import SLOW_SECONDS, Stream
 
 FROM = "from"
 LAST_EVENT_ID = "last-event-id"
+_SYSTEM_BYTES = 128 * 1024
+"""What the system may hold of a stream; by itself it would take megabytes. Enough for 1 MB/s over 100 ms."""
+
 _INDEX = re.compile(r"[0-9]{1,16}")
 _POSITION = re.compile(r"-1|[0-9]{1,16}")
 _HEADERS = [
@@ -41,15 +45,26 @@ class StreamRoute(Route):
         request: Inbound = scope["inbound"]
         await self._signed_in(request)
         start = _start(request)
-        stream = Stream(scope["caller"].identity, partial(self._signed_in, request), self._gateway.bus, receive, send)
-        abort = scope["causeloop.abort"]
+        stream = Stream(scope["caller"].identity, partial(self._signed_in, request), self._streams.read, receive, send)
+        transport = scope["causeloop.transport"]
         async with self._streams.opened(stream):
-            page = await stream.begin(start)
+            await stream.begin(start)
+            _narrow(transport)
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            why = await stream.run(page, abort)
+            why = await stream.run(transport.abort)
         telemetry.STREAMS_ENDED.labels(why).inc()
         if why != "left":  # they may not take the last words either
-            asyncio.get_running_loop().call_later(SLOW_SECONDS, abort)
+            asyncio.get_running_loop().call_later(SLOW_SECONDS, transport.abort)
+
+
+def _narrow(transport: Any) -> None:
+    """Bound what the system holds for a client that does not read, and notice soon that one has vanished."""
+    if transport.is_closing():
+        return  # it has already
+    connection = transport.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SYSTEM_BYTES)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SLOW_SECONDS * 1000))
 
 
 def _start(request: Inbound) -> int | None:

@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,7 +23,6 @@ from causeloop_common.context import AuthContext
 from causeloop_common.contracts.audit import LAST_INDEX, LogPage, ReadLog
 from causeloop_common.contracts.auth import Identity
 from causeloop_common.errors import AppError, Conflict, Internal, Unavailable
-from causeloop_common.messaging import Bus
 from causeloop_gateway.streams import wire
 
 _log = logging.getLogger(__name__)
@@ -50,17 +50,36 @@ class TooSlow(Exception):
     """The client did not take what was written."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What was read, as it will be written: that is all a stream holds. `next` is the index after its last entry."""
+
+    chunk: bytes
+    count: int
+    next: int
+    size: int
+
+
+_NOTHING = _Page(b"", 0, 0, 0)
+
+
 class Stream:
     """A caller's view of the log from one index on."""
 
     def __init__(
-        self, identity: Identity, admit: Callable[[], Awaitable[AuthContext]], bus: Bus, receive: Any, send: Any
+        self,
+        identity: Identity,
+        admit: Callable[[], Awaitable[AuthContext]],
+        ask: Callable[[AuthContext, ReadLog], Awaitable[LogPage]],
+        receive: Any,
+        send: Any,
     ) -> None:
         self.identity = identity
         self._admit = admit
-        self._bus = bus
+        self._ask = ask
         self._receive = receive
         self._send = send
+        self._page = _NOTHING
         self._next = 0
         self._head = 0
         self._news = asyncio.Event()
@@ -82,18 +101,14 @@ class Stream:
         self._over = error
         self._doubt.set()
 
-    async def begin(self, start: int | None) -> LogPage:
-        """The first page, from `start` on or from the log's end; Conflict when the log has not come that far."""
-        page = await self._read(LAST_INDEX if start is None else start)
-        self._next = page.size if start is None else start
-        _check(page, self._next)
-        return page
+    async def begin(self, start: int | None) -> None:
+        """Read the first page, from `start` on or from the log's end; Conflict when the log has not come that far."""
+        self._page = await self._read(start)
+        self._next = self._page.size if start is None else start
 
-    async def run(self, page: LogPage, abort: Callable[[], None]) -> str:
+    async def run(self, abort: Callable[[], None]) -> str:
         """Write what there is and what comes, until something ends it; why, in a word."""
-        pump, guard, left = tasks = [
-            asyncio.create_task(one) for one in (self._pump(page), self._guard(), self._left())
-        ]
+        pump, guard, left = tasks = [asyncio.create_task(one) for one in (self._pump(), self._guard(), self._left())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -113,20 +128,19 @@ class Stream:
             await self._left()
         return why
 
-    async def _pump(self, page: LogPage) -> None:
+    async def _pump(self) -> None:
         await self._write(wire.opening(self._next - 1))
         while True:
-            if page.entries:
-                await self._write(wire.events(page.entries))
-                self._next = page.entries[-1].index + 1
-                telemetry.STREAMED.inc(len(page.entries))
+            if self._page.count:
+                await self._write(self._page.chunk)
+                self._next = self._page.next
+                telemetry.STREAMED.inc(self._page.count)
             else:
                 self._head = min(self._head, self._next)
-            if self._next >= page.size:
-                del page  # a stream that waits holds nothing
+            if self._next >= self._page.size:
+                self._page = _NOTHING
                 await self._wait()
-            page = await self._read(self._next)
-            _check(page, self._next)
+            self._page = await self._read(self._next)
 
     async def _wait(self) -> None:
         """Wait for news, at most until it is time to look anyway; say that the connection is alive."""
@@ -143,16 +157,15 @@ class Stream:
                 if clock() >= look_at:
                     return
 
-    async def _read(self, start: int) -> LogPage:
-        question = ReadLog(start=start, max_bytes=CHUNK_BYTES)
+    async def _read(self, start: int | None) -> _Page:
+        question = ReadLog(start=LAST_INDEX if start is None else start, max_bytes=CHUNK_BYTES)
         for seconds in _PATIENCE_SECONDS:
+            ctx = await self._admit()
             try:
-                return await self._bus.call(await self._admit(), question)
+                return _page(await self._ask(ctx, question), start)
             except Unavailable:
-                if not self._bus.is_connected:
-                    raise
-            await asyncio.sleep(seconds)
-        return await self._bus.call(await self._admit(), question)
+                await asyncio.sleep(seconds)
+        return _page(await self._ask(await self._admit(), question), start)
 
     async def _write(self, chunk: bytes) -> None:
         """Write a chunk, once the client has taken enough of what was written before."""
@@ -190,12 +203,15 @@ class Stream:
         return False
 
 
-def _check(page: LogPage, start: int) -> None:
-    if page.size < start:
+def _page(read: LogPage, start: int | None) -> _Page:
+    """A page as it will be written; Conflict when the log has not come that far."""
+    if start is not None and read.size < start:
         raise Conflict(
-            f"The log has {page.size} entries, and this would go on at {start}: it is not the log that was read "
+            f"The log has {read.size} entries, and this would go on at {start}: it is not the log that was read "
             "before, or was restored to an earlier state. Compare it with what you hold, then begin with from=0."
         )
+    entries = read.entries
+    return _Page(wire.events(entries), len(entries), entries[-1].index + 1 if entries else 0, read.size)
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
