@@ -15,6 +15,8 @@ import pytest
 from causeloop_audit import app as audit
 from causeloop_cli.audit.sse import Event, Reader
 from causeloop_common import ids
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.audit import LogPage, ReadLog
 from causeloop_common.contracts.base import Announced
 from causeloop_common.errors import Unavailable
 from causeloop_common.messaging import Bus, event_headers
@@ -476,6 +478,37 @@ class TestItsEnd:
         with pytest.raises(Unavailable, match="The gateway is stopping"):
             route_of(listener)._streams._admit(None)  # type: ignore[arg-type]
 
+    async def test_the_log_s_service_that_does_not_come_back_ends_it(
+        self, house: "House", token: dict[str, Any], streams: Streams, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
+        monkeypatch.setattr(module, "_PATIENCE_SECONDS", (0.01, 0.02))
+        asked: list[ReadLog] = []
+
+        async def gone(_: AuthContext, question: ReadLog) -> LogPage:
+            asked.append(question)
+            raise Unavailable("The audit service is not running.")
+
+        async with listening(house, token["token"]) as listener:
+            await listener.opened()
+            monkeypatch.setattr(streams._bus, "call", gone)
+            told = await listener.last_words()
+        assert told == {"code": "unavailable", "detail": "The audit service is not running."}
+        assert len(asked) == 3
+
+    async def test_a_log_that_became_shorter_ends_it(
+        self, house: "House", owner: "Person", token: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
+        async with listening(house, token["token"]) as listener:
+            await listener.opened()
+            await house.superuser.execute(
+                "UPDATE audit.heads SET size = 2 WHERE workspace_id = $1", ids.tenant_uuid(owner.workspace)
+            )
+            told = await listener.last_words()
+        assert told["code"] == "conflict"
+        assert told["detail"].startswith("The log has 2 entries, and this would go on at 3: ")
+
     async def test_a_surprise_ends_it_and_is_logged(
         self,
         house: "House",
@@ -524,6 +557,24 @@ class TestHowMany:
             await so(lambda: len(streams._open) < 2)
             async with listening(house, token["token"]) as again:
                 await again.opened()
+
+    async def test_read_at_once_is_limited_and_the_others_wait_for_their_turn(
+        self, streams: Streams, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        running, most = 0, 0
+
+        async def call(*_: Any) -> LogPage:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.001)
+            running -= 1
+            return LogPage(entries=[], size=0)
+
+        monkeypatch.setattr(streams._bus, "call", call)
+        ctx = AuthContext(ids.new("ws"), ids.new("usr"), frozenset())
+        pages = await asyncio.gather(*(streams.read(ctx, ReadLog(start=0)) for _ in range(100)))
+        assert (len(pages), most) == (100, registry.READS)
 
 
 class TestAClientThatDoesNotRead:

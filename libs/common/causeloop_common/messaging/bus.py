@@ -207,9 +207,12 @@ class Bus:
     async def hear(self, subject: str, receive: Callable[[Msg], Awaitable[None]]) -> Subscription:
         """Hear a live subject from now on, over reconnects, until `unsubscribe`; what was missed is gone.
 
-        Straight from the connection, without a framework's price per message.
+        Straight from the connection, without a framework's price per message. `Unavailable` without the bus.
         """
-        return await self.client.subscribe(subject, cb=receive)
+        try:
+            return await self.client.subscribe(subject, cb=receive)
+        except (nats.errors.Error, OSError) as error:
+            raise Unavailable("The message bus cannot be reached. Try again.") from error
 
     async def start(self) -> None:
         """Start what was declared with `follow` and `EventRouter`."""
