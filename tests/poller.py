@@ -12,7 +12,7 @@ REQUEST = "GET /v1/workspace HTTP/1.1\r\nhost: poller\r\nauthorization: Bearer {
 
 
 class Polled(NamedTuple):
-    """One answer: when it was asked for, when it was there, its status; 0 when the connection broke."""
+    """One answer: when it was asked for, when it was there, its status; 0 when none came."""
 
     begun: float
     ended: float
@@ -20,9 +20,13 @@ class Polled(NamedTuple):
 
 
 class Poller:
-    """Polls the current workspace with a token, one request at a time on one connection, at most `rate` a second."""
+    """Polls the current workspace with a token, one request at a time on one connection, at most `rate` a second.
 
-    def __init__(self, port: int, token: str, rate: float) -> None:
+    What is not answered within `patience` seconds is given up, and its connection with it.
+    """
+
+    def __init__(self, port: int, token: str, rate: float, patience: float = 20) -> None:
+        self._patience = patience
         self._port = port
         self._request = REQUEST.format(token=token).encode()
         self._pace = 1 / rate
@@ -56,8 +60,8 @@ class Poller:
                 try:
                     if connection is None:
                         connection = await asyncio.open_connection("127.0.0.1", self._port)
-                    status = await self._ask(*connection)
-                except (OSError, EOFError):
+                    status = await asyncio.wait_for(self._ask(*connection), self._patience)
+                except (OSError, EOFError, TimeoutError):
                     if connection is not None:
                         connection[1].transport.abort()
                     connection, status = None, 0

@@ -50,14 +50,16 @@ class Proxy:
         self._dropping = False
         self._passing.set()
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._dropping:
             writer.transport.abort()
             return
-        wire = asyncio.current_task()
-        assert wire is not None
+        wire = asyncio.create_task(self._wire(reader, writer, self._passing))
         self._wires.add(wire)
-        passing, directions = self._passing, set[asyncio.Task[None]]()
+        wire.add_done_callback(self._wires.discard)
+
+    async def _wire(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event) -> None:
+        directions: set[asyncio.Task[None]] = set()
         try:
             await passing.wait()
             there, thither = await asyncio.open_connection("127.0.0.1", self._target)
@@ -67,11 +69,12 @@ class Proxy:
                 await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 thither.transport.abort()
+        except OSError:
+            pass  # the server is away: so is this connection
         finally:
             for direction in directions:
                 direction.cancel()
             writer.transport.abort()
-            self._wires.discard(wire)
 
     async def _end(self) -> None:
         ending = list(self._wires)

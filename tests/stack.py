@@ -2,7 +2,7 @@
 
     stack.sign_up()                    a person with a workspace of their own and tokens for it
     stack.kill("vault")                SIGKILL; `start` brings it back, `ready` waits for all of them
-    stack.replicas("gateway", 2)       two more of a service for a while, called gateway-2 and gateway-3
+    stack.replicas("gateway", 2)       two more of a service for a while, such as gateway-2 and gateway-3
     stack.log("vault")                 what it logged, line by line
 
 The servers are this stack's own, so that a test may kill them, and so that nothing that other tests run in this process
@@ -11,6 +11,7 @@ answers in place of a service. Every process ends with the test run, whatever en
 
 import asyncio
 import base64
+import itertools
 import json
 import os
 import secrets
@@ -201,6 +202,7 @@ class Stack:
         self.issuer_http = httpx.AsyncClient(trust_env=False)
         self._left: list[httpx.AsyncClient] = []
         self._ops: dict[str, int] = {}
+        self._numbers = itertools.count(2)
 
     async def start_all(self) -> None:
         """Start everything and wait until it is ready."""
@@ -272,7 +274,7 @@ class Stack:
     @asynccontextmanager
     async def replicas(self, service: str, more: int, **environ: str) -> AsyncIterator[list[str]]:
         """So many more of a service while the block runs, ready; their names. `environ` is what is other for them."""
-        names = [f"{service}-{number}" for number in range(2, 2 + more)]
+        names = [f"{service}-{next(self._numbers)}" for _ in range(more)]
         for name in names:
             self._ops[name] = free_port()
             self.environ[name] = {**self.environ[service], "CAUSELOOP_OPS_PORT": str(self._ops[name])}

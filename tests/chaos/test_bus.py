@@ -1,18 +1,27 @@
 """The bus is cut and comes back."""
 
+import asyncio
 import os
 import random
 import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import nats.errors
 import pytest
 from tests.chaos.load import DEADLINE, Load, assert_kept
 from tests.log import completed_log
+from tests.proxy import Proxy
 from tests.stack import Person, Stack, refused, told, until
+
+from causeloop_common.contracts import topology
+from causeloop_common.errors import Unavailable
+from causeloop_common.messaging import Bus
+from causeloop_common.settings import Settings
 
 pytestmark = pytest.mark.chaos
 
@@ -111,6 +120,33 @@ class TestABusThatFallsSilent:
             f"chaos: the bus silent: {load.told()}; first 503 after {first * 1000:.0f} ms; back {took * 1000:.0f} ms "
             "after it; each 200 done and recorded once"
         )
+
+
+class TestABusWhoseHostIsGone:
+    async def test_is_left_for_the_next_one_though_much_is_unsent(self, fragile: Stack) -> None:
+        """nats-py connects anew once everything is sent: to a host that is gone nothing ever is."""
+        async with Proxy(fragile.nats.port) as wire:
+            environ = {**fragile.environ["vault"], "NATS_URL": f"nats://127.0.0.1:{wire.port}"}
+            settings = Settings.load("vault", environ)
+            bus = Bus(settings, settings.keyring())
+            lost = asyncio.Event()
+            bus.on_disconnect.append(lost.set)
+            await bus.connect()
+            try:
+                wire.strand()
+                with suppress(nats.errors.Error, Unavailable):
+                    for _ in range(64):  # more than all buffers on the way take
+                        await bus.client.publish(topology.wake("vault"), b"x" * 1_000_000)
+                        await asyncio.sleep(0.005)
+                await asyncio.wait_for(lost.wait(), 4)
+
+                async def is_back() -> bool:
+                    return bus.is_connected
+
+                await until("there is a new connection", is_back, seconds=2)
+                await asyncio.wait_for(bus.flush(), 2)
+            finally:
+                await asyncio.wait_for(bus.close(), 5)
 
 
 class TestABusThatLostWhatItAcknowledged:

@@ -28,6 +28,8 @@ class Things:
     session: str
     path: str
     secret: str
+    key: dict[str, Any]
+    ciphertext: str
     token: dict[str, Any]
     events: list[str]
     cursors: dict[str, str]
@@ -37,6 +39,7 @@ class Things:
         """Texts that would give this tenant away in an answer to somebody else."""
         return {
             self.person.id, self.person.workspace, self.session, self.path, self.secret, self.token["id"],
+            self.key["id"], self.key["name"], self.ciphertext,
             *self.events, *self.words,
         }  # fmt: skip
 
@@ -61,6 +64,12 @@ class Tenants:
             ("get_entry", "id"): a.events[-1],
             ("prove_entry", "id"): a.events[-1],
             ("list_secrets", "position"): a.path[:-1],
+            ("list_keys", "position"): a.key["name"][:-1],
+            ("create_key", "name"): a.key["name"],
+            ("encrypt", "name"): a.key["name"],
+            ("decrypt", "name"): a.key["name"],
+            ("encrypt", "items"): [{"plaintext": "b2YgYg==", "context": {"of": "a"}}],
+            ("decrypt", "items"): [{"ciphertext": a.ciphertext, "context": {"of": "a"}}],
             ("list_entries", "position"): "0",
             ("list_tokens", "position"): ids.encode("tok", ids.MAX),
             ("list_my_workspaces", "position"): ids.encode("ws", ids.NIL),
@@ -94,7 +103,10 @@ class Tenants:
             "address": "192.0.2.1",
             "device": "of b",
             "purpose": "session",
-            "plaintext": "of b",
+            "plaintext": "b2YgYg==",
+            "ciphertext": a.ciphertext,
+            "context": {"of": "a"},
+            "type": "aes256-gcm",
             "to": 1,
             "old_size": 0,  # an empty log's checkpoint: signed or not, it changes nothing of b's own log
             "size": 0,
@@ -151,6 +163,12 @@ async def _furnish(stack: Stack, name: str) -> Things:
         secret = told(await person.put(f"/secrets/{path}", json={"value": value}, headers={"idempotency-key": value}))
     told(await person.put(f"/secrets/{name}/other", json={"value": f"other-of-{name}"}))
     told(await person.post(f"/secrets/{path}/reveal"))
+    keys = [
+        told(await person.post("/keys", json={"name": f"key-of-{name}{more}", "type": "aes256-gcm"}), 201)
+        for more in ("", "-2")
+    ]
+    encrypted = {"plaintext": "b2YgYQ==", "context": {"of": "a"}}
+    ciphertext = told(await person.post(f"/keys/{keys[0]['name']}/encrypt", json=encrypted))["ciphertext"]
     scopes = [str(permission) for permission in EVERYTHING]
     tokens = [
         told(await person.post("/api-tokens", json={"name": f"token-of-{name}", "scopes": scopes}, headers=key), 201)
@@ -160,6 +178,7 @@ async def _furnish(stack: Stack, name: str) -> Things:
     cursors = {}
     for operation, list_path in {
         "list_secrets": "/secrets",
+        "list_keys": "/keys",
         "list_tokens": "/api-tokens",
         "list_entries": "/audit/events",
     }.items():
@@ -189,8 +208,8 @@ async def _furnish(stack: Stack, name: str) -> Things:
         f"token-of-{name}", person.token, person.refresh_token, tokens[0]["token"],
     ]  # fmt: skip
     return Things(
-        person, ids.encode("ses", session), path, secret["id"], tokens[0], [entry["id"] for entry in entries],
-        cursors, words,
+        person, ids.encode("ses", session), path, secret["id"], keys[0], ciphertext, tokens[0],
+        [entry["id"] for entry in entries], cursors, words,
     )  # fmt: skip
 
 

@@ -35,6 +35,10 @@ OUTCOMES: dict[str, set[str]] = {
     "cmd.vault.get_secret": {"not_found"},
     "cmd.vault.list_secrets": {"ok"},
     "cmd.vault.reveal_secret": {"not_found"},
+    "cmd.vault.create_key": {"ok", "conflict"},  # with b's own
+    "cmd.vault.list_keys": {"ok"},
+    "cmd.vault.encrypt": {"not_found"},
+    "cmd.vault.decrypt": {"not_found"},
     "cmd.vault.seal": {"ok"},
     "cmd.vault.sign_checkpoint": {"ok", "conflict"},  # of b's own log
     "cmd.vault.get_log_key": {"ok"},

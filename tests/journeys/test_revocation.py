@@ -4,10 +4,14 @@ Polled at a pace that a busy machine keeps up; `make bench ROWS=revocation` meas
 """
 
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 
-from tests.poller import outlived
+import pytest
+from tests.poller import Poller, have, outlived
+from tests.proxy import Proxy
 from tests.stack import Person, Stack, told
 
 GATEWAYS = 3
@@ -18,6 +22,13 @@ AT_LAST = 1.0
 """What a machine that does three other things still has to keep."""
 LIFE = 3
 """Seconds for which a gateway of these tests remembers, instead of half a minute."""
+
+
+@pytest.fixture(scope="module")
+async def ports(stack: Stack) -> AsyncIterator[list[int]]:
+    """Where three gateways listen."""
+    async with stack.replicas("gateway", GATEWAYS - 1) as more:
+        yield [stack.port_of(name) for name in ("gateway", *more)]
 
 
 async def revoke(person: Person, token: dict[str, str]) -> None:
@@ -41,35 +52,119 @@ def assert_soon(what: str, after: list[float], tell: Callable[[str], None]) -> N
 
 class TestAtThreeGateways:
     async def test_a_revoked_token_opens_nothing_soon_after_the_answer(
-        self, stack: Stack, owner: Person, tell: Callable[[str], None]
+        self, ports: list[int], owner: Person, tell: Callable[[str], None]
     ) -> None:
-        async with stack.replicas("gateway", GATEWAYS - 1) as more:
-            ports = [stack.port_of(name) for name in ("gateway", *more)]
-            after = []
-            for _ in range(8):
-                token = await owner.personal_token("workspace:read")
-                after.append(await outlived(ports, token["token"], RATE, partial(revoke, owner, token)))
+        after = []
+        for _ in range(8):
+            token = await owner.personal_token("workspace:read")
+            after.append(await outlived(ports, token["token"], RATE, partial(revoke, owner, token)))
         assert_soon("token, three gateways", after, tell)
 
     async def test_a_session_s_access_token_opens_nothing_soon_after_its_end(
-        self, stack: Stack, tell: Callable[[str], None]
+        self, stack: Stack, ports: list[int], tell: Callable[[str], None]
     ) -> None:
-        async with stack.replicas("gateway", GATEWAYS - 1) as more:
-            ports = [stack.port_of(name) for name in ("gateway", *more)]
-            after = []
-            for _ in range(5):
-                person = await stack.sign_up()
-                after.append(await outlived(ports, person.token, RATE, partial(sign_out, person)))
+        after = []
+        for _ in range(5):
+            person = await stack.sign_up()
+            after.append(await outlived(ports, person.token, RATE, partial(sign_out, person)))
         assert_soon("session, three gateways", after, tell)
 
     async def test_it_is_so_too_where_the_relay_at_work_is_another_replica_s(
-        self, stack: Stack, owner: Person, tell: Callable[[str], None]
+        self, stack: Stack, ports: list[int], owner: Person, tell: Callable[[str], None]
     ) -> None:
         """Every second revocation or so is committed by an auth whose relay stands by."""
-        async with stack.replicas("auth", 2), stack.replicas("gateway", GATEWAYS - 1) as more:
-            ports = [stack.port_of(name) for name in ("gateway", *more)]
+        async with stack.replicas("auth", 2):
             after = []
             for _ in range(10):
                 token = await owner.personal_token("workspace:read")
                 after.append(await outlived(ports, token["token"], RATE, partial(revoke, owner, token)))
         assert_soon("token, three gateways and three auths", after, tell)
+
+
+class TestWithTheBusCut:
+    """Only the second gateway's wire is: what happens at the others it does not hear."""
+
+    async def test_a_silent_one_serves_nobody_from_memory_after_a_second(
+        self, stack: Stack, owner: Person, tell: Callable[[str], None]
+    ) -> None:
+        token = await owner.personal_token("workspace:read")
+        async with behind_a_wire(stack) as (wire, port), Poller(port, token["token"], RATE, patience=0.1) as poller:
+            await have([poller], 200, 10)
+            cut = time.monotonic()
+            wire.silence()
+            await revoke(owner, token)
+            await have([poller], 503, 5)
+            refused_from = next(answer.begun for answer in poller.answers if answer.status == 503) - cut
+            wire.mend()
+            mended = time.monotonic()
+            await have([poller], 401, 20)
+            tell(
+                f"revocation: bus silent: last success {poller.last_success(cut) * 1000:.0f} ms after the cut, "
+                f"refused with 503 from {refused_from * 1000:.0f} ms; mended, never served again"
+            )
+            assert poller.last_success(cut) <= AT_LAST
+            assert refused_from <= AT_LAST + 0.2
+            assert poller.last_success(mended) == 0
+
+    async def test_a_closed_one_refuses_at_once_and_serves_again_what_is_still_good(
+        self, stack: Stack, owner: Person
+    ) -> None:
+        revoked, good = [await owner.personal_token("workspace:read") for _ in range(2)]
+        async with (
+            behind_a_wire(stack) as (wire, port),
+            Poller(port, revoked["token"], RATE, patience=0.1) as one,
+            Poller(port, good["token"], RATE, patience=0.1) as other,
+        ):
+            await have([one, other], 200, 10)
+            cut = time.monotonic()
+            await wire.drop()
+            await revoke(owner, revoked)
+            await have([one, other], 503, 10)
+            assert max(one.last_success(cut), other.last_success(cut)) <= SOON * 2
+            wire.mend()
+            mended = time.monotonic()
+            await have([one], 401, 10)
+            await have([other], 200, other.count(200) + 10)
+            assert one.last_success(mended) == 0
+
+
+class TestWithTheWordLost:
+    @pytest.mark.slow
+    async def test_no_gateway_serves_longer_than_it_remembers(
+        self, stack: Stack, owner: Person, tell: Callable[[str], None]
+    ) -> None:
+        """Committed and answered, and the relay does not say it."""
+        token = await owner.personal_token("workspace:read")
+        remembering = stack.replicas("gateway", 1, REMEMBERED_SECONDS=str(LIFE))
+        async with remembering as (name,), Poller(stack.port_of(name), token["token"], RATE) as poller:
+            await have([poller], 200, 10)
+            async with stands_still(stack, "causeloop_auth_relay"):
+                await revoke(owner, token)
+                answered = time.monotonic()
+                await have([poller], 401, 20)
+                last = poller.last_success(answered)
+            tell(f"revocation: word lost: last success {last:.1f} s after the answer, remembered for {LIFE} s")
+            assert AT_LAST < last <= LIFE + 0.2  # or it was not lost, and nothing was tested
+
+
+@asynccontextmanager
+async def behind_a_wire(stack: Stack) -> AsyncIterator[tuple[Proxy, int]]:
+    """One more gateway that reaches the bus through a proxy; the proxy and the gateway's port."""
+    async with (
+        Proxy(stack.nats.port) as wire,
+        stack.replicas("gateway", 1, NATS_URL=f"nats://127.0.0.1:{wire.port}") as (name,),
+    ):
+        yield wire, stack.port_of(name)
+
+
+@asynccontextmanager
+async def stands_still(stack: Stack, role: str) -> AsyncIterator[None]:
+    """The relay of this role has no connection and gets none."""
+    async with stack.sql() as sql:
+        await sql.execute(f"ALTER ROLE {role} NOLOGIN")
+        try:
+            await sql.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = $1", role)
+            yield
+        finally:
+            await sql.execute(f"ALTER ROLE {role} LOGIN")
+    await stack.ready()

@@ -24,6 +24,7 @@ from causeloop_cli.installation import Installation
 from causeloop_common import ids
 from causeloop_common.contracts import topology
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
+from causeloop_vault.domain import envelope
 
 
 class Search(NamedTuple):
@@ -118,6 +119,16 @@ class Life:
         self.note(await person.put("/secrets/leak/long", json={"value": long}), 200)
         told(await person.post("/secrets/leak/long/reveal"))
 
+        told(await person.post("/keys", json={"name": "leak-key", "type": "aes256-gcm"}), 201)
+        one, many = self.canary("plaintext"), [self.canary(f"plaintext {number}") for number in range(3)]
+        plain = [base64.b64encode(text.encode()).decode() for text in (one, *many)]
+        told(await person.post("/keys/leak-key/encrypt", json={"plaintext": plain[0]}))
+        sealed = told(await person.post("/keys/leak-key/encrypt", json={"items": [{"plaintext": p} for p in plain]}))
+        back = [{"ciphertext": result["ciphertext"]} for result in sealed["results"]]
+        assert told(await person.post("/keys/leak-key/decrypt", json=back[0])) == {"plaintext": plain[0]}
+        shown = told(await person.post("/keys/leak-key/decrypt", json={"items": back}))
+        assert [result["plaintext"] for result in shown["results"]] == plain
+
         await self._make_mistakes(person)
         await self._meet_faults(person)
         self.note(await person.delete(f"/api-tokens/{made['id']}"), 204)
@@ -142,6 +153,14 @@ class Life:
         await put("value of a bad key", 400, '{"value":"CANARY"}', headers={"idempotency-key": "with space"})
         await put("value without a right", 403, '{"value":"CANARY"}', token=person.realm_token)
         await put("value of nobody", 401, '{"value":"CANARY"}', token="nobody")
+        for name, form in {
+            "plaintext that is no base64": '{"plaintext":"CANARY"}',
+            "plaintext in both forms": '{"plaintext":"CANARY","items":[{"plaintext":""}]}',
+            "plaintext in a wrong item": '{"items":[{"plaintext":"CANARY"},{"plaintext":5}]}',
+            "plaintext as a text of items": '{"items":"CANARY"}',
+        }.items():
+            content = form.replace("CANARY", self.canary(name)).encode()
+            self.note(await person.post("/keys/leak-key/encrypt", content=content), 422)
         for name, token in {
             "credential of nobody": self.canary("credential of nobody"),
             "credential that looks like ours": f"clp_pat_{person.workspace}_{self.canary('look-alike')}_00000000",
@@ -222,13 +241,20 @@ def installed(stack: Stack) -> Iterator[tuple[str, bytes]]:
 
 
 async def data_keys(stack: Stack, tenant: str) -> dict[str, bytes]:
-    """A tenant's data keys, opened with the master key as the vault does."""
+    """A tenant's data keys and named keys, opened with the master key as the vault does."""
     master = LocalMasterKeys([base64.b64decode(stack.installation.master_key)])
     async with stack.sql() as sql:
         rows = await sql.fetch("SELECT * FROM vault.keyrings WHERE workspace_id = $1", ids.tenant_uuid(tenant))
-    keys = {row["version"]: master.unwrap(row["wrapped"], row["master"], tenant, row["version"]) for row in rows}
+        keys = {row["version"]: master.unwrap(row["wrapped"], row["master"], tenant, row["version"]) for row in rows}
+        rows = await sql.fetch("SELECT * FROM vault.keys WHERE workspace_id = $1", ids.tenant_uuid(tenant))
     assert keys
-    return {f"data key {version} of {tenant}": key for version, key in keys.items()}
+    named = {}
+    for row in rows:
+        key_id = ids.encode("key", row["id"])
+        version = envelope.version_of(row["sealed"])
+        at = envelope.place(tenant, "key", f"{key_id}@{row['version']}", version)
+        named[f"named key {key_id}"] = envelope.open_(keys[version], row["sealed"], at)
+    return {f"data key {version} of {tenant}": key for version, key in keys.items()} | named
 
 
 def files(folder: Path) -> bytes:

@@ -66,9 +66,34 @@ def _parser() -> argparse.ArgumentParser:
         help="instead: new bus credentials (seeds), and what the NATS server must know of them (config)",
     )
 
+    _audit(commands.add_parser("audit", help="a workspace's log, as any client sees it"))
+
     schemas = commands.add_parser("schemas", help="write the JSON Schema of every message, OpenAPI and AsyncAPI")
     schemas.add_argument("--check", action="store_true", help="write nothing; fail when something differs")
     return parser
+
+
+def _audit(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="action")
+
+    tail = actions.add_parser("tail", help="print every entry as it arrives, over as many connections as it takes")
+    _gateway(tail)
+    tail.add_argument("--from", dest="start", type=_index, metavar="N", help="begin at this index, 0 for everything")
+    tail.add_argument("--json", action="store_true", help="print each entry as it lies in the log")
+
+
+def _gateway(parser: argparse.ArgumentParser) -> None:
+    """The options that say where the gateway is and who asks; `audit.client` reads them."""
+    parser.add_argument("--url", help="the gateway's address (that of the `causeloop dev` that runs in this folder)")
+    parser.add_argument(
+        "--token-file", metavar="FILE", help="has the token, - is standard input (unless CAUSELOOP_TOKEN is set)"
+    )
+
+
+def _index(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 15:
+        raise argparse.ArgumentTypeError("not an index, a number from 0")
+    return int(text)
 
 
 if __name__ == "__main__":

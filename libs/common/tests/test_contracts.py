@@ -3,7 +3,7 @@
 import json
 import pickle
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from pydantic import Field, ValidationError
@@ -11,7 +11,17 @@ from pydantic import Field, ValidationError
 from causeloop_common import ids
 from causeloop_common.contracts import audit, auth, topology, vault
 from causeloop_common.contracts.auth import Exchange, Grant
-from causeloop_common.contracts.base import Command, Envelope, Event, Message, Page, Sealed, WorkspaceId, events
+from causeloop_common.contracts.base import (
+    Command,
+    Envelope,
+    Event,
+    Message,
+    Page,
+    Sealed,
+    SealedJson,
+    WorkspaceId,
+    events,
+)
 from causeloop_common.contracts.tenancy import CreateWorkspace, MemberAdded, Resolve
 from causeloop_common.contracts.vault import PutSecret, Seal
 from causeloop_common.keys import Sealer
@@ -134,9 +144,17 @@ class TestIds:
         assert not re.match(schema["pattern"], ids.new("sec"))
 
 
+class Item(Message):
+    """One of many, each with a secret."""
+
+    secret: str = Field(repr=False)
+    word: str | None = None
+
+
 class Nested(Message):
     """Secrets in every place where one can be."""
 
+    items: Annotated[list[Item], SealedJson] | None = None
     many: list[Sealed] = Field(default_factory=list)
     named: dict[str, Sealed] = Field(default_factory=dict)
     perhaps: Sealed | None = None
@@ -144,7 +162,8 @@ class Nested(Message):
     clear: str = ""
 
 
-NESTED = {
+NESTED: dict[str, Any] = {
+    "items": [{"secret": CANARY, "word": "w"}, {"secret": CANARY, "word": None}],
     "many": [CANARY, CANARY],
     "named": {"a": CANARY},
     "perhaps": CANARY,
@@ -155,7 +174,7 @@ NESTED = {
 
 class TestSealed:
     def test_fields_with_secrets_are_known_wherever_they_hide(self) -> None:
-        assert Nested.sealed_fields == {"many", "named", "perhaps", "deep"}
+        assert Nested.sealed_fields == {"items", "many", "named", "perhaps", "deep"}
         assert PutSecret.sealed_fields == {"value"}
         assert Grant.sealed_fields == {"access_token", "refresh_token"}
         assert vault.SecretView.sealed_fields == frozenset()
@@ -209,6 +228,7 @@ class TestSealed:
         assert heard.perhaps.get_secret_value() == CANARY
         assert heard.deep is not None
         assert heard.deep.value.get_secret_value() == CANARY
+        assert heard.items == Nested.model_validate(NESTED).items
         assert [secret.get_secret_value() for secret in (*heard.many, *heard.named.values())] == [CANARY] * 3
 
     def test_a_long_secret_may_be_longer_when_sealed(self) -> None:
@@ -237,6 +257,29 @@ class TestSealed:
         shown = json.loads(Nested.model_validate(NESTED).to_client())
 
         assert shown == {**NESTED, "deep": {"path": "a", "value": CANARY, "version": None}}
+
+    def test_items_are_one_ciphertext_for_their_receiver_and_message(self) -> None:
+        wire = Nested.model_validate({"items": NESTED["items"]}).to_wire(envelope("cmd.x:ws_1"))
+
+        assert isinstance(json.loads(wire)["items"], str)
+        with pytest.raises(ValidationError, match="is not sealed for this receiver and message") as refused:
+            Nested.model_validate_json(wire, context=envelope("cmd.x:ws_2"))
+        assert CANARY not in repr(refused.value)
+
+    @pytest.mark.parametrize("items", [[{"secret": CANARY}], {"secret": CANARY}, 5, None, CANARY])
+    def test_items_that_travelled_in_clear_are_refused(self, items: Any) -> None:
+        told = json.dumps({"items": items})
+        if items is None:
+            assert Nested.model_validate_json(told, context=envelope()).items is None
+            return
+        with pytest.raises(ValidationError, match="items") as refused:
+            Nested.model_validate_json(told, context=envelope())
+        assert CANARY not in repr(refused.value)
+
+    def test_the_schema_shows_items_as_a_list(self) -> None:
+        for mode in ("validation", "serialization"):
+            schema = Nested.model_json_schema(mode=mode)["properties"]["items"]
+            assert schema["anyOf"][0] == {"items": {"$ref": "#/$defs/Item"}, "type": "array", "x-sealed": True}
 
     def test_the_schema_calls_it_a_password(self) -> None:
         schema = PutSecret.model_json_schema()["properties"]["value"]

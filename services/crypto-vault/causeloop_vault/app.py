@@ -6,7 +6,7 @@ from causeloop_common.application import Application
 from causeloop_vault import handlers
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.models import metadata
-from causeloop_vault.service import CheckpointService, Keyrings, SealingService, SecretService
+from causeloop_vault.service import CheckpointService, Keyrings, KeyService, SealingService, SecretService
 from causeloop_vault.settings import VaultSettings
 
 
@@ -16,10 +16,11 @@ def create(environ: Mapping[str, str]) -> Application:
     application = Application(settings)
     database = application.database(metadata)
     keyrings = Keyrings(database, LocalMasterKeys(settings.keys()))
-    secrets, sealing = SecretService(database, keyrings), SealingService(database, keyrings)
+    secrets, keys = SecretService(database, keyrings), KeyService(database, keyrings)
+    sealing = SealingService(database, keyrings)
     checkpoints = CheckpointService(database, keyrings, settings.origin)
     application.relay(database)
-    application.commands(handlers.router(secrets, sealing, checkpoints))
+    application.commands(handlers.router(secrets, keys, sealing, checkpoints))
     application.before_serving(keyrings.check_master_key)
     application.before_serving(checkpoints.open_signing_key)
     application.check("master_key", keyrings.check_master_key)

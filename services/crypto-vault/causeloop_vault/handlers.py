@@ -2,8 +2,16 @@
 
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.vault import (
+    CreateKey,
+    Decrypt,
+    Decrypted,
+    Encrypt,
+    Encrypted,
     GetLogKey,
     GetSecret,
+    KeyPage,
+    KeyView,
+    ListKeys,
     ListSecrets,
     LogKey,
     PutSecret,
@@ -17,10 +25,12 @@ from causeloop_common.contracts.vault import (
     SignedCheckpoint,
 )
 from causeloop_common.messaging import CommandRouter
-from causeloop_vault.service import CheckpointService, SealingService, SecretService
+from causeloop_vault.service import CheckpointService, KeyService, SealingService, SecretService
 
 
-def router(secrets: SecretService, sealing: SealingService, checkpoints: CheckpointService) -> CommandRouter:
+def router(
+    secrets: SecretService, keys: KeyService, sealing: SealingService, checkpoints: CheckpointService
+) -> CommandRouter:
     """What the vault answers."""
     commands = CommandRouter()
 
@@ -39,6 +49,22 @@ def router(secrets: SecretService, sealing: SealingService, checkpoints: Checkpo
     @commands.on(RevealSecret)
     async def reveal_secret(ctx: AuthContext, command: RevealSecret) -> RevealedSecret:
         return await secrets.reveal_secret(ctx, command)
+
+    @commands.on(CreateKey)
+    async def create_key(ctx: AuthContext, command: CreateKey) -> KeyView:
+        return await keys.create_key(ctx, command)
+
+    @commands.on(ListKeys)
+    async def list_keys(ctx: AuthContext, command: ListKeys) -> KeyPage:
+        return await keys.list_keys(ctx, command)
+
+    @commands.on(Encrypt)
+    async def encrypt(ctx: AuthContext, command: Encrypt) -> Encrypted:
+        return await keys.encrypt(ctx, command)
+
+    @commands.on(Decrypt)
+    async def decrypt(ctx: AuthContext, command: Decrypt) -> Decrypted:
+        return await keys.decrypt(ctx, command)
 
     @commands.on(Seal)
     async def seal(ctx: AuthContext, command: Seal) -> SealedData:

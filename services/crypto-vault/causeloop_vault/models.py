@@ -1,4 +1,4 @@
-"""The vault's tables. Nothing here is plaintext: data keys are wrapped, values sealed."""
+"""The vault's tables. Nothing here is plaintext: data keys are wrapped, named keys and values sealed."""
 
 from sqlalchemy import BigInteger, Column, DateTime, ForeignKeyConstraint, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import UUID
@@ -17,6 +17,19 @@ keyrings = Table(
     Column("version", Integer, primary_key=True),
     Column("wrapped", Text, nullable=False),
     Column("master", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    info=rls.protected("select", "insert"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    rls.tenant_column(),
+    Column("name", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("id", UUID, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("sealed", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     info=rls.protected("select", "insert"),
 )

@@ -10,7 +10,7 @@ from causeloop_common import ids
 from causeloop_common.database import Transaction
 from causeloop_common.statements import Statement
 from causeloop_vault.domain.witness import EMPTY, Head
-from causeloop_vault.models import checkpoints, keyrings, secret_versions, secrets, signing_keys
+from causeloop_vault.models import checkpoints, keyrings, keys, secret_versions, secrets, signing_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,26 @@ class WrappedKey:
     version: int
     wrapped: str
     master: str
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A named key without its material."""
+
+    id: str
+    name: str
+    type: str
+    version: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SealedMaterial:
+    """One version of a named key's material, sealed."""
+
+    id: str
+    version: int
+    sealed: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +73,40 @@ class StoredSigningKey:
     created_at: datetime
 
 
-_KEYS = Statement.of(select(keyrings.c.version, keyrings.c.wrapped, keyrings.c.master).order_by(keyrings.c.version))
+_DATA_KEYS = Statement.of(
+    select(keyrings.c.version, keyrings.c.wrapped, keyrings.c.master).order_by(keyrings.c.version)
+)
 
-_ADD_KEY = Statement.raw(
+_ADD_DATA_KEY = Statement.raw(
     "INSERT INTO vault.keyrings (version, wrapped, master) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
     "version", "wrapped", "master",
 )  # fmt: skip
+
+_ADD_KEY = Statement.raw(
+    """
+    INSERT INTO vault.keys (name, version, id, type, sealed) VALUES ($1, 1, $2, $3, $4) ON CONFLICT DO NOTHING
+    RETURNING id, name, type, version, created_at
+    """,
+    "name", "id", "type", "sealed",
+)  # fmt: skip
+
+_MATERIAL = Statement.of(
+    select(keys.c.id, keys.c.version, keys.c.sealed).where(keys.c.name == bindparam("name")).order_by(keys.c.version)
+)
+
+_LIST_KEYS = Statement.of(
+    select(
+        keys.c.id,
+        keys.c.name,
+        keys.c.type,
+        func.max(keys.c.version).label("version"),
+        func.min(keys.c.created_at).label("created_at"),
+    )
+    .where(keys.c.name > bindparam("after"))
+    .group_by(keys.c.name, keys.c.id, keys.c.type)
+    .order_by(keys.c.name)
+    .limit(bindparam("limit"))
+)
 
 _WRITE = Statement.raw(
     """
@@ -113,14 +161,31 @@ _LOCK_CHECKPOINT = Statement.of(select(checkpoints.c.size, checkpoints.c.root).w
 _MOVE_CHECKPOINT = Statement.of(update(checkpoints).values(size=bindparam("new_size"), root=bindparam("new_root")))
 
 
-async def keys(tx: Transaction) -> list[WrappedKey]:
+async def data_keys(tx: Transaction) -> list[WrappedKey]:
     """All versions of the tenant's data key, oldest first; empty before its first use."""
-    return [WrappedKey(row["version"], row["wrapped"], row["master"]) for row in await tx.fetch(_KEYS)]
+    return [WrappedKey(row["version"], row["wrapped"], row["master"]) for row in await tx.fetch(_DATA_KEYS)]
 
 
-async def add_key(tx: Transaction, key: WrappedKey) -> bool:
+async def add_data_key(tx: Transaction, key: WrappedKey) -> bool:
     """Add a version, unless a racer was faster: then False, once the racer has committed."""
-    return await tx.execute(_ADD_KEY, version=key.version, wrapped=key.wrapped, master=key.master) == 1
+    return await tx.execute(_ADD_DATA_KEY, version=key.version, wrapped=key.wrapped, master=key.master) == 1
+
+
+async def add_key(tx: Transaction, key_id: str, name: str, kind: str, sealed: str) -> Key | None:
+    """Add a named key at version 1; None when the name is taken, once a racer has committed."""
+    row = await tx.fetchrow(_ADD_KEY, name=name, id=ids.decode(key_id, "key"), type=kind, sealed=sealed)
+    return None if row is None else _key(row)
+
+
+async def key_material(tx: Transaction, name: str) -> list[SealedMaterial]:
+    """All versions of a named key's material, oldest first; empty when there is no such key."""
+    found = await tx.fetch(_MATERIAL, name=name)
+    return [SealedMaterial(ids.encode("key", row["id"]), row["version"], row["sealed"]) for row in found]
+
+
+async def keys_after(tx: Transaction, name: str, limit: int) -> list[Key]:
+    """Named keys in order of name, after the given one ('' is the start)."""
+    return [_key(row) for row in await tx.fetch(_LIST_KEYS, after=name, limit=limit)]
 
 
 async def write_secret(tx: Transaction, path: str, expected: int | None) -> Secret | None:
@@ -182,3 +247,7 @@ async def move_checkpoint(tx: Transaction, head: Head) -> None:
 
 def _secret(row: Any) -> Secret:
     return Secret(ids.encode("sec", row["id"]), row["path"], row["version"], row["created_at"], row["updated_at"])
+
+
+def _key(row: Any) -> Key:
+    return Key(ids.encode("key", row["id"]), row["name"], row["type"], row["version"], row["created_at"])

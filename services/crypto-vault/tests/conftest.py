@@ -11,7 +11,7 @@ from causeloop_common.database import Database
 from causeloop_common.testing import Servers
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.models import metadata
-from causeloop_vault.service import CheckpointService, Keyrings, SealingService, SecretService
+from causeloop_vault.service import CheckpointService, Keyrings, KeyService, SealingService, SecretService
 from causeloop_vault.settings import VaultSettings
 
 
@@ -21,6 +21,7 @@ class Vault:
 
     keyrings: Keyrings
     secrets: SecretService
+    keys: KeyService
     sealing: SealingService
     checkpoints: CheckpointService
 
@@ -45,6 +46,7 @@ def new_vault(database: Database, servers: Servers) -> Callable[..., Vault]:
         return Vault(
             keyrings,
             SecretService(database, keyrings),
+            KeyService(database, keyrings, **given),
             SealingService(database, keyrings),
             CheckpointService(database, keyrings, settings.origin),
         )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from causeloop_vault.adapters.local_keys import LocalMasterKeys, fingerprint
-from causeloop_vault.domain import envelope
+from causeloop_vault.domain import envelope, named_keys
 from causeloop_vault.domain.envelope import NotOpened
 
 KEY = bytes(range(32))
@@ -39,12 +39,79 @@ class TestSeal:
         assert envelope.seal(KEY, 1, b"hunter2", AT, bytes(28)) != SEALED
 
     def test_needs_its_randomness(self) -> None:
-        with pytest.raises(ValueError, match="needs 28 random bytes"):
+        with pytest.raises(ValueError, match="Sealing 1 messages needs 28 random bytes"):
             envelope.seal(KEY, 1, b"", AT, b"short")
 
     @given(st.binary(max_size=200), st.binary(min_size=28, max_size=28))
     def test_whatever_was_sealed_opens(self, plaintext: bytes, entropy: bytes) -> None:
         assert envelope.open_(KEY, envelope.seal(KEY, 7, plaintext, AT, entropy), AT) == plaintext
+
+
+class TestSealAll:
+    PLACES = tuple(envelope.place("ws_a", "key/key_a", f'{{"row":"{number}"}}', 1) for number in range(3))
+    ENTROPY = bytes(range(16 + 3 * 12))
+
+    def test_of_one_is_seal(self) -> None:
+        assert envelope.seal_all(KEY, 1, [(b"hunter2", AT)], ENTROPY) == [SEALED]
+
+    def test_each_has_a_nonce_of_its_own_and_opens_alone_at_its_place(self) -> None:
+        sealed = envelope.seal_all(KEY, 1, [(b"same", at) for at in self.PLACES], self.ENTROPY)
+        raw = [base64.b64decode(text.rpartition(":")[2]) for text in sealed]
+
+        assert {one[:48] for one in raw} == {raw[0][:48]}
+        assert [one[48:60] for one in raw] == [bytes(range(16 + n * 12, 28 + n * 12)) for n in range(3)]
+        for (here, text), (there, at) in itertools.product(enumerate(sealed), enumerate(self.PLACES)):
+            if here == there:
+                assert envelope.open_(KEY, text, at) == b"same"
+            else:
+                with pytest.raises(NotOpened):
+                    envelope.open_(KEY, text, at)
+
+    def test_parts_of_two_messages_make_no_third(self) -> None:
+        """They have key and commitment in common: nonce and tag still tie each together."""
+        one, other = (
+            base64.b64decode(text.rpartition(":")[2])
+            for text in envelope.seal_all(KEY, 1, [(b"aaaa", AT), (b"bbbb", AT)], self.ENTROPY[:40])
+        )
+        for mixed in (one[:48] + other[48:60] + one[60:], one[:64] + other[64:], one[:60] + other[60:64] + one[64:]):
+            with pytest.raises(NotOpened):
+                envelope.open_(KEY, f"clv1:1:{base64.b64encode(mixed).decode()}", AT)
+
+    def test_needs_its_randomness_and_has_a_bound(self) -> None:
+        with pytest.raises(ValueError, match="Sealing 3 messages needs 52 random bytes"):
+            envelope.seal_all(KEY, 1, [(b"", at) for at in self.PLACES], self.ENTROPY[:-1])
+        with pytest.raises(ValueError, match="At most 1000 messages"):
+            envelope.seal_all(KEY, 1, [(b"", AT)] * 1001, bytes(envelope.entropy_bytes(1001)))
+
+    def test_of_none_is_none(self) -> None:
+        assert envelope.seal_all(KEY, 1, [], bytes(16)) == []
+
+
+class TestOpener:
+    def test_opens_as_open_does_whatever_it_opened_before(self) -> None:
+        opener = envelope.Opener(KEY)
+        other = envelope.seal(KEY, 1, b"other", AT, bytes(28))
+        assert [opener.open(text, AT) for text in (SEALED, other, SEALED)] == [b"hunter2", b"other", b"hunter2"]
+        with pytest.raises(NotOpened, match="does not open"):
+            opener.open(envelope.seal(bytes(32), 1, b"hunter2", AT, ENTROPY), AT)  # the same salt, another key
+
+
+class TestContext:
+    def test_its_record_is_frozen(self) -> None:
+        assert named_keys.record(None) == named_keys.record({}) == "{}"
+        assert named_keys.record({"table": 'ord"ers', "row": "é\n"}) == '{"row":"é\\n","table":"ord\\"ers"}'
+
+    @given(st.dictionaries(st.text(string.ascii_letters), st.text()))
+    def test_its_record_is_the_same_in_any_order(self, context: dict[str, str]) -> None:
+        assert named_keys.record(dict(reversed(context.items()))) == named_keys.record(context)
+
+    @given(*[st.dictionaries(st.text(string.ascii_letters), st.text())] * 2)
+    def test_two_records_are_alike_only_when_the_contexts_are(self, one: dict[str, str], other: dict[str, str]) -> None:
+        assert (named_keys.record(one) == named_keys.record(other)) == (one == other)
+
+    @given(st.binary(max_size=100))
+    def test_plaintext_is_read_as_it_is_written(self, plaintext: bytes) -> None:
+        assert named_keys.read_plaintext(named_keys.write_plaintext(plaintext)) == plaintext
 
 
 class TestOpen:

@@ -1,10 +1,12 @@
 """The vault on the bus: every command reaches its use case, and nobody's reaches it who may not."""
 
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 
 from causeloop_common import ids
@@ -12,8 +14,12 @@ from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts import vault
 from causeloop_common.contracts.base import Command, commands
 from causeloop_common.contracts.vault import (
+    CreateKey,
+    Decrypt,
+    Encrypt,
     GetLogKey,
     GetSecret,
+    ListKeys,
     ListSecrets,
     PutSecret,
     RevealSecret,
@@ -42,11 +48,17 @@ CANARY = "s3cr3t-canary"
 PUT = PutSecret.model_validate({"path": "db/password", "value": CANARY})
 SEAL = Seal.model_validate({"purpose": "session", "record_id": "ses_1", "plaintext": CANARY})
 SIGN = SignCheckpoint(old_size=0, size=1, root=leaf_hash(b"one").hex(), proof=[])
+PLAIN = base64.b64encode(CANARY.encode()).decode()
+ENCRYPT = Encrypt.model_validate({"name": "orders", "plaintext": PLAIN})
 EXAMPLES: dict[type[Command[Any]], Command[Any]] = {
     PutSecret: PUT,
     GetSecret: GetSecret(path="db/password"),
     ListSecrets: ListSecrets(),
     RevealSecret: RevealSecret(path="db/password"),
+    CreateKey: CreateKey(name="orders", type="aes256-gcm"),
+    ListKeys: ListKeys(),
+    Encrypt: ENCRYPT,
+    Decrypt: Decrypt(name="orders", ciphertext="clv1:1:x"),
     Seal: SEAL,
     SignCheckpoint: SIGN,
     GetLogKey: GetLogKey(),
@@ -118,6 +130,40 @@ class TestSecrets:
 
         with pytest.raises(NotFound, match="There is no secret"):
             await gateway.call(replace(workspace, tenant=ids.new("ws")), RevealSecret(path="db/password"))
+
+
+class TestKeys:
+    async def test_create_list_encrypt_and_decrypt(self, gateway: Bus, workspace: AuthContext) -> None:
+        made = await gateway.call(workspace, EXAMPLES[CreateKey])
+        assert (await gateway.call(workspace, ListKeys())).data == [made]
+
+        sealed = await gateway.call(workspace, ENCRYPT)
+        shown = await gateway.call(workspace, Decrypt(name="orders", ciphertext=sealed.ciphertext))
+        assert shown.plaintext is not None
+        assert shown.plaintext.get_secret_value() == PLAIN
+
+    async def test_items_are_sealed_both_ways(self, gateway: Bus, workspace: AuthContext) -> None:
+        await gateway.call(workspace, EXAMPLES[CreateKey])
+        command = Encrypt.model_validate({"name": "orders", "items": [{"plaintext": PLAIN, "context": {"row": "1"}}]})
+
+        asked = await gateway.request(workspace, command)
+        (sealed,) = (await gateway.call(workspace, command)).results or []
+        back = Decrypt.model_validate(
+            {"name": "orders", "items": [{"ciphertext": sealed.ciphertext, "context": {"row": "1"}}]}
+        )
+        answer = await gateway.request(workspace, back)
+
+        assert set(orjson.loads(asked.body)) == {"results"}
+        assert set(orjson.loads(answer.body)) == {"results"}
+        assert PLAIN.encode() not in asked.body + answer.body
+        (shown,) = (await gateway.call(workspace, back)).results or []
+        assert (shown.plaintext, shown.error) == (PLAIN, None)
+
+    async def test_what_does_not_open_is_said_of_the_field(self, gateway: Bus, workspace: AuthContext) -> None:
+        await gateway.call(workspace, EXAMPLES[CreateKey])
+        with pytest.raises(InvalidInput) as refused:
+            await gateway.call(workspace, Decrypt(name="orders", ciphertext="clv1:1:x"))
+        assert refused.value.fields == {"ciphertext": ["does not open under this key in this context"]}
 
 
 class TestSeal:

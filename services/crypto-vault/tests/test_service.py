@@ -13,7 +13,7 @@ from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts.vault import GetSecret, ListSecrets, PutSecret, RevealSecret, Seal
 from causeloop_common.errors import Conflict, Forbidden, IdempotencyMismatch, Internal, NotFound, Unavailable
 from causeloop_common.idempotency import Replayed
-from causeloop_vault.service.keyrings import REMEMBERED_SECONDS
+from causeloop_vault.service.memory import REMEMBERED_SECONDS
 
 if TYPE_CHECKING:
     from conftest import Vault

@@ -23,6 +23,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     PlainSerializer,
     SecretStr,
     SerializationInfo,
@@ -30,7 +32,8 @@ from pydantic import (
     ValidationInfo,
 )
 from pydantic.fields import FieldInfo
-from pydantic.json_schema import WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue, WithJsonSchema
+from pydantic_core import CoreSchema, core_schema, from_json, to_json
 
 from causeloop_common import ids
 from causeloop_common.keys import Sealer
@@ -73,6 +76,8 @@ class _SealedMark:
     """Marks a field as sealed, for `sealed_fields`."""
 
 
+_STARS = "**********"
+
 Sealed = Annotated[
     SecretStr,
     Field(max_length=65_536),
@@ -82,6 +87,42 @@ Sealed = Annotated[
     _SealedMark(),
 ]
 """A secret text, at most 64 Ki characters: ciphertext on the bus, stars everywhere else but in the HTTP answer."""
+
+
+class _SealedJson(_SealedMark):
+    """Marks a list of messages that travels as one sealed text: sealing every item would cost more than all the rest.
+
+    Fields of the items that are secret are `Field(repr=False)`; nothing else shows them.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_before_validator_function(
+            _open_json,
+            handler(source),
+            serialization=core_schema.plain_serializer_function_ser_schema(_seal_json, info_arg=True),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        described = handler(schema["schema"])
+        return {**described, "x-sealed": True}
+
+
+def _seal_json(value: list[BaseModel], info: SerializationInfo) -> Any:
+    if isinstance(info.context, Envelope):
+        return info.context.sealer.seal(to_json(value, exclude_none=True), info.context.label)
+    return value if isinstance(info.context, Shown) else _STARS
+
+
+def _open_json(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(info.context, Envelope):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("is not sealed for this receiver and message")
+    return from_json(info.context.sealer.open(value, info.context.label))
+
+
+SealedJson = _SealedJson()
+"""`Annotated[list[Item], SealedJson]`: items with secrets in them, one ciphertext on the bus."""
 
 
 def _typeid(*prefixes: str) -> Any:
@@ -104,6 +145,7 @@ PersonId = _typeid("usr")
 SessionId = _typeid("ses")
 TokenId = _typeid("tok")
 SecretId = _typeid("sec")
+KeyId = _typeid("key")
 EventId = _typeid("evt")
 
 Label = Annotated[
@@ -138,6 +180,8 @@ class Message(BaseModel):
     )
 
     sealed_fields: ClassVar[frozenset[str]] = frozenset()
+    omits_nulls: ClassVar[bool] = False
+    """Whether a field that is None is left out of the JSON: of an answer that has one form or another."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -155,11 +199,11 @@ class Message(BaseModel):
 
     def to_wire(self, envelope: Envelope | None = None) -> bytes:
         """JSON for the bus; `Sealed` fields are sealed with the envelope, stars without one."""
-        return self.__pydantic_serializer__.to_json(self, context=envelope)
+        return self.__pydantic_serializer__.to_json(self, context=envelope, exclude_none=self.omits_nulls)
 
     def to_client(self) -> bytes:
         """JSON for the client who may see the secrets in it."""
-        return self.__pydantic_serializer__.to_json(self, context=Shown())
+        return self.__pydantic_serializer__.to_json(self, context=Shown(), exclude_none=self.omits_nulls)
 
 
 class Command(Message, Generic[ReplyT]):

@@ -1,6 +1,6 @@
-"""What the vault answers and announces: secrets, sealing for other services, signatures on checkpoints."""
+"""What the vault answers and announces: secrets, named keys, sealing for other services, signed checkpoints."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -8,9 +8,11 @@ from causeloop_common.contracts.base import (
     Command,
     Event,
     Hash,
+    KeyId,
     Message,
     Page,
     Sealed,
+    SealedJson,
     SecretId,
     Timestamp,
 )
@@ -81,6 +83,132 @@ class RevealSecret(Command[RevealedSecret], permission=Permission.SECRETS_REVEAL
 
     path: SecretPath
     version: int | None = Field(default=None, ge=1, le=2**31 - 1, description="Absent: the newest.")
+
+
+KeyName = Annotated[str, StringConstraints(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+KeyType = Literal["aes256-gcm"]
+
+
+class KeyView(Message):
+    """A named key without its material. `version` is the newest, counted from 1."""
+
+    id: KeyId
+    name: str
+    type: KeyType
+    version: int
+    created_at: Timestamp
+
+
+class CreateKey(Command[KeyView], permission=Permission.KEYS_WRITE):
+    """Make a named key; its material never leaves the vault."""
+
+    name: KeyName
+    type: KeyType
+
+
+class KeyPage(Page):
+    """Named keys, by name."""
+
+    data: list[KeyView]
+
+
+class ListKeys(Command[KeyPage], permission=Permission.KEYS_READ, pure=True):
+    """The workspace's named keys."""
+
+    limit: int = Field(default=25, ge=1, le=100)
+    position: str | None = Field(default=None, max_length=512)
+
+
+ITEMS = 1000
+"""How many a request encrypts or decrypts at most."""
+
+PLAINTEXT_CHARS = 65_536
+CIPHERTEXT_CHARS = 65_655
+"""Of a plaintext of that length."""
+
+Context = Annotated[
+    dict[
+        Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")],
+        Annotated[str, Field(max_length=256)],
+    ],
+    Field(
+        max_length=16,
+        description="What the ciphertext belongs to, such as table and row. It is not stored, not secret, and "
+        "decrypts with the same names and values only, in any order.",
+    ),
+]
+Ciphertext = Annotated[str, Field(max_length=CIPHERTEXT_CHARS)]
+
+
+class ItemError(Message):
+    """Why one item of a request could not be done; the others were."""
+
+    code: str
+    detail: str
+
+
+class PlainItem(Message):
+    """A plaintext, and the context to bind it to."""
+
+    plaintext: str = Field(max_length=PLAINTEXT_CHARS, repr=False, description="In base64: at most 48 KiB.")
+    context: Context = Field(default_factory=dict)
+
+
+class CipherItem(Message):
+    """A ciphertext, and the context it was bound to."""
+
+    ciphertext: Ciphertext
+    context: Context = Field(default_factory=dict)
+
+
+class EncryptedItem(Message):
+    """The ciphertext of an item, or why there is none."""
+
+    ciphertext: str | None = None
+    error: ItemError | None = None
+
+
+class DecryptedItem(Message):
+    """The plaintext of an item in base64, or why there is none."""
+
+    plaintext: str | None = Field(default=None, repr=False)
+    error: ItemError | None = None
+
+
+class Encrypted(Message):
+    """`ciphertext` of one plaintext, or `results` of the items, in their order."""
+
+    omits_nulls: ClassVar[bool] = True
+
+    ciphertext: str | None = None
+    results: list[EncryptedItem] | None = None
+
+
+class Decrypted(Message):
+    """`plaintext` of one ciphertext in base64, or `results` of the items, in their order."""
+
+    omits_nulls: ClassVar[bool] = True
+
+    plaintext: Sealed | None = None
+    results: Annotated[list[DecryptedItem], SealedJson] | None = None
+
+
+class Encrypt(Command[Encrypted], permission=Permission.KEYS_USE, pure=True):
+    """Encrypt one `plaintext`, or `items`, under a named key, each bound to its context."""
+
+    name: KeyName
+    plaintext: Sealed | None = Field(default=None, description="In base64: at most 48 KiB.")
+    context: Context | None = None
+    items: Annotated[list[PlainItem], SealedJson, Field(min_length=1, max_length=ITEMS)] | None = None
+
+
+class Decrypt(Command[Decrypted], permission=Permission.KEYS_USE, pure=True):
+    """Decrypt one `ciphertext`, or `items`, under a named key; recorded before the answer."""
+
+    name: KeyName
+    ciphertext: Ciphertext | None = None
+    context: Context | None = None
+    items: list[CipherItem] | None = Field(default=None, min_length=1, max_length=ITEMS)
 
 
 class SealedData(Message):
@@ -157,3 +285,17 @@ class SecretRevealed(Event, target="secret_id"):
 
     secret_id: SecretId
     version: int
+
+
+class KeyCreated(Event, target="key_id"):
+    """A named key was made."""
+
+    key_id: KeyId
+    version: int
+
+
+class DataDecrypted(Event, target="key_id"):
+    """So many ciphertexts of a named key were decrypted, by one request."""
+
+    key_id: KeyId
+    count: int

@@ -7,6 +7,7 @@ it directly (`docs/decisions/0003-lean-command-path.md`).
 
 import asyncio
 import logging
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -53,6 +54,7 @@ _COMPLAINT_SECONDS = 5.0
 _PING_SECONDS = 0.3
 """A connection that leaves two pings unanswered is gone when the third is due: a silent cut is known after two to three
 of these, within a second."""
+_UNSENT_MILLISECONDS = 1000
 
 
 class Answer(NamedTuple):
@@ -220,6 +222,8 @@ class Bus:
             await self.client.flush()
 
     async def _connected(self) -> None:
+        if self._client is not None:
+            _give_up_unsent(self._client)
         telemetry.BUS_CONNECTED.labels(self.service).set(1)
         _log.info("connected to the bus")
 
@@ -254,3 +258,14 @@ def raw(receive: Callable[[NatsMessage], Awaitable[None]]) -> Callable[[NatsMess
         await receive(message)
 
     return handle
+
+
+def _give_up_unsent(client: Client) -> None:
+    """Let the kernel end a connection whose other side has taken nothing for so long.
+
+    nats-py waits until everything is sent before it connects anew. To a host that is gone nothing is ever sent, and
+    TCP alone waits for a quarter of an hour. (Linux only; elsewhere it stays with that.)
+    """
+    if client._transport is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        wire = client._transport._io_writer.get_extra_info("socket")  # type: ignore[attr-defined]
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNSENT_MILLISECONDS)

@@ -3,14 +3,18 @@
     clv1:<key version>:base64(salt 16 ‖ commitment 32 ‖ nonce 12 ‖ ciphertext and tag)
 
 HKDF-SHA-256 (RFC 5869) of the data key under the random salt gives 64 bytes: the message key and the commitment.
-A message key seals one message, so that no key comes near GCM's bound of 2^32 random nonces (NIST SP 800-38D); the
-commitment ties the ciphertext to one key, which GCM alone does not. Tenant, purpose, record and key version are
-additional data, encoded by the reader from where it read: a ciphertext moved elsewhere does not open.
+A message key seals the messages of one request, at most 1000, each under a random nonce of its own. Two nonces of a
+request are alike with probability 2^-77 and two salts hardly ever, so a key may serve 2^44 such requests before nonces
+of equal message keys collide with the probability of 2^-32 that NIST SP 800-38D allows: no key comes near its bound,
+and nothing has to be counted. What it gives away is that messages with one salt were sealed together. The commitment
+ties the ciphertext to one key, which GCM alone does not. Tenant, purpose, record and key version are additional data,
+encoded by the reader from where it read: a ciphertext moved elsewhere does not open.
 """
 
 import base64
 import hmac
 import re
+from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -18,11 +22,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 FORMAT = "clv1"
-ENTROPY_BYTES = 28
-"""Fresh random bytes that `seal` needs for every message: salt and nonce."""
-
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _SALT, _COMMITMENT, _NONCE = 16, 32, 12
+
+ENTROPY_BYTES = _SALT + _NONCE
+"""Fresh random bytes that `seal` needs for a message: salt and nonce."""
+MOST_MESSAGES = 1000
+"""How many `seal_all` seals under one message key."""
 _SMALLEST = _SALT + _COMMITMENT + _NONCE + 16
 
 
@@ -38,12 +44,29 @@ def place(tenant: str, purpose: str, record: str, version: int) -> bytes:
 
 def seal(key: bytes, version: int, plaintext: bytes, at: bytes, entropy: bytes) -> str:
     """The ciphertext of `plaintext` at a place, under version `version` of the key (32 bytes)."""
-    if len(entropy) != ENTROPY_BYTES:
-        raise ValueError(f"seal needs {ENTROPY_BYTES} random bytes.")
-    salt, nonce = entropy[:_SALT], entropy[_SALT:]
+    return seal_all(key, version, [(plaintext, at)], entropy)[0]
+
+
+def entropy_bytes(messages: int) -> int:
+    """How many fresh random bytes `seal_all` needs for so many messages: one salt, and a nonce each."""
+    return _SALT + messages * _NONCE
+
+
+def seal_all(key: bytes, version: int, messages: Sequence[tuple[bytes, bytes]], entropy: bytes) -> list[str]:
+    """The ciphertexts of the messages of one request, each a plaintext and its place, in order."""
+    if len(messages) > MOST_MESSAGES:
+        raise ValueError(f"At most {MOST_MESSAGES} messages are sealed at once.")
+    if len(entropy) != entropy_bytes(len(messages)):
+        raise ValueError(f"Sealing {len(messages)} messages needs {entropy_bytes(len(messages))} random bytes.")
+    salt, nonces = entropy[:_SALT], iter(range(_SALT, len(entropy), _NONCE))
     message_key, commitment = _derive(key, salt)
-    sealed = AESGCM(message_key).encrypt(nonce, plaintext, at)
-    return f"{FORMAT}:{version}:{base64.b64encode(salt + commitment + nonce + sealed).decode()}"
+    cipher, begin, head = AESGCM(message_key), salt + commitment, f"{FORMAT}:{version}:"
+    sealed = []
+    for (plaintext, at), start in zip(messages, nonces, strict=True):
+        nonce = entropy[start : start + _NONCE]
+        raw = begin + nonce + cipher.encrypt(nonce, plaintext, at)
+        sealed.append(head + base64.b64encode(raw).decode())
+    return sealed
 
 
 def version_of(text: str) -> int:
@@ -56,28 +79,46 @@ def open_(key: bytes, text: str, at: bytes) -> bytes:
 
     A ciphertext has one spelling: no other text opens to the same.
     """
-    _, body = _parts(text)
-    try:
-        raw = base64.b64decode(body, validate=True)
-    except ValueError as error:  # binascii.Error is one, and so is a letter that is not ASCII
-        raise NotOpened("This is not a ciphertext of the vault.") from error
-    if base64.b64encode(raw).decode() != body:  # the last letter may have bits that count for nothing
-        raise NotOpened("This is not a ciphertext of the vault.")
-    if len(raw) < _SMALLEST:
-        raise NotOpened("This is not a ciphertext of the vault.")
-    salt, rest = raw[:_SALT], raw[_SALT:]
-    committed, nonce, sealed = (
-        rest[:_COMMITMENT],
-        rest[_COMMITMENT : _COMMITMENT + _NONCE],
-        rest[_COMMITMENT + _NONCE :],
-    )
-    message_key, commitment = _derive(key, salt)
-    if not hmac.compare_digest(commitment, committed):
-        raise NotOpened("The ciphertext does not open.")
-    try:
-        return AESGCM(message_key).decrypt(nonce, sealed, at)
-    except InvalidTag as error:
-        raise NotOpened("The ciphertext does not open.") from error
+    return Opener(key).open(text, at)
+
+
+class Opener:
+    """Opens the ciphertexts of one request, under one key: derives once for those that have a salt in common."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._derived: dict[bytes, tuple[AESGCM, bytes]] = {}
+
+    def open(self, text: str, at: bytes) -> bytes:
+        """As `open_` does."""
+        _, body = _parts(text)
+        try:
+            raw = base64.b64decode(body, validate=True)
+        except ValueError as error:  # binascii.Error is one, and so is a letter that is not ASCII
+            raise NotOpened("This is not a ciphertext of the vault.") from error
+        if base64.b64encode(raw).decode() != body:  # the last letter may have bits that count for nothing
+            raise NotOpened("This is not a ciphertext of the vault.")
+        if len(raw) < _SMALLEST:
+            raise NotOpened("This is not a ciphertext of the vault.")
+        salt, rest = raw[:_SALT], raw[_SALT:]
+        committed, nonce, sealed = (
+            rest[:_COMMITMENT],
+            rest[_COMMITMENT : _COMMITMENT + _NONCE],
+            rest[_COMMITMENT + _NONCE :],
+        )
+        cipher, commitment = self._cipher(salt)
+        if not hmac.compare_digest(commitment, committed):
+            raise NotOpened("The ciphertext does not open.")
+        try:
+            return cipher.decrypt(nonce, sealed, at)
+        except InvalidTag as error:
+            raise NotOpened("The ciphertext does not open.") from error
+
+    def _cipher(self, salt: bytes) -> tuple[AESGCM, bytes]:
+        if (known := self._derived.get(salt)) is None:
+            message_key, commitment = _derive(self._key, salt)
+            known = self._derived[salt] = AESGCM(message_key), commitment
+        return known
 
 
 def _parts(text: str) -> tuple[int, str]:

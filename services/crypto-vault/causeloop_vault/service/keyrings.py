@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,10 +14,10 @@ from causeloop_common.errors import Internal, Unavailable
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope
 from causeloop_vault.repository import WrappedKey
+from causeloop_vault.service.memory import Memory
 
 DATA_KEY_BYTES = 32
 REMEMBERED_TENANTS = 10_000
-REMEMBERED_SECONDS = 300.0
 
 
 class MasterKeys(Protocol):
@@ -40,7 +39,6 @@ class Keyring:
     tenant: str
     keys: dict[int, bytes] = field(repr=False)
     version: int
-    read_at: float
 
     def seal(self, purpose: str, record: str, plaintext: bytes, entropy: bytes) -> str:
         """The ciphertext of `plaintext` at its place, under the newest key."""
@@ -70,33 +68,25 @@ class Keyrings:
         self._database = database
         self._master_keys = master_keys
         self._entropy = entropy
-        self._monotonic = monotonic
-        self._remembered: OrderedDict[str, Keyring] = OrderedDict()
+        self._memory: Memory[str, Keyring] = Memory(REMEMBERED_TENANTS, monotonic)
 
     async def keyring(self, tx: Transaction, version: int | None = None) -> Keyring:
         """The tenant's keyring, made on first use; read again when old or when it lacks `version`."""
         tenant = tx.ctx.tenant
-        known = self._remembered.get(tenant)
-        if (
-            known is not None
-            and self._monotonic() - known.read_at < REMEMBERED_SECONDS
-            and (version is None or version in known.keys)
-        ):
+        known = self._memory.get(tenant)
+        if known is not None and (version is None or version in known.keys):
             return known
-        wrapped = await repository.keys(tx)
+        wrapped = await repository.data_keys(tx)
         if not wrapped:
             return await self._new(tx)
         keyring = self._unwrapped(tenant, wrapped)
-        self._remembered[tenant] = keyring
-        self._remembered.move_to_end(tenant)
-        if len(self._remembered) > REMEMBERED_TENANTS:
-            self._remembered.popitem(last=False)
+        self._memory.keep(tenant, keyring)
         return keyring
 
     async def check_master_key(self) -> None:
         """The canary: the installation's own keyring opens under the configured master keys."""
         ctx = AuthContext(ids.INSTALLATION, "svc_vault", frozenset(), issuer="vault", request_id="canary")
-        self._remembered.pop(ids.INSTALLATION, None)
+        self._memory.forget(ids.INSTALLATION)
         async with self._database.transaction(ctx) as tx:
             try:
                 await self.keyring(tx)
@@ -110,14 +100,14 @@ class Keyrings:
         tenant = tx.ctx.tenant
         key = self._entropy(DATA_KEY_BYTES)
         wrapped, master = self._master_keys.wrap(key, tenant, 1)
-        if await repository.add_key(tx, WrappedKey(1, wrapped, master)):
+        if await repository.add_data_key(tx, WrappedKey(1, wrapped, master)):
             tx.publish(KeyringCreated(keyring=tenant, version=1))
-            return Keyring(tenant, {1: key}, 1, self._monotonic())
-        return self._unwrapped(tenant, await repository.keys(tx))
+            return Keyring(tenant, {1: key}, 1)
+        return self._unwrapped(tenant, await repository.data_keys(tx))
 
     def _unwrapped(self, tenant: str, wrapped: list[WrappedKey]) -> Keyring:
         try:
             keys = {k.version: self._master_keys.unwrap(k.wrapped, k.master, tenant, k.version) for k in wrapped}
         except envelope.NotOpened as error:
             raise Internal("The tenant's data key does not open. An operator must look at the master key.") from error
-        return Keyring(tenant, keys, wrapped[-1].version, self._monotonic())
+        return Keyring(tenant, keys, wrapped[-1].version)

@@ -5,7 +5,7 @@ from alembic import op
 from causeloop_common import rls
 
 revision = "0003"
-down_revision = "0001"
+down_revision = "0002"
 
 REASON = "what the vault signed of a log; an event about it would move the log it signed"
 

@@ -1,0 +1,201 @@
+"""Named keys: a workspace encrypts and decrypts its own data under keys that never leave the vault."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from causeloop_common import ids
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts.vault import (
+    CipherItem,
+    CreateKey,
+    DataDecrypted,
+    Decrypt,
+    Decrypted,
+    DecryptedItem,
+    Encrypt,
+    Encrypted,
+    EncryptedItem,
+    ItemError,
+    KeyCreated,
+    KeyPage,
+    KeyView,
+    ListKeys,
+    PlainItem,
+)
+from causeloop_common.database import Database, Transaction
+from causeloop_common.errors import Conflict, InvalidInput, NotFound
+from causeloop_vault import repository
+from causeloop_vault.domain import envelope, named_keys
+from causeloop_vault.repository import Key
+from causeloop_vault.service.keyrings import Keyrings
+from causeloop_vault.service.memory import Memory
+
+REMEMBERED_KEYS = 10_000
+
+_PURPOSE = "key"
+_NO_BASE64 = "is not base64"
+_NOT_OPENED = "does not open under this key in this context"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedKey:
+    """A named key's material in clear, by version."""
+
+    tenant: str
+    id: str
+    material: dict[int, bytes] = field(repr=False)
+    version: int
+
+    def seal_all(self, items: Sequence[tuple[bytes, Mapping[str, str] | None]], entropy: bytes) -> list[str]:
+        """Ciphertexts of plaintexts, each with its context, under the newest version."""
+        placed = [(plaintext, self._place(context, self.version)) for plaintext, context in items]
+        return envelope.seal_all(self.material[self.version], self.version, placed, entropy)
+
+    def open_all(self, items: Sequence[tuple[str, Mapping[str, str] | None]]) -> list[bytes | None]:
+        """Plaintexts of ciphertexts, each with its context; None for one that does not open."""
+        openers = {version: envelope.Opener(material) for version, material in self.material.items()}
+        opened: list[bytes | None] = []
+        for text, context in items:
+            try:
+                version = envelope.version_of(text)
+                opened.append(openers[version].open(text, self._place(context, version)))
+            except (envelope.NotOpened, KeyError):
+                opened.append(None)
+        return opened
+
+    def _place(self, context: Mapping[str, str] | None, version: int) -> bytes:
+        return envelope.place(self.tenant, named_keys.purpose(self.id), named_keys.record(context), version)
+
+
+class KeyService:
+    """Create and list named keys; encrypt and decrypt under them."""
+
+    def __init__(
+        self,
+        database: Database,
+        keyrings: Keyrings,
+        *,
+        entropy: Callable[[int], bytes] = os.urandom,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._keyrings = keyrings
+        self._entropy = entropy
+        self._memory: Memory[tuple[str, str], NamedKey] = Memory(REMEMBERED_KEYS, monotonic)
+
+    async def create_key(self, ctx: AuthContext, command: CreateKey) -> KeyView:
+        """Make a named key at version 1, its material sealed under the tenant's data key."""
+        async with self._database.transaction(ctx) as tx:
+            await tx.once(command)
+            keyring = await self._keyrings.keyring(tx)
+
+            key_id, material = ids.new("key"), self._entropy(named_keys.MATERIAL_BYTES)
+            sealed = keyring.seal(_PURPOSE, _record(key_id, 1), material, self._entropy(envelope.ENTROPY_BYTES))
+
+            key = await repository.add_key(tx, key_id, command.name, command.type, sealed)
+            if key is None:
+                raise Conflict(f"There is a key '{command.name}' in this workspace already. Use it, or another name.")
+
+            tx.publish(KeyCreated(key_id=key.id, version=key.version))
+            return tx.answer(_view(key))
+
+    async def list_keys(self, ctx: AuthContext, command: ListKeys) -> KeyPage:
+        """Named keys without their material, by name."""
+        async with self._database.transaction(ctx) as tx:
+            found = await repository.keys_after(tx, command.position or "", command.limit + 1)
+        page, more = found[: command.limit], len(found) > command.limit
+        return KeyPage(data=[_view(key) for key in page], next_position=page[-1].name if more else None)
+
+    async def encrypt(self, ctx: AuthContext, command: Encrypt) -> Encrypted:
+        """Ciphertexts for the client to keep. Nothing is read or changed, so a remembered key needs no transaction."""
+        key = self._memory.get((ctx.tenant, command.name))
+        if key is None:
+            async with self._database.transaction(ctx) as tx:
+                key = await self._key(tx, command.name)
+        if command.items is None:
+            if command.plaintext is None:
+                raise InvalidInput.of(plaintext="is needed, or items")
+            one = _plaintext(command.plaintext.get_secret_value())
+            if one is None:
+                raise InvalidInput.of(plaintext=_NO_BASE64)
+            (ciphertext,) = key.seal_all([(one, command.context)], self._entropy(envelope.ENTROPY_BYTES))
+            return Encrypted(ciphertext=ciphertext)
+        _refuse_both(command.context, plaintext=command.plaintext)
+        return Encrypted(results=self._encrypt_items(key, command.items))
+
+    async def decrypt(self, ctx: AuthContext, command: Decrypt) -> Decrypted:
+        """Plaintexts of ciphertexts. That they were shown is committed before they leave."""
+        async with self._database.transaction(ctx) as tx:
+            key = self._memory.get((ctx.tenant, command.name)) or await self._key(tx, command.name)
+
+            if command.items is None:
+                if command.ciphertext is None:
+                    raise InvalidInput.of(ciphertext="is needed, or items")
+                (opened,) = key.open_all([(command.ciphertext, command.context)])
+                if opened is None:
+                    raise InvalidInput.of(ciphertext=_NOT_OPENED)
+                count = 1
+                answer = Decrypted.model_validate({"plaintext": named_keys.write_plaintext(opened)})
+            else:
+                _refuse_both(command.context, ciphertext=command.ciphertext)
+                results = _decrypt_items(key, command.items)
+                count = sum(result.error is None for result in results)
+                answer = Decrypted(results=results)
+
+            if count:
+                tx.publish(DataDecrypted(key_id=key.id, count=count))
+        return answer
+
+    def _encrypt_items(self, key: NamedKey, items: Sequence[PlainItem]) -> list[EncryptedItem]:
+        read = [_plaintext(item.plaintext) for item in items]
+        good = [(one, item.context) for one, item in zip(read, items, strict=True) if one is not None]
+        sealed = iter(key.seal_all(good, self._entropy(envelope.entropy_bytes(len(good)))))
+        refused = EncryptedItem(error=ItemError(code=InvalidInput.code, detail=f"The plaintext {_NO_BASE64}."))
+        return [refused if one is None else EncryptedItem(ciphertext=next(sealed)) for one in read]
+
+    async def _key(self, tx: Transaction, name: str) -> NamedKey:
+        """A named key, read under row security and remembered."""
+        found = await repository.key_material(tx, name)
+        if not found:
+            raise NotFound(f"There is no key '{name}' in this workspace.")
+        material = {}
+        for one in found:
+            keyring = await self._keyrings.keyring(tx, envelope.version_of(one.sealed))
+            material[one.version] = keyring.open_(_PURPOSE, _record(one.id, one.version), one.sealed)
+        key = NamedKey(tx.ctx.tenant, found[-1].id, material, found[-1].version)
+        self._memory.keep((key.tenant, name), key)
+        return key
+
+
+def _decrypt_items(key: NamedKey, items: Sequence[CipherItem]) -> list[DecryptedItem]:
+    refused = DecryptedItem(error=ItemError(code=InvalidInput.code, detail=f"The ciphertext {_NOT_OPENED}."))
+    return [
+        refused if opened is None else DecryptedItem(plaintext=named_keys.write_plaintext(opened))
+        for opened in key.open_all([(item.ciphertext, item.context) for item in items])
+    ]
+
+
+def _plaintext(text: str) -> bytes | None:
+    try:
+        return named_keys.read_plaintext(text)
+    except ValueError:  # binascii.Error is one, and so is a letter that is not ASCII
+        return None
+
+
+def _refuse_both(context: object, **one: object) -> None:
+    """A request has one form: with `items` everything is in them."""
+    given = {name: value for name, value in {**one, "context": context}.items() if value is not None}
+    if given:
+        raise InvalidInput.of(**dict.fromkeys(given, "does not go with items; put it into each of them"))
+
+
+def _record(key_id: str, version: int) -> str:
+    return f"{key_id}@{version}"
+
+
+def _view(key: Key) -> KeyView:
+    return KeyView.model_validate(
+        {"id": key.id, "name": key.name, "type": key.type, "version": key.version, "created_at": key.created_at}
+    )
