@@ -81,6 +81,21 @@ def _audit(parser: argparse.ArgumentParser) -> None:
     tail.add_argument("--from", dest="start", type=_index, metavar="N", help="begin at this index, 0 for everything")
     tail.add_argument("--json", action="store_true", help="print each entry as it lies in the log")
 
+    verify = actions.add_parser("verify", help="check a log, an export or a proof, step by step, trusting only a key")
+    verify.add_argument("file", nargs="?", help="an export or a proof; without it the log at the gateway")
+    verify.add_argument("--key", help="the log's verifier key that you pinned, or a file that has it")
+    verify.add_argument("--kept", metavar="FILE", help="has the last checkpoint you saw, and is to have this one")
+    _gateway(verify)
+
+    export = actions.add_parser("export", help="the whole log in one file that can be verified anywhere")
+    export.add_argument("--to", required=True, metavar="FILE", help="the file to write")
+    _gateway(export)
+
+    proof = actions.add_parser("proof", help="the proof that an entry is in the log, in one file")
+    proof.add_argument("event", help="the event's id, evt_…")
+    proof.add_argument("--to", metavar="FILE", help="the file to write (<event>.tlog-proof)")
+    _gateway(proof)
+
 
 def _gateway(parser: argparse.ArgumentParser) -> None:
     """The options that say where the gateway is and who asks; `audit.client` reads them."""

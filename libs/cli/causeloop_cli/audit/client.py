@@ -7,13 +7,17 @@ A token is never an argument: those are in the shell's history and in everybody'
 """
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import httpx
+
 from causeloop_cli import dev_folder
+from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.settings import SettingsError
 
 TOKEN = "CAUSELOOP_TOKEN"  # noqa: S105  a variable's name
@@ -40,6 +44,27 @@ def gateway(options: argparse.Namespace) -> Gateway:
     if not token or not token.isascii() or not token.isprintable():
         raise SettingsError(f"Give a token in {TOKEN} or in a file with --token-file.")
     return Gateway(url.rstrip("/"), token)
+
+
+def ask(gateway: Gateway, path: str) -> str:
+    """The answer's text, of a route that has one; AppError with what the gateway says against it."""
+    headers = {"authorization": f"Bearer {gateway.token}", "accept": "text/plain"}
+    try:
+        answer = httpx.get(f"{gateway.url}/v1{path}", headers=headers, timeout=30, follow_redirects=False)
+    except httpx.TransportError as error:
+        raise Unavailable(f"Nobody answers at {gateway.url}: {type(error).__name__}.") from error
+    if answer.status_code != 200:
+        raise refusal(answer)
+    return answer.text
+
+
+def refusal(answer: httpx.Response) -> AppError:
+    """What a gateway says against a request; its body need not be read yet."""
+    try:
+        told = json.loads(answer.read())
+        return AppError.from_wire(str(told["code"]), str(told["detail"]), told.get("errors"), None)
+    except (ValueError, TypeError, KeyError):
+        return Unavailable(f"The gateway answered {answer.status_code}, and not as a gateway does.")
 
 
 def _read(name: str) -> str:

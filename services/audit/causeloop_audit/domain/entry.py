@@ -20,6 +20,7 @@ import orjson
 VERSION = 1
 SALT_BYTES = 16
 MALFORMED = "audit.malformed"
+_FIELDS = frozenset(("action", "actor", "credential", "data", "id", "request", "salt", "target", "tenant", "time", "v"))
 _LARGEST = 2**53
 _DEEPEST = 16
 
@@ -65,6 +66,16 @@ def leaf(fields: EntryFields, salt: bytes) -> bytes:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError as error:
         raise NotCanonical("contains text that is not Unicode") from error  # half of a surrogate pair
+
+
+def read_leaf(leaf: bytes) -> dict[str, Any]:
+    """The value of a stored leaf; NotCanonical unless these are the very bytes that `leaf` writes for it."""
+    value = read_data(leaf)
+    if value.get("v") != VERSION or frozenset(value) != _FIELDS:
+        raise NotCanonical(f"is not an entry of version {VERSION}")
+    if orjson.dumps(value, option=orjson.OPT_SORT_KEYS) != leaf:
+        raise NotCanonical("is written in another than its one form")
+    return value
 
 
 def read_data(text: bytes) -> dict[str, Any]:

@@ -1,0 +1,16 @@
+"""`causeloop audit export`: the whole log in one file, with its checkpoint and key, to be verified anywhere."""
+
+import argparse
+from pathlib import Path
+
+from causeloop_cli.audit import client, export_file, files, log
+
+
+def main(options: argparse.Namespace) -> int:
+    """Write the file, whole or not at all."""
+    gateway, target = client.gateway(options), Path(options.to)
+    head = log.head(gateway)
+    with files.replacing(target) as file:
+        count = export_file.write(file, head, log.leaves(gateway, log.size_of(head.checkpoint)))
+    print(f"{count} entries in {target}. Verify them with: causeloop audit verify {target}")
+    return 0

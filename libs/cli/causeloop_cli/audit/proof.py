@@ -1,0 +1,17 @@
+"""`causeloop audit proof`: the proof that an entry is in the log, as a file for anybody's tools (C2SP tlog-proof)."""
+
+import argparse
+from pathlib import Path
+
+from causeloop_cli.audit import client, files
+from causeloop_common.tlog.proof import SUFFIX
+
+
+def main(options: argparse.Namespace) -> int:
+    """Write the file; it has the entry in it."""
+    text = client.ask(client.gateway(options), f"/audit/events/{options.event}/proof")
+    target = Path(options.to or f"{options.event}{SUFFIX}")
+    with files.replacing(target) as file:
+        file.write(text.encode())
+    print(f"{target}. Verify it with: causeloop audit verify {target} --key …")
+    return 0
