@@ -13,6 +13,8 @@ import pytest
 from tests.log import stored_log
 from tests.stack import Person, Stack, told, until
 
+pytestmark = pytest.mark.slow
+
 
 class Tail:
     """The command, and what it printed so far."""
@@ -121,15 +123,16 @@ class TestAuditTail:
         assert code == 1
         assert words in said
 
+    @pytest.mark.chaos
     async def test_goes_on_over_restarts_of_the_gateway(self, fragile: Stack) -> None:
         await fragile.mend()
         person = await fragile.sign_up()
         await person.log(least=2)
         async with tail(fragile, person.token, "--from", "0", "--json") as running:
-            for number in range(3):
+            for number in range(2):
                 await running.printed(2 + number + (number > 0))
                 await fragile.restart("gateway")
                 told(await person.put(f"/secrets/tailed/{number}", json={"value": "v"}))
-            lines = await running.printed(6)
+            lines = await running.printed(5)
         entries, _ = await stored_log(fragile, person.workspace)
         assert lines == [entry["leaf"] for entry in entries]

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 
+import pytest
 from nats.aio.client import Client
 from tests.log import stored_log
 from tests.stack import Person, Stack, told, until
@@ -86,6 +87,7 @@ class TestAListener:
             assert_exactly_once(follower.events)
             assert follower.ids() == [entry["id"] for entry in log]
 
+    @pytest.mark.slow
     async def test_hears_of_an_act_soon_after_its_answer(
         self, stack: Stack, owner: Person, tell: Callable[[str], None]
     ) -> None:

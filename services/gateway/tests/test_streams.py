@@ -405,6 +405,7 @@ class TestItsEnd:
             security.forget()  # as time does after 30 s
             assert (await listener.last_words())["code"] == "unauthorized"
 
+    @pytest.mark.slow
     async def test_the_token_s_expiry_ends_it_exactly_then(
         self, house: "House", token: dict[str, Any], security: Security
     ) -> None:
@@ -577,6 +578,7 @@ class TestHowMany:
         assert (len(pages), most) == (100, registry.READS)
 
 
+@pytest.mark.slow
 class TestAClientThatDoesNotRead:
     """The log is larger than what the system holds for a socket."""
 

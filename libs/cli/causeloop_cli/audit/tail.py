@@ -6,6 +6,7 @@ told that going on is not allowed or makes no sense, and on Ctrl-C.
 
 import argparse
 import json
+import random
 import sys
 import time
 from contextlib import suppress
@@ -20,6 +21,7 @@ _SILENCE_SECONDS = 40.0
 """The gateway says something every 15 s: a connection silent for longer is dead."""
 
 _LONGEST_WAIT_SECONDS = 30.0
+_DOUBLED = 5
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -54,8 +56,9 @@ class Tail:
                         raise Unavailable(f"Nobody answers at {self._gateway.url}: {type(error).__name__}.") from error
                     retry = 1.0
                 wait = min(retry * 2**self._failures, _LONGEST_WAIT_SECONDS)
-                self._failures += 1
-                print(f"The stream was cut; connecting again in {wait:g} s.", file=sys.stderr)
+                wait *= random.SystemRandom().uniform(0.5, 1)  # not all clients of a gateway at the same moment
+                self._failures = min(self._failures + 1, _DOUBLED)
+                print(f"The stream was cut; connecting again in {wait:.1f} s.", file=sys.stderr)
                 time.sleep(wait)
 
     def _connect(self, http: httpx.Client) -> float:
@@ -66,10 +69,10 @@ class Tail:
             self._reached = True
             if response.status_code != 200:
                 return _refused(response)
+            self._failures = 0
             reader = Reader(self._last_id)
             for data in response.iter_raw():
                 for event in reader.feed(data):
-                    self._failures = 0
                     self._show(event)
                 self._last_id = reader.last_id
         return reader.retry
