@@ -2,7 +2,7 @@
 
     python load.py   with {"host", "port", "requests" (base64, one per connection), "seconds"} on standard input
 
-Prints {"rate", "p50_ms", "p99_ms", "errors", "count"}. A response must have a Content-Length.
+Prints {"rate", "p50_ms", "p99_ms", "errors", "count"}. A response must have a Content-Length, or be chunked.
 """
 
 import asyncio
@@ -40,9 +40,11 @@ class _Client(asyncio.Protocol):
         head = self._buffer.find(b"\r\n\r\n")
         if head < 0:
             return
-        at = self._buffer.lower().find(b"content-length:")
-        length = int(self._buffer[at + 15 : self._buffer.find(b"\r\n", at)])
-        if len(self._buffer) < head + 4 + length:
+        headers = self._buffer[: head + 2].lower()
+        if (at := headers.find(b"content-length:")) >= 0:
+            if len(self._buffer) < head + 4 + int(headers[at + 15 : headers.find(b"\r\n", at)]):
+                return
+        elif not self._buffer.endswith(b"\r\n0\r\n\r\n"):
             return
         now = time.perf_counter()
         self._latencies.append(now - self._sent)

@@ -70,11 +70,32 @@ async def gateway(told: dict[str, Any]) -> None:
         "POST": "cmd.vault.reference.reveal",
     }
 
+    async def respond(send: Any, content: bytes) -> None:
+        length = str(len(content)).encode()
+        kinds = [(b"content-type", b"application/json"), (b"content-length", length)]
+        await send({"type": "http.response.start", "status": 200, "headers": kinds})
+        await send({"type": "http.response.body", "body": content})
+
+    async def encrypt(scope: Any, receive: Any, send: Any, service_token: str) -> None:
+        body = orjson.loads((await receive())["body"])
+        nonce = os.urandom(12)
+        sealed = base64.b64encode(nonce + BUS.encrypt(nonce, body["plaintext"].encode(), b"")).decode()
+        reply = await client.request(
+            "cmd.vault.reference.encrypt",
+            orjson.dumps({"name": scope["path"][9:-8], "plaintext": sealed}),
+            timeout=5,
+            headers={"Token": service_token, "Deadline": str(time.time() + 5), "Request-Id": uuid.uuid4().hex},
+        )
+        await respond(send, reply.data)
+
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
         headers = dict(scope["headers"])
         service_token = known[hashlib.sha256(headers[b"authorization"][7:]).digest()]
+        if scope["path"].startswith("/v1/keys/"):
+            await encrypt(scope, receive, send, service_token)
+            return
         method = scope["method"]
         request = {"path": scope["path"].removeprefix("/v1/secrets/").removesuffix("/reveal")}
         if method == "PUT":
@@ -94,10 +115,7 @@ async def gateway(told: dict[str, Any]) -> None:
             raw = base64.b64decode(answer["value"])
             answer["value"] = BUS.decrypt(raw[:12], raw[12:], b"").decode()
             content = orjson.dumps(answer)
-        length = str(len(content)).encode()
-        kinds = [(b"content-type", b"application/json"), (b"content-length", length)]
-        await send({"type": "http.response.start", "status": 200, "headers": kinds})
-        await send({"type": "http.response.body", "body": content})
+        await respond(send, content)
 
     config = uvicorn.Config(
         app, host="127.0.0.1", port=told["port"], log_config=None, access_log=False, lifespan="off", http="httptools",
@@ -178,6 +196,17 @@ async def service(told: dict[str, Any]) -> None:
             orjson.dumps({"id": str(row["id"]), "path": path, "version": row["version"], "value": shown})
         )
 
+    async def encrypt(message: Any) -> None:
+        check(message.headers)
+        request = orjson.loads(message.data)
+        raw = base64.b64decode(request["plaintext"])
+        plaintext = base64.b64decode(BUS.decrypt(raw[:12], raw[12:], b""))
+        salt, nonce = os.urandom(16), os.urandom(12)
+        key, commitment = derive(salt)
+        sealed = AESGCM(key).encrypt(nonce, plaintext, f"{told['tenant']}/{request['name']}".encode())
+        text = base64.b64encode(salt + commitment + nonce + sealed).decode()
+        await message.respond(orjson.dumps({"ciphertext": f"clv1:1:{text}"}))
+
     running: set[asyncio.Task[None]] = set()
 
     def done(task: asyncio.Task[None]) -> None:
@@ -193,7 +222,7 @@ async def service(told: dict[str, Any]) -> None:
 
         return receive
 
-    for name, handler in (("get", get), ("put", put), ("reveal", reveal)):
+    for name, handler in (("get", get), ("put", put), ("reveal", reveal), ("encrypt", encrypt)):
         await client.subscribe(f"cmd.vault.reference.{name}", queue="vault", cb=spawn(handler))
     await client.flush()
     print("ready", flush=True)

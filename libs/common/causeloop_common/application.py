@@ -38,6 +38,14 @@ _PROOF_REMEMBERED_SECONDS = 15.0
 _GC_THRESHOLDS = (20_000, 20, 50)
 """What is there when serving begins stays for ever and need not be looked at; a request's objects die by themselves."""
 
+
+def settle_memory() -> None:
+    """Leave what is there now to no garbage collector, and have it look at new things more seldom."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+
+
 Check = Callable[[], Awaitable[None]]
 
 
@@ -359,9 +367,7 @@ async def run(applications: Sequence[Application], *, ready: Check | None = None
                     if served[-1].done():
                         raise SystemExit(f"{application.name} cannot listen: {served[-1].exception()}")
                     await asyncio.sleep(0.01)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
+        settle_memory()
         if ready is not None:
             await ready()
         watched = [asyncio.create_task(application.failed()) for application in applications]
