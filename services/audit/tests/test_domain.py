@@ -68,7 +68,7 @@ class TestReadData:
     )
     def test_refuses_what_has_no_canonical_form(self, text: bytes, why: str) -> None:
         with pytest.raises(NotCanonical, match=why):
-            entry.read_data(text)
+            entry.leaf(FIELDS._replace(data=entry.read_data(text)), SALT)
 
     @pytest.mark.parametrize("value", [2**53, -(2**53), True, None, "", "é", [], {}, [{"a": [1, "b", None]}]])
     def test_takes_what_has_one(self, value: Any) -> None:

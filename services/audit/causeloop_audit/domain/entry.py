@@ -11,9 +11,8 @@ guessed from its hash. An event that is not such a value is entered as `audit.ma
 """
 
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -29,8 +28,7 @@ class NotCanonical(ValueError):
     """The value has no canonical form here."""
 
 
-@dataclass(frozen=True, slots=True)
-class EntryFields:
+class EntryFields(NamedTuple):
     """An entry before it is salted."""
 
     id: str
@@ -79,14 +77,13 @@ def read_leaf(leaf: bytes) -> dict[str, Any]:
 
 
 def read_data(text: bytes) -> dict[str, Any]:
-    """An event's data; NotCanonical when it is no JSON object that an entry can hold."""
+    """An event's data; NotCanonical when it is no JSON object. Whether an entry can hold it, `leaf` finds out."""
     try:
         data = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise NotCanonical("is not JSON") from error
     if not isinstance(data, dict):
         raise NotCanonical("is not an object")
-    _check(data, 0)
     return data
 
 
@@ -99,21 +96,22 @@ def _check(value: Any, depth: int) -> None:
     if depth > _DEEPEST:
         raise NotCanonical("is nested too deep")
     match value:
-        case bool() | None:
-            return
+        case dict():
+            for key, item in value.items():
+                if not key.isascii() or "\x00" in key:
+                    raise NotCanonical("has a key that is not ASCII")
+                if type(item) is not str or "\x00" in item:  # most are texts without one
+                    _check(item, depth + 1)
         case str():
             if "\x00" in value:
                 raise NotCanonical("contains a NUL character")  # PostgreSQL text cannot hold it
+        case bool() | None:
+            return
         case int():
             if abs(value) > _LARGEST:
                 raise NotCanonical("has an integer beyond 2^53")
         case list():
             for item in value:
-                _check(item, depth + 1)
-        case dict():
-            for key, item in value.items():
-                if not key.isascii() or "\x00" in key:
-                    raise NotCanonical("has a key that is not ASCII")
                 _check(item, depth + 1)
         case _:
             raise NotCanonical(f"has a value of type {type(value).__name__}")

@@ -109,8 +109,9 @@ class Intake:
         if readable:
             oldest = min(event.occurred_at for event in readable)
             telemetry.INTAKE_LAG.observe(max((datetime.now(UTC) - oldest).total_seconds(), 0))
+        indexes = appended.indexes() if spans else {}
         for event, span in zip(readable, spans, strict=False):
-            index = appended.indexes.get((ids.tenant_uuid(event.tenant), ids.decode(event.id, "evt")))
+            index = indexes.get((ids.tenant_uuid(event.tenant), ids.decode(event.id, "evt")))
             if index is not None:  # else the log had it before
                 span.set("causeloop.log_index", index)
                 span.end()

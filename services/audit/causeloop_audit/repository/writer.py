@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, NamedTuple
 from uuid import UUID
@@ -14,9 +13,8 @@ from causeloop_common.errors import Unavailable
 from causeloop_common.tlog.merkle import EMPTY_ROOT, Frontier
 
 
-@dataclass(frozen=True, slots=True)
-class NewEntry:
-    """An entry to append, its place in the log still open."""
+class NewEntry(NamedTuple):
+    """An entry to append, its place in the log still open; in the order of `_ADD_ENTRIES`."""
 
     workspace_id: UUID
     event_id: UUID
@@ -73,10 +71,22 @@ _BEHIND = """
 
 
 class Appended(NamedTuple):
-    """What a batch added: the index of each entry that was new, and the new size of each log that grew."""
+    """What a batch added: each entry that was new, with its index, and the new size of each log that grew."""
 
-    indexes: dict[Place, int]
+    entries: list[tuple[NewEntry, int]]
     sizes: dict[UUID, int]
+
+    @classmethod
+    def all(cls, parts: Sequence["Appended"]) -> "Appended":
+        """What several batches added, one after the other."""
+        return cls(
+            [entry for part in parts for entry in part.entries],
+            {log: size for part in parts for log, size in part.sizes.items()},
+        )
+
+    def indexes(self) -> dict[Place, int]:
+        """The index of each entry that was new, by its place."""
+        return {(entry.workspace_id, entry.event_id): index for entry, index in self.entries}
 
 
 class NotStorable(Exception):
@@ -147,44 +157,30 @@ class LogWriter(_Leader):
         """Append a batch, of any tenants, in its order; what a log holds already is passed over.
 
         Heads are locked in the order of their ids, so that any number of writers cannot block each other for ever.
+        Hardly ever does a log hold an event already: only when the database refuses one is it asked for which.
         """
         connection = self._ready()
         with _told():
-            async with connection.transaction():
-                return await self._append(connection, batch)
+            try:
+                async with connection.transaction():
+                    return await self._append(connection, batch, all_new=True)
+            except asyncpg.UniqueViolationError:
+                async with connection.transaction():
+                    return await self._append(connection, batch, all_new=False)
 
-    async def _append(self, connection: asyncpg.Connection, batch: Sequence[NewEntry]) -> Appended:
-        frontiers = await self._lock_heads(connection, sorted({entry.workspace_id for entry in batch}))
-        known = {
-            (row["workspace_id"], row["event_id"])
-            for row in await connection.fetch(
-                _KNOWN, [entry.workspace_id for entry in batch], [entry.event_id for entry in batch]
-            )
-        }
-        fresh: dict[tuple[UUID, UUID], NewEntry] = {}
-        for entry in batch:
-            place = (entry.workspace_id, entry.event_id)
-            if place not in known:
-                fresh.setdefault(place, entry)
-        if not fresh:
-            return Appended({}, {})
-        new = list(fresh.values())
+    async def _append(self, connection: asyncpg.Connection, batch: Sequence[NewEntry], *, all_new: bool) -> Appended:
+        tenants = {entry.workspace_id for entry in batch}
+        frontiers = await self._lock_heads(connection, sorted(tenants))
+        new = batch
+        if not all_new or len({entry.event_id for entry in batch}) < len(batch):
+            new = await self._new(connection, batch)
+            tenants = {entry.workspace_id for entry in new}
+        if not new:
+            return Appended([], {})
         indexes = [frontiers[entry.workspace_id].append(entry.leaf_hash) for entry in new]
-        await connection.execute(
-            _ADD_ENTRIES,
-            [entry.workspace_id for entry in new],
-            indexes,
-            [entry.event_id for entry in new],
-            [entry.action for entry in new],
-            [entry.actor for entry in new],
-            [entry.credential for entry in new],
-            [entry.target for entry in new],
-            [entry.request_id for entry in new],
-            [entry.occurred_at for entry in new],
-            [entry.leaf_hash for entry in new],
-            [entry.leaf for entry in new],
-        )
-        moved = {entry.workspace_id: frontiers[entry.workspace_id] for entry in new}
+        owners, *columns = zip(*new, strict=True)
+        await connection.execute(_ADD_ENTRIES, owners, indexes, *columns)
+        moved = {tenant: frontiers[tenant] for tenant in tenants}
         if completed := [(tenant, node) for tenant, frontier in moved.items() for node in frontier.completed]:
             await connection.execute(
                 _ADD_NODES,
@@ -200,9 +196,19 @@ class LogWriter(_Leader):
             [frontier.root() for frontier in moved.values()],
             [frontier.pack() for frontier in moved.values()],
         )
-        return Appended(
-            dict(zip(fresh, indexes, strict=True)), {tenant: frontier.size for tenant, frontier in moved.items()}
-        )
+        sizes = {tenant: frontier.size for tenant, frontier in moved.items()}
+        return Appended(list(zip(new, indexes, strict=True)), sizes)
+
+    async def _new(self, connection: asyncpg.Connection, batch: Sequence[NewEntry]) -> list[NewEntry]:
+        """What of a batch the logs do not hold yet, each event once."""
+        events = [entry.workspace_id for entry in batch], [entry.event_id for entry in batch]
+        known = {tuple(row) for row in await connection.fetch(_KNOWN, *events)}
+        fresh: dict[Place, NewEntry] = {}
+        for entry in batch:
+            place = (entry.workspace_id, entry.event_id)
+            if place not in known:
+                fresh.setdefault(place, entry)
+        return list(fresh.values())
 
     async def _lock_heads(self, connection: asyncpg.Connection, tenants: list[UUID]) -> dict[UUID, Frontier]:
         rows = await connection.fetch(_LOCK_HEADS, tenants)

@@ -55,9 +55,9 @@ class LogService:
                     done.append(await self._writer.append([self._entry(message)]))
                 except NotStorable:
                     done.append(await self._writer.append([self._entry(_unreadable(message))]))
-        indexes = {place: index for appended in done for place, index in appended.indexes.items()}
-        telemetry.APPENDED.inc(len(indexes))
-        return Appended(indexes, {log: size for appended in done for log, size in appended.sizes.items()})
+        appended = done[0] if len(done) == 1 else Appended.all(done)
+        telemetry.APPENDED.inc(len(appended.entries))
+        return appended
 
     async def list_entries(self, ctx: AuthContext, command: ListEntries) -> EntryPage:
         """The tenant's log, cut at the page's size in entries and in bytes."""
@@ -100,43 +100,34 @@ class LogService:
         return LogPage(entries=page, size=size)
 
     def _entry(self, message: Announced | Unreadable) -> NewEntry:
+        salt = self._entropy(entries.SALT_BYTES)
         if isinstance(message, Announced):
-            try:
-                data = entries.read_data(message.data)
-            except NotCanonical:
-                fields = _malformed(message.tenant, message.id, message.data)
-            else:
-                fields = EntryFields(
-                    id=message.id,
-                    tenant=message.tenant,
-                    action=message.type,
-                    actor=message.actor,
-                    credential=message.credential,
-                    target=message.target,
-                    occurred_at=message.occurred_at,
-                    request_id=message.request_id,
-                    data=data,
-                )
+            fields, leaf = _event(message, salt)
         else:
             fields = _malformed(_tenant_of(message.subject), _id_of(message), message.raw)
-        leaf = entries.leaf(fields, self._entropy(entries.SALT_BYTES))
+            leaf = entries.leaf(fields, salt)
         return NewEntry(
-            workspace_id=ids.tenant_uuid(fields.tenant),
-            event_id=ids.decode(fields.id, "evt"),
-            action=fields.action,
-            actor=fields.actor,
-            credential=fields.credential,
-            target=fields.target,
-            request_id=fields.request_id,
-            occurred_at=fields.occurred_at,
-            leaf_hash=leaf_hash(leaf),
-            leaf=leaf.decode(),
-        )
+            ids.tenant_uuid(fields.tenant), ids.decode(fields.id, "evt"), fields.action, fields.actor,
+            fields.credential, fields.target, fields.request_id, fields.occurred_at, leaf_hash(leaf), leaf.decode(),
+        )  # fmt: skip
 
 
 def no_entry() -> NotFound:
     """The refusal of an event that is not in the log."""
     return NotFound("There is no such event in this workspace's log. It may still be on its way: try again.")
+
+
+def _event(event: Announced, salt: bytes) -> tuple[EntryFields, bytes]:
+    """An event's entry and its leaf; as malformed when the data has no canonical form."""
+    try:
+        fields = EntryFields(
+            event.id, event.tenant, event.type, event.actor, event.credential, event.target, event.occurred_at,
+            event.request_id, entries.read_data(event.data),
+        )  # fmt: skip
+        return fields, entries.leaf(fields, salt)
+    except NotCanonical:
+        fields = _malformed(event.tenant, event.id, event.data)
+        return fields, entries.leaf(fields, salt)
 
 
 def _unreadable(message: Announced | Unreadable) -> Unreadable:
