@@ -28,6 +28,8 @@ from causeloop_gateway.security import Caller, Security, require, service_contex
 
 SESSION = frozenset({"session"})
 ANY = frozenset({"session", "token"})
+WHOLE = "causeloop.response"
+"""An answer in one message, for the edge: status, headers and body."""
 JSON = (b"content-type", b"application/json")
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
 REPLAYED = (b"idempotency-replayed", b"true")
@@ -282,8 +284,7 @@ async def _send(send: Any, status: int, content: bytes, kind: tuple[bytes, bytes
         headers.append(kind)
     if replayed:
         headers.append(REPLAYED)
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
+    await send({"type": WHOLE, "status": status, "headers": headers, "body": content})
 
 
 def documented(endpoint: Endpoint) -> dict[str, Any]:

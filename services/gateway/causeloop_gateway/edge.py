@@ -15,9 +15,10 @@ from starlette.exceptions import HTTPException
 from causeloop_common import telemetry
 from causeloop_common.application import Operations
 from causeloop_common.errors import AppError, Internal, MethodNotAllowed, NotFound
-from causeloop_gateway.commands import Route
+from causeloop_gateway.commands import WHOLE, Route
 from causeloop_gateway.inbound import Inbound
 from causeloop_gateway.problems import problem
+from causeloop_gateway.protocol import respond
 from causeloop_gateway.security import Caller
 
 _log = logging.getLogger(__name__)
@@ -48,11 +49,11 @@ class Edge:
         self._operations = operations
         self._origins = origins
         self._tracer = tracer
-        self._routes: dict[str, list[Route]] = {}
+        self._routes: dict[tuple[str, str], list[Route]] = {}
         for route in api.routes:
             if isinstance(route, Route):
                 for method in route.methods or ():
-                    self._routes.setdefault(method, []).append(route)
+                    self._routes.setdefault((method, _section(route.path)), []).append(route)
         self._log = telemetry.AccessLog("gateway")
         self._requests = cache(telemetry.HTTP_REQUESTS.labels)
         self._seconds = cache(telemetry.HTTP_SECONDS.labels)
@@ -70,6 +71,10 @@ class Edge:
 
         async def answer(message: Any) -> None:
             nonlocal status
+            if message["type"] == WHOLE:
+                status = message["status"]
+                await respond(send, status, (*message["headers"], *common), message["body"])
+                return
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *common]
@@ -96,7 +101,7 @@ class Edge:
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any) -> None:
         """To the route directly; FastAPI has its own pages, and its router tells 404 from 405."""
-        for route in self._routes.get(scope["method"], ()):
+        for route in self._routes.get((scope["method"], _section(scope["path"])), ()):
             if (found := route.path_regex.match(scope["path"])) is not None:
                 scope["route"], scope["path_params"] = route, found.groupdict()
                 await route.app(scope, receive, send)
@@ -112,10 +117,7 @@ class Edge:
         if sent:
             return  # the answer has begun; the connection's end tells the client
         status, headers, body = problem(error, request.request_id)
-        if status == 413:
-            headers.append((b"connection", b"close"))  # the rest of the body is not read
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": WHOLE, "status": status, "headers": headers, "body": body})
 
     def _common_headers(self, request: Inbound) -> list[tuple[bytes, bytes]]:
         headers = [*_ALWAYS, (b"x-request-id", request.request_id.encode())]
@@ -162,6 +164,11 @@ def _end(span: telemetry.Span, request: Inbound, tenant: str, route: str, status
     if tenant:
         span.set("causeloop.tenant", tenant)
     span.end()
+
+
+def _section(path: str) -> str:
+    """The part of a path that tells one noun's routes from the others': of `/v1/keys/a/encrypt` the second."""
+    return path.split("/", 3)[2] if path.count("/") > 1 else ""
 
 
 def _tenant(scope: Any) -> str:

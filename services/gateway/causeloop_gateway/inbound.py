@@ -63,6 +63,11 @@ class Inbound:
         length = self.headers.get("content-length", "")
         if length.isdigit() and int(length) > most:
             raise _too_large(most)
+        if not getattr(getattr(self._receive, "__self__", None), "more_body", True):  # all of it came with the head
+            message = await self._receive()
+            if message["type"] == "http.request" and len(message["body"]) <= most:
+                return bytes(message["body"])
+            raise _too_large(most) if message["type"] == "http.request" else _cut_short()
         chunks: list[bytes] = []
         size, more = 0, True
         try:
@@ -70,7 +75,7 @@ class Inbound:
                 while more:
                     message = await self._receive()
                     if message["type"] == "http.disconnect":
-                        raise Malformed("The request ended before its body did.")
+                        raise _cut_short()
                     chunk = message.get("body", b"")
                     more = message.get("more_body", False)
                     size += len(chunk)
@@ -94,6 +99,10 @@ class Inbound:
 
 def _counted(pairs: list[tuple[str, str]], name: str) -> int:
     return sum(1 for other, _ in pairs if other == name)
+
+
+def _cut_short() -> Malformed:
+    return Malformed("The request ended before its body did.")
 
 
 def _too_large(most: int) -> PayloadTooLarge:

@@ -167,7 +167,7 @@ async def token(house: "House", owner: "Person", until: Until) -> dict[str, Any]
 
 def route_of(listener: Any) -> StreamRoute:
     """What answers, inside of the gateway."""
-    (found,) = (one for one in listener.config.app._routes["GET"] if isinstance(one, StreamRoute))
+    (found,) = (one for one in listener.config.app._routes["GET", "audit"] if isinstance(one, StreamRoute))
     return found
 
 
