@@ -12,7 +12,7 @@ pytestmark = pytest.mark.chaos
 class TestACampaign:
     async def test_of_one_kill_each_breaks_no_promise(self, fragile: Stack, tell: Callable[[str], None]) -> None:
         await fragile.mend()
-        campaign = Campaign(fragile, seed=1, kills=len(TARGETS), limits=Limits(slack=4), say=tell)
+        campaign = Campaign(fragile, seed=1, kills=len(TARGETS), limits=Limits(slack=3), say=tell)
         await campaign.run()
         assert campaign.model.broken == []
         report = campaign.report()

@@ -50,7 +50,7 @@ def sayable() -> list[str]:
     for service in (*SERVICES, OPERATOR, "invented"):
         subjects += [f"cmd.{service}.invented", f"cmd.{service}", f"evt.{TENANT}.{service}.invented"]
         subjects += [f"evt.{TENANT}.{service}.deep.er", f"dead.{service}.x", f"job.{service}.x", f"_INBOX.{service}.x"]
-        subjects += [f"wake.{service}", f"wake.{service}.x"]
+        subjects += [f"wake.{service}", f"wake.{service}.x", f"now.{TENANT}.{service}.invented"]
     subjects += [f"$JS.ACK.{name}.1.1.1.1.0" for name in (INTAKE, OTHERS)]
     subjects += [f"$JS.ACK.domain.hash.{name}.1.1.1.1.0" for name in (INTAKE, OTHERS)]
     subjects += ["$JS.FC.EVENTS.x", "$SYS.REQ.SERVER.PING", "$SYS.REQ.USER.INFO", "_R_.x", "_INBOX.x", "evt.x", "x"]
@@ -69,6 +69,8 @@ def may_say(service: str, subject: str) -> bool:
             return len(rest) >= 3 and rest[1] == service
         case "dead":
             return rest[0] == service
+        case "now":
+            return len(rest) >= 3 and rest[1] == service and service in ("auth", "tenancy")
         case "wake":
             return rest == [service] and service in ("auth", "tenancy", "vault")
         case "$JS":
@@ -83,24 +85,12 @@ def may_say(service: str, subject: str) -> bool:
 
 def hearable() -> list[str]:
     """Every kind of subscription: single subjects, each service's all, and everybody's."""
-    patterns = [
-        *KINDS,
-        ">",
-        "*.>",
-        "wake.>",
-        "wake.*",
-        "cmd.>",
-        "cmd.*.*",
-        "evt.>",
-        "evt.*.*.*",
-        f"evt.{TENANT}.>",
-        "dead.>",
-        "job.>",
-    ]
+    patterns = [*KINDS, ">", "*.>", "cmd.>", "cmd.*.*", "evt.>", "evt.*.*.*", f"evt.{TENANT}.>", "dead.>", "job.>"]
+    patterns += ["wake.>", "wake.*", "now.>", "now.*.*.*", f"now.{TENANT}.>"]
     patterns += ["_INBOX.>", "_INBOX.*.>", "_R_.>", "$JS.>", "$JS.API.>", "$JS.ACK.>", f"$JS.ACK.{INTAKE}.>", "$SYS.>"]
     for service in (*SERVICES, OPERATOR):
         patterns += [f"cmd.{service}.>", f"evt.*.{service}.>", f"dead.{service}.>", f"_INBOX.{service}.>"]
-        patterns += [f"wake.{service}"]
+        patterns += [f"wake.{service}", f"now.*.{service}.>"]
     return patterns
 
 
@@ -112,7 +102,9 @@ def may_hear(service: str, pattern: str) -> bool:
         return True
     if pattern == f"wake.{service}":
         return service in ("auth", "tenancy", "vault")
-    return service == "gateway" and pattern in ("evt.*.auth.>", "evt.*.tenancy.>")
+    return service == "gateway" and pattern in (
+        "evt.*.auth.>", "evt.*.tenancy.>", "now.*.auth.>", "now.*.tenancy.>",
+    )  # fmt: skip
 
 
 async def unheard(_: Exception) -> None:
@@ -161,6 +153,7 @@ class TestEveryCredential:
                     *KINDS, *(f"cmd.{name}.invented" for name in SERVICES), *(f"_INBOX.{name}.x" for name in SERVICES),
                     *(f"evt.{TENANT}.{name}.invented" for name in SERVICES), *(f"dead.{name}.x" for name in SERVICES),
                     "_INBOX.operator.x", "_INBOX.x", "job.vault.x", *(f"wake.{name}" for name in SERVICES),
+                    *(f"now.{TENANT}.{name}.invented" for name in SERVICES),
                 ]  # fmt: skip
                 for subject in spoken:
                     await observer.publish(subject, mark)

@@ -28,7 +28,7 @@ import orjson
 
 from causeloop_common import idempotency, ids, inbox, outbox, rls
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.base import Command, Event, Message
+from causeloop_common.contracts.base import Announced, Command, Event, Message
 from causeloop_common.errors import (
     AppError,
     AuditUnavailable,
@@ -174,6 +174,8 @@ class Database:
         )
         self.published = asyncio.Event()
         """Set after a commit that wrote events: the relay's wake-up."""
+        self.at_once: Callable[[Announced], Awaitable[None]] | None = None
+        """Told of every committed event before the act is answered; it must not raise."""
 
     async def start(self) -> None:
         """Connect; `Unavailable` when the server cannot be reached."""
@@ -304,6 +306,9 @@ class Transaction:
                 raise told from error
         elif self._events:
             self._database.published.set()
+            if self._database.at_once is not None:
+                for values in self._events:
+                    await self._database.at_once(outbox.announced(self.ctx, values))
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
         """All rows."""

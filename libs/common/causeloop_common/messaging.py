@@ -268,6 +268,11 @@ class Bus:
 
         subscriber(_raw(on_event))
 
+    async def say(self, event: Announced) -> None:
+        """Tell those who follow at this moment, ahead of whatever this connection says next; the stream hears later."""
+        with suppress(AppError, nats.errors.Error, OSError):  # the relay says it again
+            await self.client.publish(f"now.{event.tenant}.{event.type}", event.data, headers=event_headers(event))
+
     async def start(self) -> None:
         """Start what was declared with `follow` and `EventRouter`."""
         await self.broker.start()

@@ -100,7 +100,7 @@ class Campaign:
             await self.stack.start(target, wait=False)
             return
         os.kill(server.pid, signal.SIGKILL)
-        await asyncio.sleep(NOTICED + 0.3)  # so that there is a while to be looked at
+        await asyncio.sleep(NOTICED * self.limits.slack + 0.3)  # so that there is a while to be looked at
         with probe.blind():  # a server is started by the main thread, which waits for it
             server.restart()
 

@@ -12,9 +12,10 @@ from tests.chaos.load import DEADLINE
 from tests.stack import Person, Stack
 
 PATIENCE = 60.0
-WORD = 10.0
-"""Seconds after its answer in which a revocation must have reached the gateway, whoever was killed meanwhile: the
-relay has to lead again. Without kills it is 50 ms; the hard bound is what the gateway remembers, 30 s."""
+WORD = 3.0
+"""Seconds after its answer in which a revocation must have reached the gateway, whoever was killed meanwhile. It is
+told before it is answered; only the answer to a retry, of what was done just before a crash, has to wait for the relay
+to lead again. The hard bound is what a gateway remembers, 30 s."""
 
 _PROBLEMS = {401: "refused who is good", 403: "forbade what is allowed", 404: "lost", 500: "failed", 422: "misread"}
 

@@ -62,7 +62,13 @@ STREAMS: tuple[Stream, ...] = (EVENTS, DEAD)
 AUDIT_INTAKE = Consumer("audit_intake", "EVENTS", "audit", ("evt.>",), ack_all=True)
 CONSUMERS: tuple[Consumer, ...] = (AUDIT_INTAKE,)
 
-LISTENS: dict[str, tuple[str, ...]] = {"gateway": ("evt.*.auth.>", "evt.*.tenancy.>")}
+PROMPT: tuple[str, ...] = ("auth", "tenancy")
+"""Whose events are also said at once, before their act is answered, on `now.<tenant>.<service>.<event>`: core NATS,
+without durability, and not part of any stream. What a gateway remembers is forgotten by them."""
+
+LISTENS: dict[str, tuple[str, ...]] = {
+    "gateway": tuple(f"{kind}.*.{service}.>" for kind in ("now", "evt") for service in PROMPT)
+}
 """Live event subjects (core NATS, no durability) a service follows: the gateway evicts what it remembers."""
 
 
@@ -112,6 +118,8 @@ def permissions(service: str) -> BusPermissions:
     subscribe = [f"{inbox(service)}.>", *LISTENS.get(service, ())]
     if service in OWNERS:
         subscribe.append(f"cmd.{service}.>")
+    if service in PROMPT:
+        publish.append(f"now.*.{service}.>")
     if service in RELAYS:
         publish.append(wake(service))
         subscribe.append(wake(service))
