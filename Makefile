@@ -75,6 +75,11 @@ schemas: setup ## Write the JSON Schema of every message
 bench: setup ## Measure against the reference [ROWS=a,b]
 	@exec $(BIN)/python -m tests.bench.run $(if $(ROWS),--rows '$(ROWS)')
 
+.PHONY: chaos
+chaos: setup ## Kill processes at random under load [SEED=n KILLS=100 SLACK=1]
+	@exec $(BIN)/python -m tests.chaos.campaign $(if $(SEED),--seed '$(SEED)') $(if $(KILLS),--kills '$(KILLS)') \
+		$(if $(SLACK),--slack '$(SLACK)')
+
 # ---------------------------------------------------------------------------------------------------------- check
 .PHONY: test
 test: check ## Check, then run every test on real Postgres and NATS [ARGS="-k rotate"]

@@ -60,7 +60,8 @@ class Poller:
                 try:
                     if connection is None:
                         connection = await asyncio.open_connection("127.0.0.1", self._port)
-                    status = await asyncio.wait_for(self._ask(*connection), self._patience)
+                    async with asyncio.timeout(self._patience):  # wait_for can swallow that this poller is to end
+                        status = await self._ask(*connection)
                 except (OSError, EOFError, TimeoutError):
                     if connection is not None:
                         connection[1].transport.abort()

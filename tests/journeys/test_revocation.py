@@ -14,6 +14,8 @@ from tests.poller import Poller, have, outlived
 from tests.proxy import Proxy
 from tests.stack import Person, Stack, told
 
+from causeloop_common import ids
+
 GATEWAYS = 3
 RATE = 60.0
 SOON = 0.05
@@ -43,7 +45,7 @@ def assert_soon(what: str, after: list[float], tell: Callable[[str], None]) -> N
     last = sorted(after)
     told = ", ".join(
         f"{name} {seconds * 1000:.0f} ms"
-        for name, seconds in (("median", statistics.median(last)), ("p99", last[int(len(last) * 0.99)]))
+        for name, seconds in (("median", statistics.median(last)), ("slowest", last[-1]))
     )
     tell(f"revocation: {len(after)} × {what}: last success {told} after the answer")
     assert statistics.median(last) <= SOON, last
@@ -128,22 +130,37 @@ class TestWithTheBusCut:
             assert one.last_success(mended) == 0
 
 
+class TestWithoutARelay:
+    async def test_a_revocation_is_told_before_it_is_answered(
+        self, stack: Stack, ports: list[int], owner: Person, tell: Callable[[str], None]
+    ) -> None:
+        """Or a crash of auth right after its answer would leave the token good until auth is back."""
+        after = []
+        async with stands_still(stack, "causeloop_auth_relay"):
+            for _ in range(5):
+                token = await owner.personal_token("workspace:read")
+                after.append(await outlived(ports, token["token"], RATE, partial(revoke, owner, token)))
+        assert_soon("token, three gateways, no relay", after, tell)
+
+
 class TestWithTheWordLost:
     @pytest.mark.slow
     async def test_no_gateway_serves_longer_than_it_remembers(
         self, stack: Stack, owner: Person, tell: Callable[[str], None]
     ) -> None:
-        """Committed and answered, and the relay does not say it."""
+        """Committed, and nobody says it."""
         token = await owner.personal_token("workspace:read")
         remembering = stack.replicas("gateway", 1, REMEMBERED_SECONDS=str(LIFE))
         async with remembering as (name,), Poller(stack.port_of(name), token["token"], RATE) as poller:
             await have([poller], 200, 10)
-            async with stands_still(stack, "causeloop_auth_relay"):
-                await revoke(owner, token)
-                answered = time.monotonic()
-                await have([poller], 401, 20)
-                last = poller.last_success(answered)
-            tell(f"revocation: word lost: last success {last:.1f} s after the answer, remembered for {LIFE} s")
+            async with stack.sql() as sql, sql.transaction():
+                await sql.execute("SET LOCAL session_replication_role = replica")  # the guard wants an event
+                token_id = ids.decode(token["id"], "tok")
+                await sql.execute("UPDATE auth.tokens SET revoked_at = now() WHERE id = $1", token_id)
+            revoked = time.monotonic()
+            await have([poller], 401, 20)
+            last = poller.last_success(revoked)
+            tell(f"revocation: word lost: last success {last:.1f} s after it, remembered for {LIFE} s")
             assert AT_LAST < last <= LIFE + 0.2  # or it was not lost, and nothing was tested
 
 

@@ -57,6 +57,7 @@ def sayable() -> list[str]:
             f"_INBOX.{service}.x",
             f"wake.{service}",
             f"wake.{service}.x",
+            f"now.{TENANT}.{service}.invented",
         ]
     subjects += [f"$JS.ACK.{name}.1.1.1.1.0" for name in (INTAKE, OTHERS)]
     subjects += [f"$JS.ACK.domain.hash.{name}.1.1.1.1.0" for name in (INTAKE, OTHERS)]
@@ -88,6 +89,8 @@ def may_say(service: str, subject: str) -> bool:
             return len(rest) >= 3 and rest[1] == service
         case "dead":
             return rest[0] == service
+        case "now":
+            return len(rest) >= 3 and rest[1] == service and service in ("auth", "tenancy")
         case "wake":
             return rest == [service] and service in ("auth", "tenancy", "vault")
         case "head":
@@ -104,28 +107,13 @@ def may_say(service: str, subject: str) -> bool:
 
 def hearable() -> list[str]:
     """Every kind of subscription: single subjects, each service's all, and everybody's."""
-    patterns = [
-        *KINDS,
-        "head.*",
-        f"head.{TENANT}",
-        "head.>",
-        "head.*.x",
-        "wake.>",
-        "wake.*",
-        ">",
-        "*.>",
-        "cmd.>",
-        "cmd.*.*",
-        "evt.>",
-        "evt.*.*.*",
-        f"evt.{TENANT}.>",
-        "dead.>",
-        "job.>",
-    ]
+    patterns = [*KINDS, ">", "*.>", "cmd.>", "cmd.*.*", "evt.>", "evt.*.*.*", f"evt.{TENANT}.>", "dead.>", "job.>"]
+    patterns += ["wake.>", "wake.*", "now.>", "now.*.*.*", f"now.{TENANT}.>"]
+    patterns += ["head.*", f"head.{TENANT}", "head.>", "head.*.x"]
     patterns += ["_INBOX.>", "_INBOX.*.>", "_R_.>", "$JS.>", "$JS.API.>", "$JS.ACK.>", f"$JS.ACK.{INTAKE}.>", "$SYS.>"]
     for service in (*SERVICES, OPERATOR):
         patterns += [f"cmd.{service}.>", f"evt.*.{service}.>", f"dead.{service}.>", f"_INBOX.{service}.>"]
-        patterns += [f"wake.{service}"]
+        patterns += [f"wake.{service}", f"now.*.{service}.>"]
     return patterns
 
 
@@ -138,7 +126,9 @@ def may_hear(service: str, pattern: str) -> bool:
     if pattern == f"wake.{service}":
         return service in ("auth", "tenancy", "vault")
     heads = ("head.*", f"head.{TENANT}", "head.>")  # the server takes the last for the first; nobody says more anyway
-    return service == "gateway" and pattern in ("evt.*.auth.>", "evt.*.tenancy.>", *heads)
+    return service == "gateway" and pattern in (
+        "evt.*.auth.>", "evt.*.tenancy.>", "now.*.auth.>", "now.*.tenancy.>", *heads,
+    )  # fmt: skip
 
 
 async def unheard(_: Exception) -> None:
@@ -188,6 +178,7 @@ class TestEveryCredential:
                     *(f"evt.{TENANT}.{name}.invented" for name in SERVICES), *(f"dead.{name}.x" for name in SERVICES),
                     "_INBOX.operator.x", "_INBOX.x", "job.vault.x", f"head.{TENANT}",
                     *(f"wake.{name}" for name in SERVICES),
+                    *(f"now.{TENANT}.{name}.invented" for name in SERVICES),
                 ]  # fmt: skip
                 for subject in spoken:
                     await observer.publish(subject, mark)

@@ -23,6 +23,7 @@ import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from causeloop_common import telemetry
+from causeloop_common.contracts import topology
 from causeloop_common.database import Database
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.messaging import Bus, CommandRouter, EventRouter
@@ -86,6 +87,8 @@ class Application:
 
     def relay(self, database: Database) -> None:
         """Put the events of this database on the bus."""
+        if self.name in topology.PROMPT:
+            database.at_once = self.bus.say
         relay = Relay(self.settings.dsn(f"causeloop_{self.name}_relay"), self.name, self.bus, database.published)
         self.background("relay", relay.run)
 

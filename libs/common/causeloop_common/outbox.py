@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import UUID
 
 from causeloop_common import ids, rls
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.base import EVENT_BYTES, Event
+from causeloop_common.contracts.base import EVENT_BYTES, Announced, Event
 from causeloop_common.errors import PayloadTooLarge
 from causeloop_common.statements import Statement
 
@@ -163,4 +163,21 @@ def row(ctx: AuthContext, event: Event, traceparent: str | None = None) -> tuple
         traceparent or ctx.traceparent,
         datetime.now(UTC),
         data.decode(),
+    )
+
+
+def announced(ctx: AuthContext, values: tuple[Any, ...]) -> Announced:
+    """The event that `row` made, as it is announced."""
+    event_id, kind, target, actor, credential, request_id, traceparent, occurred_at, data = values
+    return Announced(
+        id=ids.encode("evt", event_id),
+        tenant=ctx.tenant,
+        type=kind,
+        occurred_at=occurred_at,
+        actor=actor,
+        credential=credential,
+        target=target,
+        request_id=request_id,
+        traceparent=traceparent,
+        data=data.encode(),
     )

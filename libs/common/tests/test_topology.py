@@ -39,6 +39,11 @@ class TestPermissions:
             *topology.LISTENS.get(service, ()),
         }
 
+    def test_only_whose_events_evict_says_them_at_once_and_only_in_its_own_name(self) -> None:
+        for service in topology.SERVICES:
+            said = [subject for subject in permissions(service).publish if subject.startswith("now")]
+            assert said == ([f"now.*.{service}.>"] if service in ("auth", "tenancy") else [])
+
     def test_only_a_service_with_an_outbox_wakes_a_relay_and_only_its_own(self) -> None:
         for service in topology.SERVICES:
             calls = [subject for subject in permissions(service).publish if subject.startswith("wake")]
@@ -66,7 +71,7 @@ class TestPermissions:
             for subject in permissions(service).publish:
                 assert not subject.startswith((">", "*", "$JS.API.>", "_INBOX", "cmd.*", "cmd.>"))
             for subject in permissions(service).subscribe:
-                assert subject.split(".")[0] in ("_INBOX", "cmd", "evt", "head", "wake")
+                assert subject.split(".")[0] in ("_INBOX", "cmd", "evt", "head", "now", "wake")
                 assert subject not in ("_INBOX.>", "cmd.>", "evt.>")
 
     def test_the_operator_makes_streams_and_says_nothing(self) -> None:
@@ -191,7 +196,7 @@ class TestServer:
         one = await connect(service)
         others = [other for other in (*topology.SERVICES, topology.OPERATOR) if other != service]
 
-        everything = (">", "_INBOX.>", "cmd.>", "evt.>", "dead.>", "wake.>", "$JS.>", "$SYS.>")
+        everything = (">", "_INBOX.>", "cmd.>", "evt.>", "dead.>", "now.>", "wake.>", "$JS.>", "$SYS.>")
         inboxes = [f"{topology.inbox(other)}.>" for other in others]
         commands = [f"cmd.{other}.>" for other in others]
         calls = [f"wake.{other}" for other in others]

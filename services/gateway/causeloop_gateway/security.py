@@ -124,8 +124,9 @@ class Security:
         self.on_evict: list[Callable[[str], None]] = []
         """Called with a credential or tenant of which something was forgotten: whoever relies on it asks again."""
         bus.on_disconnect.append(self.forget)
-        bus.follow("evt.*.auth.>", self._on_auth)
-        bus.follow("evt.*.tenancy.>", self._on_tenancy)
+        for kind in ("now", "evt"):  # said before the answer; and by the relay, should the first word be lost
+            bus.follow(f"{kind}.*.auth.>", self._on_auth)
+            bus.follow(f"{kind}.*.tenancy.>", self._on_tenancy)
 
     def forget(self) -> None:
         """Forget everybody."""

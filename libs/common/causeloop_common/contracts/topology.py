@@ -65,10 +65,16 @@ CONSUMERS: tuple[Consumer, ...] = (AUDIT_INTAKE,)
 HEADS = "head.*"
 """`head.<tenant>`: a tenant's log has grown, its new size as ASCII decimal. A wake-up without durability, no truth."""
 
-SAYS: dict[str, tuple[str, ...]] = {"audit": (HEADS,)}
+PROMPT: tuple[str, ...] = ("auth", "tenancy")
+"""Whose events are also said at once, before their act is answered, on `now.<tenant>.<service>.<event>`: core NATS,
+without durability, and not part of any stream. What a gateway remembers is forgotten by them."""
+
+SAYS: dict[str, tuple[str, ...]] = {"audit": (HEADS,), **{name: (f"now.*.{name}.>",) for name in PROMPT}}
 """Live subjects (core NATS, no durability) that only this service may say something on."""
 
-LISTENS: dict[str, tuple[str, ...]] = {"gateway": ("evt.*.auth.>", "evt.*.tenancy.>", HEADS)}
+LISTENS: dict[str, tuple[str, ...]] = {
+    "gateway": (*(f"{kind}.*.{service}.>" for kind in ("now", "evt") for service in PROMPT), HEADS)
+}
 """Live subjects a service hears: the gateway evicts what it remembers, and wakes the streams of a log that grew."""
 
 

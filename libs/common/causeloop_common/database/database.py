@@ -1,7 +1,7 @@
 """One role's view of its schema: connections, transactions, and the proof of isolation."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ import asyncpg
 
 from causeloop_common import idempotency, ids, inbox, outbox, rls, telemetry
 from causeloop_common.context import AuthContext
+from causeloop_common.contracts.base import Announced
 from causeloop_common.database.connections import (
     CONNECT_SECONDS,
     KEEPALIVE,
@@ -47,6 +48,8 @@ class Database:
         )
         self.published = asyncio.Event()
         """Set after a commit that wrote events: the relay's wake-up."""
+        self.at_once: Callable[[Announced], Awaitable[None]] | None = None
+        """Told of every committed event before the act is answered; it must not raise."""
 
     async def start(self) -> None:
         """Connect; `Unavailable` when the server cannot be reached."""

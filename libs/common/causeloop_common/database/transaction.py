@@ -108,6 +108,9 @@ class Transaction:
                 raise told from error
         elif self._events:
             self._database.published.set()
+            if self._database.at_once is not None:
+                for values in self._events:
+                    await self._database.at_once(outbox.announced(self.ctx, values))
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
         """All rows."""

@@ -29,7 +29,7 @@ from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import Announced, Command, Envelope, Message
 from causeloop_common.errors import AppError, PayloadTooLarge, Timeout, Unavailable
 from causeloop_common.keys import KeyRing, Sealer
-from causeloop_common.messaging.cloudevents import announced
+from causeloop_common.messaging.cloudevents import announced, event_headers
 from causeloop_common.messaging.replies import Replies
 from causeloop_common.messaging.wire import (
     DEADLINE,
@@ -203,6 +203,11 @@ class Bus:
                 await receive(announced(message.raw_message))
 
         subscriber(raw(on_event))
+
+    async def say(self, event: Announced) -> None:
+        """Tell those who follow at this moment, ahead of whatever this connection says next; the stream hears later."""
+        with suppress(AppError, nats.errors.Error, OSError):  # the relay says it again
+            await self.client.publish(f"now.{event.tenant}.{event.type}", event.data, headers=event_headers(event))
 
     async def hear(self, subject: str, receive: Callable[[Msg], Awaitable[None]]) -> Subscription:
         """Hear a live subject from now on, over reconnects, until `unsubscribe`; what was missed is gone.

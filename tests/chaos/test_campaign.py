@@ -1,0 +1,22 @@
+"""The campaign of `make chaos`, short: everybody killed once, and every promise held."""
+
+from collections.abc import Callable
+
+import pytest
+from tests.chaos.campaign.campaign import TARGETS, Campaign, Limits
+from tests.stack import Stack
+
+pytestmark = pytest.mark.chaos
+
+
+class TestACampaign:
+    async def test_of_one_kill_each_breaks_no_promise(self, fragile: Stack, tell: Callable[[str], None]) -> None:
+        await fragile.mend()
+        campaign = Campaign(fragile, seed=1, kills=len(TARGETS), limits=Limits(slack=3), say=tell)
+        await campaign.run()
+        assert campaign.model.broken == []
+        report = campaign.report()
+        assert set(report["targets"]) == set(TARGETS)
+        assert report["acts"] > 50
+        assert report["answers"]["503"] > 0
+        tell(f"chaos: {report['kills']} kills, {report['acts']} acts acknowledged; answers: {report['answers']}")
