@@ -82,6 +82,7 @@ def table(report: dict[str, Any]) -> str:
     word = report["revocations"]
     lines += [
         f"{report['kills']} kills in {report['seconds']} s, {report['acts']} acts acknowledged; answers: {answers}",
+        f"{report['proven']} entries proven, each from its hash to a checkpoint that the vault signed",
         f"{word['count']} revocations, last success {word['last_success_ms']} ms after the answer",
         "every promise held" if report["holds"] else f"{len(report['broken'])} promises broken",
     ]

@@ -166,6 +166,7 @@ class Campaign:
             "broken": self.model.broken,
             "targets": targets,
             "acts": self.model.acts,
+            "proven": self.model.proven,
             "answers": {str(status): count for status, count in sorted(self.model.answers.items())},
             "revocations": {
                 "count": len(self.model.words),

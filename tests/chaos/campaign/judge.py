@@ -1,7 +1,8 @@
 """What has to be true in the end, whoever was killed when.
 
 Every acknowledged act is in the database and exactly once in its tenant's log, nothing is doubled, nothing that was
-refused with 503 happened, one key has one effect, logs are dense and compute, tokens open what they should and no more.
+refused with 503 happened, one key has one effect, tokens open what they should and no more. Every log is dense,
+computes, is signed, and begins with each head of it that anybody was told; every entry of it is proven.
 """
 
 from collections import Counter
@@ -10,10 +11,19 @@ from typing import Any
 import httpx
 from tests.chaos.campaign.model import Model, fate
 from tests.log import assert_computes, stored_log
-from tests.stack import Stack, until
+from tests.stack import Stack, asking, until
 
+from causeloop_cli.audit.verification import Refused, Verification
 from causeloop_common import ids
 from causeloop_common.contracts import topology
+from causeloop_common.contracts.audit import GetCheckpoint, ProveEntry
+from causeloop_common.contracts.vault import GetLogKey
+from causeloop_common.errors import AppError
+from causeloop_common.permissions import Permission
+from causeloop_common.tlog import NotVerified
+from causeloop_common.tlog.merkle import leaf_hash
+from causeloop_common.tlog.note import VerifierKey
+from causeloop_common.tlog.proof import LogProof
 
 Log = Counter[tuple[str, str]]
 """How often a tenant's log has an action on a target."""
@@ -42,11 +52,7 @@ async def judge(stack: Stack, model: Model) -> None:
         await _judge_workspaces(sql, model, logs)
     _judge_sessions(model, logs)
     await _judge_access(stack, model)
-
-
-def assert_provable(entries: list[Any], head: Any, tenant: str) -> None:
-    """The log is what it says it is: dense, canonical, and its root recomputes."""
-    assert_computes(entries, head, tenant)
+    await _judge_proofs(stack, model)
 
 
 async def _drained(stack: Stack, model: Model) -> None:
@@ -74,11 +80,35 @@ async def _logs(stack: Stack, model: Model) -> dict[str, Log]:
     for tenant in _tenants(model):
         entries, head = await stored_log(stack, tenant)
         try:
-            assert_provable(entries, head, tenant)
+            assert_computes(entries, head, tenant)
         except (AssertionError, TypeError) as error:
             model.breaks(f"the log of {tenant} does not hold: {str(error)[:300]}")
         logs[tenant] = Counter((entry["action"], entry["target"]) for entry in entries)
     return logs
+
+
+async def _judge_proofs(stack: Stack, model: Model) -> None:
+    """Every log as an auditor sees it who trusts a key and the heads that were told, and nothing else."""
+    kept: dict[str, list[str]] = {}
+    for tenant, signed in model.checkpoints:
+        kept.setdefault(tenant, []).append(signed)
+    async with stack.bus_of("gateway") as bus:  # which may ask in every tenant, realms too
+        for tenant in _tenants(model):
+            ctx = asking(tenant, "svc_judge", Permission.AUDIT_READ)
+            entries, _ = await stored_log(stack, tenant)
+            leaves = [entry["leaf"].encode() for entry in entries]
+            try:
+                key = (await bus.call(ctx, GetLogKey())).key
+                signed = (await bus.call(ctx, GetCheckpoint())).checkpoint
+                for earlier in kept.get(tenant, [None]):  # type: ignore[list-item]
+                    Verification(lambda _: None).log(key, None, signed, leaves, earlier)
+                for entry, leaf in zip(entries, leaves, strict=True):
+                    proof = await bus.call(ctx, ProveEntry(id=ids.encode("evt", entry["event_id"])))
+                    LogProof.parse(proof.tlog_proof).verified(VerifierKey.parse(key), leaf_hash(leaf))
+                    assert proof.index == entry["index"]
+                    model.proven += 1
+            except (AppError, Refused, NotVerified, AssertionError) as error:
+                model.breaks(f"the log of {tenant} is not proven: {str(error)[:300]}")
 
 
 def _judge_presence(model: Model, what: str, answers: list[int], there: int) -> bool:

@@ -79,6 +79,10 @@ class Model:
     tokens: list[Token] = field(default_factory=list)
     workspaces: list[Workspace] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
+    checkpoints: list[tuple[str, str]] = field(default_factory=list)
+    """Signed heads that were told of workspaces' logs: nothing of them may ever change."""
+    proven: int = 0
+    """Entries whose proof was verified in the end."""
     answers: Counter[int] = field(default_factory=Counter)
     words: list[float] = field(default_factory=list)
     """Seconds from the answer to a revocation until the last success."""

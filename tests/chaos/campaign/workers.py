@@ -46,8 +46,8 @@ class Worker:
         if not await self._create_workspace(person) or not await self._refresh(person, session):
             return
         acts: list[Callable[[Person, Session], Awaitable[Any]]] = [
-            self._put, self._put, self._reveal, self._read, self._list, self._read_log, self._make_token,
-            self._use_token, self._revoke, self._refresh,
+            self._put, self._put, self._reveal, self._read, self._list, self._read_log, self._keep_checkpoint,
+            self._make_token, self._use_token, self._revoke, self._refresh,
         ]  # fmt: skip
         for _ in range(self._choices.randint(20, 60)):
             if self.stopped:
@@ -125,6 +125,11 @@ class Worker:
 
     async def _read_log(self, person: Person, session: Session) -> None:
         await self._once(lambda: person.get("/audit/events?limit=5"))
+
+    async def _keep_checkpoint(self, person: Person, session: Session) -> None:
+        answer = await self._once(lambda: person.get("/audit/checkpoint"))
+        if answer.is_success:
+            self._model.checkpoints.append((person.workspace, answer.json()["checkpoint"]))
 
     async def _make_token(self, person: Person, session: Session) -> None:
         token = Token(person.workspace, self._new("t"), keyed=self._choices.random() < 0.5)
