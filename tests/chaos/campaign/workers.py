@@ -199,10 +199,21 @@ class Worker:
         """Under a key until it is answered, otherwise once; None when it was not done or nobody knows."""
         if keyed:
             headers = {"idempotency-key": f"{self._choices.getrandbits(128):032x}"}
-            return await self._insist(answers, lambda: ask(headers))
+            answer = await self._insist(answers, lambda: ask(headers))
+            if answer is not None and self._choices.random() < 0.3:
+                await self._ask_again(answer, lambda: ask(headers))
+            return answer
         answer = await self._once(lambda: ask({}))
         answers.append(answer.status_code)
         return answer if answer.is_success else None
+
+    async def _ask_again(self, first: httpx.Response, ask: Callable[[], Awaitable[httpx.Response]]) -> None:
+        """As a client that does not believe its ears: it has to hear the same, or that it was told before."""
+        again = await self._once(ask)
+        same = (again.status_code, again.content) == (first.status_code, first.content)
+        if again.status_code not in FAULTS and again.status_code != 409 and not same:
+            path = again.request.url.path
+            self._model.breaks(f"{path}: the same key is answered {first.text[:100]}, then {again.text[:100]}")
 
     async def _insist(
         self, answers: list[int], ask: Callable[[], Awaitable[httpx.Response]], *, every: bool = False
