@@ -30,12 +30,12 @@ TENANT = re.compile(rf"(?:ws|usr)_{SUFFIX}")
 
 def uuid7() -> UUID:
     """A new UUIDv7: milliseconds since the epoch, then 74 random bits."""
-    return UUID(bytes=_uuid7())
+    return UUID(int=_uuid7())
 
 
-def _uuid7() -> bytes:
+def _uuid7() -> int:
     value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    return (value & _V7_MASK | _V7_BITS).to_bytes(16, "big")
+    return value & _V7_MASK | _V7_BITS
 
 
 def uuid8(digest: bytes, *, realm: bool) -> UUID:
@@ -51,11 +51,10 @@ def uuid8(digest: bytes, *, realm: bool) -> UUID:
 
 def encode(prefix: str, value: UUID) -> str:
     """The TypeID text of a UUID (of Python's or asyncpg's class)."""
-    return _encode(prefix, value.bytes)
+    return _encode(prefix, value.int)
 
 
-def _encode(prefix: str, raw: bytes) -> str:
-    value = int.from_bytes(raw, "big")
+def _encode(prefix: str, value: int) -> str:
     pairs = [_PAIRS[value >> shift & 1023] for shift in _SHIFTS]
     return f"{prefix}_{''.join(pairs)}"
 

@@ -34,7 +34,7 @@ from causeloop_common.errors import (
     Unavailable,
 )
 from causeloop_common.idempotency import Replayed
-from causeloop_common.messaging import Bus, CommandRouter
+from causeloop_common.messaging import Bus, CommandRouter, wire
 
 Connect = Callable[[str], Awaitable[Bus]]
 Serve = Callable[..., Awaitable[Bus]]
@@ -359,3 +359,16 @@ class TestSealing:
         other = gateway.envelope_of_reply(replace(workspace, tenant=ids.new("ws")), command)
         with pytest.raises(ValueError, match="is not sealed for this receiver and message"):
             RevealedSecret.model_validate_json(answer.body, context=other)
+
+
+class TestTheHead:
+    def test_is_a_line_for_each_header(self) -> None:
+        assert wire.head({"A": "1", "B-C": "two words"}) == b"NATS/1.0\r\nA: 1\r\nB-C: two words\r\n\r\n"
+        assert wire.head({}) == b"NATS/1.0\r\n\r\n"
+
+    @pytest.mark.parametrize("value", ["x\r\nB: y", "x\ny", "x\r", "\n"])
+    def test_no_value_begins_a_line_of_its_own(self, value: str) -> None:
+        with pytest.raises(ValueError, match="must be one line"):
+            wire.head({"A": value})
+        with pytest.raises(ValueError, match="must be one line"):
+            wire.head({value: "x"})

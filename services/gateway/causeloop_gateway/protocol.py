@@ -123,13 +123,13 @@ class BoundedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._head_bytes > HEADER_BYTES:
             self._refuse(HeadersTooLarge(f"The request's headers are larger than {HEADER_BYTES} bytes. Send less."))
+        elif self._in_head and self._too_slow is None:  # hardly ever: most heads arrive in one piece
+            self._expect_head()
 
     def on_message_begin(self) -> None:
         """A new request's head begins."""
         self._in_head = True
         self._head_bytes = 0
-        if self._too_slow is None:
-            self._expect_head()
         super().on_message_begin()
         self.scope["causeloop.transport"] = self.transport  # type: ignore[typeddict-unknown-key]
 

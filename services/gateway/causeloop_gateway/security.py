@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Generic, NamedTuple, TypeVar
 
 from causeloop_common import ids, telemetry
@@ -162,7 +163,7 @@ class Security:
         if standing is None:
             raise Unauthorized("The token's owner does not belong to its workspace. Sign in to another one.")
         if identity.scopes is None:
-            return standing | REALM_PERMISSIONS
+            return _with_own(standing)
         return standing.intersection(identity.scopes)
 
     async def _standing(self, identity: Identity, request_id: str, traceparent: str) -> frozenset[str] | None:
@@ -188,6 +189,12 @@ class Security:
     def _told(self, tag: str) -> None:
         for react in self.on_evict:
             react(tag)
+
+
+@lru_cache(maxsize=1024)
+def _with_own(standing: frozenset[str]) -> frozenset[str]:
+    """What a session may do; the same set for the same standing, whose hash is then known."""
+    return standing | REALM_PERMISSIONS
 
 
 def service_context(tenant: str, request_id: str, traceparent: str, permission: str) -> AuthContext:

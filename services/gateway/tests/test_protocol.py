@@ -95,6 +95,31 @@ class TestTrailers:
         assert (await connection.answer())[0] == 422
 
 
+class TestAnAnswer:
+    async def test_before_the_whole_body_came_says_that_it_ends_the_connection(self, wire: Connect) -> None:
+        connection = await wire()
+        await connection.say(b"PUT /v1/secrets/a HTTP/1.1\r\nhost: x\r\ncontent-length: 20\r\n\r\n")
+        status, headers, _ = await connection.answer()
+        assert (status, headers["connection"]) == (401, "close")
+        assert await connection.is_closed()
+
+    async def test_after_the_whole_request_leaves_it_open(self, wire: Connect) -> None:
+        connection = await wire()
+        for _ in range(2):
+            await connection.say(b"PUT /v1/secrets/a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+            status, headers, body = await connection.answer()
+            assert status == 401
+            assert "connection" not in headers
+            assert len(body) == int(headers["content-length"])
+
+    async def test_ends_the_connection_of_who_asked_for_that(self, wire: Connect) -> None:
+        connection = await wire()
+        await connection.say(b"PUT /v1/secrets/a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        status, headers, _ = await connection.answer()
+        assert (status, headers["connection"]) == (401, "close")
+        assert await connection.is_closed()
+
+
 class TestAnotherProtocol:
     @pytest.mark.parametrize(
         "head",

@@ -6,6 +6,8 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from causeloop_common.messaging.wire import head
+
 
 class Replies:
     """The replies to this process's requests: one subscription on its private inbox, a future for each request."""
@@ -32,7 +34,7 @@ class Replies:
         self._waiting[inbox] = waiting
         timer = loop.call_later(seconds, _time_out, waiting)
         try:
-            await self._client.publish(subject, body, reply=inbox, headers=headers)
+            await self._publish(subject, inbox, head(headers), body)
             reply = await waiting
         finally:
             timer.cancel()
@@ -40,6 +42,18 @@ class Replies:
         if reply.headers is not None and reply.headers.get("Status") == "503":
             raise nats.errors.NoRespondersError
         return reply
+
+    async def _publish(self, subject: str, inbox: str, block: bytes, body: bytes) -> None:
+        """As `Client.publish` does, which builds headers letter by letter: a tenth of the gateway's work."""
+        client, size = self._client, len(block)
+        if not client.is_connected:
+            raise nats.errors.ConnectionClosedError
+        client.stats["out_msgs"] += 1
+        client.stats["out_bytes"] += len(body)
+        line = f"HPUB {subject} {inbox} {size} {size + len(body)}\r\n"
+        await client._send_command(b"".join((line.encode(), block, body, b"\r\n")))
+        if client._flush_queue is not None and client._flush_queue.empty():
+            await client._flush_pending()
 
     async def _on_reply(self, message: Msg) -> None:
         waiting = self._waiting.get(message.subject)

@@ -3,6 +3,8 @@
 An error crosses as code and sentence (NATS ADR-32), with the fields of a validation in the body.
 """
 
+from collections.abc import Mapping
+
 import orjson
 from pydantic import ValidationError
 
@@ -21,6 +23,14 @@ TRACEPARENT = "traceparent"
 
 HEADROOM_BYTES = 16 * 1024
 """Of `max_payload`, for the protocol's own lines."""
+
+
+def head(headers: Mapping[str, str]) -> bytes:
+    """A message's header block (NATS ADR-4); ValueError when a value would begin a line of its own."""
+    block = "\r\n".join(["NATS/1.0", *[f"{name}: {value}" for name, value in headers.items()], "\r\n"])
+    if block.count("\n") != len(headers) + 2 or block.count("\r") != len(headers) + 2:
+        raise ValueError("A header's value must be one line.")
+    return block.encode()
 
 
 def error_from(code: str, headers: dict[str, str], body: bytes) -> AppError:
