@@ -89,7 +89,7 @@ async def _logs(stack: Stack, model: Model) -> dict[str, Log]:
 
 async def _judge_proofs(stack: Stack, model: Model) -> None:
     """Every log as an auditor sees it who trusts a key and the heads that were told, and nothing else."""
-    kept: dict[str, list[str]] = {}
+    kept: dict[str, list[str | None]] = {}
     for tenant, signed in model.checkpoints:
         kept.setdefault(tenant, []).append(signed)
     async with stack.bus_of("gateway") as bus:  # which may ask in every tenant, realms too
@@ -100,7 +100,7 @@ async def _judge_proofs(stack: Stack, model: Model) -> None:
             try:
                 key = (await bus.call(ctx, GetLogKey())).key
                 signed = (await bus.call(ctx, GetCheckpoint())).checkpoint
-                for earlier in kept.get(tenant, [None]):  # type: ignore[list-item]
+                for earlier in kept.get(tenant, [None]):
                     Verification(lambda _: None).log(key, None, signed, leaves, earlier)
                 for entry, leaf in zip(entries, leaves, strict=True):
                     proof = await bus.call(ctx, ProveEntry(id=ids.encode("evt", entry["event_id"])))
