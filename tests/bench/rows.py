@@ -39,6 +39,8 @@ class Bed:
     port: int
     reference_port: int
     token: str
+    workspace: str
+    told: dict[str, Any]
 
 
 @contextlib.contextmanager
@@ -110,7 +112,7 @@ def bed() -> Iterator[Bed]:
                 assert running.stdout is not None
                 running.stdout.readline()
         wait_for(lambda: _listens(reference_port))
-        yield Bed(port, reference_port, token)
+        yield Bed(port, reference_port, token, workspace, told)
 
 
 def _answers(url: str) -> bool:

@@ -40,9 +40,9 @@ class Row:
 
 def main() -> int:
     """Measure the rows asked for."""
-    from tests.bench import audit, rows, vault  # they import this module
+    from tests.bench import audit, proof, rows, vault  # they import this module
 
-    known: dict[str, Callable[[int, float], Row]] = {**rows.ROWS, **vault.ROWS, **audit.ROWS}
+    known: dict[str, Callable[[int, float], Row]] = {**rows.ROWS, **vault.ROWS, **audit.ROWS, **proof.ROWS}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", help=f"comma-separated: {', '.join(known)}")
     parser.add_argument("--rounds", type=int, default=5)
