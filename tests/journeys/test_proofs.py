@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.log import tree_hash
-from tests.stack import Person, Stack, refused, told
+from tests.stack import Person, Stack, refused, told, until
 
 from causeloop_common import ids
 from causeloop_common.tlog import merkle
@@ -84,6 +84,13 @@ async def rewritten(stack: Stack, person: Person, *statements: str) -> AsyncIter
                     names = ", ".join(f'"{name}"' for name in row["r"].keys())  # noqa: SIM118  a record
                     marks = ", ".join(f"${n}" for n in range(1, len(row["r"]) + 1))
                     await sql.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", *row["r"].values())
+
+
+async def is_signed(stack: Stack, person: Person) -> bool:
+    """Whether the head of a workspace's log is signed as it stands."""
+    async with stack.sql() as sql:
+        found = "SELECT count(*) FROM audit.heads JOIN audit.checkpoints USING (workspace_id, size, root)"
+        return bool(await sql.fetchval(f"{found} WHERE workspace_id = $1", ids.tenant_uuid(person.workspace)))
 
 
 class TestCheckpoint:
@@ -210,6 +217,52 @@ class TestAnAuditor:
             code, output = await causeloop("verify")
             assert code == 1
             assert "NOT VERIFIED: step 5, root." in output
+
+    async def test_is_told_of_a_log_that_was_rewritten_at_its_size_and_gets_no_old_checkpoint_for_it(
+        self, stack: Stack, person: Person
+    ) -> None:
+        await checkpoint_of(person)
+        forged = merkle.leaf_hash(b"forged").hex()
+        async with rewritten(stack, person, f"UPDATE audit.heads SET root = '\\x{forged}' WHERE workspace_id = $1"):
+            problem = refused(await person.get("/audit/checkpoint"), 409, "conflict")
+            assert "another root than was signed at the same size" in problem["detail"]
+
+    async def test_is_told_of_a_log_that_lost_entries_and_audit_goes_on_for_everybody_else(
+        self, stack: Stack, person: Person
+    ) -> None:
+        """What is missing for a proof ends nobody's signing but its own."""
+        size = (await checkpoint_of(person)).size
+        broken = await stack.metric("audit", "causeloop_audit_logs_broken_total")
+        async with rewritten(
+            stack,
+            person,
+            "DELETE FROM audit.entries WHERE workspace_id = $1 AND index = 1",
+            "UPDATE audit.heads SET size = size + 1, root = sha256('x') WHERE workspace_id = $1",
+        ):
+            refused(await person.get("/audit/checkpoint"), 409, "conflict")
+            problem = refused(await person.get(f"/audit/consistency?from=1&to={size}"), 409, "conflict")
+            assert "entries or nodes of it are missing" in problem["detail"]
+            other = await stack.sign_up()
+            await until("the signer signs a log that nobody asks for", lambda: is_signed(stack, other))
+            assert (await stack.readiness("audit"))["status"] == "ready"
+        assert await stack.metric("audit", "causeloop_audit_logs_broken_total") > broken
+
+    async def test_is_warned_of_a_restored_log_though_nobody_asks(self, stack: Stack, person: Person) -> None:
+        size = (await checkpoint_of(person)).size
+        broken = await stack.metric("audit", "causeloop_audit_logs_broken_total")
+
+        async def noticed() -> bool:
+            return await stack.metric("audit", "causeloop_audit_logs_broken_total") > broken
+
+        async with rewritten(
+            stack,
+            person,
+            f"DELETE FROM audit.entries WHERE workspace_id = $1 AND index >= {size - 1}",
+            f"UPDATE audit.heads SET size = {size - 1} WHERE workspace_id = $1",
+        ):
+            await until("the signer notices", noticed)
+        criticals = [line for line in stack.log("audit") if line["level"] == "CRITICAL"]
+        assert any(person.workspace in line["message"] for line in criticals)
 
     async def test_has_no_history_rewritten_under_a_new_head(self, stack: Stack, person: Person) -> None:
         """By who can write everything but to the vault: entries, hashes and head agree, and are not what was signed."""

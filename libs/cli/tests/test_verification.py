@@ -314,6 +314,41 @@ class TestTheCommand:
         assert self.run(str(path), "--key", KEY) == 1
         assert "\x1b" not in capsys.readouterr().out
 
+    def test_of_one_proof_refuses_a_history_it_cannot_look_at(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "one.tlog-proof"
+        path.write_text(str(TestAProof().proof()))
+        assert self.run(str(path), "--key", KEY, "--kept", str(tmp_path / "kept")) == 1
+        assert "--kept is for a whole log" in capsys.readouterr().err
+
+    def test_follows_no_link_that_somebody_laid_where_it_writes(self, export: Path, tmp_path: Path) -> None:
+        victim = tmp_path / "victim"
+        victim.write_text("mine")
+        (tmp_path / "kept.unfinished").symlink_to(victim)
+        assert self.run(str(export), "--key", KEY, "--kept", str(tmp_path / "kept")) == 0
+        assert victim.read_text() == "mine"
+        assert not (tmp_path / "kept").is_symlink()
+
+    def test_refuses_what_is_nested_without_end(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "log.ndjson"
+        path.write_bytes(b'{"causeloop":"' + b"[" * 100_000 + b"\n")
+        assert self.run(str(path)) == 1
+        head = json.dumps(
+            {"causeloop": "log-export/v1", "checkpoint": signed(LEAVES), "key": KEY}, separators=(",", ":")
+        )
+        path.write_bytes(head.encode() + b'\n{"pruned":' + b"[" * 100_000 + b"\n")
+        assert self.run(str(path)) == 1
+        assert "NOT VERIFIED: step 3, entries." in capsys.readouterr().out
+
+    def test_reads_no_key_or_proof_that_is_too_large_to_be_one(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "large"
+        path.write_text("x" * 2_000_000)
+        assert self.run(str(path), "--key", KEY) == 1
+        assert "is larger than anything that belongs there" in capsys.readouterr().err
+
     @pytest.mark.parametrize("name", ["nowhere", "."])
     def test_says_which_file_cannot_be_read(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.run(name, "--key", KEY) == 1

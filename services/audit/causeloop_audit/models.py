@@ -27,7 +27,7 @@ HEADS_EXTRA = (
 
 NODES_EXTRA = (rls.Policy("writer_insert", "insert", WRITER, check="true"),)
 CHECKPOINTS_EXTRA = (rls.Policy("writer_select", "select", WRITER, using="true"),)
-CHECKPOINTS_COLUMNS = {"writer_select": ("workspace_id", "size")}
+CHECKPOINTS_COLUMNS = {"writer_select": ("workspace_id", "size", "root")}
 
 heads = Table(
     "heads",
@@ -71,6 +71,7 @@ checkpoints = Table(
     metadata,
     rls.tenant_column(),
     Column("size", BigInteger, nullable=False),
+    Column("root", LargeBinary, nullable=False),
     Column("note", Text, nullable=False),
     info=rls.protected(
         "select", "insert", "update",

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from causeloop_cli import dev_folder
+from causeloop_cli.audit.files import LARGEST
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.settings import SettingsError
 
@@ -50,12 +51,17 @@ def ask(gateway: Gateway, path: str) -> str:
     """The answer's text, of a route that has one; AppError with what the gateway says against it."""
     headers = {"authorization": f"Bearer {gateway.token}", "accept": "text/plain"}
     try:
-        answer = httpx.get(f"{gateway.url}/v1{path}", headers=headers, timeout=30, follow_redirects=False)
+        with httpx.stream("GET", f"{gateway.url}/v1{path}", headers=headers, timeout=30) as answer:
+            if answer.status_code != 200:
+                raise refusal(answer)
+            body = b""
+            for part in answer.iter_bytes():
+                body += part
+                if len(body) > LARGEST:
+                    raise Unavailable(f"{gateway.url} sends more than belongs there.")
+            return body.decode(errors="replace")
     except httpx.TransportError as error:
         raise Unavailable(f"Nobody answers at {gateway.url}: {type(error).__name__}.") from error
-    if answer.status_code != 200:
-        raise refusal(answer)
-    return answer.text
 
 
 def refusal(answer: httpx.Response) -> AppError:

@@ -49,7 +49,7 @@ def read(file: IO[bytes]) -> tuple[Head, Iterator[Leaf]]:
         if told["causeloop"] != FORMAT:
             raise ValueError("another version")
         head = Head(str(told["checkpoint"]), str(told["key"]))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Refused(1, "key", f"the file is not of the form {FORMAT}") from error
     return head, _leaves(file)
 
@@ -59,13 +59,14 @@ def _leaves(file: IO[bytes]) -> Iterator[Leaf]:
         if not line.endswith(b"\n"):
             raise Refused(3, "entries", "the last line is cut off, or one is too long to be an entry")
         leaf = line.removesuffix(b"\n")
-        yield Pruned(_hash(leaf)) if leaf.startswith(b'{"pruned":') else leaf
+        yield pruned(leaf) if leaf.startswith(b'{"pruned":') else leaf
 
 
-def _hash(line: bytes) -> bytes:
+def pruned(text: str | bytes, name: str = "pruned") -> Pruned:
+    """An entry of which only the hash is left, from JSON that has it under this name."""
     try:
-        return bytes.fromhex(json.loads(line)["pruned"])
-    except (ValueError, TypeError) as error:
+        return Pruned(bytes.fromhex(json.loads(text)[name]))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Refused(3, "entries", "a removed entry has no hash") from error
 
 

@@ -3,21 +3,28 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
 from causeloop_common.settings import SettingsError
 
+LARGEST = 1024 * 1024
+"""Characters of a key, a checkpoint or a proof; none of them has as many."""
+
 
 def text(name: str) -> str:
     """The text of a file, - for standard input; SettingsError when it cannot be read."""
     try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        with nullcontext(sys.stdin) if name == "-" else Path(name).open(encoding="utf-8") as file:
+            found = file.read(LARGEST + 1)
     except OSError as error:
         raise SettingsError(f"{name} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{name} is not text.") from error
+    if len(found) > LARGEST:
+        raise SettingsError(f"{name} is larger than anything that belongs there.")
+    return found
 
 
 @contextmanager
@@ -25,7 +32,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file that stands at `path` once the block has ended, readable by its owner alone, and not at all before."""
     unfinished = path.with_name(f"{path.name}.unfinished")
     try:
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        unfinished.unlink(missing_ok=True)  # of a run that was killed; a link somebody laid here is not followed
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             yield file
         unfinished.replace(path)
     except OSError as error:

@@ -1,17 +1,19 @@
 """A whole log over HTTP: its key, a checkpoint, and the entries that the checkpoint is of."""
 
 import json
+import re
 from collections.abc import Iterator
 
 import httpx
 
-from causeloop_cli.audit import client
+from causeloop_cli.audit import client, export_file
 from causeloop_cli.audit.export_file import Head
 from causeloop_cli.audit.sse import Event, Reader
-from causeloop_cli.audit.verification import Leaf, Pruned
+from causeloop_cli.audit.verification import Leaf
 from causeloop_common.errors import AppError, Unavailable
 
 _TRIES = 20
+_SIZE = re.compile(r"[0-9]{1,18}")
 _HEARTBEAT = b": heartbeat"
 
 
@@ -22,8 +24,8 @@ def head(gateway: client.Gateway) -> Head:
 
 def size_of(checkpoint: str) -> int:
     """How many entries a checkpoint says there are. Not verified here: it only says how many to ask for."""
-    lines = checkpoint.split("\n")
-    return int(lines[1]) if len(lines) > 1 and lines[1].isdigit() else 0
+    lines = checkpoint.split("\n", 2)
+    return int(lines[1]) if len(lines) > 1 and _SIZE.fullmatch(lines[1]) else 0
 
 
 def leaves(gateway: client.Gateway, size: int) -> Iterator[Leaf]:
@@ -67,5 +69,5 @@ def _events(http: httpx.Client, gateway: client.Gateway, reader: Reader) -> Iter
 
 def _leaf(event: Event) -> Leaf:
     if event.kind == "pruned":
-        return Pruned(bytes.fromhex(json.loads(event.data)["leaf_hash"]))
+        return export_file.pruned(event.data, "leaf_hash")
     return event.data.encode()

@@ -21,23 +21,23 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class SignedHead:
-    """A checkpoint: the size it is of, and the signed note."""
+    """A checkpoint: the head it is of, and the signed note."""
 
-    size: int
+    head: Head
     note: str
 
 
 _HEAD = Statement.of(select(heads.c.size, heads.c.root))
 
-_CHECKPOINT = Statement.of(select(checkpoints.c.size, checkpoints.c.note))
+_CHECKPOINT = Statement.of(select(checkpoints.c.size, checkpoints.c.root, checkpoints.c.note))
 
 _KEEP_CHECKPOINT = Statement.raw(
     """
-    INSERT INTO audit.checkpoints (size, note) VALUES ($1, $2)
-    ON CONFLICT (workspace_id) DO UPDATE SET size = excluded.size, note = excluded.note
-    WHERE checkpoints.size < excluded.size
+    INSERT INTO audit.checkpoints (size, root, note) VALUES ($1, $2, $3)
+    ON CONFLICT (workspace_id) DO UPDATE SET size = excluded.size, root = excluded.root, note = excluded.note
+    WHERE checkpoints.size <= excluded.size
     """,
-    "size", "note",
+    "size", "root", "note",
 )  # fmt: skip
 
 _HASHES = Statement.raw(
@@ -65,12 +65,12 @@ async def head(tx: Transaction) -> Head:
 async def checkpoint(tx: Transaction) -> SignedHead | None:
     """The last checkpoint of the tenant's log that is here; the vault may have signed a later one."""
     row = await tx.fetchrow(_CHECKPOINT)
-    return None if row is None else SignedHead(row["size"], row["note"])
+    return None if row is None else SignedHead(Head(row["size"], row["root"]), row["note"])
 
 
 async def keep_checkpoint(tx: Transaction, signed: SignedHead) -> None:
     """Keep a checkpoint, unless a later one is here."""
-    await tx.execute(_KEEP_CHECKPOINT, size=signed.size, note=signed.note)
+    await tx.execute(_KEEP_CHECKPOINT, size=signed.head.size, root=signed.head.root, note=signed.note)
 
 
 async def hashes(tx: Transaction, runs: Sequence[Run]) -> list[bytes]:

@@ -66,7 +66,7 @@ _MOVE_HEADS = """
 
 _BEHIND = """
     SELECT h.workspace_id FROM audit.heads h LEFT JOIN audit.checkpoints c USING (workspace_id)
-    WHERE h.size > coalesce(c.size, 0) AND h.workspace_id > $1 ORDER BY h.workspace_id LIMIT $2
+    WHERE (h.size, h.root) IS DISTINCT FROM (c.size, c.root) AND h.workspace_id > $1 ORDER BY h.workspace_id LIMIT $2
 """
 
 
@@ -224,6 +224,6 @@ class LogWatch(_Leader):
     kind, lock = "watch", 0x0_CA05E_1002
 
     async def behind(self, after: UUID, limit: int) -> list[UUID]:
-        """The tenants whose head is not signed, in order of their ids, after the given one."""
+        """The tenants whose head is not the one that was signed, grown or restored; by id, after the given one."""
         with _told():
             return [row["workspace_id"] for row in await self._ready().fetch(_BEHIND, after, limit)]

@@ -8,8 +8,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pydantic import ValidationError
+
 from causeloop_audit import repository
-from causeloop_audit.repository import Head, SignedHead
+from causeloop_audit.repository import SignedHead
 from causeloop_audit.service.log import no_entry
 from causeloop_common import telemetry
 from causeloop_common.context import AuthContext
@@ -45,8 +47,8 @@ class CheckpointService:
 
     async def get_checkpoint(self, ctx: AuthContext, command: GetCheckpoint) -> CheckpointView:
         """The log's head as it is now, signed."""
-        head, signed = await self.sign(ctx)
-        return CheckpointView(size=signed.size, root=head.root.hex(), checkpoint=signed.note)
+        signed = await self.sign(ctx)
+        return CheckpointView(size=signed.head.size, root=signed.head.root.hex(), checkpoint=signed.note)
 
     async def prove_entry(self, ctx: AuthContext, command: ProveEntry) -> EntryProof:
         """A proof that leads from an entry to the last checkpoint, or to a new one where the entry is younger."""
@@ -55,17 +57,19 @@ class CheckpointService:
             if entry is None:
                 raise no_entry()
             signed = await repository.checkpoint(tx)
-        if signed is None or signed.size <= entry.index:
-            _, signed = await self.sign(ctx)
+        if signed is None or signed.head.size <= entry.index:
+            signed = await self.sign(ctx)
 
         async with self._database.transaction(ctx) as tx:
-            path = await _proof(tx, merkle.inclusion_spans(entry.index, signed.size))
+            if signed.head.size <= entry.index:
+                raise _broken(ctx, f"entry {entry.index} lies beyond its head")
+            path = await _proof(ctx, tx, merkle.inclusion_spans(entry.index, signed.head.size))
         leaf = None if entry.leaf is None else entry.leaf.encode()
         return EntryProof(
             index=entry.index,
             leaf=entry.leaf,
             leaf_hash=entry.leaf_hash.hex(),
-            size=signed.size,
+            size=signed.head.size,
             path=[sibling.hex() for sibling in path],
             checkpoint=signed.note,
             tlog_proof=str(LogProof(entry.index, path, signed.note, leaf)),
@@ -80,24 +84,24 @@ class CheckpointService:
                 raise InvalidInput.of(to=f"is more than the log has: {head.size} entries")
             if command.old_size > new_size:
                 raise InvalidInput.of(**{"from": f"is more than 'to', which is {new_size}"})
-            path = await _proof(tx, merkle.consistency_spans(command.old_size, new_size))
+            path = await _proof(ctx, tx, merkle.consistency_spans(command.old_size, new_size))
         return ConsistencyProof.model_validate(
             {"from": command.old_size, "to": new_size, "path": [sibling.hex() for sibling in path]}
         )
 
-    async def sign(self, ctx: AuthContext) -> tuple[Head, SignedHead]:
-        """The head and its checkpoint, signed by the vault unless it was. Conflict when the vault refuses the log."""
+    async def sign(self, ctx: AuthContext) -> SignedHead:
+        """The head's checkpoint, signed by the vault unless it was. Conflict when the vault refuses the log."""
         async with self._database.transaction(ctx) as tx:
             head, signed = await repository.head(tx), await repository.checkpoint(tx)
-        if signed is not None and signed.size == head.size:
-            return head, signed
+        if signed is not None and signed.head == head:
+            return signed
 
-        head, signed = await self._ask_vault(ctx, 0 if signed is None else signed.size)
+        signed = await self._ask_vault(ctx, 0 if signed is None else signed.head.size)
         async with self._database.transaction(ctx) as tx:
             await repository.keep_checkpoint(tx, signed)
-        return head, signed
+        return signed
 
-    async def _ask_vault(self, ctx: AuthContext, old_size: int) -> tuple[Head, SignedHead]:
+    async def _ask_vault(self, ctx: AuthContext, old_size: int) -> SignedHead:
         asking = replace(
             ctx.of_tenant(ctx.tenant, Internal.SIGN_CHECKPOINT), principal="svc_audit", credential=None, issuer="audit"
         )
@@ -106,10 +110,13 @@ class CheckpointService:
                 head = await repository.head(tx)
                 if head.size < old_size:
                     raise _broken(ctx, f"it has {head.size} entries, and {old_size} were signed")
-                path = await _proof(tx, merkle.consistency_spans(old_size, head.size))
-            command = SignCheckpoint(
-                old_size=old_size, size=head.size, root=head.root.hex(), proof=[sibling.hex() for sibling in path]
-            )
+                path = await _proof(ctx, tx, merkle.consistency_spans(old_size, head.size))
+            try:
+                command = SignCheckpoint(
+                    old_size=old_size, size=head.size, root=head.root.hex(), proof=[sibling.hex() for sibling in path]
+                )
+            except ValidationError as error:
+                raise _broken(ctx, "its head is none") from error
             try:
                 answer = await self._bus.call(asking, command)
             except Conflict as refusal:
@@ -118,7 +125,7 @@ class CheckpointService:
                     raise _broken(ctx, refusal.detail) from refusal
                 old_size = int(stale[0])
             else:
-                return head, SignedHead(head.size, answer.checkpoint)
+                return SignedHead(head, answer.checkpoint)
         raise Conflict("The log grew faster than it could be signed. Try again.")
 
 
@@ -129,7 +136,10 @@ def _broken(ctx: AuthContext, why: str) -> Conflict:
     return Conflict(f"The log does not continue what was signed of it: {why}. An operator must look at it.")
 
 
-async def _proof(tx: Transaction, spans: Sequence[Span]) -> list[bytes]:
-    """The roots of these subtrees, from what is stored."""
+async def _proof(ctx: AuthContext, tx: Transaction, spans: Sequence[Span]) -> list[bytes]:
+    """The roots of these subtrees, from what is stored; Conflict when some of it is gone, which no race can do."""
     stored = await repository.hashes(tx, [run for span in spans for run in merkle.runs(span)])
-    return merkle.proof(spans, iter(stored))
+    try:
+        return merkle.proof(spans, iter(stored))
+    except ValueError as error:
+        raise _broken(ctx, "entries or nodes of it are missing") from error

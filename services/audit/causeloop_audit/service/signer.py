@@ -6,13 +6,12 @@ than a pause, however quiet its readers are.
 
 import asyncio
 import logging
-from contextlib import suppress
 
 from causeloop_audit.repository import LogWatch
 from causeloop_audit.service.checkpoints import CheckpointService
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
-from causeloop_common.errors import AppError, Conflict, Unavailable
+from causeloop_common.errors import AppError, Conflict, Timeout, Unavailable
 
 _log = logging.getLogger(__name__)
 
@@ -61,9 +60,19 @@ class Signer:
         after = ids.NIL
         while found := await self._watch.behind(after, _AT_ONCE):
             for workspace in found:
-                with suppress(Conflict):  # told where it was found
-                    await self._checkpoints.sign(_context(ids.tenant_id(workspace)))
+                await self._sign(ids.tenant_id(workspace))
             after = found[-1]
+
+    async def _sign(self, tenant: str) -> None:
+        """What concerns this log alone is told and passed over; what concerns all is waited out."""
+        try:
+            await self._checkpoints.sign(_context(tenant))
+        except Conflict:
+            pass  # told where it was found
+        except (Unavailable, Timeout):
+            raise
+        except AppError as error:
+            _log.error("the log of %s could not be signed: %s", tenant, error.detail)
 
 
 def _context(tenant: str) -> AuthContext:

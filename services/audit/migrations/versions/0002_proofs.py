@@ -14,7 +14,10 @@ REASON = "the log is the record"
 
 
 def upgrade() -> None:
-    """Make the tables, protected as they are made, and the nodes of what was logged before there were any."""
+    """Make the tables, protected as they are made, and the nodes of what was logged before there were any.
+
+    An audit service of before knows no nodes: it has to be stopped before and not started after.
+    """
     statements = [
         """
         CREATE TABLE audit.nodes (
@@ -29,6 +32,7 @@ def upgrade() -> None:
         CREATE TABLE audit.checkpoints (
             workspace_id uuid PRIMARY KEY DEFAULT audit.app_current_tenant(),
             size bigint NOT NULL CHECK (size >= 0),
+            root bytea NOT NULL CHECK (octet_length(root) = 32),
             note text NOT NULL
         )
         """,
@@ -43,7 +47,7 @@ def upgrade() -> None:
         ),
         *rls.protect(
             "audit", "checkpoints", "select", "insert", "update",
-            columns={"writer_select": ("workspace_id", "size")},
+            columns={"writer_select": ("workspace_id", "size", "root")},
             extra=(rls.Policy("writer_select", "select", WRITER, using="true"),), audited=False, reason=REASON,
         ),
     ]  # fmt: skip
