@@ -125,7 +125,11 @@ class Campaign:
         return False
 
     def _judge(self, target: str, answers: list[Asked], killed: float, recovered: float) -> tuple[float, ...]:
-        """How long refusals took while the target was away; nothing else but an answer is right then."""
+        """How long refusals took while the target was away; nothing else is right then but an answer.
+
+        A refusal comes within a second. What is asked when the target is back already, and finds it busy with what it
+        missed, is served by its deadline.
+        """
         refusals = []
         for asked in answers:
             after = asked.begun - killed
@@ -136,7 +140,9 @@ class Campaign:
                 continue
             if asked.status == 503:
                 refusals.append(asked.seconds)
-            if asked.status not in (200, 503) or asked.seconds > self.limits.refusal * self.limits.slack:
+                if asked.seconds > self.limits.refusal * self.limits.slack:
+                    self.model.breaks(told)
+            elif asked.status != 200:
                 self.model.breaks(told)
         return tuple(refusals)
 
