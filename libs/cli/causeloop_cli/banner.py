@@ -3,7 +3,7 @@
 import os
 import sys
 
-from causeloop_cli.demo import Demo
+from causeloop_cli.seed import Demo
 
 _READ_TOKEN = r"""TOKEN=$(sed -n 's/.*"owner": "\(.*\)".*/\1/p' .causeloop/dev.json)"""  # noqa: S105  a line of shell
 

@@ -17,7 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from causeloop_cli import banner, demo
+from causeloop_cli import banner, seed
 from causeloop_cli.dev_folder import NAME, DevFolder
 from causeloop_cli.dev_processes import (
     ALL_IN_ONE,
@@ -84,7 +84,7 @@ class Dev:
         made = None
         if self._seeds:
             keep = self._data / "demo.json" if self._data else None
-            made = demo.seed(addresses.gateway_url, addresses.issuer_url, keep)
+            made = seed.workspace(addresses.gateway_url, addresses.issuer_url, keep)
         self._told = {
             "gateway_url": addresses.gateway_url,
             "issuer_url": addresses.issuer_url,

@@ -38,7 +38,7 @@ class Demo:
     tokens: dict[str, str]
 
 
-def seed(gateway_url: str, issuer_url: str, keep: Path | None) -> Demo:
+def workspace(gateway_url: str, issuer_url: str, keep: Path | None) -> Demo:
     """Make or find the demo; `keep` is the file that remembers its tokens, None for throw-away data."""
     signed_in = _do("POST", f"{issuer_url}/v1/sessions", {"subject": PERSON, "ttl_seconds": 60}, expect={200})
     api = f"{gateway_url}/v1"
