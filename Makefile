@@ -63,6 +63,10 @@ pins: ## Pin the dependencies of pyproject.toml anew in constraints.txt (needs u
 dev: setup ## Run everything on port 4000, no database or broker needed [DATA=dir PORT=n]
 	@exec $(BIN)/causeloop dev $(if $(DATA),--data '$(DATA)') $(if $(PORT),--port '$(PORT)')
 
+.PHONY: demo
+demo: setup ## Walk the whole journey beside a running `make dev`, and prove it
+	@exec $(BIN)/causeloop demo
+
 .PHONY: migrate
 migrate: setup ## Bring the database at DATABASE_URL to the current schema
 	@exec $(BIN)/causeloop migrate

@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     dev.add_argument("--one-process", action="store_true", help="all services in one process, for little memory")
     dev.add_argument("--no-seed", action="store_true", help="make no demo workspace")
 
+    commands.add_parser("demo", help="the whole journey at the dev that runs in this folder, and what it proves")
+
     serve = commands.add_parser("serve", help="run one or more services in this process")
     serve.add_argument("services", nargs="+", choices=SERVICES, metavar="service", help=", ".join(SERVICES))
 

@@ -1,0 +1,89 @@
+"""How the demo looks: numbered headings and aligned lines, at most 100 columns, colour only where it is wanted."""
+
+import os
+import textwrap
+from typing import IO
+
+WIDTH = 100
+_LABEL = 35
+_RESULT = 13
+_TEXT = 3 + _LABEL + 1 + _RESULT + 1
+_NAMED = 20
+
+
+class Page:
+    """Lines are `what was done   what came back   in words`, with the reason below where one is needed."""
+
+    def __init__(self, out: IO[str]) -> None:
+        self._out = out
+        styled = out.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb"
+        codes = ("\033[1m", "\033[2m", "\033[32m", "\033[31m", "\033[36m", "\033[0m") if styled else ("",) * 6
+        self._bold, self._dim, self._good, self._bad, self._live, self._plain = codes
+
+    def heading(self, number: int, title: str, why: str) -> None:
+        """A part of the journey, and why it matters."""
+        self._print(f"\n{self._bold}{number}  {title}{self._plain}")
+        self.note(why)
+
+    def title(self, title: str, told: str) -> None:
+        """The first lines."""
+        self._print(f"\n{self._bold}{title}{self._plain}")
+        self.note(told)
+
+    def did(self, what: str, result: str, told: str) -> None:
+        """Something was done, and came back as it should."""
+        self._line(self._good, what, result, told)
+
+    def refused(self, what: str, result: str, told: str) -> None:
+        """Something was refused, as it should."""
+        self._line(self._bad, what, result, told)
+
+    def heard(self, index: str, action: str, told: str) -> None:
+        """Something arrived on the stream."""
+        self._line(self._live, f"~ {action}", f"entry {index}", told)
+
+    def held(self, name: str, told: str) -> None:
+        """A step of a verification held."""
+        self._judged(self._good, name, "held", told)
+
+    def forgery(self, name: str, told: str) -> None:
+        """A forgery was refused, as it should."""
+        self._judged(self._bad, name, "REFUSED", told)
+
+    def note(self, text: str) -> None:
+        """Words in between."""
+        for line in textwrap.wrap(printable(text), WIDTH - 3):
+            self._print(f"   {self._dim}{line}{self._plain}")
+
+    def failed(self, expected: str, came: str) -> None:
+        """The end before the end."""
+        self._print(f"\n{self._bad}NOT AS PROMISED{self._plain}")
+        for name, told in (("expected", expected), ("came", came)):
+            first, *more = textwrap.wrap(printable(told), WIDTH - 13) or [""]
+            self._print(f"   {name:<10}{first}")
+            for line in more:
+                self._print(f"{'':<13}{line}")
+
+    def _judged(self, color: str, name: str, judged: str, told: str) -> None:
+        first, *more = textwrap.wrap(printable(told), WIDTH - _NAMED - 13) or [""]
+        self._print(f"   {name:<{_NAMED}} {color}{judged:<8}{self._plain} {first}")
+        for line in more:
+            self._print(f"{'':<{_NAMED + 13}}{line}")
+
+    def _line(self, color: str, what: str, result: str, told: str) -> None:
+        what = printable(what)
+        if len(what) > _LABEL:
+            self._print(f"   {what}")
+            what = ""
+        first, *more = textwrap.wrap(printable(told), WIDTH - _TEXT) or [""]
+        self._print(f"   {what:<{_LABEL}} {color}{result:<{_RESULT}}{self._plain} {first}")
+        for line in more:
+            self._print(f"{'':<{_TEXT}}{line}")
+
+    def _print(self, line: str) -> None:
+        print(line.rstrip(), file=self._out, flush=True)
+
+
+def printable(text: str) -> str:
+    """Without what a terminal would obey: some of it comes from elsewhere."""
+    return "".join(c if c.isprintable() else "?" for c in text)
