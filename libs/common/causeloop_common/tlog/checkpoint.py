@@ -45,6 +45,11 @@ class Checkpoint:
         return checkpoint
 
     @classmethod
+    def unverified(cls, signed: str) -> Self:
+        """What a note says, whoever signed it: to compare with what is known, or to ask for more, never to trust."""
+        return cls._parse(note.unverified(signed))
+
+    @classmethod
     def _parse(cls, text: str) -> Self:
         lines = text.removesuffix("\n").split("\n")
         if len(lines) < 3 or not all(lines) or _SIZE.fullmatch(lines[1]) is None:

@@ -81,6 +81,11 @@ def verified(note: str, key: VerifierKey) -> str:
     return text
 
 
+def unverified(note: str) -> str:
+    """The text of a note, whoever signed it; NotVerified when it is none."""
+    return _parts(note)[0]
+
+
 def _parts(note: str) -> tuple[str, list[str]]:
     """The text with its last newline, and the lines of signatures."""
     if len(note.encode(errors="replace")) > LARGEST:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from causeloop_audit import repository
-from causeloop_audit.repository import Head, SignedHead
+from causeloop_audit.repository import Head, SignedHead, StoredEntry
 from causeloop_audit.service.log import no_entry
 from causeloop_common import telemetry
 from causeloop_common.context import AuthContext
@@ -26,7 +26,8 @@ from causeloop_common.database import Database, Transaction
 from causeloop_common.errors import Conflict, InvalidInput
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import Internal
-from causeloop_common.tlog import merkle
+from causeloop_common.tlog import NotVerified, merkle
+from causeloop_common.tlog.checkpoint import Checkpoint
 from causeloop_common.tlog.merkle import Span
 from causeloop_common.tlog.proof import LogProof
 
@@ -34,6 +35,9 @@ _log = logging.getLogger(__name__)
 
 _TRIES = 3
 """The vault may have signed a later head than the one known here; it says which, and is asked again from there."""
+
+_NOT_CONTINUED = "The log does not continue what was signed of it: "
+"""Said here, and by the vault, whose reason is told on."""
 
 
 class CheckpointService:
@@ -55,21 +59,12 @@ class CheckpointService:
             if entry is None:
                 raise no_entry()
             signed = await repository.checkpoint(tx)
-        if signed is None or signed.size <= entry.index:
-            _, signed = await self.sign(ctx)
+            if signed is not None and signed.size > entry.index:
+                return await self._entry_proof(tx, entry, signed)
 
+        _, signed = await self.sign(ctx)
         async with self._database.transaction(ctx) as tx:
-            path = await _proof(tx, merkle.inclusion_spans(entry.index, signed.size))
-        leaf = None if entry.leaf is None else entry.leaf.encode()
-        return EntryProof(
-            index=entry.index,
-            leaf=entry.leaf,
-            leaf_hash=entry.leaf_hash.hex(),
-            size=signed.size,
-            path=[sibling.hex() for sibling in path],
-            checkpoint=signed.note,
-            tlog_proof=str(LogProof(entry.index, path, signed.note, leaf)),
-        )
+            return await self._entry_proof(tx, entry, signed)
 
     async def prove_consistency(self, ctx: AuthContext, command: ProveConsistency) -> ConsistencyProof:
         """A proof that the log of one size begins with the log of another."""
@@ -89,13 +84,32 @@ class CheckpointService:
         """The head and its checkpoint, signed by the vault unless it was. Conflict when the vault refuses the log."""
         async with self._database.transaction(ctx) as tx:
             head, signed = await repository.head(tx), await repository.checkpoint(tx)
-        if signed is not None and signed.size == head.size:
+        if signed is not None and _is_of(signed, head):
             return head, signed
 
         head, signed = await self._ask_vault(ctx, 0 if signed is None else signed.size)
         async with self._database.transaction(ctx) as tx:
             await repository.keep_checkpoint(tx, signed)
         return head, signed
+
+    async def _entry_proof(self, tx: Transaction, entry: StoredEntry, signed: SignedHead) -> EntryProof:
+        """The proof, which leads to the checkpoint's root: one that does not is of a log that was changed."""
+        path = await _proof(tx, merkle.inclusion_spans(entry.index, signed.size))
+        try:
+            root = Checkpoint.unverified(signed.note).root
+            merkle.verify_inclusion(entry.index, signed.size, entry.leaf_hash, path, root)
+        except NotVerified as error:
+            raise _broken(tx.ctx, f"of entry {entry.index}, {error}") from error
+        leaf = None if entry.leaf is None else entry.leaf.encode()
+        return EntryProof(
+            index=entry.index,
+            leaf=entry.leaf,
+            leaf_hash=entry.leaf_hash.hex(),
+            size=signed.size,
+            path=[sibling.hex() for sibling in path],
+            checkpoint=signed.note,
+            tlog_proof=str(LogProof(entry.index, path, signed.note, leaf)),
+        )
 
     async def _ask_vault(self, ctx: AuthContext, old_size: int) -> tuple[Head, SignedHead]:
         asking = replace(
@@ -115,7 +129,7 @@ class CheckpointService:
             except Conflict as refusal:
                 stale = (refusal.fields or {}).get("old_size")
                 if stale is None:
-                    raise _broken(ctx, refusal.detail) from refusal
+                    raise _broken(ctx, refusal.detail.removeprefix(_NOT_CONTINUED).removesuffix(".")) from refusal
                 old_size = int(stale[0])
             else:
                 return head, SignedHead(head.size, answer.checkpoint)
@@ -126,10 +140,21 @@ def _broken(ctx: AuthContext, why: str) -> Conflict:
     """What nobody wants to see: a log that was shortened, changed or restored from before what was signed of it."""
     telemetry.LOGS_BROKEN.inc()
     _log.critical("the log of %s does not continue what was signed of it: %s", ctx.tenant, why)
-    return Conflict(f"The log does not continue what was signed of it: {why}. An operator must look at it.")
+    return Conflict(f"{_NOT_CONTINUED}{why}. An operator must look at it.")
 
 
 async def _proof(tx: Transaction, spans: Sequence[Span]) -> list[bytes]:
-    """The roots of these subtrees, from what is stored."""
+    """The roots of these subtrees, from what is stored. What the head says there is, and is not, was taken away."""
     stored = await repository.hashes(tx, [run for span in spans for run in merkle.runs(span)])
-    return merkle.proof(spans, iter(stored))
+    try:
+        return merkle.proof(spans, iter(stored))
+    except ValueError as error:
+        raise _broken(tx.ctx, "hashes of the tree are missing") from error
+
+
+def _is_of(signed: SignedHead, head: Head) -> bool:
+    """Whether a checkpoint is of this very head, not only of its size: somebody may have changed what is under it."""
+    try:
+        return signed.size == head.size and Checkpoint.unverified(signed.note).root == head.root
+    except NotVerified:
+        return False
