@@ -18,7 +18,7 @@ from causeloop_common.database import Database
 from causeloop_common.testing import Servers
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def log(servers: Servers) -> AsyncIterator[LogService]:
     """The service, without its intake: tests append themselves."""
     settings = AuditSettings.load("audit", servers.environ["audit"])

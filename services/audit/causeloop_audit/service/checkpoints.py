@@ -11,7 +11,7 @@ from dataclasses import replace
 from pydantic import ValidationError
 
 from causeloop_audit import repository
-from causeloop_audit.repository import SignedHead
+from causeloop_audit.repository import SignedHead, StoredEntry
 from causeloop_audit.service.log import no_entry
 from causeloop_common import telemetry
 from causeloop_common.context import AuthContext
@@ -28,7 +28,7 @@ from causeloop_common.database import Database, Transaction
 from causeloop_common.errors import Conflict, InvalidInput
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import Internal
-from causeloop_common.tlog import merkle
+from causeloop_common.tlog import NotVerified, merkle
 from causeloop_common.tlog.merkle import Span
 from causeloop_common.tlog.proof import LogProof
 
@@ -36,6 +36,9 @@ _log = logging.getLogger(__name__)
 
 _TRIES = 3
 """The vault may have signed a later head than the one known here; it says which, and is asked again from there."""
+
+_NOT_CONTINUED = "The log does not continue what was signed of it: "
+"""Said here, and by the vault, whose reason is told on."""
 
 
 class CheckpointService:
@@ -57,23 +60,12 @@ class CheckpointService:
             if entry is None:
                 raise no_entry()
             signed = await repository.checkpoint(tx)
-        if signed is None or signed.head.size <= entry.index:
-            signed = await self.sign(ctx)
+            if signed is not None and signed.head.size > entry.index:
+                return await self._entry_proof(tx, entry, signed)
 
+        signed = await self.sign(ctx)
         async with self._database.transaction(ctx) as tx:
-            if signed.head.size <= entry.index:
-                raise _broken(ctx, f"entry {entry.index} lies beyond its head")
-            path = await _proof(ctx, tx, merkle.inclusion_spans(entry.index, signed.head.size))
-        leaf = None if entry.leaf is None else entry.leaf.encode()
-        return EntryProof(
-            index=entry.index,
-            leaf=entry.leaf,
-            leaf_hash=entry.leaf_hash.hex(),
-            size=signed.head.size,
-            path=[sibling.hex() for sibling in path],
-            checkpoint=signed.note,
-            tlog_proof=str(LogProof(entry.index, path, signed.note, leaf)),
-        )
+            return await self._entry_proof(tx, entry, signed)
 
     async def prove_consistency(self, ctx: AuthContext, command: ProveConsistency) -> ConsistencyProof:
         """A proof that the log of one size begins with the log of another."""
@@ -84,7 +76,7 @@ class CheckpointService:
                 raise InvalidInput.of(to=f"is more than the log has: {head.size} entries")
             if command.old_size > new_size:
                 raise InvalidInput.of(**{"from": f"is more than 'to', which is {new_size}"})
-            path = await _proof(ctx, tx, merkle.consistency_spans(command.old_size, new_size))
+            path = await _proof(tx, merkle.consistency_spans(command.old_size, new_size))
         return ConsistencyProof.model_validate(
             {"from": command.old_size, "to": new_size, "path": [sibling.hex() for sibling in path]}
         )
@@ -101,6 +93,27 @@ class CheckpointService:
             await repository.keep_checkpoint(tx, signed)
         return signed
 
+    async def _entry_proof(self, tx: Transaction, entry: StoredEntry, signed: SignedHead) -> EntryProof:
+        """The proof, which leads to the checkpoint's root: one that does not is of a log that was changed."""
+        size, root = signed.head.size, signed.head.root
+        if size <= entry.index:
+            raise _broken(tx.ctx, f"entry {entry.index} lies beyond its head")
+        path = await _proof(tx, merkle.inclusion_spans(entry.index, size))
+        try:
+            merkle.verify_inclusion(entry.index, size, entry.leaf_hash, path, root)
+        except NotVerified as error:
+            raise _broken(tx.ctx, f"of entry {entry.index}, {error}") from error
+        leaf = None if entry.leaf is None else entry.leaf.encode()
+        return EntryProof(
+            index=entry.index,
+            leaf=entry.leaf,
+            leaf_hash=entry.leaf_hash.hex(),
+            size=size,
+            path=[sibling.hex() for sibling in path],
+            checkpoint=signed.note,
+            tlog_proof=str(LogProof(entry.index, path, signed.note, leaf)),
+        )
+
     async def _ask_vault(self, ctx: AuthContext, old_size: int) -> SignedHead:
         asking = replace(
             ctx.of_tenant(ctx.tenant, Internal.SIGN_CHECKPOINT), principal="svc_audit", credential=None, issuer="audit"
@@ -110,7 +123,7 @@ class CheckpointService:
                 head = await repository.head(tx)
                 if head.size < old_size:
                     raise _broken(ctx, f"it has {head.size} entries, and {old_size} were signed")
-                path = await _proof(ctx, tx, merkle.consistency_spans(old_size, head.size))
+                path = await _proof(tx, merkle.consistency_spans(old_size, head.size))
             try:
                 command = SignCheckpoint(
                     old_size=old_size, size=head.size, root=head.root.hex(), proof=[sibling.hex() for sibling in path]
@@ -122,7 +135,7 @@ class CheckpointService:
             except Conflict as refusal:
                 stale = (refusal.fields or {}).get("old_size")
                 if stale is None:
-                    raise _broken(ctx, refusal.detail) from refusal
+                    raise _broken(ctx, refusal.detail.removeprefix(_NOT_CONTINUED).removesuffix(".")) from refusal
                 old_size = int(stale[0])
             else:
                 return SignedHead(head, answer.checkpoint)
@@ -133,13 +146,13 @@ def _broken(ctx: AuthContext, why: str) -> Conflict:
     """What nobody wants to see: a log that was shortened, changed or restored from before what was signed of it."""
     telemetry.LOGS_BROKEN.inc()
     _log.critical("the log of %s does not continue what was signed of it: %s", ctx.tenant, why)
-    return Conflict(f"The log does not continue what was signed of it: {why}. An operator must look at it.")
+    return Conflict(f"{_NOT_CONTINUED}{why}. An operator must look at it.")
 
 
-async def _proof(ctx: AuthContext, tx: Transaction, spans: Sequence[Span]) -> list[bytes]:
-    """The roots of these subtrees, from what is stored; Conflict when some of it is gone, which no race can do."""
+async def _proof(tx: Transaction, spans: Sequence[Span]) -> list[bytes]:
+    """The roots of these subtrees, from what is stored. What the head says there is, and is not, was taken away."""
     stored = await repository.hashes(tx, [run for span in spans for run in merkle.runs(span)])
     try:
         return merkle.proof(spans, iter(stored))
     except ValueError as error:
-        raise _broken(ctx, "entries or nodes of it are missing") from error
+        raise _broken(tx.ctx, "entries or nodes of it are missing") from error

@@ -26,6 +26,7 @@ class Signer:
         self._watch = watch
         self._checkpoints = checkpoints
         self._seconds = seconds
+        self._after = ids.NIL
         self._failure: str | None = None
 
     async def check(self) -> None:
@@ -56,12 +57,14 @@ class Signer:
             await asyncio.sleep(self._seconds)
 
     async def _round(self) -> None:
-        """Every log that moved, once. One that does not continue what was signed of it keeps nobody else waiting."""
-        after = ids.NIL
-        while found := await self._watch.behind(after, _AT_ONCE):
-            for workspace in found:
-                await self._sign(ids.tenant_id(workspace))
-            after = found[-1]
+        """Every log that moved, once. One that does not continue what was signed of it keeps nobody else waiting.
+
+        After a fault the round goes on behind the log it was at, so that no log can hold up those after it for ever.
+        """
+        while found := await self._watch.behind(self._after, _AT_ONCE):
+            for self._after in found:
+                await self._sign(ids.tenant_id(self._after))
+        self._after = ids.NIL
 
     async def _sign(self, tenant: str) -> None:
         """What concerns this log alone is told and passed over; what concerns all is waited out."""
