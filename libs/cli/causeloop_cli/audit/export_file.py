@@ -49,7 +49,7 @@ def read(file: IO[bytes]) -> tuple[Head, Iterator[Leaf]]:
         if told["causeloop"] != FORMAT:
             raise ValueError("another version")
         head = Head(str(told["checkpoint"]), str(told["key"]))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Refused(1, "key", f"the file is not of the form {FORMAT}") from error
     return head, _leaves(file)
 
@@ -65,7 +65,7 @@ def _leaves(file: IO[bytes]) -> Iterator[Leaf]:
 def _hash(line: bytes) -> bytes:
     try:
         return bytes.fromhex(json.loads(line)["pruned"])
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise Refused(3, "entries", "a removed entry has no hash") from error
 
 

@@ -2,30 +2,44 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
 from causeloop_common.settings import SettingsError
 
+_LARGEST = 1024 * 1024
+
 
 def text(name: str) -> str:
-    """The text of a file, - for standard input; SettingsError when it cannot be read."""
+    """The text of a file, - for standard input; SettingsError when it cannot be read, or is far too large."""
     try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        with nullcontext(sys.stdin) if name == "-" else Path(name).open(encoding="utf-8") as file:
+            found = file.read(_LARGEST + 1)
     except OSError as error:
         raise SettingsError(f"{name} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{name} is not text.") from error
+    if len(found) > _LARGEST:
+        raise SettingsError(f"{name} is larger than anything that belongs here.")
+    return found
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that stands at `path` once the block has ended, readable by its owner alone, and not at all before."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    """A file that stands at `path` once the block has ended, readable by its owner alone, and not at all before.
+
+    Until then it has a name that nobody can have put a link at.
+    """
     try:
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".unfinished", dir=path.parent)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written: {error.strerror}.") from error
+    unfinished = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
             yield file
         unfinished.replace(path)
     except OSError as error:

@@ -10,6 +10,8 @@ from causeloop_cli.audit.export_file import Head
 from causeloop_cli.audit.sse import Event, Reader
 from causeloop_cli.audit.verification import Leaf, Pruned
 from causeloop_common.errors import AppError, Unavailable
+from causeloop_common.tlog import NotVerified
+from causeloop_common.tlog.checkpoint import Checkpoint
 
 _TRIES = 20
 _HEARTBEAT = b": heartbeat"
@@ -22,8 +24,10 @@ def head(gateway: client.Gateway) -> Head:
 
 def size_of(checkpoint: str) -> int:
     """How many entries a checkpoint says there are. Not verified here: it only says how many to ask for."""
-    lines = checkpoint.split("\n")
-    return int(lines[1]) if len(lines) > 1 and lines[1].isdigit() else 0
+    try:
+        return Checkpoint.unverified(checkpoint).size
+    except NotVerified as error:
+        raise Unavailable(f"What the gateway gave is no checkpoint: {error}.") from error
 
 
 def leaves(gateway: client.Gateway, size: int) -> Iterator[Leaf]:
@@ -55,7 +59,7 @@ def _events(http: httpx.Client, gateway: client.Gateway, reader: Reader) -> Iter
         if response.status_code != 200:
             raise client.refusal(response)
         for data in response.iter_raw():
-            if data.startswith(_HEARTBEAT):  # said only when there is nothing else to say
+            if reader.is_between and data.startswith(_HEARTBEAT):  # said only when there is nothing else to say
                 yield None
             for event in reader.feed(data):
                 if event.kind == "end":

@@ -30,7 +30,7 @@ def main(options: argparse.Namespace) -> int:
         print(f"  {refused.number}  FAILED  {refused.name:<13} {_sentence(refused.why)}")
         print(f"\nNOT VERIFIED: step {refused.number}, {refused.name}.")
         return 1
-    print(f"\nVERIFIED: {checkpoint.origin}, {checkpoint.size} entries.")
+    print(f"\nVERIFIED: {_printable(checkpoint.origin)}, {checkpoint.size} entries.")
     if options.key is None:
         print("By a key that the log itself told: whoever could forge the log could tell another. Pin it with --key.")
     print(_SHOWN_OF_ONE if options.file and not _is_export(options.file) else _SHOWN)
@@ -53,6 +53,8 @@ def _verified(options: argparse.Namespace, verification: Verification) -> Checkp
         with Path(options.file).open("rb") as file:
             head, leaves = export_file.read(file)
             checkpoint = verification.log(head.key, pinned, head.checkpoint, leaves, kept)
+    elif kept_in is not None:
+        raise SettingsError("--kept is for a whole log: the proof of one entry cannot tell whether the log only grew.")
     else:
         return verification.proof(None, pinned, files.text(options.file))
     if kept_in is not None:
