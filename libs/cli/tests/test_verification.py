@@ -11,11 +11,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from causeloop_audit.domain import entry
 from causeloop_audit.domain.entry import EntryFields
-from causeloop_cli.audit import export_file
+from causeloop_cli.audit import export_file, files, log
 from causeloop_cli.audit.export_file import Head
+from causeloop_cli.audit.sse import Reader
 from causeloop_cli.audit.verification import Leaf, Pruned, Refused, Step, Verification
 from causeloop_cli.main import main
 from causeloop_common import ids
+from causeloop_common.settings import SettingsError
 from causeloop_common.tlog import merkle
 from causeloop_common.tlog.checkpoint import Checkpoint
 from causeloop_common.tlog.merkle import Frontier, Span, leaf_hash
@@ -353,3 +355,66 @@ class TestTheCommand:
     def test_says_which_file_cannot_be_read(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.run(name, "--key", KEY) == 1
         assert f"{name} cannot be read" in capsys.readouterr().err
+
+
+class TestHostileFiles:
+    @pytest.mark.parametrize(
+        ("bent", "why"),
+        [
+            ({"id": ["evt"]}, "a field of another type"),
+            ({"v": True}, "not an entry of version 1"),
+            ({"credential": 1}, "a field of another type"),
+            ({"data": {"n": 1.5}}, "a value of type float"),
+            ({"data": {"n": 2**60}}, "an integer beyond"),
+        ],
+    )
+    def test_a_leaf_that_no_log_writes_is_refused(self, bent: dict[str, object], why: str) -> None:
+        line = json.dumps({**json.loads(leaf(0)), **bent}, separators=(",", ":"), sort_keys=True).encode()
+        refused(3, why, [line], signed([line]))
+
+    def test_a_leaf_nested_too_deep_is_refused(self) -> None:
+        line = leaf(0).replace(b'{"version":0}', b'{"a":' + b"[" * 300 + b"]" * 300 + b"}")
+        refused(3, "nested too deep", [line], signed([line]))
+
+    @pytest.mark.parametrize("start", ['{"causeloop":"log-export/v1","a":', '{"pruned":'])
+    def test_an_export_nested_too_deep_is_refused(self, start: str) -> None:
+        head = io.BytesIO()
+        export_file.write(head, Head(signed([]), KEY), [])
+        before = b"" if "causeloop" in start else head.getvalue()
+        with pytest.raises(Refused):
+            list(export_file.read(io.BytesIO(before + start.encode() + b"[" * 100_000 + b"\n"))[1])
+
+    def test_a_key_s_name_that_a_terminal_would_obey_is_refused(self) -> None:
+        for name in ("a\x1b[31m", "a\x9b31m", "a\u202eb", "a\udcff"):
+            refused(
+                1, "cannot be printed", [], signed([]), key=f"{name}+00000000+{KEY.rpartition('+')[2]}", pinned=None
+            )
+
+    def test_a_link_laid_where_a_file_is_written_is_not_followed(self, tmp_path: Path) -> None:
+        victim, target = tmp_path / "victim", tmp_path / "log.ndjson"
+        victim.write_text("mine")
+        (tmp_path / "log.ndjson.unfinished").symlink_to(victim)
+        with files.replacing(target) as file:
+            file.write(b"log")
+        assert (victim.read_text(), target.read_text()) == ("mine", "log")
+        assert target.stat().st_mode & 0o777 == 0o600
+
+    def test_a_file_without_end_is_refused(self) -> None:
+        with pytest.raises(SettingsError, match="larger than anything that belongs there"):
+            files.text("/dev/zero")
+
+    def test_a_checkpoint_that_is_none_asks_for_no_entries(self) -> None:
+        for size in ("²", "9" * 5000, "-1"):
+            assert log.size_of(f"a\n{size}\nb\n\n— a b\n") == 0
+
+    def test_an_entry_that_looks_like_a_heartbeat_ends_nothing(self) -> None:
+        reader, between = Reader(), []
+        for data in (b"", b"data: the first half", b": heartbeat\n", b"\n"):
+            reader.feed(data)
+            between.append(reader.is_between)
+        assert between == [True, False, False, True]
+
+    def test_of_one_entry_no_history_can_be_told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "one.tlog-proof").write_text("c2sp.org/tlog-proof@v1")
+        assert main(["audit", "verify", str(tmp_path / "one.tlog-proof"), "--kept", str(tmp_path / "kept")]) != 0
+        assert "--kept is for a whole log" in capsys.readouterr().err

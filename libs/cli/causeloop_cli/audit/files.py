@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -14,7 +15,7 @@ LARGEST = 1024 * 1024
 
 
 def text(name: str) -> str:
-    """The text of a file, - for standard input; SettingsError when it cannot be read."""
+    """The text of a file, - for standard input; SettingsError when it cannot be read, or is far too large."""
     try:
         with nullcontext(sys.stdin) if name == "-" else Path(name).open(encoding="utf-8") as file:
             found = file.read(LARGEST + 1)
@@ -29,11 +30,17 @@ def text(name: str) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that stands at `path` once the block has ended, readable by its owner alone, and not at all before."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    """A file that stands at `path` once the block has ended, readable by its owner alone, and not at all before.
+
+    Until then it has a name that nobody can have put a link at.
+    """
     try:
-        unfinished.unlink(missing_ok=True)  # of a run that was killed; a link somebody laid here is not followed
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        handle, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".unfinished", dir=path.parent)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written: {error.strerror}.") from error
+    unfinished = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
             yield file
         unfinished.replace(path)
     except OSError as error:

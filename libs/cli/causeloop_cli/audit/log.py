@@ -57,7 +57,7 @@ def _events(http: httpx.Client, gateway: client.Gateway, reader: Reader) -> Iter
         if response.status_code != 200:
             raise client.refusal(response)
         for data in response.iter_raw():
-            if data.startswith(_HEARTBEAT):  # said only when there is nothing else to say
+            if reader.is_between and data.startswith(_HEARTBEAT):  # said only when there is nothing else to say
                 yield None
             for event in reader.feed(data):
                 if event.kind == "end":

@@ -28,6 +28,11 @@ class Reader:
         self._kind = ""
         self._data: list[str] = []
 
+    @property
+    def is_between(self) -> bool:
+        """Whether no event has begun: bytes that come now are not the middle of one."""
+        return not (self._buffer or self._data)
+
     def feed(self, data: bytes) -> list[Event]:
         """The events that are complete with these bytes; ValueError when a line never ends."""
         # A CR at the end may be half of a line's end: it waits for what follows.

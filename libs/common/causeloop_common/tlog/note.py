@@ -41,6 +41,10 @@ class VerifierKey:
         """The four bytes by which a signature names its key."""
         return hashlib.sha256(self.name.encode() + b"\n" + _ED25519 + self.public).digest()[:_KEY_ID]
 
+    def __post_init__(self) -> None:
+        if _NAME.fullmatch(self.name) is None or not self.name.isprintable():
+            raise NotVerified("a key's name has a space, a plus or what cannot be printed")
+
     def __str__(self) -> str:
         return f"{self.name}+{self.id.hex()}+{base64.b64encode(_ED25519 + self.public).decode()}"
 
@@ -50,7 +54,7 @@ class VerifierKey:
         name, _, rest = text.strip().partition("+")
         key_id, _, body = rest.partition("+")
         raw = decoded(body)
-        if _NAME.fullmatch(name) is None or len(raw) != 33 or raw[:1] != _ED25519:
+        if len(raw) != 33 or raw[:1] != _ED25519:
             raise NotVerified("the key is not of the form name+id+base64, for Ed25519")
         key = cls(name, raw[1:])
         if key.id.hex() != key_id:
@@ -60,8 +64,8 @@ class VerifierKey:
 
 def sign(text: str, name: str, private: Ed25519PrivateKey) -> str:
     """The note of a text under a key of this name."""
-    if _NAME.fullmatch(name) is None or not text.endswith("\n"):
-        raise ValueError("A note's text ends with a newline, a key's name has no space and no plus.")
+    if not text.endswith("\n"):
+        raise ValueError("A note's text ends with a newline.")
     key = VerifierKey(name, private.public_key().public_bytes_raw())
     signature = base64.b64encode(key.id + private.sign(text.encode())).decode()
     return f"{text}\n{_DASH}{name} {signature}\n"

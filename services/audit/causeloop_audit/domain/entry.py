@@ -20,6 +20,7 @@ VERSION = 1
 SALT_BYTES = 16
 MALFORMED = "audit.malformed"
 _FIELDS = frozenset(("action", "actor", "credential", "data", "id", "request", "salt", "target", "tenant", "time", "v"))
+_TEXTS = _FIELDS - {"credential", "data", "v"}
 _LARGEST = 2**53
 _DEEPEST = 16
 
@@ -69,8 +70,13 @@ def leaf(fields: EntryFields, salt: bytes) -> bytes:
 def read_leaf(leaf: bytes) -> dict[str, Any]:
     """The value of a stored leaf; NotCanonical unless these are the very bytes that `leaf` writes for it."""
     value = read_data(leaf)
-    if value.get("v") != VERSION or frozenset(value) != _FIELDS:
+    if frozenset(value) != _FIELDS or type(value["v"]) is not int or value["v"] != VERSION:
         raise NotCanonical(f"is not an entry of version {VERSION}")
+    if not all(type(value[name]) is str for name in _TEXTS) or type(value["data"]) is not dict:
+        raise NotCanonical("has a field of another type")
+    if value["credential"] is not None and type(value["credential"]) is not str:
+        raise NotCanonical("has a field of another type")
+    _check(value["data"], 0)
     if orjson.dumps(value, option=orjson.OPT_SORT_KEYS) != leaf:
         raise NotCanonical("is written in another than its one form")
     return value
