@@ -119,7 +119,8 @@ class TestEveryCommand:
                 token = ServiceTokens(keys).mint(asking(b.workspace, b.id, *EVERY_PERMISSION), kind.service)
                 fields = (await tenants.requests(kind.operation, split(kind)[0], []))[0]
                 command = kind.model_validate(fields)
-                sealed_for_b = command.to_wire(Envelope(Sealer(pair), f"{kind.subject}:{b.workspace}"))
+                for_b = Envelope(Sealer(pair), f"{kind.subject}:{b.workspace}")
+                sealed_for_b = command.to_wire(for_b)
                 sealed_for_a = command.to_wire(Envelope(Sealer(pair), f"{kind.subject}:{a.workspace}"))
                 async with stack.on_bus(issuer) as client:
 
@@ -133,10 +134,15 @@ class TestEveryCommand:
                         return await ask(client, subject, body, sent, deadline)
 
                     for name in {"workspace_id", "tenant", "ten", "tenant_id"} - set(kind.model_fields):
-                        more = orjson.dumps({**orjson.loads(sealed_for_b), name: a.workspace})
+                        told = command.to_client() if kind.wholly_sealed else sealed_for_b
+                        more = orjson.dumps({**orjson.loads(told), name: a.workspace})
+                        more = for_b.seal(more) if kind.wholly_sealed else more
                         assert await code(more) == "validation_error", (kind.subject, name)
                         count += 1
-                    if any(name in kind.sealed_fields for name in fields):
+                    if kind.wholly_sealed:
+                        assert await code(command.to_client()) == "validation_error", kind.subject
+                        count += 1
+                    if kind.wholly_sealed or any(name in kind.sealed_fields for name in fields):
                         assert await code(sealed_for_a) == "validation_error", kind.subject
                         count += 1
                     no_right = ServiceTokens(keys).mint(asking(b.workspace, b.id), kind.service)

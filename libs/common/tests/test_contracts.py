@@ -3,7 +3,7 @@
 import json
 import pickle
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import pytest
 from pydantic import Field, ValidationError
@@ -15,15 +15,16 @@ from causeloop_common.contracts.base import (
     Command,
     Envelope,
     Event,
+    Hidden,
     Message,
     Page,
     Sealed,
-    SealedJson,
     WorkspaceId,
     events,
 )
 from causeloop_common.contracts.tenancy import CreateWorkspace, MemberAdded, Resolve
 from causeloop_common.contracts.vault import PutSecret, Seal
+from causeloop_common.errors import InvalidInput
 from causeloop_common.keys import Sealer
 from causeloop_common.messaging import invalid_input
 from causeloop_common.permissions import SELF, Internal, Permission
@@ -144,17 +145,9 @@ class TestIds:
         assert not re.match(schema["pattern"], ids.new("sec"))
 
 
-class Item(Message):
-    """One of many, each with a secret."""
-
-    secret: str = Field(repr=False)
-    word: str | None = None
-
-
 class Nested(Message):
     """Secrets in every place where one can be."""
 
-    items: Annotated[list[Item], SealedJson] | None = None
     many: list[Sealed] = Field(default_factory=list)
     named: dict[str, Sealed] = Field(default_factory=dict)
     perhaps: Sealed | None = None
@@ -163,7 +156,6 @@ class Nested(Message):
 
 
 NESTED: dict[str, Any] = {
-    "items": [{"secret": CANARY, "word": "w"}, {"secret": CANARY, "word": None}],
     "many": [CANARY, CANARY],
     "named": {"a": CANARY},
     "perhaps": CANARY,
@@ -174,7 +166,7 @@ NESTED: dict[str, Any] = {
 
 class TestSealed:
     def test_fields_with_secrets_are_known_wherever_they_hide(self) -> None:
-        assert Nested.sealed_fields == {"items", "many", "named", "perhaps", "deep"}
+        assert Nested.sealed_fields == {"many", "named", "perhaps", "deep"}
         assert PutSecret.sealed_fields == {"value"}
         assert Grant.sealed_fields == {"access_token", "refresh_token"}
         assert vault.SecretView.sealed_fields == frozenset()
@@ -228,7 +220,6 @@ class TestSealed:
         assert heard.perhaps.get_secret_value() == CANARY
         assert heard.deep is not None
         assert heard.deep.value.get_secret_value() == CANARY
-        assert heard.items == Nested.model_validate(NESTED).items
         assert [secret.get_secret_value() for secret in (*heard.many, *heard.named.values())] == [CANARY] * 3
 
     def test_a_long_secret_may_be_longer_when_sealed(self) -> None:
@@ -258,33 +249,69 @@ class TestSealed:
 
         assert shown == {**NESTED, "deep": {"path": "a", "value": CANARY, "version": None}}
 
-    def test_items_are_one_ciphertext_for_their_receiver_and_message(self) -> None:
-        wire = Nested.model_validate({"items": NESTED["items"]}).to_wire(envelope("cmd.x:ws_1"))
-
-        assert isinstance(json.loads(wire)["items"], str)
-        with pytest.raises(ValidationError, match="is not sealed for this receiver and message") as refused:
-            Nested.model_validate_json(wire, context=envelope("cmd.x:ws_2"))
-        assert CANARY not in repr(refused.value)
-
-    @pytest.mark.parametrize("items", [[{"secret": CANARY}], {"secret": CANARY}, 5, None, CANARY])
-    def test_items_that_travelled_in_clear_are_refused(self, items: Any) -> None:
-        told = json.dumps({"items": items})
-        if items is None:
-            assert Nested.model_validate_json(told, context=envelope()).items is None
-            return
-        with pytest.raises(ValidationError, match="items") as refused:
-            Nested.model_validate_json(told, context=envelope())
-        assert CANARY not in repr(refused.value)
-
-    def test_the_schema_shows_items_as_a_list(self) -> None:
-        for mode in ("validation", "serialization"):
-            schema = Nested.model_json_schema(mode=mode)["properties"]["items"]
-            assert schema["anyOf"][0] == {"items": {"$ref": "#/$defs/Item"}, "type": "array", "x-sealed": True}
-
     def test_the_schema_calls_it_a_password(self) -> None:
         schema = PutSecret.model_json_schema()["properties"]["value"]
 
         assert (schema["format"], schema["x-sealed"], schema["maxLength"]) == ("password", True, 65_536)
+
+
+class Item(Message):
+    """One of many, each with a secret."""
+
+    secret: str = Field(repr=False)
+    word: str | None = None
+
+
+class Whole(Message):
+    """All of it is one ciphertext."""
+
+    wholly_sealed: ClassVar[bool] = True
+
+    items: Annotated[list[Item], Hidden]
+    one: Sealed | None = None
+    number: int = 0
+
+
+WHOLE = {"items": [{"secret": CANARY, "word": "w"}, {"secret": CANARY, "word": None}], "one": CANARY, "number": 1}
+
+
+class TestWhollySealed:
+    def test_travels_as_one_ciphertext_and_arrives_whole(self) -> None:
+        sent = Whole.model_validate(WHOLE)
+        wire = sent.to_wire(envelope())
+
+        assert CANARY.encode() not in wire
+        assert b"items" not in wire
+        assert Whole.from_wire(wire, envelope()) == sent
+        assert envelope().open(wire) == sent.to_client()
+        assert json.loads(sent.to_client()) == WHOLE
+
+    def test_prints_as_stars(self) -> None:
+        sent = Whole.model_validate(WHOLE)
+        for told in (repr(sent), str(sent), repr(sent.items), sent.model_dump_json(), sent.to_wire().decode()):
+            assert CANARY not in told
+
+    def test_is_for_its_receiver_and_message(self) -> None:
+        wire = Whole.model_validate(WHOLE).to_wire(envelope("cmd.x:ws_1"))
+
+        for body in (wire, wire[:-4], b"", b"\xff", json.dumps(WHOLE).encode()):
+            with pytest.raises(InvalidInput) as refused:
+                Whole.from_wire(body, envelope("cmd.x:ws_2"))
+            assert refused.value.fields == {"body": ["is not sealed for this receiver and message"]}
+
+    @pytest.mark.parametrize(("field", "value"), [("number", "1"), ("number", True), ("more", 1), ("items", {})])
+    def test_is_read_strictly_and_leaves_no_trace_in_a_refusal(self, field: str, value: Any) -> None:
+        wire = envelope().seal(json.dumps({**WHOLE, field: value}).encode())
+
+        with pytest.raises(ValidationError, match=field) as refused:
+            Whole.from_wire(wire, envelope())
+        assert CANARY not in repr(refused.value)
+
+    def test_the_schema_says_so(self) -> None:
+        schema = Whole.model_json_schema()
+
+        assert schema["x-sealed"] is True
+        assert schema["properties"]["items"]["items"] == {"$ref": "#/$defs/Item"}
 
 
 class TestTexts:

@@ -154,7 +154,7 @@ class TestKeys:
         answer = await gateway.request(workspace, back)
 
         assert set(orjson.loads(asked.body)) == {"results"}
-        assert set(orjson.loads(answer.body)) == {"results"}
+        assert not answer.body.startswith(b"{")
         assert PLAIN.encode() not in asked.body + answer.body
         (shown,) = (await gateway.call(workspace, back)).results or []
         assert (shown.plaintext, shown.error) == (PLAIN, None)

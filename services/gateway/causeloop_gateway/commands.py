@@ -17,10 +17,10 @@ from pydantic import ValidationError
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext, Idempotency
-from causeloop_common.contracts.base import Command, Nothing, Page
+from causeloop_common.contracts.base import Command, Envelope, Nothing, Page
 from causeloop_common.errors import AppError, InvalidInput, Malformed
 from causeloop_common.keys import KeyRing
-from causeloop_common.messaging import Bus, invalid_input
+from causeloop_common.messaging import Bus, Unread, invalid_input
 from causeloop_gateway.cursors import Cursors
 from causeloop_gateway.denials import Denial, Denials
 from causeloop_gateway.inbound import ANONYMOUS_BODY_BYTES, BODY_BYTES, Inbound
@@ -188,8 +188,11 @@ class CommandRoute(Route):
             ctx = ctx.of_tenant(endpoint.tenant(gateway, ctx, key), *ctx.permissions)
         if key is not None:
             ctx = _with_key(ctx, Idempotency(key, gateway.fingerprint(request, body)))
+        command: Command[Any] | Unread
         try:
-            if self._takes_body:  # as JSON, so that a number is a number and not a text or true
+            if endpoint.command.wholly_sealed:  # the service reads it, and refuses as would be refused here
+                command = Unread(endpoint.command, orjson.dumps(fields))
+            elif self._takes_body:  # as JSON, so that a number is a number and not a text or true
                 command = endpoint.command.model_validate_json(orjson.dumps(fields), strict=True)
             else:
                 command = endpoint.command.model_validate(fields)
@@ -200,8 +203,7 @@ class CommandRoute(Route):
         answer = await gateway.bus.request(ctx, command)
         content = answer.body
         if self._sealed:
-            envelope = gateway.bus.envelope_of_reply(ctx, command)
-            content = endpoint.command.reply.model_validate_json(content, context=envelope).to_client()
+            content = self._shown(content, gateway.bus.envelope_of_reply(ctx, command))
         elif endpoint.is_list:
             content = self._page(content, ctx, request)
         if endpoint.text is not None and _prefers_text(request.headers.get("accept", "")):
@@ -209,6 +211,12 @@ class CommandRoute(Route):
         else:
             kind = JSON
         await _send(send, endpoint.status, content, kind, replayed=answer.replayed)
+
+    def _shown(self, content: bytes, envelope: Envelope) -> bytes:
+        reply = self._endpoint.command.reply
+        if reply.wholly_sealed:
+            return envelope.open(content)  # which is what the client is to see
+        return reply.model_validate_json(content, context=envelope).to_client()
 
     async def _context(self, request: Inbound) -> AuthContext:
         endpoint = self._endpoint

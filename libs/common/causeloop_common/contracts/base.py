@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Generic, NamedTuple, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -33,9 +33,10 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue, WithJsonSchema
-from pydantic_core import CoreSchema, core_schema, from_json, to_json
+from pydantic_core import CoreSchema, core_schema
 
 from causeloop_common import ids
+from causeloop_common.errors import InvalidInput
 from causeloop_common.keys import Sealer
 
 ReplyT = TypeVar("ReplyT", bound="Message")
@@ -52,6 +53,14 @@ class Envelope(NamedTuple):
 
     sealer: Sealer
     label: str
+
+    def seal(self, clear: bytes) -> bytes:
+        """A whole message as one ciphertext."""
+        return self.sealer.seal(clear, self.label).encode()
+
+    def open(self, body: bytes) -> bytes:
+        """What `seal` sealed; ValueError when it is not for this receiver and message."""
+        return self.sealer.open(body.decode("ascii"), self.label)
 
 
 class Shown:
@@ -89,40 +98,27 @@ Sealed = Annotated[
 """A secret text, at most 64 Ki characters: ciphertext on the bus, stars everywhere else but in the HTTP answer."""
 
 
-class _SealedJson(_SealedMark):
-    """Marks a list of messages that travels as one sealed text: sealing every item would cost more than all the rest.
-
-    Fields of the items that are secret are `Field(repr=False)`; nothing else shows them.
-    """
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.with_info_before_validator_function(
-            _open_json,
-            handler(source),
-            serialization=core_schema.plain_serializer_function_ser_schema(_seal_json, info_arg=True),
-        )
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        described = handler(schema["schema"])
-        return {**described, "x-sealed": True}
-
-
-def _seal_json(value: list[BaseModel], info: SerializationInfo) -> Any:
-    if isinstance(info.context, Envelope):
-        return info.context.sealer.seal(to_json(value, exclude_none=True), info.context.label)
+def _hide(value: Any, info: SerializationInfo) -> Any:
     return value if isinstance(info.context, Shown) else _STARS
 
 
-def _open_json(value: Any, info: ValidationInfo) -> Any:
-    if not isinstance(info.context, Envelope):
-        return value
-    if not isinstance(value, str):
-        raise ValueError("is not sealed for this receiver and message")
-    return from_json(info.context.sealer.open(value, info.context.label))
+class _Hidden(_SealedMark):
+    """Shows what it marks to the client alone, as it is; everywhere else it is stars."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        shown = core_schema.plain_serializer_function_ser_schema(_hide, info_arg=True)
+        return core_schema.no_info_after_validator_function(_as_it_is, handler(source), serialization=shown)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema["schema"]), "x-sealed": True}
 
 
-SealedJson = _SealedJson()
-"""`Annotated[list[Item], SealedJson]`: items with secrets in them, one ciphertext on the bus."""
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+Hidden = _Hidden()
+"""`Annotated[list[Item], Hidden]`: items with secrets in them, of a message that is wholly sealed."""
 
 
 def _typeid(*prefixes: str) -> Any:
@@ -180,6 +176,8 @@ class Message(BaseModel):
     )
 
     sealed_fields: ClassVar[frozenset[str]] = frozenset()
+    wholly_sealed: ClassVar[bool] = False
+    """Whether it travels as one ciphertext: its many items cost one sealing, and who passes it on need not read it."""
     omits_nulls: ClassVar[bool] = False
     """Whether a field that is None is left out of the JSON: of an answer that has one form or another."""
 
@@ -199,7 +197,27 @@ class Message(BaseModel):
 
     def to_wire(self, envelope: Envelope | None = None) -> bytes:
         """JSON for the bus; `Sealed` fields are sealed with the envelope, stars without one."""
+        if self.wholly_sealed and envelope is not None:
+            return envelope.seal(self.to_client())
         return self.__pydantic_serializer__.to_json(self, context=envelope, exclude_none=self.omits_nulls)
+
+    @classmethod
+    def from_wire(cls, body: bytes, envelope: Envelope) -> Self:
+        """What `to_wire` wrote; ValidationError, or InvalidInput when it is sealed for something else."""
+        if cls.wholly_sealed:
+            try:
+                clear = envelope.open(body)
+            except ValueError as error:  # a letter that is not ASCII is one, too
+                raise InvalidInput.of(body="is not sealed for this receiver and message") from error
+            return cls.model_validate_json(clear, strict=True)  # it may be a client's own words, passed on unread
+        return cls.model_validate_json(body, context=envelope)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        described = handler(schema)
+        if cls.wholly_sealed:
+            handler.resolve_ref_schema(described)["x-sealed"] = True
+        return described
 
     def to_client(self) -> bytes:
         """JSON for the client who may see the secrets in it."""

@@ -8,11 +8,11 @@ from causeloop_common.contracts.base import (
     Command,
     Event,
     Hash,
+    Hidden,
     KeyId,
     Message,
     Page,
     Sealed,
-    SealedJson,
     SecretId,
     Timestamp,
 )
@@ -187,23 +187,28 @@ class Encrypted(Message):
 class Decrypted(Message):
     """`plaintext` of one ciphertext in base64, or `results` of the items, in their order."""
 
+    wholly_sealed: ClassVar[bool] = True
     omits_nulls: ClassVar[bool] = True
 
     plaintext: Sealed | None = None
-    results: Annotated[list[DecryptedItem], SealedJson] | None = None
+    results: Annotated[list[DecryptedItem], Hidden] | None = None
 
 
 class Encrypt(Command[Encrypted], permission=Permission.KEYS_USE, pure=True):
     """Encrypt one `plaintext`, or `items`, under a named key, each bound to its context."""
 
+    wholly_sealed: ClassVar[bool] = True
+
     name: KeyName
     plaintext: Sealed | None = Field(default=None, description="In base64: at most 48 KiB.")
     context: Context | None = None
-    items: Annotated[list[PlainItem], SealedJson, Field(min_length=1, max_length=ITEMS)] | None = None
+    items: Annotated[list[PlainItem], Hidden, Field(min_length=1, max_length=ITEMS)] | None = None
 
 
 class Decrypt(Command[Decrypted], permission=Permission.KEYS_USE, pure=True):
     """Decrypt one `ciphertext`, or `items`, under a named key; recorded before the answer."""
+
+    wholly_sealed: ClassVar[bool] = True
 
     name: KeyName
     ciphertext: Ciphertext | None = None

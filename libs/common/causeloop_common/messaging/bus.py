@@ -64,6 +64,20 @@ class Answer(NamedTuple):
     replayed: bool
 
 
+class Unread:
+    """A wholly sealed command that is passed on without having been read: its receiver validates it."""
+
+    __slots__ = ("_clear", "pure", "service", "subject", "timeout")
+
+    def __init__(self, kind: type[Command[Any]], clear: bytes) -> None:
+        self.service, self.subject, self.timeout, self.pure = kind.service, kind.subject, kind.timeout, kind.pure
+        self._clear = clear
+
+    def to_wire(self, envelope: Envelope) -> bytes:
+        """As a message does."""
+        return envelope.seal(self._clear)
+
+
 class Bus:
     """One service's connection to NATS, its tokens and its sealers."""
 
@@ -147,9 +161,9 @@ class Bus:
     async def call(self, ctx: AuthContext, command: Command[ReplyT]) -> ReplyT:
         """Ask and wait: the reply, or the AppError that the owner answered."""
         answer = await self.request(ctx, command)
-        return command.reply.model_validate_json(answer.body, context=self.envelope_of_reply(ctx, command))  # type: ignore[return-value]
+        return command.reply.from_wire(answer.body, self.envelope_of_reply(ctx, command))  # type: ignore[return-value]
 
-    async def request(self, ctx: AuthContext, command: Command[Any]) -> Answer:
+    async def request(self, ctx: AuthContext, command: "Command[Any] | Unread") -> Answer:
         """Ask and wait for the reply's bytes."""
         if self.tracer is None:
             return await self._request(ctx, command, telemetry.child_traceparent(ctx.traceparent))
@@ -159,7 +173,7 @@ class Bus:
             span.set("causeloop.request_id", ctx.request_id)
             return await self._request(ctx, command, span.traceparent)
 
-    async def _request(self, ctx: AuthContext, command: Command[Any], traceparent: str) -> Answer:
+    async def _request(self, ctx: AuthContext, command: "Command[Any] | Unread", traceparent: str) -> Answer:
         _ = self.client
         headers = {
             TOKEN: self.tokens.mint(ctx, command.service),
@@ -186,7 +200,7 @@ class Bus:
             raise error_from(code, told, message.data)
         return Answer(message.data, REPLAYED in told)
 
-    def envelope_of_reply(self, ctx: AuthContext, command: Command[Any]) -> Envelope:
+    def envelope_of_reply(self, ctx: AuthContext, command: "Command[Any] | Unread") -> Envelope:
         """What opens the sealed fields of the reply to this command."""
         return self.envelope(self.service, command.service, ctx, f"{command.subject}.reply")
 

@@ -179,9 +179,7 @@ class CommandRouter:
             span.set("causeloop.request_id", ctx.request_id)
         telemetry.bind(telemetry.Act(bus.service, ctx.request_id, ctx.tenant, ctx.traceparent))
         try:
-            command = kind.model_validate_json(
-                body, context=bus.envelope(claims.issuer, bus.service, ctx, kind.subject)
-            )
+            command = kind.from_wire(body, bus.envelope(claims.issuer, bus.service, ctx, kind.subject))
         except ValidationError as error:
             raise invalid_input(error) from error
         try:

@@ -169,18 +169,19 @@ class LogWriter(_Leader):
                     return await self._append(connection, batch, all_new=False)
 
     async def _append(self, connection: asyncpg.Connection, batch: Sequence[NewEntry], *, all_new: bool) -> Appended:
-        tenants = {entry.workspace_id for entry in batch}
-        frontiers = await self._lock_heads(connection, sorted(tenants))
+        # By number, since a UUID's own hash is computed in Python every time.
+        tenants = {entry.workspace_id.int: entry.workspace_id for entry in batch}
+        frontiers = await self._lock_heads(connection, list(tenants.values()))
         new = batch
-        if not all_new or len({entry.event_id for entry in batch}) < len(batch):
+        if not all_new or len({entry.event_id.int for entry in batch}) < len(batch):
             new = await self._new(connection, batch)
-            tenants = {entry.workspace_id for entry in new}
+            tenants = {entry.workspace_id.int: entry.workspace_id for entry in new}
         if not new:
             return Appended([], {})
-        indexes = [frontiers[entry.workspace_id].append(entry.leaf_hash) for entry in new]
+        indexes = [frontiers[entry.workspace_id.int].append(entry.leaf_hash) for entry in new]
         owners, *columns = zip(*new, strict=True)
         await connection.execute(_ADD_ENTRIES, owners, indexes, *columns)
-        moved = {tenant: frontiers[tenant] for tenant in tenants}
+        moved = {tenant: frontiers[number] for number, tenant in tenants.items()}
         if completed := [(tenant, node) for tenant, frontier in moved.items() for node in frontier.completed]:
             await connection.execute(
                 _ADD_NODES,
@@ -210,12 +211,12 @@ class LogWriter(_Leader):
                 fresh.setdefault(place, entry)
         return list(fresh.values())
 
-    async def _lock_heads(self, connection: asyncpg.Connection, tenants: list[UUID]) -> dict[UUID, Frontier]:
+    async def _lock_heads(self, connection: asyncpg.Connection, tenants: list[UUID]) -> dict[int, Frontier]:
         rows = await connection.fetch(_LOCK_HEADS, tenants)
         if len(rows) < len(tenants):
             await connection.execute(_ADD_HEADS, tenants, EMPTY_ROOT)
             rows = await connection.fetch(_LOCK_HEADS, tenants)
-        return {row["workspace_id"]: Frontier.unpack(row["size"], row["peaks"]) for row in rows}
+        return {row["workspace_id"].int: Frontier.unpack(row["size"], row["peaks"]) for row in rows}
 
 
 class LogWatch(_Leader):

@@ -38,8 +38,26 @@ class NotOpened(Exception):
 
 def place(tenant: str, purpose: str, record: str, version: int) -> bytes:
     """The additional data of a place: injective, each part with its length before it."""
-    parts = (FORMAT, tenant, purpose, record, str(version))
-    return b"".join(len(raw).to_bytes(4, "big") + raw for raw in (part.encode() for part in parts))
+    return Places(tenant, purpose, version).of(record)
+
+
+class Places:
+    """The places of one purpose and key version; what they have in common is encoded once."""
+
+    __slots__ = ("_before", "_behind")
+
+    def __init__(self, tenant: str, purpose: str, version: int) -> None:
+        self._before = _part(FORMAT) + _part(tenant) + _part(purpose)
+        self._behind = _part(str(version))
+
+    def of(self, record: str) -> bytes:
+        """The place of a record."""
+        return self._before + _part(record) + self._behind
+
+
+def _part(text: str) -> bytes:
+    raw = text.encode()
+    return len(raw).to_bytes(4, "big") + raw
 
 
 def seal(key: bytes, version: int, plaintext: bytes, at: bytes, entropy: bytes) -> str:

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
@@ -43,14 +44,22 @@ _NOT_OPENED = "does not open under this key in this context"
 class NamedKey:
     """A named key's material in clear, by version."""
 
-    tenant: str
     id: str
     material: dict[int, bytes] = field(repr=False)
+    places: dict[int, envelope.Places]
     version: int
+
+    @classmethod
+    def of(cls, tenant: str, key_id: str, material: dict[int, bytes]) -> Self:
+        """A tenant's key, whose newest version seals."""
+        purpose = named_keys.purpose(key_id)
+        places = {version: envelope.Places(tenant, purpose, version) for version in material}
+        return cls(key_id, material, places, max(material))
 
     def seal_all(self, items: Sequence[tuple[bytes, Mapping[str, str] | None]], entropy: bytes) -> list[str]:
         """Ciphertexts of plaintexts, each with its context, under the newest version."""
-        placed = [(plaintext, self._place(context, self.version)) for plaintext, context in items]
+        places = self.places[self.version]
+        placed = [(plaintext, places.of(named_keys.record(context))) for plaintext, context in items]
         return envelope.seal_all(self.material[self.version], self.version, placed, entropy)
 
     def open_all(self, items: Sequence[tuple[str, Mapping[str, str] | None]]) -> list[bytes | None]:
@@ -60,13 +69,10 @@ class NamedKey:
         for text, context in items:
             try:
                 version = envelope.version_of(text)
-                opened.append(openers[version].open(text, self._place(context, version)))
+                opened.append(openers[version].open(text, self.places[version].of(named_keys.record(context))))
             except (envelope.NotOpened, KeyError):
                 opened.append(None)
         return opened
-
-    def _place(self, context: Mapping[str, str] | None, version: int) -> bytes:
-        return envelope.place(self.tenant, named_keys.purpose(self.id), named_keys.record(context), version)
 
 
 class KeyService:
@@ -152,6 +158,8 @@ class KeyService:
         read = [_plaintext(item.plaintext) for item in items]
         good = [(one, item.context) for one, item in zip(read, items, strict=True) if one is not None]
         sealed = iter(key.seal_all(good, self._entropy(envelope.entropy_bytes(len(good)))))
+        if len(good) == len(items):
+            return [EncryptedItem(ciphertext=ciphertext) for ciphertext in sealed]
         refused = EncryptedItem(error=ItemError(code=InvalidInput.code, detail=f"The plaintext {_NO_BASE64}."))
         return [refused if one is None else EncryptedItem(ciphertext=next(sealed)) for one in read]
 
@@ -164,8 +172,8 @@ class KeyService:
         for one in found:
             keyring = await self._keyrings.keyring(tx, envelope.version_of(one.sealed))
             material[one.version] = keyring.open_(_PURPOSE, _record(one.id, one.version), one.sealed)
-        key = NamedKey(tx.ctx.tenant, found[-1].id, material, found[-1].version)
-        self._memory.keep((key.tenant, name), key)
+        key = NamedKey.of(tx.ctx.tenant, found[-1].id, material)
+        self._memory.keep((tx.ctx.tenant, name), key)
         return key
 
 
