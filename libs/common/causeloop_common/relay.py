@@ -253,6 +253,7 @@ class _Acknowledged:
     _subscription: Subscription
 
     def __init__(self, bus: Bus) -> None:
+        self._bus = bus
         self._client = bus.client
         self._prefix = f"{self._client.new_inbox()}."
         self._sequences: list[int | None] = []
@@ -266,10 +267,12 @@ class _Acknowledged:
         """Ready to publish."""
         made = cls(bus)
         made._subscription = await made._client.subscribe(f"{made._prefix}*.*", cb=made._on_ack)
+        bus.on_disconnect.append(made._on_disconnect)
         return made
 
     async def close(self) -> None:
         """Stop listening."""
+        self._bus.on_disconnect.remove(self._on_disconnect)
         with suppress(nats.errors.Error):
             await self._subscription.unsubscribe()
 
@@ -290,8 +293,13 @@ class _Acknowledged:
             )
         await asyncio.wait_for(self._complete.wait(), timeout=_ACK_SECONDS)
         if self._refusal is not None:
-            raise Unavailable(f"The stream refuses events: {self._refusal}.")
+            raise Unavailable(f"Events are not in the stream: {self._refusal}.")
         return [sequence for sequence in self._sequences if sequence is not None]
+
+    def _on_disconnect(self) -> None:
+        """What was not acknowledged on this connection will not be: the relay looks again as soon as there is one."""
+        self._refusal = "the bus was lost"
+        self._complete.set()
 
     async def _on_ack(self, message: Msg) -> None:
         _, batch, number = message.subject.rsplit(".", 2)

@@ -1,6 +1,8 @@
 """The relay: every committed event reaches the stream, in order, and nothing else does."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -316,6 +318,26 @@ class TestLoss:
 
         await run()
         await arrived(house, workspace, "one", "two", "three")
+
+    async def test_what_a_server_died_with_is_not_waited_for(
+        self, run: Run, house: Any, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
+    ) -> None:
+        """Its acknowledgements will not come any more: the next server has the events as soon as it is there."""
+        await run()
+        await announce(database, workspace, "before")
+        await arrived(house, workspace, "before")
+
+        os.kill(house.nats.pid, signal.SIGSTOP)
+        await announce(database, workspace, "meanwhile")
+        await asyncio.sleep(0.2)  # it is on its way
+        os.kill(house.nats.pid, signal.SIGKILL)
+        house.nats.restart()
+
+        async def acknowledged() -> bool:
+            waiting = "SELECT count(*) FROM tenancy.outbox WHERE workspace_id = $1 AND published_at IS NULL"
+            return not await superuser.fetchval(waiting, workspace.tenant_uuid)
+
+        await until(acknowledged, seconds=5)  # and not after the ten seconds that a slow answer may take
 
     async def test_a_restarted_server_gets_the_last_minutes_again_and_doubles_nothing(
         self, house: Any, run: Run, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
