@@ -352,9 +352,7 @@ class TestHostileFiles:
 
     def test_a_key_s_name_that_a_terminal_would_obey_is_refused(self) -> None:
         for name in ("a\x1b[31m", "a\x9b31m", "a\u202eb", "a\udcff"):
-            refused(
-                1, "cannot be printed", [], signed([]), key=f"{name}+00000000+{KEY.rpartition('+')[2]}", pinned=None
-            )
+            refused(1, "cannot be printed", [], signed([]), key=f"{name}+00000000+{KEY.split('+', 2)[2]}", pinned=None)
 
     def test_a_link_laid_where_a_file_is_written_is_not_followed(self, tmp_path: Path) -> None:
         victim, target = tmp_path / "victim", tmp_path / "log.ndjson"
