@@ -223,7 +223,7 @@ class Stack:
                 **self._more,
             }
         self.environ["gateway"] |= {"PORT": str(port), "CORS_ORIGINS": PARTY}
-        self.environ["audit"] |= {"CHECKPOINT_SECONDS": "0.5"}
+        self.environ["audit"].setdefault("CHECKPOINT_SECONDS", "0.5")
         self.environ["auth"] |= {
             "CLERK_JWKS_URL": f"{self.issuer_url}/.well-known/jwks.json",
             "CLERK_AUTHORIZED_PARTIES": PARTY,
