@@ -215,7 +215,7 @@ class Worker:
             self._model.breaks(f"{path}: the same key is answered {first.text[:100]}, then {again.text[:100]}")
 
     async def _insist(
-        self, answers: list[int], ask: Callable[[], Awaitable[httpx.Response]], *, done_says: int = 0
+        self, answers: list[int], ask: Callable[[], Awaitable[httpx.Response]], *, done_says: int | None = None
     ) -> httpx.Response | None:
         """Ask again after every fault; None when that goes on for too long.
 
@@ -224,9 +224,9 @@ class Worker:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             lost = not {0, 504}.isdisjoint(answers)
-            answer = await self._once(ask, expected=(done_says,) if lost else ())
+            answer = await self._once(ask, expected=(done_says,) if lost and done_says else ())
             answers.append(answer.status_code)
-            if lost and answer.status_code == done_says:
+            if lost and done_says and answer.status_code == done_says:
                 answers[-1] = 200
                 return answer
             if answer.is_success:
