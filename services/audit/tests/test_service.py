@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from causeloop_audit.repository import LogWriter
-from causeloop_audit.service import LogService, Unreadable
+from causeloop_audit.service import LogService, Unreadable, place
 from causeloop_audit.settings import AuditSettings
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
@@ -36,6 +36,14 @@ async def stored(servers: Servers, tenant: str) -> tuple[list[Any], Any]:
         await connection.close()
 
 
+def tree(leaves: list[Any]) -> bytes:
+    """The root over stored leaves."""
+    frontier = Frontier()
+    for row in leaves:
+        frontier.append(row["leaf_hash"])
+    return frontier.root()
+
+
 class TestAppend:
     async def test_indexes_are_dense_and_the_head_is_the_root_of_the_stored_leaves(
         self, log: LogService, servers: Servers, workspace: AuthContext, event: Make
@@ -44,12 +52,10 @@ class TestAppend:
             assert (await log.append([event() for _ in range(number)])).sizes == {workspace.tenant_uuid: size}
 
         leaves, head = await stored(servers, workspace.tenant)
-        frontier = Frontier()
-        for place, row in enumerate(leaves):
-            assert row["index"] == place
+        for index, row in enumerate(leaves):
+            assert row["index"] == index
             assert row["leaf_hash"] == leaf_hash(row["leaf"].encode())
-            frontier.append(row["leaf_hash"])
-        assert (head["size"], head["root"]) == (11, frontier.root())
+        assert (head["size"], head["root"]) == (11, tree(leaves))
 
     async def test_an_event_delivered_again_is_entered_once(
         self, log: LogService, servers: Servers, workspace: AuthContext, event: Make
@@ -97,11 +103,8 @@ class TestAppend:
 
         for tenant, size in ((workspace.tenant, 80), (other, 40)):
             leaves, head = await stored(servers, tenant)
-            frontier = Frontier()
-            for row in leaves:
-                frontier.append(row["leaf_hash"])
             assert [row["index"] for row in leaves] == list(range(size))
-            assert (head["size"], head["root"]) == (size, frontier.root())
+            assert (head["size"], head["root"]) == (size, tree(leaves))
 
     async def test_only_one_writer_leads(self, log: LogService, servers: Servers) -> None:
         settings = AuditSettings.load("audit", servers.environ["audit"])
@@ -159,6 +162,81 @@ class TestAppend:
             "audit.malformed",
             "vault.secret_written",
         ]
+
+    @pytest.mark.parametrize("where", [0, 99, 100, 230])
+    async def test_in_a_large_batch_too_wherever_it_stands(
+        self, log: LogService, servers: Servers, workspace: AuthContext, event: Make, where: int
+    ) -> None:
+        batch = [event() for _ in range(231)]
+        bad = batch[where] = event(actor="usr_\x00")
+        batch.insert(120, batch[10])  # and one is delivered twice
+
+        assert (await log.append(batch)).sizes == {workspace.tenant_uuid: 231}
+
+        leaves, head = await stored(servers, workspace.tenant)
+        entered = [orjson.loads(row["leaf"])["id"] for row in leaves]
+        expected = [one.id for one in batch[:120] + batch[121:]]
+        assert [one for one, name in zip(entered, expected, strict=True) if name != bad.id] == [
+            name for name in expected if name != bad.id
+        ]
+        assert orjson.loads(leaves[where]["leaf"])["action"] == "audit.malformed"
+        assert (head["size"], head["root"]) == (231, tree(leaves))
+
+    async def test_a_batch_with_entries_of_before_in_each_part_adds_only_the_others(
+        self, log: LogService, servers: Servers, workspace: AuthContext, event: Make
+    ) -> None:
+        batch = [event() for _ in range(250)]
+        before = batch[::50]
+        await log.append(before)
+
+        appended = await log.append(batch)
+
+        new = [one for one in batch if one not in before]
+        assert appended.entries == [(place(one), 5 + index) for index, one in enumerate(new)]
+        leaves, head = await stored(servers, workspace.tenant)
+        assert [orjson.loads(row["leaf"])["id"] for row in leaves] == [one.id for one in before + new]
+        assert (head["size"], head["root"]) == (250, tree(leaves))
+
+    @pytest.mark.parametrize("at", [0, 150])
+    async def test_a_fault_while_entries_are_made_leaves_nothing_behind_and_the_writer_usable(
+        self, log: LogService, servers: Servers, workspace: AuthContext, event: Make, at: int
+    ) -> None:
+        salts = 0
+
+        def entropy(count: int) -> bytes:
+            nonlocal salts
+            salts += 1
+            if salts > at:
+                raise MemoryError
+            return bytes(count)
+
+        batch = [event() for _ in range(200)]
+        with pytest.raises(MemoryError):
+            await LogService(log._database, log._writer, entropy=entropy).append(batch)
+        assert await stored(servers, workspace.tenant) == ([], None)
+
+        assert (await log.append(batch)).sizes == {workspace.tenant_uuid: 200}
+
+    async def test_one_that_is_cancelled_leaves_all_or_nothing_and_the_writer_usable(
+        self, log: LogService, servers: Servers, workspace: AuthContext, event: Make
+    ) -> None:
+        batch = [event() for _ in range(500)]
+        sizes = set()
+        for turns in range(0, 40, 2):
+            appending = asyncio.create_task(log.append(batch))
+            for _ in range(turns):
+                await asyncio.sleep(0.0002)
+            appending.cancel()
+            await asyncio.wait([appending])
+            leaves, head = await stored(servers, workspace.tenant)
+            assert len(leaves) == (head["size"] if head else 0)
+            sizes.add(len(leaves))
+
+        assert sizes <= {0, 500}
+        await log.append(batch)
+        leaves, head = await stored(servers, workspace.tenant)
+        assert [orjson.loads(row["leaf"])["id"] for row in leaves] == [one.id for one in batch]
+        assert (head["size"], head["root"]) == (500, tree(leaves))
 
 
 class TestListEntries:

@@ -14,7 +14,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 
 from causeloop_audit.repository import LogWriter
-from causeloop_audit.service import LogService, Unreadable
+from causeloop_audit.service import LogService, Unreadable, place
 from causeloop_common import ids, telemetry
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import Announced
@@ -109,9 +109,9 @@ class Intake:
         if readable:
             oldest = min(event.occurred_at for event in readable)
             telemetry.INTAKE_LAG.observe(max((datetime.now(UTC) - oldest).total_seconds(), 0))
-        indexes = appended.indexes() if spans else {}
+        indexes = dict(appended.entries) if spans else {}
         for event, span in zip(readable, spans, strict=False):
-            index = indexes.get((ids.tenant_uuid(event.tenant), ids.decode(event.id, "evt")))
+            index = indexes.get(place(event))
             if index is not None:  # else the log had it before
                 span.set("causeloop.log_index", index)
                 span.end()

@@ -1,6 +1,7 @@
 """Across tenants, by the writer's role: appending in sets, and seeing which logs grew since they were signed."""
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import ClassVar, NamedTuple
@@ -12,12 +13,13 @@ from causeloop_common.database import KEEPALIVE, SILENCE_SECONDS
 from causeloop_common.errors import Unavailable
 from causeloop_common.tlog.merkle import EMPTY_ROOT, Frontier
 
+_PART = 100
+"""How many entries one statement writes: while the database works on them, the next are made."""
+
 
 class NewEntry(NamedTuple):
-    """An entry to append, its place in the log still open; in the order of `_ADD_ENTRIES`."""
+    """What an entry holds besides its place, in the order of `_ADD_ENTRIES`."""
 
-    workspace_id: UUID
-    event_id: UUID
     action: str
     actor: str
     credential: str | None
@@ -30,6 +32,9 @@ class NewEntry(NamedTuple):
 
 Place = tuple[UUID, UUID]
 """Tenant and event: where an entry belongs."""
+
+MakeEntry = Callable[[int], NewEntry]
+"""Makes the entry of the n-th place."""
 
 _LOCK_HEADS = """
     SELECT h.workspace_id, h.size, h.peaks FROM audit.heads h
@@ -71,9 +76,9 @@ _BEHIND = """
 
 
 class Appended(NamedTuple):
-    """What a batch added: each entry that was new, with its index, and the new size of each log that grew."""
+    """What a batch added: the place of each entry that was new, with its index, and the size of each log that grew."""
 
-    entries: list[tuple[NewEntry, int]]
+    entries: list[tuple[Place, int]]
     sizes: dict[UUID, int]
 
     @classmethod
@@ -83,10 +88,6 @@ class Appended(NamedTuple):
             [entry for part in parts for entry in part.entries],
             {log: size for part in parts for log, size in part.sizes.items()},
         )
-
-    def indexes(self) -> dict[Place, int]:
-        """The index of each entry that was new, by its place."""
-        return {(entry.workspace_id, entry.event_id): index for entry, index in self.entries}
 
 
 class NotStorable(Exception):
@@ -153,8 +154,8 @@ class LogWriter(_Leader):
 
     kind, lock = "writer", 0x0_CA05E_1001
 
-    async def append(self, batch: Sequence[NewEntry]) -> Appended:
-        """Append a batch, of any tenants, in its order; what a log holds already is passed over.
+    async def append(self, places: Sequence[Place], make: MakeEntry) -> Appended:
+        """Append the entries of these places, of any tenants, in their order; what a log holds already is passed over.
 
         Heads are locked in the order of their ids, so that any number of writers cannot block each other for ever.
         Hardly ever does a log hold an event already: only when the database refuses one is it asked for which.
@@ -163,24 +164,24 @@ class LogWriter(_Leader):
         with _told():
             try:
                 async with connection.transaction():
-                    return await self._append(connection, batch, all_new=True)
+                    return await self._append(connection, places, make, all_new=True)
             except asyncpg.UniqueViolationError:
                 async with connection.transaction():
-                    return await self._append(connection, batch, all_new=False)
+                    return await self._append(connection, places, make, all_new=False)
 
-    async def _append(self, connection: asyncpg.Connection, batch: Sequence[NewEntry], *, all_new: bool) -> Appended:
+    async def _append(
+        self, connection: asyncpg.Connection, places: Sequence[Place], make: MakeEntry, *, all_new: bool
+    ) -> Appended:
         # By number, since a UUID's own hash is computed in Python every time.
-        tenants = {entry.workspace_id.int: entry.workspace_id for entry in batch}
+        tenants = {tenant.int: tenant for tenant, _ in places}
         frontiers = await self._lock_heads(connection, list(tenants.values()))
-        new = batch
-        if not all_new or len({entry.event_id.int for entry in batch}) < len(batch):
-            new = await self._new(connection, batch)
-            tenants = {entry.workspace_id.int: entry.workspace_id for entry in new}
+        new: Sequence[int] = range(len(places))
+        if not all_new or len({event.int for _, event in places}) < len(places):
+            new = await self._new(connection, places)
+            tenants = {places[number][0].int: places[number][0] for number in new}
         if not new:
             return Appended([], {})
-        indexes = [frontiers[entry.workspace_id.int].append(entry.leaf_hash) for entry in new]
-        owners, *columns = zip(*new, strict=True)
-        await connection.execute(_ADD_ENTRIES, owners, indexes, *columns)
+        entries = await self._add_entries(connection, places, new, make, frontiers)
         moved = {tenant: frontiers[number] for number, tenant in tenants.items()}
         if completed := [(tenant, node) for tenant, frontier in moved.items() for node in frontier.completed]:
             await connection.execute(
@@ -197,19 +198,47 @@ class LogWriter(_Leader):
             [frontier.root() for frontier in moved.values()],
             [frontier.pack() for frontier in moved.values()],
         )
-        sizes = {tenant: frontier.size for tenant, frontier in moved.items()}
-        return Appended(list(zip(new, indexes, strict=True)), sizes)
+        return Appended(entries, {tenant: frontier.size for tenant, frontier in moved.items()})
 
-    async def _new(self, connection: asyncpg.Connection, batch: Sequence[NewEntry]) -> list[NewEntry]:
-        """What of a batch the logs do not hold yet, each event once."""
-        events = [entry.workspace_id for entry in batch], [entry.event_id for entry in batch]
-        known = {tuple(row) for row in await connection.fetch(_KNOWN, *events)}
-        fresh: dict[Place, NewEntry] = {}
-        for entry in batch:
-            place = (entry.workspace_id, entry.event_id)
-            if place not in known:
-                fresh.setdefault(place, entry)
-        return list(fresh.values())
+    async def _add_entries(
+        self,
+        connection: asyncpg.Connection,
+        places: Sequence[Place],
+        new: Sequence[int],
+        make: MakeEntry,
+        frontiers: dict[int, Frontier],
+    ) -> list[tuple[Place, int]]:
+        """Write the entries of the new places, part by part: one is made while the database writes the one before."""
+        added: list[tuple[Place, int]] = []
+        writing: asyncio.Task[str] | None = None
+        try:
+            for start in range(0, len(new), _PART):
+                numbers = new[start : start + _PART]
+                part = [make(number) for number in numbers]
+                owners, events = zip(*(places[number] for number in numbers), strict=True)
+                indexes = [
+                    frontiers[owner.int].append(entry.leaf_hash) for owner, entry in zip(owners, part, strict=True)
+                ]
+                added += zip(zip(owners, events, strict=True), indexes, strict=True)
+                if writing is not None:
+                    await writing
+                columns = zip(*part, strict=True)
+                writing = asyncio.create_task(connection.execute(_ADD_ENTRIES, owners, indexes, events, *columns))
+                await asyncio.sleep(0)  # until it is sent
+        finally:
+            if writing is not None:  # the connection takes one statement at a time, a ROLLBACK too
+                await writing
+        return added
+
+    async def _new(self, connection: asyncpg.Connection, places: Sequence[Place]) -> list[int]:
+        """The numbers of the places that the logs do not hold yet, each event once."""
+        seen = {tuple(row) for row in await connection.fetch(_KNOWN, *zip(*places, strict=True))}
+        fresh = []
+        for number, place in enumerate(places):
+            if place not in seen:
+                seen.add(place)
+                fresh.append(number)
+        return fresh
 
     async def _lock_heads(self, connection: asyncpg.Connection, tenants: list[UUID]) -> dict[int, Frontier]:
         rows = await connection.fetch(_LOCK_HEADS, tenants)

@@ -10,7 +10,7 @@ import orjson
 from causeloop_audit import repository
 from causeloop_audit.domain import entry as entries
 from causeloop_audit.domain.entry import EntryFields, NotCanonical
-from causeloop_audit.repository import Appended, LogWriter, NewEntry, NotStorable, StoredEntry
+from causeloop_audit.repository import Appended, LogWriter, NewEntry, NotStorable, Place, StoredEntry
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.audit import (
@@ -47,14 +47,14 @@ class LogService:
     async def append(self, batch: Sequence[Announced | Unreadable]) -> Appended:
         """Append a batch in its order, each event once; what cannot be read is entered as malformed."""
         try:
-            done = [await self._writer.append([self._entry(message) for message in batch])]
+            done = [await self._append(batch)]
         except NotStorable:
             done = []
             for message in batch:  # find the one, and enter it as what it is
                 try:
-                    done.append(await self._writer.append([self._entry(message)]))
+                    done.append(await self._append([message]))
                 except NotStorable:
-                    done.append(await self._writer.append([self._entry(_unreadable(message))]))
+                    done.append(await self._append([_unreadable(message)]))
         appended = done[0] if len(done) == 1 else Appended.all(done)
         telemetry.APPENDED.inc(len(appended.entries))
         return appended
@@ -99,6 +99,11 @@ class LogService:
         page = [LogEntry(index=one.index, leaf=one.leaf, leaf_hash=one.leaf_hash.hex()) for one in leaves]
         return LogPage(entries=page, size=size)
 
+    async def _append(self, batch: Sequence[Announced | Unreadable]) -> Appended:
+        return await self._writer.append(
+            [place(message) for message in batch], lambda number: self._entry(batch[number])
+        )
+
     def _entry(self, message: Announced | Unreadable) -> NewEntry:
         salt = self._entropy(entries.SALT_BYTES)
         if isinstance(message, Announced):
@@ -107,9 +112,16 @@ class LogService:
             fields = _malformed(_tenant_of(message.subject), _id_of(message), message.raw)
             leaf = entries.leaf(fields, salt)
         return NewEntry(
-            ids.tenant_uuid(fields.tenant), ids.decode(fields.id, "evt"), fields.action, fields.actor,
-            fields.credential, fields.target, fields.request_id, fields.occurred_at, leaf_hash(leaf), leaf.decode(),
+            fields.action, fields.actor, fields.credential, fields.target, fields.request_id, fields.occurred_at,
+            leaf_hash(leaf), leaf.decode(),
         )  # fmt: skip
+
+
+def place(message: Announced | Unreadable) -> Place:
+    """Where a message's entry belongs."""
+    if isinstance(message, Announced):
+        return ids.tenant_uuid(message.tenant), ids.decode(message.id, "evt")
+    return ids.tenant_uuid(_tenant_of(message.subject)), ids.decode(_id_of(message), "evt")
 
 
 def no_entry() -> NotFound:
