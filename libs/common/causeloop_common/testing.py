@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,9 @@ import pytest
 
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
+from causeloop_common.messaging import Bus
 from causeloop_common.permissions import ROLES
+from causeloop_common.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,21 @@ class Servers:
     seeds: dict[str, str]
     environ: dict[str, dict[str, str]]
     pids: dict[str, int]
+
+    def bus(self, service: str) -> Bus:
+        """A service's place on the bus, not yet taken."""
+        settings = Settings.load(service, self.environ[service])
+        return Bus(settings, settings.keyring())
+
+    @asynccontextmanager
+    async def connected(self, service: str) -> AsyncIterator[Bus]:
+        """A service's place on the bus, taken for as long."""
+        bus = self.bus(service)
+        await bus.connect()
+        try:
+            yield bus
+        finally:
+            await bus.close()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -23,7 +23,6 @@ from causeloop_common.contracts.vault import GetLogKey
 from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, InvalidInput, NotFound, Unavailable
 from causeloop_common.messaging import Bus
-from causeloop_common.settings import Settings
 from causeloop_common.testing import Servers, context
 from causeloop_common.tlog import merkle
 from causeloop_common.tlog.checkpoint import Checkpoint
@@ -47,15 +46,6 @@ async def vault(servers: Servers) -> AsyncIterator[None]:
     await application.stop()
 
 
-@asynccontextmanager
-async def connected(servers: Servers, service: str) -> AsyncIterator[Bus]:
-    settings = Settings.load(service, servers.environ[service])
-    bus = Bus(settings, settings.keyring())
-    await bus.connect()
-    yield bus
-    await bus.close()
-
-
 @pytest.fixture(scope="module")
 async def database(servers: Servers) -> AsyncIterator[Database]:
     settings = AuditSettings.load("audit", servers.environ["audit"])
@@ -67,13 +57,13 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="module")
 async def bus(servers: Servers, vault: None) -> AsyncIterator[Bus]:
-    async with connected(servers, "audit") as made:
+    async with servers.connected("audit") as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 async def gateway(servers: Servers, vault: None) -> AsyncIterator[Bus]:
-    async with connected(servers, "gateway") as made:
+    async with servers.connected("gateway") as made:
         yield made
 
 
@@ -95,8 +85,7 @@ def watch(servers: Servers) -> Callable[[], LogWatch]:
 @pytest.fixture
 def away(database: Database, servers: Servers) -> CheckpointService:
     """Checkpoints with a vault that cannot be reached."""
-    settings = Settings.load("audit", servers.environ["audit"])
-    return CheckpointService(database, Bus(settings, settings.keyring()))
+    return CheckpointService(database, servers.bus("audit"))
 
 
 async def grow(log: LogService, event: Make, count: int, **given: str) -> Events:

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,6 @@ from causeloop_common.contracts.audit import Entry, EntryPage, GetEntry, ListEnt
 from causeloop_common.contracts.base import Announced
 from causeloop_common.errors import Forbidden, InvalidInput, NotFound
 from causeloop_common.messaging import Bus, event_headers
-from causeloop_common.settings import Settings
 from causeloop_common.testing import Servers
 
 PATIENCE = 10.0
@@ -37,25 +35,16 @@ async def audit(servers: Servers) -> AsyncIterator[Application]:
     await application.stop()
 
 
-@asynccontextmanager
-async def connected(servers: Servers, service: str) -> AsyncIterator[Bus]:
-    settings = Settings.load(service, servers.environ[service])
-    bus = Bus(settings, settings.keyring())
-    await bus.connect()
-    yield bus
-    await bus.close()
-
-
 @pytest.fixture(scope="module")
 async def gateway(servers: Servers, audit: Application) -> AsyncIterator[Bus]:
-    async with connected(servers, "gateway") as bus:
+    async with servers.connected("gateway") as bus:
         yield bus
 
 
 @pytest.fixture(scope="module")
 async def announce(servers: Servers, audit: Application) -> AsyncIterator[Announce]:
     """Puts a message into the stream as the vault may: `await announce(event)`, or a subject of its own and headers."""
-    async with connected(servers, "vault") as bus:
+    async with servers.connected("vault") as bus:
 
         async def publish(event: Announced, subject: str = "", headers: dict[str, str] | None = None) -> None:
             told = event_headers(event) if headers is None else headers

@@ -32,7 +32,6 @@ from causeloop_common.contracts.tenancy import CreateWorkspace
 from causeloop_common.database import Database
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import REALM_PERMISSIONS, ROLES, Internal
-from causeloop_common.settings import Settings
 from causeloop_common.testing import Servers, person
 from causeloop_tenancy import app as tenancy
 from causeloop_vault import app as vault
@@ -232,11 +231,8 @@ async def gateway(servers: Servers, compose: Callable[..., Any]) -> AsyncIterato
     """The gateway's place on the bus, with tenancy and vault to answer it."""
     await compose(tenancy.create, "tenancy")
     await compose(vault.create, "vault")
-    settings = Settings.load("gateway", servers.environ["gateway"])
-    bus = Bus(settings, settings.keyring())
-    await bus.connect()
-    yield bus
-    await bus.close()
+    async with servers.connected("gateway") as bus:
+        yield bus
 
 
 def environ(servers: Servers, issuer: Door) -> dict[str, str]:

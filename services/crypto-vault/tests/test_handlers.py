@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +36,6 @@ from causeloop_common.errors import (
 )
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import ROLES, Internal
-from causeloop_common.settings import Settings
 from causeloop_common.testing import Servers
 from causeloop_common.tlog.checkpoint import Checkpoint
 from causeloop_common.tlog.merkle import EMPTY_ROOT, leaf_hash
@@ -65,31 +63,22 @@ EXAMPLES: dict[type[Command[Any]], Command[Any]] = {
 }
 
 
-@asynccontextmanager
-async def connected(servers: Servers, service: str) -> AsyncIterator[Bus]:
-    settings = Settings.load(service, servers.environ[service])
-    bus = Bus(settings, settings.keyring())
-    await bus.connect()
-    yield bus
-    await bus.close()
-
-
 @pytest.fixture(scope="module")
 async def gateway(servers: Servers, compose: Callable[..., Awaitable[Any]]) -> AsyncIterator[Bus]:
     await compose(app.create, "vault")
-    async with connected(servers, "gateway") as bus:
+    async with servers.connected("gateway") as bus:
         yield bus
 
 
 @pytest.fixture(scope="module")
 async def auth(servers: Servers, gateway: Bus) -> AsyncIterator[Bus]:
-    async with connected(servers, "auth") as bus:
+    async with servers.connected("auth") as bus:
         yield bus
 
 
 @pytest.fixture(scope="module")
 async def audit(servers: Servers, gateway: Bus) -> AsyncIterator[Bus]:
-    async with connected(servers, "audit") as bus:
+    async with servers.connected("audit") as bus:
         yield bus
 
 

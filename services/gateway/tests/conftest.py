@@ -24,7 +24,6 @@ from causeloop_cli.issuer import create_issuer
 from causeloop_common import ids
 from causeloop_common.application import Application, Listener
 from causeloop_common.messaging import Bus
-from causeloop_common.settings import Settings
 from causeloop_common.testing import Servers
 from causeloop_gateway import app
 from causeloop_gateway.security import Security
@@ -140,11 +139,6 @@ class House:
         assert changed == "UPDATE 1"
 
 
-def bus_of(servers: Servers, service: str = "gateway") -> Bus:
-    settings = Settings.load(service, servers.environ[service])
-    return Bus(settings, settings.keyring())
-
-
 @pytest.fixture(scope="session")
 async def neighbours(compose: Callable[..., Any]) -> None:
     await compose(tenancy.create, "tenancy")
@@ -184,7 +178,7 @@ async def house(servers: Servers, neighbours: None) -> AsyncIterator[House]:
 @pytest.fixture
 async def bus(servers: Servers) -> AsyncIterator[Bus]:
     """The gateway's place on the bus, not yet taken."""
-    made = bus_of(servers)
+    made = servers.bus("gateway")
     yield made
     await made.close()
 

@@ -16,7 +16,6 @@ from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.database import Database
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import REALM_PERMISSIONS
-from causeloop_common.settings import Settings
 from causeloop_common.testing import Servers, person
 from causeloop_tenancy import app
 from causeloop_tenancy.models import metadata
@@ -96,9 +95,6 @@ async def house(servers: Servers, superuser: asyncpg.Connection) -> AsyncIterato
 @pytest.fixture(scope="module")
 async def asker(servers: Servers, compose: Callable[..., Any]) -> AsyncIterator[Bus]:
     tenancy = await compose(app.create, "tenancy")
-    settings = Settings.load("gateway", servers.environ["gateway"])
-    bus = Bus(settings, settings.keyring())
-    await bus.connect()
-    await tenancy.bus.client.flush()
-    yield bus
-    await bus.close()
+    async with servers.connected("gateway") as bus:
+        await tenancy.bus.client.flush()
+        yield bus
