@@ -6,7 +6,8 @@ SHELL := /bin/sh
 
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := libs/common libs/cli services/gateway services/auth services/tenancy services/crypto-vault services/audit
+PACKAGES := libs/log libs/common services/gateway services/auth services/tenancy services/crypto-vault services/audit \
+	libs/cli libs/dev
 
 DEPENDENCIES := $(VENV)/.dependencies
 INSTALLED := $(VENV)/.installed
@@ -77,11 +78,11 @@ schemas: setup ## Write the JSON Schema of every message
 
 .PHONY: bench
 bench: setup ## Measure against the reference [ROWS=a,b]
-	@exec $(BIN)/python -m tests.bench.run $(if $(ROWS),--rows '$(ROWS)')
+	@exec $(BIN)/python -m bench.run $(if $(ROWS),--rows '$(ROWS)')
 
 .PHONY: chaos
 chaos: setup ## Kill processes at random under load [SEED=n KILLS=100 SLACK=1]
-	@exec $(BIN)/python -m tests.chaos.campaign $(if $(SEED),--seed '$(SEED)') $(if $(KILLS),--kills '$(KILLS)') \
+	@exec $(BIN)/python -m chaos $(if $(SEED),--seed '$(SEED)') $(if $(KILLS),--kills '$(KILLS)') \
 		$(if $(SLACK),--slack '$(SLACK)')
 
 # ---------------------------------------------------------------------------------------------------------- check
@@ -103,15 +104,15 @@ lint: setup ## Check the format and the lint rules
 format: setup ## Format, and mend what ruff can mend
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
-# Once per package, because the services' test files have equal names; the cache is shared. tests/ has no package
-# folders, so its modules are named from the root. Every package is checked, even after the first failure.
+# Once per package, because the services' test files have equal names; the cache is shared. tests/, bench/ and chaos/ have no
+# package folders, so their modules are named from the root. Every package is checked, even after the first failure.
 .PHONY: types
 types: setup ## Check the types of every package
 	@echo "==> types"
 	@failed=; for package in $(PACKAGES); do \
 		$(BIN)/mypy --no-error-summary $$package || failed="$$failed $$package"; \
 	done; \
-	$(BIN)/mypy --no-error-summary --explicit-package-bases tests || failed="$$failed tests"; \
+	$(BIN)/mypy --no-error-summary --explicit-package-bases tests bench chaos || failed="$$failed tests"; \
 	[ -z "$$failed" ] || { echo "make: types are wrong in$$failed" >&2; exit 1; }
 
 .PHONY: imports
@@ -124,4 +125,4 @@ imports: setup ## Check who imports whom
 .PHONY: clean
 clean: ## Remove .venv, caches and build output
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	@find libs services tests -type d \( -name __pycache__ -o -name dist -o -name '*.egg-info' \) -prune -exec rm -rf {} +
+	@find libs services tests bench chaos -type d \( -name __pycache__ -o -name dist -o -name '*.egg-info' \) -prune -exec rm -rf {} +

@@ -9,10 +9,10 @@ tell       a line for the end of the run: what was counted
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
-from tests.collector import Collector
-from tests.stack import Person, Stack
 
 from causeloop_cli.embedded import Janitor
+from tests.support.collector import Collector
+from tests.support.stack import Person, Stack
 
 _TOLD = pytest.StashKey[list[str]]()
 

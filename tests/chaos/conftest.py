@@ -1,7 +1,8 @@
 """A house that may be broken; each test finds it whole."""
 
 import pytest
-from tests.stack import Person, Stack
+
+from tests.support.stack import Person, Stack
 
 
 @pytest.fixture

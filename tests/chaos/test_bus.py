@@ -13,15 +13,15 @@ from pathlib import Path
 import httpx
 import nats.errors
 import pytest
-from tests.chaos.load import DEADLINE, Load, assert_kept
-from tests.log import completed_log
-from tests.proxy import Proxy
-from tests.stack import Person, Stack, refused, told, until
 
 from causeloop_common.contracts import topology
 from causeloop_common.errors import Unavailable
 from causeloop_common.messaging import Bus
 from causeloop_common.settings import Settings
+from tests.support.load import DEADLINE, Load, assert_kept
+from tests.support.log import completed_log
+from tests.support.proxy import Proxy
+from tests.support.stack import Person, Stack, refused, told, until
 
 pytestmark = pytest.mark.chaos
 

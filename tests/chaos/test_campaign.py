@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 import pytest
-from tests.chaos.campaign.campaign import TARGETS, Campaign, Limits
-from tests.stack import Stack
+
+from chaos.campaign import TARGETS, Campaign, Limits
+from tests.support.stack import Stack
 
 pytestmark = pytest.mark.chaos
 

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from tests.chaos.load import DEADLINE, Load, assert_kept
-from tests.stack import Person, Stack, refused, told, until
+
+from tests.support.load import DEADLINE, Load, assert_kept
+from tests.support.stack import Person, Stack, refused, told, until
 
 pytestmark = pytest.mark.chaos
 

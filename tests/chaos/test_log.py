@@ -7,10 +7,11 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from tests.chaos.faults import commits_without_saying_so, has_committed
-from tests.chaos.load import Load, assert_kept
-from tests.log import completed_log
-from tests.stack import Person, Stack, refused, told, until
+
+from tests.support.faults import commits_without_saying_so, has_committed
+from tests.support.load import Load, assert_kept
+from tests.support.log import completed_log
+from tests.support.stack import Person, Stack, refused, told, until
 
 pytestmark = pytest.mark.chaos
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.chaos.faults import commits_without_saying_so, has_committed
-from tests.log import completed_log
-from tests.stack import Person, Stack, refused, told, until
 
 from causeloop_common import ids
+from tests.support.faults import commits_without_saying_so, has_committed
+from tests.support.log import completed_log
+from tests.support.stack import Person, Stack, refused, told, until
 
 pytestmark = pytest.mark.chaos
 

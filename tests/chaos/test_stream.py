@@ -11,10 +11,11 @@ from contextlib import suppress
 import nats.errors
 import nats.js.errors
 import pytest
+
 from tests.journeys.test_stream import opened
-from tests.log import completed_log, stored_log
-from tests.stack import Person, Stack, until
-from tests.streams import Follower, announce, assert_exactly_once
+from tests.support.log import completed_log, stored_log
+from tests.support.stack import Person, Stack, until
+from tests.support.streams import Follower, announce, assert_exactly_once
 
 pytestmark = pytest.mark.chaos
 

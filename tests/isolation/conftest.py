@@ -1,8 +1,9 @@
 """Two tenants full of data, for everything that is generated here."""
 
 import pytest
+
 from tests.isolation.tenants import Tenants, settle
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from tests.stack import Person, Stack, told, until
-
 from causeloop_common import ids
 from causeloop_common.permissions import Permission
-from causeloop_common.tlog.merkle import EMPTY_ROOT
+from causeloop_log.tlog.merkle import EMPTY_ROOT
+from tests.support.stack import Person, Stack, told, until
 
 EVERYTHING = tuple(permission for permission in Permission if permission != Permission.WORKSPACE_CREATE)
 
@@ -60,9 +59,9 @@ class Tenants:
         """A value for a field of an operation: a thing of a's, or something of b's own where the field is no name."""
         a, stack = self.a, self.stack
         thing = {
-            ("revoke_token", "id"): a.token["id"],
-            ("get_entry", "id"): a.events[-1],
-            ("prove_entry", "id"): a.events[-1],
+            ("revoke_api_token", "id"): a.token["id"],
+            ("get_event", "id"): a.events[-1],
+            ("get_event_proof", "id"): a.events[-1],
             ("list_secrets", "position"): a.path[:-1],
             ("list_keys", "position"): a.key["name"][:-1],
             ("create_key", "name"): a.key["name"],
@@ -70,8 +69,8 @@ class Tenants:
             ("decrypt", "name"): a.key["name"],
             ("encrypt", "items"): [{"plaintext": "b2YgYg==", "context": {"of": "a"}}],
             ("decrypt", "items"): [{"ciphertext": a.ciphertext, "context": {"of": "a"}}],
-            ("list_entries", "position"): "0",
-            ("list_tokens", "position"): ids.encode("tok", ids.MAX),
+            ("list_events", "position"): "0",
+            ("list_api_tokens", "position"): ids.encode("tok", ids.MAX),
             ("list_my_workspaces", "position"): ids.encode("ws", ids.NIL),
             ("authenticate", "token"): a.person.token[:-2] + "zz",
         }.get((operation, name))
@@ -179,8 +178,8 @@ async def _furnish(stack: Stack, name: str) -> Things:
     for operation, list_path in {
         "list_secrets": "/secrets",
         "list_keys": "/keys",
-        "list_tokens": "/api-tokens",
-        "list_entries": "/audit/events",
+        "list_api_tokens": "/api-tokens",
+        "list_events": "/audit/events",
     }.items():
         cursors[operation] = told(await person.get(f"{list_path}?limit=1"))["page"]["next_cursor"]
 

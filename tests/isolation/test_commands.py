@@ -7,8 +7,6 @@ from typing import Any
 import orjson
 from nats.aio.client import Client
 from pydantic import BaseModel
-from tests.isolation.tenants import Tenants, makes_its_own
-from tests.stack import Stack, asking, through, until
 
 from causeloop_common import ids
 from causeloop_common.context import ServiceTokens
@@ -18,15 +16,17 @@ from causeloop_common.errors import AppError
 from causeloop_common.keys import KeyRing, Sealer
 from causeloop_common.messaging import DEADLINE, ERROR_CODE, TOKEN
 from causeloop_common.permissions import SELF, Internal, Permission
+from tests.isolation.tenants import Tenants, makes_its_own
+from tests.support.stack import Stack, asking, through, until
 
 OUTCOMES: dict[str, set[str]] = {
     "cmd.auth.exchange": {"ok", "not_found"},
     "cmd.auth.refresh": {"ok", "not_found"},
     "cmd.auth.logout": {"ok"},
     "cmd.auth.authenticate": {"unauthorized"},
-    "cmd.auth.create_token": {"ok"},
-    "cmd.auth.list_tokens": {"ok"},
-    "cmd.auth.revoke_token": {"not_found"},
+    "cmd.auth.create_api_token": {"ok"},
+    "cmd.auth.list_api_tokens": {"ok"},
+    "cmd.auth.revoke_api_token": {"not_found"},
     "cmd.tenancy.create_workspace": {"conflict"},  # with b's own, which is there already
     "cmd.tenancy.get_workspace": {"ok"},
     "cmd.tenancy.list_my_workspaces": {"ok"},
@@ -41,13 +41,13 @@ OUTCOMES: dict[str, set[str]] = {
     "cmd.vault.decrypt": {"not_found"},
     "cmd.vault.seal": {"ok"},
     "cmd.vault.sign_checkpoint": {"ok", "conflict"},  # of b's own log
-    "cmd.vault.get_log_key": {"ok"},
-    "cmd.audit.list_entries": {"ok"},
-    "cmd.audit.get_entry": {"not_found"},
+    "cmd.vault.get_audit_key": {"ok"},
+    "cmd.audit.list_events": {"ok"},
+    "cmd.audit.get_event": {"not_found"},
     "cmd.audit.get_checkpoint": {"ok"},
-    "cmd.audit.prove_entry": {"not_found"},
-    "cmd.audit.prove_consistency": {"ok"},
-    "cmd.audit.read_log": {"ok"},
+    "cmd.audit.get_event_proof": {"not_found"},
+    "cmd.audit.get_consistency": {"ok"},
+    "cmd.audit.read_stream": {"ok"},
 }
 """What a second tenant may be answered, with every permission there is."""
 

@@ -8,17 +8,18 @@ from typing import Any
 
 import httpx
 import pytest
+
 from tests.isolation.tenants import EVERYTHING, Tenants, makes_its_own, operations
-from tests.stack import Person, Stack, told
+from tests.support.stack import Person, Stack, told
 
 NOT_FOUND, REFUSED = {404}, {400, 422}
 ALLOWED: dict[str, set[int]] = {
     "exchange": {200, 404},
     "refresh": {200, 404},
     "logout": {204},
-    "create_token": {201},
-    "list_tokens": {200, 400},
-    "revoke_token": NOT_FOUND,
+    "create_api_token": {201},
+    "list_api_tokens": {200, 400},
+    "revoke_api_token": NOT_FOUND,
     "create_workspace": {201},
     "get_workspace": {200},
     "list_my_workspaces": {200, 400},
@@ -30,13 +31,13 @@ ALLOWED: dict[str, set[int]] = {
     "list_keys": {200, 400},
     "encrypt": NOT_FOUND,
     "decrypt": NOT_FOUND,
-    "list_entries": {200, 400},
-    "get_entry": NOT_FOUND,
+    "list_events": {200, 400},
+    "get_event": NOT_FOUND,
     "get_checkpoint": {200},
-    "prove_entry": NOT_FOUND,
-    "prove_consistency": {200},
-    "get_log_key": {200},
-    "read_log": {200, 409},
+    "get_event_proof": NOT_FOUND,
+    "get_consistency": {200},
+    "get_audit_key": {200},
+    "read_stream": {200, 409},
 }
 """What a second tenant may be answered, with all rights in a workspace of their own."""
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
-from tests.isolation.tenants import Tenants, tenant_tables
-from tests.stack import Stack
 
 from causeloop_common.contracts import topology
 from causeloop_common.rls import PERSON_SETTING, TENANT_SETTING
+from tests.isolation.tenants import Tenants, tenant_tables
+from tests.support.stack import Stack
 
 NO_TENANTS = {
     "migrations": "which migrations were run",

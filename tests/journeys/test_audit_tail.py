@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.log import stored_log
-from tests.stack import Person, Stack, told, until
+
+from tests.support.log import stored_log
+from tests.support.stack import Person, Stack, told, until
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.stack import Person, Stack, refused, told
+
+from tests.support.stack import Person, Stack, refused, told
 
 PATHS = sorted(f"s/{number:02}" for number in range(11))
 

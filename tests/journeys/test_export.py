@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
-from tests.collector import Collector
-from tests.stack import Stack, told, until
 
 from causeloop_cli.embedded import Janitor
 from causeloop_cli.embedded.nats import free_port
 from causeloop_common.telemetry import Kind, Tracer, export
+from tests.support.collector import Collector
+from tests.support.stack import Stack, told, until
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.stack import Person, Stack, refused, told, until
 
 from causeloop_common import ids
+from tests.support.stack import Person, Stack, refused, told, until
 
 
 def keyed(key: str | None = None) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import base64
 from typing import Any
 
-from tests.stack import Person, refused, told
+from tests.support.stack import Person, refused, told
 
 CREATE = {"name": "orders", "type": "aes256-gcm"}
 

@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable
 
 import pytest
-from tests.stack import Person, Stack, told, until
 
 from causeloop_common.contracts import topology
+from tests.support.stack import Person, Stack, told, until
 
 
 def values(text: str, name: str) -> list[float]:

@@ -4,10 +4,9 @@ import hashlib
 import json
 from typing import Any
 
-from tests.log import assert_computes, stored_log
-from tests.stack import Person, Stack, refused, told, until
-
 from causeloop_common import ids
+from tests.support.log import assert_computes, stored_log
+from tests.support.stack import Person, Stack, refused, told, until
 
 
 class TestThePath:

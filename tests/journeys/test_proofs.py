@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.log import tree_hash
-from tests.stack import Person, Stack, refused, told, until
 
 from causeloop_common import ids
-from causeloop_common.tlog import merkle
-from causeloop_common.tlog.checkpoint import Checkpoint
-from causeloop_common.tlog.note import VerifierKey
-from causeloop_common.tlog.proof import LogProof
+from causeloop_log.tlog import merkle
+from causeloop_log.tlog.checkpoint import Checkpoint
+from causeloop_log.tlog.note import VerifierKey
+from causeloop_log.tlog.proof import LogProof
+from tests.support.log import tree_hash
+from tests.support.stack import Person, Stack, refused, told, until
 
 TEXT = {"accept": "text/plain"}
 

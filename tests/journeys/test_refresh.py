@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from tests.stack import Person, Stack, refused, told, until
-
 from causeloop_common import ids
+from tests.support.stack import Person, Stack, refused, told, until
 
 
 async def rotate(stack: Stack, token: str, **more: Any) -> dict[str, Any]:

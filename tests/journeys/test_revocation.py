@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
-from tests.poller import Poller, have, outlived
-from tests.proxy import Proxy
-from tests.stack import Person, Stack, told
 
 from causeloop_common import ids
+from tests.support.poller import Poller, have, outlived
+from tests.support.proxy import Proxy
+from tests.support.stack import Person, Stack, told
 
 GATEWAYS = 3
 RATE = 60.0

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import pytest
 from nats.aio.client import Client
-from tests.log import stored_log
-from tests.stack import Person, Stack, told, until
-from tests.streams import Follower, announce, assert_exactly_once
+
+from tests.support.log import stored_log
+from tests.support.stack import Person, Stack, told, until
+from tests.support.streams import Follower, announce, assert_exactly_once
 
 EVENTS = int(os.environ.get("STREAM_EVENTS", "1000"))
 """Of the load during which a listener is cut off; 10 000 by hand."""

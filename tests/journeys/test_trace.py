@@ -4,11 +4,11 @@ import re
 import secrets
 
 import pytest
-from tests.collector import Collected, Collector
-from tests.stack import Person, Stack, refused, through, told, until
 
 from causeloop_common import ids
 from causeloop_common.telemetry.tracing import ATTRIBUTES
+from tests.support.collector import Collected, Collector
+from tests.support.stack import Person, Stack, refused, through, told, until
 
 
 def trace() -> tuple[str, str]:

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
 
 import pytest
-from tests.isolation.tenants import tenant_tables
-from tests.security.wire import Answer, head, say
-from tests.stack import Person, Stack, told
 
 from causeloop_common import ids
+from tests.isolation.tenants import tenant_tables
+from tests.security.wire import Answer, head, say
+from tests.support.stack import Person, Stack, told
 
 SLOW = 30
 

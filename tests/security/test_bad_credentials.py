@@ -11,13 +11,13 @@ import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from tests.security.wire import head, is_problem, say
-from tests.stack import PARTY, Person, Stack, asking, refused, told
 
 from causeloop_auth.domain import access, handles
 from causeloop_common import ids
 from causeloop_common.context import ServiceTokens
 from causeloop_common.keys import KeyRing
+from tests.security.wire import head, is_problem, say
+from tests.support.stack import PARTY, Person, Stack, asking, refused, told
 
 pytestmark = pytest.mark.usefixtures("bystander", "nothing_changes")
 

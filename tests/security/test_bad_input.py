@@ -6,8 +6,9 @@ from typing import Any
 
 import orjson
 import pytest
+
 from tests.security.wire import head, is_problem, say
-from tests.stack import Person, Stack, refused
+from tests.support.stack import Person, Stack, refused
 
 pytestmark = pytest.mark.usefixtures("bystander", "nothing_changes")
 

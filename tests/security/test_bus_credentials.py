@@ -17,14 +17,14 @@ import nkeys
 import pytest
 from nats.aio.subscription import Subscription
 from nats.js.errors import NotFoundError
-from tests.stack import Stack, through, until
 
-from causeloop_cli.installation import public_key
+from causeloop_cli.keys import public_key
 from causeloop_common import ids
 from causeloop_common.context import LIFETIME_SECONDS
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import OPERATOR, OWNERS, SERVICES
 from causeloop_common.messaging import DEADLINE, ERROR_CODE, TOKEN
+from tests.support.stack import Stack, through, until
 
 KINDS = topology.command_kinds()
 TENANT = ids.new("ws")

@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 import httpx
 import orjson
 import pytest
-from tests.collector import Collector
-from tests.security.wire import head, say
-from tests.stack import Person, Stack, handle_tenant, through, told, until
 
-from causeloop_cli.installation import Installation
 from causeloop_common import ids
 from causeloop_common.contracts import topology
+from causeloop_dev.installation import Installation
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.domain import envelope
+from tests.security.wire import head, say
+from tests.support.collector import Collector
+from tests.support.stack import Person, Stack, handle_tenant, through, told, until
 
 
 class Search(NamedTuple):

@@ -4,10 +4,9 @@ import asyncio
 import time
 from datetime import timedelta
 
-from tests.security.conftest import SLOW, Begun
-from tests.stack import Person, Stack, refused, told, until
-
 from causeloop_common import ids
+from tests.security.conftest import SLOW, Begun
+from tests.support.stack import Person, Stack, refused, told, until
 
 
 class TestASlowClient:

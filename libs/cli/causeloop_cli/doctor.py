@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import nats.errors
 
-from causeloop_cli import dev_folder, services, streams
+from causeloop_cli import running_dev, services, streams
 from causeloop_common import rls
 from causeloop_common.contracts.topology import AUDIT_INTAKE, OPERATOR, OWNERS, SERVICES
 from causeloop_common.database import Database
@@ -49,7 +49,7 @@ class Finding(NamedTuple):
 def main(options: argparse.Namespace) -> int:
     """Print a line for each check; 1 when one fails."""
     logging.getLogger().addHandler(logging.NullHandler())  # the lines below say it, once
-    environs, origin = environments(os.environ, Path(dev_folder.NAME))
+    environs, origin = environments(os.environ, Path(running_dev.NAME))
     print(f"Settings from {origin}.\n")
     findings = asyncio.run(examine(environs))
     about, check = (max(len(finding[column]) for finding in findings) for column in (0, 1))
@@ -72,7 +72,7 @@ def environments(environ: Mapping[str, str], folder: Path) -> tuple[dict[str, Ma
     own = [name for name in SERVICES if environ.get(f"CAUSELOOP_KEYS_{name.upper()}")]
     if own:
         return dict.fromkeys((*own, OPERATOR), environ), f"the environment, which has keys for {', '.join(own)}"
-    if dev_folder.running(folder) and (told := dev_folder.read(folder, "environ.json")):
+    if running_dev.running(folder) and (told := running_dev.read(folder, "environ.json")):
         return told, f"the `causeloop dev` that runs in {folder.absolute().parent}"
     raise SettingsError(
         "There is nothing to examine. Set DATABASE_URL and what else the services need, or run this in the folder of "

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 
 import nkeys
 
-from causeloop_cli.installation import new_seeds, public_key
 from causeloop_common.contracts import topology
 from causeloop_common.keys import KeyRing
 from causeloop_common.rls import roles
@@ -54,6 +53,17 @@ def of_bus(part: str, environ: Mapping[str, str]) -> Iterator[str]:
         yield ""
     if part in ("config", "both"):
         yield topology.nats_config({name: public_key(seed) for name, seed in seeds.items()}).rstrip()
+
+
+def new_seeds() -> dict[str, str]:
+    """New nkey seeds for every service and the operator."""
+    names = (*topology.SERVICES, topology.OPERATOR)
+    return {name: nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER).decode() for name in names}
+
+
+def public_key(seed: str) -> str:
+    """The public half of an nkey seed."""
+    return str(nkeys.from_seed(bytearray(seed.encode())).public_key.decode())
 
 
 def _secret(environ: Mapping[str, str]) -> bytes:

@@ -1,9 +1,13 @@
-"""The `causeloop` command. Each subcommand is a module that is imported when it is asked for."""
+"""The `causeloop` command. Each subcommand is a module that is imported when it is called.
+
+The commands of the development stack (`dev`, `demo`, …) are there where libs/dev is installed; no image has them.
+"""
 
 import argparse
 import os
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 
 from causeloop_common.contracts.topology import SERVICES
 
@@ -12,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; errors that a person can mend are told as a sentence, without a traceback."""
     options = _parser().parse_args(arguments)
     try:
-        command = import_module(f"causeloop_cli.{options.command}")
+        command = import_module(f"{options.package}.{options.command}")
         return int(command.main(options) or 0)
     except KeyboardInterrupt:
         return 130
@@ -38,25 +42,14 @@ def _mendable() -> tuple[type[Exception], ...]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="causeloop", description="The security core of a multi-tenant product.")
+    parser.set_defaults(package="causeloop_cli")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-
-    dev = commands.add_parser("dev", help="run everything on this machine, nothing else needed")
-    dev.add_argument("--data", help="keep data in this folder; without it everything is throw-away")
-    dev.add_argument("--port", type=int, default=4000, help="the gateway's port (4000)")
-    dev.add_argument("--one-process", action="store_true", help="all services in one process, for little memory")
-    dev.add_argument("--no-seed", action="store_true", help="make no demo workspace")
-
-    commands.add_parser("demo", help="the whole journey at the dev that runs in this folder, and what it proves")
 
     serve = commands.add_parser("serve", help="run one or more services in this process")
     serve.add_argument("services", nargs="+", choices=SERVICES, metavar="service", help=", ".join(SERVICES))
 
     commands.add_parser("migrate", help="bring database, streams and consumers to what this version declares")
     commands.add_parser("doctor", help="prove tenant isolation and check everything a service needs")
-
-    servers = commands.add_parser("servers", help="run only PostgreSQL and NATS, migrated; prints how to reach them")
-    servers.add_argument("--fsync", action="store_true", help="durable writes, as in production")
-    servers.add_argument("--containers", action="store_true", help="from containers, instead of embedded")
 
     keys = commands.add_parser("keys", help="print the environment of one service: its keys and nothing more")
     keys.add_argument("service", nargs="?", choices=SERVICES, metavar="service", help=", ".join(SERVICES))
@@ -69,9 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     _audit(commands.add_parser("audit", help="a workspace's log, as any client sees it"))
-
-    schemas = commands.add_parser("schemas", help="write the JSON Schema of every message, OpenAPI and AsyncAPI")
-    schemas.add_argument("--check", action="store_true", help="write nothing; fail when something differs")
+    if find_spec("causeloop_dev") is not None:
+        import_module("causeloop_dev.commands").declare(commands)
     return parser
 
 

@@ -14,10 +14,10 @@ from nats.js.api import ConsumerConfig, StreamConfig
 
 from causeloop_cli import doctor, streams
 from causeloop_cli.doctor import Finding
-from causeloop_cli.installation import Installation
 from causeloop_common.contracts import topology
 from causeloop_common.settings import SettingsError
-from causeloop_common.testing import Servers
+from causeloop_dev.installation import Installation
+from causeloop_dev.testing import Servers
 
 AUTH = {
     "CLERK_JWKS_URL": "http://127.0.0.1:9/.well-known/jwks.json",

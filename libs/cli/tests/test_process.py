@@ -21,7 +21,8 @@ from causeloop_cli.embedded.process import ServerProcess
 
 PREPARATION = """
 import json, os, sys, time
-from causeloop_cli.embedded import EmbeddedNats, EmbeddedPostgres, Janitor, death_pact, process
+from causeloop_dev.postgres import EmbeddedPostgres
+from causeloop_cli.embedded import EmbeddedNats, Janitor, death_pact, process
 
 def tell(**facts):
     print(json.dumps(facts), flush=True)

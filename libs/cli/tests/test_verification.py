@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from causeloop_audit.domain import entry
-from causeloop_audit.domain.entry import EntryFields
-from causeloop_cli.audit import export_file, files, log
-from causeloop_cli.audit.export_file import Head
+from causeloop_cli.audit import files, log
 from causeloop_cli.audit.sse import Reader
-from causeloop_cli.audit.verification import Leaf, Pruned, Refused, Step, Verification
 from causeloop_cli.main import main
 from causeloop_common import ids
 from causeloop_common.settings import SettingsError
-from causeloop_common.tlog import merkle
-from causeloop_common.tlog.checkpoint import Checkpoint
-from causeloop_common.tlog.merkle import Frontier, Span, leaf_hash
-from causeloop_common.tlog.note import VerifierKey
-from causeloop_common.tlog.proof import LogProof
+from causeloop_log import entry, export_file
+from causeloop_log.entry import EntryFields
+from causeloop_log.export_file import Head
+from causeloop_log.tlog import merkle
+from causeloop_log.tlog.checkpoint import Checkpoint
+from causeloop_log.tlog.merkle import Frontier, Span, leaf_hash
+from causeloop_log.tlog.note import VerifierKey
+from causeloop_log.tlog.proof import LogProof
+from causeloop_log.verification import Leaf, Pruned, Refused, Step, Verification
 
 TENANT = ids.new("ws")
 ORIGIN = f"causeloop.example/log/{TENANT}"

@@ -22,14 +22,14 @@ from sqlalchemy.dialects.postgresql import UUID
 
 from causeloop_cli import services, streams
 from causeloop_cli.embedded import EmbeddedNats, Janitor
-from causeloop_cli.installation import Installation
 from causeloop_common import idempotency, inbox, migrations, outbox, rls
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import Consumer
 from causeloop_common.database import Database
 from causeloop_common.messaging import Bus, CommandRouter
 from causeloop_common.settings import Settings, role_password, with_role
-from causeloop_common.testing import Servers
+from causeloop_dev.installation import Installation
+from causeloop_dev.testing import Servers
 
 LISTENER = Consumer("auth_listener", "EVENTS", "auth", ("evt.*.tenancy.>",))
 SECOND = Consumer("auth_second", "EVENTS", "auth", ("evt.*.tenancy.>",))

@@ -46,7 +46,7 @@ class TestCommands:
             "put_secret",
         )
         assert Exchange.subject == "cmd.auth.exchange"
-        assert audit.ListEntries.subject == "cmd.audit.list_entries"
+        assert audit.ListEvents.subject == "cmd.audit.list_events"
 
     @pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.subject)
     def test_each_is_declared_in_full(self, kind: type[Command[Any]]) -> None:
@@ -129,7 +129,7 @@ class TestRetired:
 class TestIds:
     def test_an_id_of_another_kind_is_refused(self) -> None:
         with pytest.raises(ValidationError, match="is not an id of the form tok_…"):
-            auth.RevokeToken(id=ids.new("sec"))
+            auth.RevokeApiToken(id=ids.new("sec"))
 
     def test_a_realm_is_no_workspace_whatever_it_is_called(self) -> None:
         class Where(Message):
@@ -139,7 +139,7 @@ class TestIds:
             Where(id=ids.INSTALLATION.replace("usr_", "ws_"))
 
     def test_the_schema_says_what_one_looks_like(self) -> None:
-        schema = auth.RevokeToken.model_json_schema()["properties"]["id"]
+        schema = auth.RevokeApiToken.model_json_schema()["properties"]["id"]
 
         assert re.match(schema["pattern"], ids.new("tok"))
         assert not re.match(schema["pattern"], ids.new("sec"))

@@ -14,7 +14,7 @@ from causeloop_common.contracts.tenancy import MemberAdded
 from causeloop_common.database import Database
 from causeloop_common.errors import AuditUnavailable, NotFound, PayloadTooLarge
 from causeloop_common.statements import Statement
-from causeloop_common.testing import context
+from causeloop_dev.testing import context
 
 Probe = Callable[..., Awaitable[Database]]
 

@@ -11,7 +11,7 @@ import pytest
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext, Idempotency
-from causeloop_common.contracts.auth import CreatedToken, CreateToken
+from causeloop_common.contracts.auth import CreateApiToken, CreatedApiToken
 from causeloop_common.contracts.tenancy import MemberAdded
 from causeloop_common.contracts.vault import GetSecret, PutSecret, SecretView
 from causeloop_common.database import Database
@@ -128,7 +128,7 @@ class TestReplay:
         await put(database, keyed(workspace))
 
         async with database.transaction(keyed(workspace)) as tx:
-            await tx.once(CreateToken(name="ci", scopes=[Permission.SECRETS_READ]))
+            await tx.once(CreateApiToken(name="ci", scopes=[Permission.SECRETS_READ]))
 
     async def test_after_a_day_the_key_is_free_and_what_is_old_is_forgotten(
         self, probe: Probe, workspace: AuthContext, superuser: asyncpg.Connection
@@ -204,14 +204,14 @@ class TestTwins:
 
 class TestShownOnce:
     @staticmethod
-    async def make(database: Database, ctx: AuthContext) -> CreatedToken:
+    async def make(database: Database, ctx: AuthContext) -> CreatedApiToken:
         now = datetime.now(UTC)
         async with database.transaction(ctx) as tx:
-            await tx.once(CreateToken(name="ci", scopes=[Permission.SECRETS_READ]))
+            await tx.once(CreateApiToken(name="ci", scopes=[Permission.SECRETS_READ]))
             tx.publish(SOMETHING)
             told = {"id": ids.new("tok"), "name": "ci", "scopes": [], "owner": ctx.principal, "token": CANARY}
             return tx.answer(
-                CreatedToken.model_validate({**told, "created_at": now, "expires_at": now, "revoked_at": None})
+                CreatedApiToken.model_validate({**told, "created_at": now, "expires_at": now, "revoked_at": None})
             )
 
     async def test_a_retry_is_told_the_id_and_not_the_secret(self, probe: Probe, workspace: AuthContext) -> None:

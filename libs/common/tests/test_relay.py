@@ -20,7 +20,7 @@ from causeloop_common.errors import NotFound
 from causeloop_common.messaging import Bus
 from causeloop_common.outbox import BUCKETS
 from causeloop_common.relay import Relay
-from causeloop_common.testing import context
+from causeloop_dev.testing import context
 
 PERSON = ids.realm("https://issuer.test", "user_1")
 

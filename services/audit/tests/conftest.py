@@ -15,7 +15,7 @@ from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.base import Announced
 from causeloop_common.database import Database
-from causeloop_common.testing import Servers
+from causeloop_dev.testing import Servers
 
 
 @pytest.fixture(scope="module")

@@ -17,18 +17,18 @@ from causeloop_audit.service import CheckpointService, LogService, Signer
 from causeloop_audit.settings import AuditSettings
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.audit import GetCheckpoint, ProveConsistency, ProveEntry
+from causeloop_common.contracts.audit import GetCheckpoint, GetConsistency, GetEventProof
 from causeloop_common.contracts.base import Announced
-from causeloop_common.contracts.vault import GetLogKey
+from causeloop_common.contracts.vault import GetAuditKey
 from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, InvalidInput, NotFound, Unavailable
 from causeloop_common.messaging import Bus
-from causeloop_common.testing import Servers, context
-from causeloop_common.tlog import merkle
-from causeloop_common.tlog.checkpoint import Checkpoint
-from causeloop_common.tlog.merkle import EMPTY_ROOT, Frontier, leaf_hash
-from causeloop_common.tlog.note import VerifierKey
-from causeloop_common.tlog.proof import LogProof
+from causeloop_dev.testing import Servers, context
+from causeloop_log.tlog import merkle
+from causeloop_log.tlog.checkpoint import Checkpoint
+from causeloop_log.tlog.merkle import EMPTY_ROOT, Frontier, leaf_hash
+from causeloop_log.tlog.note import VerifierKey
+from causeloop_log.tlog.proof import LogProof
 from causeloop_vault import app as vault_app
 
 PATIENCE = 10.0
@@ -74,7 +74,7 @@ def checkpoints(database: Database, bus: Bus) -> CheckpointService:
 
 @pytest.fixture
 async def key(gateway: Bus, workspace: AuthContext) -> VerifierKey:
-    return VerifierKey.parse((await gateway.call(workspace, GetLogKey())).key)
+    return VerifierKey.parse((await gateway.call(workspace, GetAuditKey())).key)
 
 
 @pytest.fixture
@@ -281,7 +281,7 @@ class TestGetCheckpoint:
         assert broken() == before
 
 
-class TestProveEntry:
+class TestGetEventProof:
     async def test_verifies_at_every_size_around_stored_nodes(
         self,
         checkpoints: CheckpointService,
@@ -296,7 +296,7 @@ class TestProveEntry:
             events += await grow(log, event, size - len(events))
             leaves = await hashes(superuser, workspace)
             for index in {0, size // 2, max(0, size - 2), size - 1, min(255, size - 1), min(256, size - 1)}:
-                told = await checkpoints.prove_entry(workspace, ProveEntry(id=events[index].id))
+                told = await checkpoints.get_event_proof(workspace, GetEventProof(id=events[index].id))
                 proof = LogProof.parse(told.tlog_proof)
                 checkpoint = proof.verified(key, leaves[index])
                 assert index < checkpoint.size <= size
@@ -308,18 +308,18 @@ class TestProveEntry:
         self, checkpoints: CheckpointService, log: LogService, event: Make, workspace: AuthContext
     ) -> None:
         (old,) = await grow(log, event, 1)
-        assert (await checkpoints.prove_entry(workspace, ProveEntry(id=old.id))).size == 1
+        assert (await checkpoints.get_event_proof(workspace, GetEventProof(id=old.id))).size == 1
         *_, young = await grow(log, event, 3)
-        assert (await checkpoints.prove_entry(workspace, ProveEntry(id=old.id))).size == 1
-        assert (await checkpoints.prove_entry(workspace, ProveEntry(id=young.id))).size == 4
+        assert (await checkpoints.get_event_proof(workspace, GetEventProof(id=old.id))).size == 1
+        assert (await checkpoints.get_event_proof(workspace, GetEventProof(id=young.id))).size == 4
 
     async def test_of_an_old_entry_needs_no_vault(
         self, checkpoints: CheckpointService, away: CheckpointService, log: LogService, event: Make,
         workspace: AuthContext,
     ) -> None:  # fmt: skip
         (old,) = await grow(log, event, 1)
-        proven = await checkpoints.prove_entry(workspace, ProveEntry(id=old.id))
-        assert await away.prove_entry(workspace, ProveEntry(id=old.id)) == proven
+        proven = await checkpoints.get_event_proof(workspace, GetEventProof(id=old.id))
+        assert await away.get_event_proof(workspace, GetEventProof(id=old.id)) == proven
 
     async def test_of_a_pruned_entry_still_verifies(
         self,
@@ -334,7 +334,7 @@ class TestProveEntry:
         await superuser.execute(
             "UPDATE audit.entries SET leaf = NULL WHERE workspace_id = $1 AND index = 0", workspace.tenant_uuid
         )
-        told = await checkpoints.prove_entry(workspace, ProveEntry(id=first.id))
+        told = await checkpoints.get_event_proof(workspace, GetEventProof(id=first.id))
         assert told.leaf is None
         LogProof.parse(told.tlog_proof).verified(key, bytes.fromhex(told.leaf_hash))
 
@@ -343,7 +343,7 @@ class TestProveEntry:
     ) -> None:
         (one,) = await grow(log, event, 1)
         with pytest.raises(NotFound, match="no such event in this workspace's log"):
-            await checkpoints.prove_entry(replace(workspace, tenant=ids.new("ws")), ProveEntry(id=one.id))
+            await checkpoints.get_event_proof(replace(workspace, tenant=ids.new("ws")), GetEventProof(id=one.id))
 
     async def test_refuses_a_log_that_lost_what_was_signed(
         self,
@@ -357,10 +357,10 @@ class TestProveEntry:
         await checkpoints.get_checkpoint(workspace, GetCheckpoint())
         await cut(superuser, workspace, 7)
         with pytest.raises(Conflict, match="entries or nodes of it are missing"):
-            await checkpoints.prove_entry(workspace, ProveEntry(id=first.id))
+            await checkpoints.get_event_proof(workspace, GetEventProof(id=first.id))
 
 
-class TestProveConsistency:
+class TestGetConsistency:
     async def test_holds_between_any_two_sizes(
         self,
         checkpoints: CheckpointService,
@@ -378,9 +378,7 @@ class TestProveConsistency:
         sizes = [(0, 0), (0, 600), (600, 600), (255, 256), (256, 257), (256, 512), (511, 513)]
         sizes += [(min(pair), max(pair)) for pair in (chance.sample(range(601), 2) for _ in range(100))]
         for old, new in sizes:
-            told = await checkpoints.prove_consistency(
-                workspace, ProveConsistency.model_validate({"from": old, "to": new})
-            )
+            told = await checkpoints.get_consistency(workspace, GetConsistency.model_validate({"from": old, "to": new}))
             path = [bytes.fromhex(sibling) for sibling in told.path]
             merkle.verify_consistency(old, roots[old], new, roots[new], path)
 
@@ -404,7 +402,7 @@ class TestProveConsistency:
     ) -> None:
         await grow(log, event, 3)
         with pytest.raises(InvalidInput) as refused:
-            await checkpoints.prove_consistency(workspace, ProveConsistency.model_validate(sizes))
+            await checkpoints.get_consistency(workspace, GetConsistency.model_validate(sizes))
         assert refused.value.fields == {field: [why]}
 
 

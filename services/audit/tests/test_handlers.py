@@ -13,17 +13,17 @@ from causeloop_common import ids
 from causeloop_common.application import Application
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.audit import Entry, EntryPage, GetEntry, ListEntries, ReadLog
+from causeloop_common.contracts.audit import EventPage, EventView, GetEvent, ListEvents, ReadStream
 from causeloop_common.contracts.base import Announced
 from causeloop_common.errors import Forbidden, InvalidInput, NotFound
 from causeloop_common.messaging import Bus, event_headers
-from causeloop_common.testing import Servers
+from causeloop_dev.testing import Servers
 
 PATIENCE = 10.0
 
 Make = Callable[..., Announced]
 Announce = Callable[..., Awaitable[None]]
-Entered = Callable[[AuthContext, int], Awaitable[list[Entry]]]
+Entered = Callable[[AuthContext, int], Awaitable[list[EventView]]]
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +57,10 @@ async def announce(servers: Servers, audit: Application) -> AsyncIterator[Announ
 def entered(gateway: Bus) -> Entered:
     """The log by index, once it has that many entries."""
 
-    async def ask(ctx: AuthContext, count: int) -> list[Entry]:
+    async def ask(ctx: AuthContext, count: int) -> list[EventView]:
         async with asyncio.timeout(PATIENCE):
             while True:
-                page: EntryPage = await gateway.call(ctx, ListEntries(order="index", limit=100))
+                page: EventPage = await gateway.call(ctx, ListEvents(order="index", limit=100))
                 if len(page.data) >= count:
                     return page.data
                 await asyncio.sleep(0.02)
@@ -77,7 +77,7 @@ class TestCommands:
 
         (found,) = await entered(workspace, 1)
         assert (found.id, found.actor, found.data) == (one.id, one.actor, {"version": 1})
-        assert await gateway.call(workspace, GetEntry(id=one.id)) == found
+        assert await gateway.call(workspace, GetEvent(id=one.id)) == found
 
     async def test_another_tenant_finds_nothing(
         self, gateway: Bus, announce: Announce, entered: Entered, workspace: AuthContext, event: Make
@@ -87,11 +87,11 @@ class TestCommands:
         await entered(workspace, 1)
 
         other = replace(workspace, tenant=ids.new("ws"))
-        assert (await gateway.call(other, ListEntries())).data == []
+        assert (await gateway.call(other, ListEvents())).data == []
         with pytest.raises(NotFound, match="no such event in this workspace's log"):
-            await gateway.call(other, GetEntry(id=one.id))
+            await gateway.call(other, GetEvent(id=one.id))
 
-    @pytest.mark.parametrize("command", [ListEntries(), GetEntry(id=ids.new("evt"))], ids=lambda c: c.operation)
+    @pytest.mark.parametrize("command", [ListEvents(), GetEvent(id=ids.new("evt"))], ids=lambda c: c.operation)
     async def test_without_the_permission_nothing_is_shown(
         self, gateway: Bus, as_user: Callable[..., AuthContext], command: Any
     ) -> None:
@@ -106,11 +106,11 @@ class TestCommands:
         member = as_user(ids.new("ws"), role="member")
 
         with pytest.raises(Forbidden, match="This needs the permission 'audit:stream'"):
-            await gateway.call(member, ReadLog(start=0))
+            await gateway.call(member, ReadStream(start=0))
 
     async def test_a_position_that_is_none_is_refused_by_name(self, gateway: Bus, workspace: AuthContext) -> None:
         with pytest.raises(InvalidInput) as refused:
-            await gateway.call(workspace, ListEntries(position="seven"))
+            await gateway.call(workspace, ListEvents(position="seven"))
 
         assert refused.value.fields == {"position": ["is not a position of this log"]}
 
@@ -187,7 +187,7 @@ class TestIntake:
         told: asyncio.Queue[tuple[bytes, int]] = asyncio.Queue()
 
         async def heard(message: Any) -> None:
-            told.put_nowait((message.data, (await gateway.call(workspace, ReadLog(start=0))).size))
+            told.put_nowait((message.data, (await gateway.call(workspace, ReadStream(start=0))).size))
 
         subscription = await gateway.hear(topology.head(workspace.tenant), heard)
         await gateway.flush()

@@ -13,8 +13,8 @@ from causeloop_audit import models
 from causeloop_cli import services
 from causeloop_common import ids, migrations, rls
 from causeloop_common.settings import role_password, with_role
-from causeloop_common.testing import Servers
-from causeloop_common.tlog.merkle import Frontier, Node, leaf_hash
+from causeloop_dev.testing import Servers
+from causeloop_log.tlog.merkle import Frontier, Node, leaf_hash
 
 SIZE = 700
 

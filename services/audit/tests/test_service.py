@@ -15,11 +15,11 @@ from causeloop_audit.service import LogService, Unreadable, place
 from causeloop_audit.settings import AuditSettings
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.audit import LAST_INDEX, GetEntry, ListEntries, ReadLog
+from causeloop_common.contracts.audit import LAST_INDEX, GetEvent, ListEvents, ReadStream
 from causeloop_common.contracts.base import Announced
 from causeloop_common.errors import InvalidInput, NotFound
-from causeloop_common.testing import Servers, context
-from causeloop_common.tlog.merkle import Frontier, leaf_hash
+from causeloop_dev.testing import Servers, context
+from causeloop_log.tlog.merkle import Frontier, leaf_hash
 
 Make = Callable[..., Announced]
 
@@ -126,7 +126,7 @@ class TestAppend:
 
         await log.append([event(), bad, event()])
 
-        entered = await log.get_entry(workspace, GetEntry(id=bad.id))
+        entered = await log.get_event(workspace, GetEvent(id=bad.id))
         assert entered.action == "audit.malformed"
         assert entered.data == {"sha256": hashlib.sha256(raw).hexdigest(), "size": len(raw)}
 
@@ -138,7 +138,7 @@ class TestAppend:
         assert (await log.append([what])).sizes == {workspace.tenant_uuid: 1}
         assert (await log.append([what])).sizes == {}
 
-        page = await log.list_entries(workspace, ListEntries())
+        page = await log.list_events(workspace, ListEvents())
         assert [entry.action for entry in page.data] == ["audit.malformed"]
 
     async def test_what_names_no_tenant_is_entered_in_the_installation_s_realm(self, log: LogService) -> None:
@@ -146,7 +146,7 @@ class TestAppend:
 
         assert set((await log.append([what])).sizes) == {ids.tenant_uuid(ids.INSTALLATION)}
 
-        page = await log.list_entries(context(ids.INSTALLATION), ListEntries())
+        page = await log.list_events(context(ids.INSTALLATION), ListEvents())
         assert "audit.malformed" in {entry.action for entry in page.data}
 
     async def test_one_that_the_database_cannot_hold_does_not_keep_the_others_out(
@@ -156,7 +156,7 @@ class TestAppend:
 
         await log.append([good, bad, late])
 
-        page = await log.list_entries(workspace, ListEntries(order="index"))
+        page = await log.list_events(workspace, ListEvents(order="index"))
         assert [entry.action for entry in page.data] == [
             "vault.secret_written",
             "audit.malformed",
@@ -239,7 +239,7 @@ class TestAppend:
         assert (head["size"], head["root"]) == (500, tree(leaves))
 
 
-class TestListEntries:
+class TestListEvents:
     async def test_newest_first_and_by_index_are_each_other_s_reverse(
         self, log: LogService, workspace: AuthContext, event: Make
     ) -> None:
@@ -250,8 +250,8 @@ class TestListEntries:
             found: list[str] = []
             position = None
             while True:
-                command = ListEntries.model_validate({"order": order, "limit": 3, "position": position})
-                page = await log.list_entries(workspace, command)
+                command = ListEvents.model_validate({"order": order, "limit": 3, "position": position})
+                page = await log.list_events(workspace, command)
                 found += [entry.id for entry in page.data]
                 if (position := page.next_position) is None:
                     return found
@@ -268,7 +268,7 @@ class TestListEntries:
         await log.append([one, two, three])
 
         async def found(**filters: Any) -> list[str]:
-            page = await log.list_entries(workspace, ListEntries.model_validate({"order": "index", **filters}))
+            page = await log.list_events(workspace, ListEvents.model_validate({"order": "index", **filters}))
             return [entry.id for entry in page.data]
 
         assert await found(action="vault.") == [one.id]
@@ -285,29 +285,29 @@ class TestListEntries:
         data = orjson.dumps({"text": "x" * 60_000})
         await log.append([event(data=data) for _ in range(12)])
 
-        page = await log.list_entries(workspace, ListEntries(limit=100))
+        page = await log.list_events(workspace, ListEvents(limit=100))
 
         assert len(page.data) == 8
         assert page.next_position is not None
 
     async def test_refuses_a_position_that_is_none(self, log: LogService, workspace: AuthContext) -> None:
         with pytest.raises(InvalidInput) as refused:
-            await log.list_entries(workspace, ListEntries(position="-1"))
+            await log.list_events(workspace, ListEvents(position="-1"))
         assert refused.value.fields == {"position": ["is not a position of this log"]}
 
     async def test_shows_nothing_of_another_tenant(
         self, log: LogService, event: Make, as_user: Callable[..., AuthContext]
     ) -> None:
         await log.append([event()])
-        assert (await log.list_entries(as_user(ids.new("ws")), ListEntries())).data == []
+        assert (await log.list_events(as_user(ids.new("ws")), ListEvents())).data == []
 
 
-class TestGetEntry:
+class TestGetEvent:
     async def test_tells_an_entry_by_its_event(self, log: LogService, workspace: AuthContext, event: Make) -> None:
         one = event()
         await log.append([one])
 
-        found = await log.get_entry(workspace, GetEntry(id=one.id))
+        found = await log.get_event(workspace, GetEvent(id=one.id))
 
         assert (found.index, found.id, found.action, found.target) == (0, one.id, one.type, one.target)
         assert (found.actor, found.credential, found.data) == (one.actor, one.credential, {"version": 1})
@@ -318,16 +318,16 @@ class TestGetEntry:
         one = event()
         await log.append([one])
         with pytest.raises(NotFound, match="no such event in this workspace's log"):
-            await log.get_entry(as_user(ids.new("ws")), GetEntry(id=one.id))
+            await log.get_event(as_user(ids.new("ws")), GetEvent(id=one.id))
 
 
-class TestReadLog:
+class TestReadStream:
     async def test_tells_the_stored_bytes_from_one_place_on(
         self, log: LogService, servers: Servers, workspace: AuthContext, event: Make
     ) -> None:
         await log.append([event() for _ in range(5)])
 
-        page = await log.read_log(workspace, ReadLog(start=2, limit=2))
+        page = await log.read_stream(workspace, ReadStream(start=2, limit=2))
 
         leaves, _ = await stored(servers, workspace.tenant)
         assert [(e.index, e.leaf, e.leaf_hash) for e in page.entries] == [
@@ -340,13 +340,13 @@ class TestReadLog:
         self, log: LogService, workspace: AuthContext, event: Make, start: int
     ) -> None:
         await log.append([event() for _ in range(3)])
-        page = await log.read_log(workspace, ReadLog(start=start))
+        page = await log.read_stream(workspace, ReadStream(start=start))
         assert (page.entries, page.size) == ([], 3)
 
     async def test_of_a_tenant_without_a_log_tells_that_it_is_empty(
         self, log: LogService, workspace: AuthContext
     ) -> None:
-        page = await log.read_log(workspace, ReadLog(start=0))
+        page = await log.read_stream(workspace, ReadStream(start=0))
         assert (page.entries, page.size) == ([], 0)
 
     async def test_a_page_is_cut_at_its_size_in_bytes_and_has_at_least_one_entry(
@@ -355,10 +355,10 @@ class TestReadLog:
         data = orjson.dumps({"text": "x" * 60_000})
         await log.append([event(data=data) for _ in range(12)])
 
-        page = await log.read_log(workspace, ReadLog(start=1))
+        page = await log.read_stream(workspace, ReadStream(start=1))
         assert [entry.index for entry in page.entries] == list(range(1, 9))
         assert sum(len(entry.leaf or "") for entry in page.entries) <= 512 * 1024
-        single = await log.read_log(workspace, ReadLog(start=5, max_bytes=1))
+        single = await log.read_stream(workspace, ReadStream(start=5, max_bytes=1))
         assert [entry.index for entry in single.entries] == [5]
 
     async def test_what_retention_removed_is_told_by_its_hash(
@@ -368,12 +368,12 @@ class TestReadLog:
         await superuser.execute(
             "UPDATE audit.entries SET leaf = NULL WHERE workspace_id = $1 AND index < 2", workspace.tenant_uuid
         )
-        page = await log.read_log(workspace, ReadLog(start=0, max_bytes=400))
+        page = await log.read_stream(workspace, ReadStream(start=0, max_bytes=400))
         assert [(e.index, e.leaf is None, len(e.leaf_hash)) for e in page.entries] == [(0, True, 64), (1, True, 64)]
 
     async def test_shows_nothing_of_another_tenant(
         self, log: LogService, event: Make, as_user: Callable[..., AuthContext]
     ) -> None:
         await log.append([event()])
-        page = await log.read_log(as_user(ids.new("ws")), ReadLog(start=0))
+        page = await log.read_stream(as_user(ids.new("ws")), ReadStream(start=0))
         assert (page.entries, page.size) == ([], 0)

@@ -3,17 +3,17 @@
 from causeloop_auth.service import SessionService, TokenService
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.auth import (
+    ApiTokenPage,
     Authenticate,
-    CreatedToken,
-    CreateToken,
+    CreateApiToken,
+    CreatedApiToken,
     Exchange,
     Grant,
     Identity,
-    ListTokens,
+    ListApiTokens,
     Logout,
     Refresh,
-    RevokeToken,
-    TokenPage,
+    RevokeApiToken,
 )
 from causeloop_common.contracts.base import Nothing
 from causeloop_common.messaging import CommandRouter
@@ -39,16 +39,16 @@ def router(sessions: SessionService, tokens: TokenService) -> CommandRouter:
     async def authenticate(ctx: AuthContext, command: Authenticate) -> Identity:
         return await tokens.authenticate(ctx, command)
 
-    @commands.on(CreateToken)
-    async def create_token(ctx: AuthContext, command: CreateToken) -> CreatedToken:
-        return await tokens.create_token(ctx, command)
+    @commands.on(CreateApiToken)
+    async def create_api_token(ctx: AuthContext, command: CreateApiToken) -> CreatedApiToken:
+        return await tokens.create_api_token(ctx, command)
 
-    @commands.on(ListTokens)
-    async def list_tokens(ctx: AuthContext, command: ListTokens) -> TokenPage:
-        return await tokens.list_tokens(ctx, command)
+    @commands.on(ListApiTokens)
+    async def list_api_tokens(ctx: AuthContext, command: ListApiTokens) -> ApiTokenPage:
+        return await tokens.list_api_tokens(ctx, command)
 
-    @commands.on(RevokeToken)
-    async def revoke_token(ctx: AuthContext, command: RevokeToken) -> Nothing:
-        return await tokens.revoke_token(ctx, command)
+    @commands.on(RevokeApiToken)
+    async def revoke_api_token(ctx: AuthContext, command: RevokeApiToken) -> Nothing:
+        return await tokens.revoke_api_token(ctx, command)
 
     return commands

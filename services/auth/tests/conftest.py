@@ -23,7 +23,6 @@ from causeloop_auth.adapters.identity_provider import JWKS_PATH, IdentityProvide
 from causeloop_auth.models import metadata
 from causeloop_auth.service import SessionService, TokenService
 from causeloop_auth.settings import AuthSettings
-from causeloop_cli.issuer import Issuer, create_issuer
 from causeloop_common import ids
 from causeloop_common.application import Application, Listener
 from causeloop_common.context import AuthContext, Idempotency
@@ -32,7 +31,8 @@ from causeloop_common.contracts.tenancy import CreateWorkspace
 from causeloop_common.database import Database
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import REALM_PERMISSIONS, ROLES, Internal
-from causeloop_common.testing import Servers, person
+from causeloop_dev.issuer import Issuer, create_issuer
+from causeloop_dev.testing import Servers, person
 from causeloop_tenancy import app as tenancy
 from causeloop_vault import app as vault
 

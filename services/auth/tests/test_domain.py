@@ -17,7 +17,7 @@ from causeloop_auth.domain.access import AccessClaims
 from causeloop_auth.domain.handles import Handle
 from causeloop_auth.domain.rotation import GRACE, Family, Verdict
 from causeloop_common import ids
-from causeloop_common.testing import person
+from causeloop_dev.testing import person
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32

@@ -11,13 +11,13 @@ from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts import auth
 from causeloop_common.contracts.auth import (
     Authenticate,
-    CreateToken,
+    CreateApiToken,
     Exchange,
     Grant,
-    ListTokens,
+    ListApiTokens,
     Logout,
     Refresh,
-    RevokeToken,
+    RevokeApiToken,
 )
 from causeloop_common.contracts.base import Command, Nothing, commands
 from causeloop_common.errors import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from conftest import House
 
 pytestmark = pytest.mark.usefixtures("answering")
-CREATE = CreateToken(name="ci", scopes=[Permission.SECRETS_READ])
+CREATE = CreateApiToken(name="ci", scopes=[Permission.SECRETS_READ])
 
 
 @pytest.fixture
@@ -98,11 +98,11 @@ class TestTokens:
     async def test_create_list_and_revoke(self, house: "House", asker: Bus, workspace: AuthContext) -> None:
         made = await asker.call(workspace, CREATE)
         assert made.token.get_secret_value().startswith(f"clp_pat_{workspace.tenant}_")
-        (listed,) = (await asker.call(workspace, ListTokens())).data
+        (listed,) = (await asker.call(workspace, ListApiTokens())).data
         assert (listed.id, listed.owner) == (made.id, workspace.principal)
-        assert await asker.call(workspace, RevokeToken(id=made.id)) == Nothing()
+        assert await asker.call(workspace, RevokeApiToken(id=made.id)) == Nothing()
         with pytest.raises(NotFound, match="There is no such token"):
-            await asker.call(workspace, RevokeToken(id=ids.new("tok")))
+            await asker.call(workspace, RevokeApiToken(id=ids.new("tok")))
 
     async def test_a_replay_of_what_showed_a_secret_is_refused_with_the_id(
         self, asker: Bus, workspace: AuthContext
@@ -116,7 +116,7 @@ class TestTokens:
     async def test_a_replay_says_that_it_is_one(self, asker: Bus, workspace: AuthContext) -> None:
         made = await asker.call(workspace, CREATE)
         keyed = replace(workspace, idempotency=Idempotency("key", "print"))
-        told = [(await asker.request(keyed, RevokeToken(id=made.id))).replayed for _ in range(2)]
+        told = [(await asker.request(keyed, RevokeApiToken(id=made.id))).replayed for _ in range(2)]
         assert told == [False, True]
 
 
@@ -127,9 +127,9 @@ class TestRights:
             Refresh: Refresh.model_validate({"refresh_token": "x"}),
             Authenticate: Authenticate.model_validate({"token": "x"}),
             Logout: Logout(),
-            CreateToken: CREATE,
-            ListTokens: ListTokens(),
-            RevokeToken: RevokeToken(id=ids.new("tok")),
+            CreateApiToken: CREATE,
+            ListApiTokens: ListApiTokens(),
+            RevokeApiToken: RevokeApiToken(id=ids.new("tok")),
         }
         assert set(examples) == set(commands(auth))
         for kind, command in examples.items():
@@ -140,7 +140,7 @@ class TestRights:
     async def test_the_fields_of_a_command_are_checked_where_it_arrives(
         self, asker: Bus, workspace: AuthContext
     ) -> None:
-        unchecked = CreateToken.model_construct(name="ci", scopes=[], expires_in_days=1000)
+        unchecked = CreateApiToken.model_construct(name="ci", scopes=[], expires_in_days=1000)
         with pytest.raises(InvalidInput, match="see 'errors'") as refused:
             await asker.request(workspace, unchecked)
         assert set(refused.value.fields or {}) == {"scopes", "expires_in_days"}

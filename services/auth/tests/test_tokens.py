@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from causeloop_auth.domain import handles
 from causeloop_common import ids
 from causeloop_common.context import AuthContext, Idempotency
-from causeloop_common.contracts.auth import CreatedToken, CreateToken, ListTokens, RevokeToken
+from causeloop_common.contracts.auth import CreateApiToken, CreatedApiToken, ListApiTokens, RevokeApiToken
 from causeloop_common.contracts.base import Nothing
 from causeloop_common.errors import (
     Forbidden,
@@ -29,12 +29,12 @@ GONE = r"^There is no such token in this workspace\.$"
 INVALID = r"^The token is not, or no longer, valid\."
 
 
-async def make(house: "House", ctx: AuthContext, *scopes: str, **more: Any) -> CreatedToken:
-    command = CreateToken.model_validate({"name": "ci", "scopes": list(scopes) or ["secrets:read"], **more})
-    return await house.tokens.create_token(ctx, command)
+async def make(house: "House", ctx: AuthContext, *scopes: str, **more: Any) -> CreatedApiToken:
+    command = CreateApiToken.model_validate({"name": "ci", "scopes": list(scopes) or ["secrets:read"], **more})
+    return await house.tokens.create_api_token(ctx, command)
 
 
-class TestCreateToken:
+class TestCreateApiToken:
     async def test_the_token_stands_for_its_maker_in_the_workspace_capped_by_its_scopes(self, house: "House") -> None:
         ctx = house.caller(ids.new("ws"))
         made = await make(house, ctx, "secrets:read", "keys:use", "secrets:read")
@@ -122,7 +122,7 @@ class TestCreateToken:
             await house.authenticate(handles.make("pat", ctx.tenant, made.id, bytes(32)))
 
 
-class TestListTokens:
+class TestListApiTokens:
     async def test_one_s_own_newest_first_in_pages(self, house: "House") -> None:
         ctx = house.caller(ids.new("ws"))
         made = [(await make(house, ctx, name=str(n))).id for n in range(5)]
@@ -130,7 +130,7 @@ class TestListTokens:
 
         seen, position = [], None
         for size in (2, 2, 1):
-            page = await house.tokens.list_tokens(ctx, ListTokens(limit=2, position=position))
+            page = await house.tokens.list_api_tokens(ctx, ListApiTokens(limit=2, position=position))
             assert len(page.data) == size
             seen += [token.id for token in page.data]
             position = page.next_position
@@ -140,8 +140,8 @@ class TestListTokens:
     async def test_shows_revoked_ones_as_such_and_no_secrets(self, house: "House") -> None:
         ctx = house.caller(ids.new("ws"))
         made = await make(house, ctx)
-        await house.tokens.revoke_token(ctx, RevokeToken(id=made.id))
-        (shown,) = (await house.tokens.list_tokens(ctx, ListTokens())).data
+        await house.tokens.revoke_api_token(ctx, RevokeApiToken(id=made.id))
+        (shown,) = (await house.tokens.list_api_tokens(ctx, ListApiTokens())).data
         assert shown.revoked_at == house.now
         assert not any(isinstance(value, SecretStr) for _, value in shown)
         assert "token" not in type(shown).model_fields
@@ -150,15 +150,15 @@ class TestListTokens:
         ctx = house.caller(ids.new("ws"))
         await make(house, ctx)
         elsewhere = replace(ctx, tenant=ids.new("ws"))
-        page = await house.tokens.list_tokens(elsewhere, ListTokens())
+        page = await house.tokens.list_api_tokens(elsewhere, ListApiTokens())
         assert (page.data, page.next_position) == ([], None)
 
 
-class TestRevokeToken:
+class TestRevokeApiToken:
     async def test_ends_it_at_once_and_says_so(self, house: "House") -> None:
         ctx = house.caller(ids.new("ws"))
         made = await make(house, ctx)
-        await house.tokens.revoke_token(ctx, RevokeToken(id=made.id))
+        await house.tokens.revoke_api_token(ctx, RevokeApiToken(id=made.id))
         with pytest.raises(Unauthorized, match=INVALID):
             await house.authenticate(made.token)
         assert (await house.told(ctx.tenant))[-1][:3] == ("auth.token_revoked", made.id, ctx.principal)
@@ -168,7 +168,7 @@ class TestRevokeToken:
         made = await make(house, ctx)
         at = house.now
         for _ in range(2):
-            await house.tokens.revoke_token(ctx, RevokeToken(id=made.id))
+            await house.tokens.revoke_api_token(ctx, RevokeApiToken(id=made.id))
             house.pass_(seconds=1)
         assert (await house.types(ctx.tenant)).count("auth.token_revoked") == 1
         (row,) = await house.rows("tokens", ctx.tenant)
@@ -178,9 +178,9 @@ class TestRevokeToken:
         ctx = house.caller(ids.new("ws"))
         made = await make(house, ctx)
         keyed = replace(ctx, idempotency=Idempotency("k", "print"))
-        await house.tokens.revoke_token(keyed, RevokeToken(id=made.id))
+        await house.tokens.revoke_api_token(keyed, RevokeApiToken(id=made.id))
         with pytest.raises(Replayed) as done:
-            await house.tokens.revoke_token(keyed, RevokeToken(id=made.id))
+            await house.tokens.revoke_api_token(keyed, RevokeApiToken(id=made.id))
         assert done.value.reply == Nothing().to_wire()
 
     async def test_somebody_else_s_needs_the_right_to_and_is_not_found_without(self, house: "House") -> None:
@@ -188,10 +188,10 @@ class TestRevokeToken:
         made = await make(house, owner)
         member = house.caller(owner.tenant, role="member")
         with pytest.raises(NotFound, match=GONE):
-            await house.tokens.revoke_token(member, RevokeToken(id=made.id))
+            await house.tokens.revoke_api_token(member, RevokeApiToken(id=made.id))
         await house.authenticate(made.token)
 
-        await house.tokens.revoke_token(house.caller(owner.tenant, role="admin"), RevokeToken(id=made.id))
+        await house.tokens.revoke_api_token(house.caller(owner.tenant, role="admin"), RevokeApiToken(id=made.id))
         with pytest.raises(Unauthorized, match=INVALID):
             await house.authenticate(made.token)
 
@@ -201,5 +201,5 @@ class TestRevokeToken:
         elsewhere = house.caller(ids.new("ws"), ctx.principal)
         for token in (made.id, ids.new("tok")):
             with pytest.raises(NotFound, match=GONE):
-                await house.tokens.revoke_token(elsewhere, RevokeToken(id=token))
+                await house.tokens.revoke_api_token(elsewhere, RevokeApiToken(id=token))
         await house.authenticate(made.token)

@@ -2,18 +2,18 @@
 
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.vault import (
+    AuditKey,
     CreateKey,
     Decrypt,
     Decrypted,
     Encrypt,
     Encrypted,
-    GetLogKey,
+    GetAuditKey,
     GetSecret,
     KeyPage,
     KeyView,
     ListKeys,
     ListSecrets,
-    LogKey,
     PutSecret,
     RevealedSecret,
     RevealSecret,
@@ -74,8 +74,8 @@ def router(
     async def sign_checkpoint(ctx: AuthContext, command: SignCheckpoint) -> SignedCheckpoint:
         return await checkpoints.sign_checkpoint(ctx, command)
 
-    @commands.on(GetLogKey)
-    async def get_log_key(ctx: AuthContext, command: GetLogKey) -> LogKey:
-        return await checkpoints.get_log_key(ctx, command)
+    @commands.on(GetAuditKey)
+    async def get_audit_key(ctx: AuthContext, command: GetAuditKey) -> AuditKey:
+        return await checkpoints.get_audit_key(ctx, command)
 
     return commands

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from causeloop_common.database import Database
-from causeloop_common.testing import Servers
+from causeloop_dev.testing import Servers
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.models import metadata
 from causeloop_vault.service import CheckpointService, Keyrings, KeyService, SealingService, SecretService

@@ -10,15 +10,15 @@ import pytest
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.vault import GetLogKey, SignCheckpoint
+from causeloop_common.contracts.vault import GetAuditKey, SignCheckpoint
 from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, Unavailable
 from causeloop_common.settings import SettingsError
-from causeloop_common.testing import Servers
-from causeloop_common.tlog import NotVerified, merkle
-from causeloop_common.tlog.checkpoint import Checkpoint
-from causeloop_common.tlog.merkle import EMPTY_ROOT, Frontier, Span, leaf_hash
-from causeloop_common.tlog.note import VerifierKey
+from causeloop_dev.testing import Servers
+from causeloop_log.tlog import NotVerified, merkle
+from causeloop_log.tlog.checkpoint import Checkpoint
+from causeloop_log.tlog.merkle import EMPTY_ROOT, Frontier, Span, leaf_hash
+from causeloop_log.tlog.note import VerifierKey
 from causeloop_vault.domain import witness
 from causeloop_vault.domain.witness import EMPTY, Head, Stale
 from causeloop_vault.service import CheckpointService
@@ -102,7 +102,7 @@ class TestSignCheckpoint:
     async def test_signs_what_grows_and_the_key_verifies_it(
         self, ready: CheckpointService, workspace: AuthContext
     ) -> None:
-        key = VerifierKey.parse((await ready.get_log_key(workspace, GetLogKey())).key)
+        key = VerifierKey.parse((await ready.get_audit_key(workspace, GetAuditKey())).key)
         for old, new in ((0, 1), (1, 8), (8, 20), (20, 20)):
             signed = await ready.sign_checkpoint(workspace, LOG.asks(old, new))
             checkpoint = Checkpoint.verified(signed.checkpoint, key)
@@ -150,7 +150,7 @@ class TestSignCheckpoint:
         await ready.sign_checkpoint(workspace, LOG.asks(0, 8))
         other = as_user(ids.new("ws"))
         signed = await ready.sign_checkpoint(other, FORKED.asks(0, 8))
-        key = VerifierKey.parse((await ready.get_log_key(workspace, GetLogKey())).key)
+        key = VerifierKey.parse((await ready.get_audit_key(workspace, GetAuditKey())).key)
         with pytest.raises(NotVerified, match="is not signed by the key"):
             Checkpoint.verified(signed.checkpoint, key)
 
@@ -178,7 +178,7 @@ class TestTheSigningKey:
     ) -> None:
         vaults = [new_vault().checkpoints for _ in range(20)]
         await asyncio.gather(*(vault.open_signing_key() for vault in vaults))
-        keys = {(await vault.get_log_key(workspace, GetLogKey())).key for vault in vaults}
+        keys = {(await vault.get_audit_key(workspace, GetAuditKey())).key for vault in vaults}
         assert len(keys) == 1
         rows = await superuser.fetch("SELECT * FROM vault.signing_keys")
         assert len(rows) == 1
@@ -192,8 +192,8 @@ class TestTheSigningKey:
         assert [row["workspace_id"] for row in await superuser.fetch(kinds)] == [ids.tenant_uuid(ids.INSTALLATION)]
 
     async def test_is_named_like_each_log(self, ready: CheckpointService, workspace: AuthContext) -> None:
-        mine = await ready.get_log_key(workspace, GetLogKey())
-        other = await ready.get_log_key(replace(workspace, tenant=ids.new("ws")), GetLogKey())
+        mine = await ready.get_audit_key(workspace, GetAuditKey())
+        other = await ready.get_audit_key(replace(workspace, tenant=ids.new("ws")), GetAuditKey())
         assert mine.key.startswith(f"{mine.origin}+")
         assert VerifierKey.parse(mine.key).public == VerifierKey.parse(other.key).public
         assert VerifierKey.parse(mine.key).id != VerifierKey.parse(other.key).id

@@ -16,7 +16,7 @@ from causeloop_common.contracts.vault import (
     CreateKey,
     Decrypt,
     Encrypt,
-    GetLogKey,
+    GetAuditKey,
     GetSecret,
     ListKeys,
     ListSecrets,
@@ -36,10 +36,10 @@ from causeloop_common.errors import (
 )
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import ROLES, Internal
-from causeloop_common.testing import Servers
-from causeloop_common.tlog.checkpoint import Checkpoint
-from causeloop_common.tlog.merkle import EMPTY_ROOT, leaf_hash
-from causeloop_common.tlog.note import VerifierKey
+from causeloop_dev.testing import Servers
+from causeloop_log.tlog.checkpoint import Checkpoint
+from causeloop_log.tlog.merkle import EMPTY_ROOT, leaf_hash
+from causeloop_log.tlog.note import VerifierKey
 from causeloop_vault import app
 
 CANARY = "s3cr3t-canary"
@@ -59,7 +59,7 @@ EXAMPLES: dict[type[Command[Any]], Command[Any]] = {
     Decrypt: Decrypt(name="orders", ciphertext="clv1:1:x"),
     Seal: SEAL,
     SignCheckpoint: SIGN,
-    GetLogKey: GetLogKey(),
+    GetAuditKey: GetAuditKey(),
 }
 
 
@@ -181,7 +181,7 @@ class TestCheckpoints:
         asking = replace(workspace, permissions=frozenset({Internal.SIGN_CHECKPOINT}))
 
         signed = await audit.call(asking, SIGN)
-        key = await gateway.call(workspace, GetLogKey())
+        key = await gateway.call(workspace, GetAuditKey())
 
         checkpoint = Checkpoint.verified(signed.checkpoint, VerifierKey.parse(key.key))
         assert (checkpoint.origin, checkpoint.size, checkpoint.root) == (key.origin, 1, leaf_hash(b"one"))

@@ -20,11 +20,11 @@ import httpx
 import pytest
 
 from causeloop_auth import app as auth
-from causeloop_cli.issuer import create_issuer
 from causeloop_common import ids
 from causeloop_common.application import Application, Listener
 from causeloop_common.messaging import Bus
-from causeloop_common.testing import Servers
+from causeloop_dev.issuer import create_issuer
+from causeloop_dev.testing import Servers
 from causeloop_gateway import app
 from causeloop_gateway.security import Security
 from causeloop_tenancy import app as tenancy

@@ -12,14 +12,14 @@ from nats.js import JetStreamContext
 
 from causeloop_cli import streams
 from causeloop_cli.embedded import EmbeddedNats, Janitor
-from causeloop_cli.installation import Installation
 from causeloop_common import ids
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import Announced
 from causeloop_common.contracts.gateway import AccessDenied, SigninFailed
 from causeloop_common.messaging import Bus, announced
 from causeloop_common.settings import Settings
-from causeloop_common.testing import Servers, person
+from causeloop_dev.installation import Installation
+from causeloop_dev.testing import Servers, person
 from causeloop_gateway.denials import Denial, Denials
 
 Told = Callable[[str], Any]

@@ -16,12 +16,12 @@ from causeloop_audit import app as audit
 from causeloop_cli.audit.sse import Event, Reader
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.audit import LogPage, ReadLog
+from causeloop_common.contracts.audit import ReadStream, StreamPage
 from causeloop_common.contracts.base import Announced
 from causeloop_common.errors import Unavailable
 from causeloop_common.messaging import Bus, event_headers
 from causeloop_common.settings import Settings
-from causeloop_common.testing import Servers
+from causeloop_dev.testing import Servers
 from causeloop_gateway import app
 from causeloop_gateway.security import Security
 from causeloop_gateway.streams import registry, stream as module, wire as words
@@ -484,9 +484,9 @@ class TestItsEnd:
     ) -> None:
         monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
         monkeypatch.setattr(module, "_PATIENCE_SECONDS", (0.01, 0.02))
-        asked: list[ReadLog] = []
+        asked: list[ReadStream] = []
 
-        async def gone(_: AuthContext, question: ReadLog) -> LogPage:
+        async def gone(_: AuthContext, question: ReadStream) -> StreamPage:
             asked.append(question)
             raise Unavailable("The audit service is not running.")
 
@@ -564,17 +564,17 @@ class TestHowMany:
     ) -> None:
         running, most = 0, 0
 
-        async def call(*_: Any) -> LogPage:
+        async def call(*_: Any) -> StreamPage:
             nonlocal running, most
             running += 1
             most = max(most, running)
             await asyncio.sleep(0.001)
             running -= 1
-            return LogPage(entries=[], size=0)
+            return StreamPage(entries=[], size=0)
 
         monkeypatch.setattr(streams._bus, "call", call)
         ctx = AuthContext(ids.new("ws"), ids.new("usr"), frozenset())
-        pages = await asyncio.gather(*(streams.read(ctx, ReadLog(start=0)) for _ in range(100)))
+        pages = await asyncio.gather(*(streams.read(ctx, ReadStream(start=0)) for _ in range(100)))
         assert (len(pages), most) == (100, registry.READS)
 
 

@@ -5,7 +5,7 @@ from causeloop_common.contracts.tenancy import (
     CreateWorkspace,
     GetWorkspace,
     ListMyWorkspaces,
-    MembershipPage,
+    MyWorkspacePage,
     Resolve,
     Standing,
     WorkspaceView,
@@ -27,7 +27,7 @@ def router(service: TenancyService) -> CommandRouter:
         return await service.get_workspace(ctx, command)
 
     @commands.on(ListMyWorkspaces)
-    async def list_my_workspaces(ctx: AuthContext, command: ListMyWorkspaces) -> MembershipPage:
+    async def list_my_workspaces(ctx: AuthContext, command: ListMyWorkspaces) -> MyWorkspacePage:
         return await service.list_my_workspaces(ctx, command)
 
     @commands.on(Resolve)

@@ -6,8 +6,8 @@ from causeloop_common.contracts.tenancy import (
     GetWorkspace,
     ListMyWorkspaces,
     MemberAdded,
-    Membership,
-    MembershipPage,
+    MyWorkspace,
+    MyWorkspacePage,
     Resolve,
     Standing,
     WorkspaceCreated,
@@ -55,13 +55,13 @@ class TenancyService:
             raise NotFound("There is no such workspace.")
         return _view(workspace)
 
-    async def list_my_workspaces(self, ctx: AuthContext, command: ListMyWorkspaces) -> MembershipPage:
+    async def list_my_workspaces(self, ctx: AuthContext, command: ListMyWorkspaces) -> MyWorkspacePage:
         """Where the caller belongs."""
         async with self._database.person_transaction(ctx) as tx:
             found = await repository.memberships_after(tx, command.position, command.limit + 1)
         page, more = found[: command.limit], len(found) > command.limit
-        data = [Membership(workspace_id=m.workspace_id, role=m.role, joined_at=m.joined_at) for m in page]
-        return MembershipPage(data=data, next_position=page[-1].workspace_id if more else None)
+        data = [MyWorkspace(workspace_id=m.workspace_id, role=m.role, joined_at=m.joined_at) for m in page]
+        return MyWorkspacePage(data=data, next_position=page[-1].workspace_id if more else None)
 
     async def resolve(self, ctx: AuthContext, command: Resolve) -> Standing:
         """What a person may do in the context's workspace."""

@@ -16,7 +16,7 @@ from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.database import Database
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import REALM_PERMISSIONS
-from causeloop_common.testing import Servers, person
+from causeloop_dev.testing import Servers, person
 from causeloop_tenancy import app
 from causeloop_tenancy.models import metadata
 from causeloop_tenancy.service import TenancyService

@@ -13,14 +13,14 @@ from causeloop_common.contracts.tenancy import (
     CreateWorkspace,
     GetWorkspace,
     ListMyWorkspaces,
-    MembershipPage,
+    MyWorkspacePage,
     Resolve,
     WorkspaceView,
 )
 from causeloop_common.errors import Conflict, IdempotencyInProgress, IdempotencyMismatch, NotFound
 from causeloop_common.idempotency import Replayed
 from causeloop_common.permissions import REALM_PERMISSIONS, ROLES
-from causeloop_common.testing import person
+from causeloop_dev.testing import person
 
 if TYPE_CHECKING:
     from conftest import House
@@ -121,7 +121,7 @@ class TestGetWorkspace:
             await house.service.get_workspace(replace(ctx, tenant=ctx.principal), GetWorkspace())
 
 
-async def page(house: "House", principal: str, limit: int = 25, position: str | None = None) -> MembershipPage:
+async def page(house: "House", principal: str, limit: int = 25, position: str | None = None) -> MyWorkspacePage:
     ctx = AuthContext(principal, principal, REALM_PERMISSIONS)
     return await house.service.list_my_workspaces(ctx, ListMyWorkspaces(limit=limit, position=position))
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from causeloop_cli import dev_folder
+from causeloop_cli import running_dev
 from causeloop_cli.audit.files import LARGEST
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.settings import SettingsError
@@ -33,7 +33,7 @@ class Gateway(NamedTuple):
 
 def gateway(options: argparse.Namespace) -> Gateway:
     """The gateway to ask; SettingsError with what is missing."""
-    dev = dev_folder.running(Path(dev_folder.NAME))
+    dev = running_dev.running(Path(running_dev.NAME))
     url = options.url or dev.get("gateway_url", "")
     if not url:
         raise SettingsError("Say where the gateway is with --url: no `causeloop dev` runs in this folder.")

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from causeloop_cli.audit import client, export_file, files, log
+from causeloop_cli.audit import client, files, log
+from causeloop_log import export_file
 
 
 def main(options: argparse.Namespace) -> int:

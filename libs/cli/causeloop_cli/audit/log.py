@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import httpx
 
-from causeloop_cli.audit import client, export_file
-from causeloop_cli.audit.export_file import Head
+from causeloop_cli.audit import client
 from causeloop_cli.audit.sse import Event, Reader
-from causeloop_cli.audit.verification import Leaf
 from causeloop_common.errors import AppError, Unavailable
+from causeloop_log import export_file
+from causeloop_log.export_file import Head
+from causeloop_log.verification import Leaf
 
 _TRIES = 20
 _SIZE = re.compile(r"[0-9]{1,18}")

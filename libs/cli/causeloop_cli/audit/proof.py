@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from causeloop_cli.audit import client, files
-from causeloop_common.tlog.proof import SUFFIX
+from causeloop_log.tlog.proof import SUFFIX
 
 
 def main(options: argparse.Namespace) -> int:

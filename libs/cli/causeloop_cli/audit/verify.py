@@ -11,11 +11,12 @@ causeloop audit verify evt_….tlog-proof     one entry, offline
 import argparse
 from pathlib import Path
 
-from causeloop_cli.audit import client, export_file, files, log
-from causeloop_cli.audit.verification import Refused, Step, Verification
+from causeloop_cli.audit import client, files, log
 from causeloop_common.errors import Conflict
 from causeloop_common.settings import SettingsError
-from causeloop_common.tlog.checkpoint import Checkpoint
+from causeloop_log import export_file
+from causeloop_log.tlog.checkpoint import Checkpoint
+from causeloop_log.verification import Refused, Step, Verification
 
 _SHOWN = "Shown: these entries, in this order, none changed and none missing. Not shown: that each tells the truth."
 _SHOWN_OF_ONE = "Shown: this entry is in that log, at that place. Not shown: that it tells the truth."

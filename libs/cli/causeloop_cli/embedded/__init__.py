@@ -9,7 +9,6 @@ DATABASE_URL and NATS_URL and needs nothing from here.
 """
 
 from causeloop_cli.embedded.nats import EmbeddedNats
-from causeloop_cli.embedded.postgres import EmbeddedPostgres
 from causeloop_cli.embedded.process import Janitor, ServerFailed, death_pact
 
-__all__ = ["EmbeddedNats", "EmbeddedPostgres", "Janitor", "ServerFailed", "death_pact"]
+__all__ = ["EmbeddedNats", "Janitor", "ServerFailed", "death_pact"]

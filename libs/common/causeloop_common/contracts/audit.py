@@ -7,15 +7,15 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from causeloop_common.contracts.base import PAGE_BYTES, Command, EventId, Hash, Message, Page, Timestamp
 from causeloop_common.permissions import Permission
-from causeloop_common.tlog.checkpoint import LARGEST_SIZE
+from causeloop_log.tlog.checkpoint import LARGEST_SIZE
 
-RETIRED: frozenset[str] = frozenset()
+RETIRED: frozenset[str] = frozenset({"ListEntries", "GetEntry", "ProveEntry", "ProveConsistency", "ReadLog"})
 
 LAST_INDEX = 2**53
 """No log has an entry here: who starts to read here is told the log's size and nothing else."""
 
 
-class Entry(Message):
+class EventView(Message):
     """One entry of the log. `index` is its place, from 0; `leaf_hash` the RFC 6962 hash in hex."""
 
     index: int
@@ -30,10 +30,10 @@ class Entry(Message):
     leaf_hash: str
 
 
-class EntryPage(Page):
+class EventPage(Page):
     """Entries in the order asked for."""
 
-    data: list[Entry]
+    data: list[EventView]
 
 
 def _bounded(moment: datetime) -> datetime:
@@ -46,7 +46,7 @@ Moment = Annotated[Timestamp, AfterValidator(_bounded)]
 Filter = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 
 
-class ListEntries(Command[EntryPage], permission=Permission.AUDIT_READ, pure=True):
+class ListEvents(Command[EventPage], permission=Permission.AUDIT_READ, pure=True):
     """The log, newest first or by index, filtered."""
 
     limit: int = Field(default=25, ge=1, le=100)
@@ -59,7 +59,7 @@ class ListEntries(Command[EntryPage], permission=Permission.AUDIT_READ, pure=Tru
     until: Moment | None = Field(default=None, description="Occurred before.")
 
 
-class GetEntry(Command[Entry], permission=Permission.AUDIT_READ, pure=True):
+class GetEvent(Command[EventView], permission=Permission.AUDIT_READ, pure=True):
     """One entry by its event id."""
 
     id: EventId
@@ -77,7 +77,7 @@ class GetCheckpoint(Command[CheckpointView], permission=Permission.AUDIT_READ, p
     """The log's head, signed by the vault, which signs only what continues what it signed before."""
 
 
-class EntryProof(Message):
+class EventProof(Message):
     """That an entry is in the log: its leaf hash, and the path from there to a signed root (RFC 9162 2.1.3)."""
 
     index: int
@@ -89,7 +89,7 @@ class EntryProof(Message):
     tlog_proof: str = Field(description="All of it as one C2SP tlog-proof file, which anybody's tools can verify.")
 
 
-class ProveEntry(Command[EntryProof], permission=Permission.AUDIT_READ, pure=True):
+class GetEventProof(Command[EventProof], permission=Permission.AUDIT_READ, pure=True):
     """A proof that an entry is in the log, which verifies offline."""
 
     id: EventId
@@ -103,14 +103,14 @@ class ConsistencyProof(Message):
     path: list[Hash]
 
 
-class ProveConsistency(Command[ConsistencyProof], permission=Permission.AUDIT_READ, pure=True):
+class GetConsistency(Command[ConsistencyProof], permission=Permission.AUDIT_READ, pure=True):
     """A proof that the log only grew between two sizes, such as those of two checkpoints."""
 
     old_size: int = Field(alias="from", ge=0, le=LARGEST_SIZE)
     new_size: int | None = Field(default=None, alias="to", ge=0, le=LARGEST_SIZE, description="Absent: as it is now.")
 
 
-class LogEntry(Message):
+class StreamEntry(Message):
     """One entry as it lies in the log: its place, from 0, and the leaf's stored bytes with their hash."""
 
     index: int
@@ -118,14 +118,14 @@ class LogEntry(Message):
     leaf_hash: str = Field(description="The RFC 6962 hash of the leaf, in hex.")
 
 
-class LogPage(Message):
+class StreamPage(Message):
     """Entries in the order of the log, without gaps, and the size of the log at the moment they were read."""
 
-    entries: list[LogEntry]
+    entries: list[StreamEntry]
     size: int
 
 
-class ReadLog(Command[LogPage], permission=Permission.AUDIT_STREAM, pure=True):
+class ReadStream(Command[StreamPage], permission=Permission.AUDIT_STREAM, pure=True):
     """The log from one place on, as it is stored.
 
     A page is cut at `limit` entries and at `max_bytes` of leaves, each counted with 160 bytes more for what stands

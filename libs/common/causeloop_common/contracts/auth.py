@@ -21,7 +21,7 @@ from causeloop_common.contracts.base import (
 )
 from causeloop_common.permissions import SELF, Internal, Permission
 
-RETIRED: frozenset[str] = frozenset()
+RETIRED: frozenset[str] = frozenset({"CreateToken", "ListTokens", "RevokeToken"})
 
 Scopes = Annotated[list[Permission], Field(min_length=1, max_length=len(Permission))]
 
@@ -74,7 +74,7 @@ class Authenticate(Command[Identity], permission=Internal.AUTHENTICATE, pure=Tru
     token: Sealed
 
 
-class TokenView(Message):
+class ApiTokenView(Message):
     """A personal access token without its secret."""
 
     id: TokenId
@@ -86,13 +86,13 @@ class TokenView(Message):
     revoked_at: Timestamp | None
 
 
-class CreatedToken(TokenView):
+class CreatedApiToken(ApiTokenView):
     """A personal access token with its secret, shown this once."""
 
     token: Sealed
 
 
-class CreateToken(Command[CreatedToken], permission=Permission.TOKENS_OWN):
+class CreateApiToken(Command[CreatedApiToken], permission=Permission.TOKENS_OWN):
     """Make a personal access token for oneself in the current workspace."""
 
     name: Label
@@ -100,20 +100,20 @@ class CreateToken(Command[CreatedToken], permission=Permission.TOKENS_OWN):
     expires_in_days: int = Field(default=90, ge=1, le=365)
 
 
-class TokenPage(Page):
+class ApiTokenPage(Page):
     """Tokens, newest first."""
 
-    data: list[TokenView]
+    data: list[ApiTokenView]
 
 
-class ListTokens(Command[TokenPage], permission=Permission.TOKENS_OWN, pure=True):
+class ListApiTokens(Command[ApiTokenPage], permission=Permission.TOKENS_OWN, pure=True):
     """One's own personal access tokens in the current workspace."""
 
     limit: int = Field(default=25, ge=1, le=100)
     position: str | None = Field(default=None, max_length=512)
 
 
-class RevokeToken(Command[Nothing], permission=Permission.TOKENS_OWN):
+class RevokeApiToken(Command[Nothing], permission=Permission.TOKENS_OWN):
     """Revoke a personal access token; one's own, or anybody's with `tokens:write`."""
 
     id: TokenId

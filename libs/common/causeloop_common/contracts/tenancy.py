@@ -57,7 +57,7 @@ class GetWorkspace(Command[WorkspaceView], permission=Permission.WORKSPACE_READ,
     """The current workspace."""
 
 
-class Membership(Message):
+class MyWorkspace(Message):
     """A workspace one belongs to."""
 
     workspace_id: WorkspaceId
@@ -65,13 +65,13 @@ class Membership(Message):
     joined_at: Timestamp
 
 
-class MembershipPage(Page):
+class MyWorkspacePage(Page):
     """Memberships, by workspace."""
 
-    data: list[Membership]
+    data: list[MyWorkspace]
 
 
-class ListMyWorkspaces(Command[MembershipPage], permission=SELF, pure=True):
+class ListMyWorkspaces(Command[MyWorkspacePage], permission=SELF, pure=True):
     """Where the caller belongs."""
 
     limit: int = Field(default=25, ge=1, le=100)

@@ -17,10 +17,10 @@ from causeloop_common.contracts.base import (
     Timestamp,
 )
 from causeloop_common.permissions import Internal, Permission
-from causeloop_common.tlog.checkpoint import LARGEST_SIZE
-from causeloop_common.tlog.merkle import LONGEST_PROOF
+from causeloop_log.tlog.checkpoint import LARGEST_SIZE
+from causeloop_log.tlog.merkle import LONGEST_PROOF
 
-RETIRED: frozenset[str] = frozenset()
+RETIRED: frozenset[str] = frozenset({"GetLogKey"})
 
 SecretPath = Annotated[
     str, StringConstraints(max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*$")
@@ -251,7 +251,7 @@ class SignCheckpoint(
     proof: list[Hash] = Field(max_length=LONGEST_PROOF)
 
 
-class LogKey(Message):
+class AuditKey(Message):
     """What verifies the checkpoints of the tenant's log: pin it, and nobody can show you another log."""
 
     origin: str = Field(description="The log's name, the first line of its checkpoints.")
@@ -260,7 +260,7 @@ class LogKey(Message):
     created_at: Timestamp
 
 
-class GetLogKey(Command[LogKey], permission=Permission.AUDIT_READ, pure=True):
+class GetAuditKey(Command[AuditKey], permission=Permission.AUDIT_READ, pure=True):
     """The key that verifies the checkpoints of the workspace's log."""
 
 

@@ -5,16 +5,16 @@ from causeloop_common.context import AuthContext
 from causeloop_common.contracts.audit import (
     CheckpointView,
     ConsistencyProof,
-    Entry,
-    EntryPage,
-    EntryProof,
+    EventPage,
+    EventProof,
+    EventView,
     GetCheckpoint,
-    GetEntry,
-    ListEntries,
-    LogPage,
-    ProveConsistency,
-    ProveEntry,
-    ReadLog,
+    GetConsistency,
+    GetEvent,
+    GetEventProof,
+    ListEvents,
+    ReadStream,
+    StreamPage,
 )
 from causeloop_common.messaging import CommandRouter
 
@@ -23,28 +23,28 @@ def router(service: LogService, checkpoints: CheckpointService) -> CommandRouter
     """What audit answers."""
     commands = CommandRouter()
 
-    @commands.on(ListEntries)
-    async def list_entries(ctx: AuthContext, command: ListEntries) -> EntryPage:
-        return await service.list_entries(ctx, command)
+    @commands.on(ListEvents)
+    async def list_events(ctx: AuthContext, command: ListEvents) -> EventPage:
+        return await service.list_events(ctx, command)
 
-    @commands.on(GetEntry)
-    async def get_entry(ctx: AuthContext, command: GetEntry) -> Entry:
-        return await service.get_entry(ctx, command)
+    @commands.on(GetEvent)
+    async def get_event(ctx: AuthContext, command: GetEvent) -> EventView:
+        return await service.get_event(ctx, command)
 
-    @commands.on(ReadLog)
-    async def read_log(ctx: AuthContext, command: ReadLog) -> LogPage:
-        return await service.read_log(ctx, command)
+    @commands.on(ReadStream)
+    async def read_stream(ctx: AuthContext, command: ReadStream) -> StreamPage:
+        return await service.read_stream(ctx, command)
 
     @commands.on(GetCheckpoint)
     async def get_checkpoint(ctx: AuthContext, command: GetCheckpoint) -> CheckpointView:
         return await checkpoints.get_checkpoint(ctx, command)
 
-    @commands.on(ProveEntry)
-    async def prove_entry(ctx: AuthContext, command: ProveEntry) -> EntryProof:
-        return await checkpoints.prove_entry(ctx, command)
+    @commands.on(GetEventProof)
+    async def get_event_proof(ctx: AuthContext, command: GetEventProof) -> EventProof:
+        return await checkpoints.get_event_proof(ctx, command)
 
-    @commands.on(ProveConsistency)
-    async def prove_consistency(ctx: AuthContext, command: ProveConsistency) -> ConsistencyProof:
-        return await checkpoints.prove_consistency(ctx, command)
+    @commands.on(GetConsistency)
+    async def get_consistency(ctx: AuthContext, command: GetConsistency) -> ConsistencyProof:
+        return await checkpoints.get_consistency(ctx, command)
 
     return commands

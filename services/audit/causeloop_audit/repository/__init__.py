@@ -1,6 +1,6 @@
 """All SQL of the log: reading and proving under row security; appending, and what is unsigned, by the writer's role."""
 
-from causeloop_audit.repository.entries import StoredEntry, StoredLeaf, entry, list_entries, read
+from causeloop_audit.repository.entries import StoredEntry, StoredLeaf, entry, list_events, read
 from causeloop_audit.repository.proofs import Head, SignedHead, checkpoint, hashes, head, keep_checkpoint
 from causeloop_audit.repository.writer import Appended, LogWatch, LogWriter, NewEntry, NotStorable, Place
 
@@ -20,6 +20,6 @@ __all__ = [
     "hashes",
     "head",
     "keep_checkpoint",
-    "list_entries",
+    "list_events",
     "read",
 ]

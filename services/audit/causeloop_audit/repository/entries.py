@@ -56,7 +56,7 @@ def _list(newest: bool, present: tuple[str, ...]) -> Statement:
     )
 
 
-async def list_entries(tx: Transaction, *, newest: bool, limit: int, filters: dict[str, Any]) -> list[StoredEntry]:
+async def list_events(tx: Transaction, *, newest: bool, limit: int, filters: dict[str, Any]) -> list[StoredEntry]:
     """The tenant's entries that pass the filters; those that are None do not count."""
     present = tuple(sorted(name for name, value in filters.items() if value is not None))
     return [_entry(row) for row in await tx.fetch(_list(newest, present), limit=limit, **filters)]

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from causeloop_audit.models import checkpoints, heads
 from causeloop_common.database import Transaction
 from causeloop_common.statements import Statement
-from causeloop_common.tlog.merkle import EMPTY_ROOT, Run
+from causeloop_log.tlog.merkle import EMPTY_ROOT, Run
 
 
 @dataclass(frozen=True, slots=True)

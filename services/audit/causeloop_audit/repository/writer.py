@@ -11,7 +11,7 @@ import asyncpg
 
 from causeloop_common.database import KEEPALIVE, SILENCE_SECONDS
 from causeloop_common.errors import Unavailable
-from causeloop_common.tlog.merkle import EMPTY_ROOT, Frontier
+from causeloop_log.tlog.merkle import EMPTY_ROOT, Frontier
 
 _PART = 100
 """How many entries one statement writes: while the database works on them, the next are made."""

@@ -18,19 +18,19 @@ from causeloop_common.context import AuthContext
 from causeloop_common.contracts.audit import (
     CheckpointView,
     ConsistencyProof,
-    EntryProof,
+    EventProof,
     GetCheckpoint,
-    ProveConsistency,
-    ProveEntry,
+    GetConsistency,
+    GetEventProof,
 )
 from causeloop_common.contracts.vault import SignCheckpoint
 from causeloop_common.database import Database, Transaction
 from causeloop_common.errors import Conflict, InvalidInput
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import Internal
-from causeloop_common.tlog import NotVerified, merkle
-from causeloop_common.tlog.merkle import Span
-from causeloop_common.tlog.proof import LogProof
+from causeloop_log.tlog import NotVerified, merkle
+from causeloop_log.tlog.merkle import Span
+from causeloop_log.tlog.proof import LogProof
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class CheckpointService:
         signed = await self.sign(ctx)
         return CheckpointView(size=signed.head.size, root=signed.head.root.hex(), checkpoint=signed.note)
 
-    async def prove_entry(self, ctx: AuthContext, command: ProveEntry) -> EntryProof:
+    async def get_event_proof(self, ctx: AuthContext, command: GetEventProof) -> EventProof:
         """A proof that leads from an entry to the last checkpoint, or to a new one where the entry is younger."""
         async with self._database.transaction(ctx) as tx:
             entry = await repository.entry(tx, command.id)
@@ -67,7 +67,7 @@ class CheckpointService:
         async with self._database.transaction(ctx) as tx:
             return await self._entry_proof(tx, entry, signed)
 
-    async def prove_consistency(self, ctx: AuthContext, command: ProveConsistency) -> ConsistencyProof:
+    async def get_consistency(self, ctx: AuthContext, command: GetConsistency) -> ConsistencyProof:
         """A proof that the log of one size begins with the log of another."""
         async with self._database.transaction(ctx) as tx:
             head = await repository.head(tx)
@@ -93,7 +93,7 @@ class CheckpointService:
             await repository.keep_checkpoint(tx, signed)
         return signed
 
-    async def _entry_proof(self, tx: Transaction, entry: StoredEntry, signed: SignedHead) -> EntryProof:
+    async def _entry_proof(self, tx: Transaction, entry: StoredEntry, signed: SignedHead) -> EventProof:
         """The proof, which leads to the checkpoint's root: one that does not is of a log that was changed."""
         size, root = signed.head.size, signed.head.root
         if size <= entry.index:
@@ -104,7 +104,7 @@ class CheckpointService:
         except NotVerified as error:
             raise _broken(tx.ctx, f"of entry {entry.index}, {error}") from error
         leaf = None if entry.leaf is None else entry.leaf.encode()
-        return EntryProof(
+        return EventProof(
             index=entry.index,
             leaf=entry.leaf,
             leaf_hash=entry.leaf_hash.hex(),

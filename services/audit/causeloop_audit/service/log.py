@@ -8,24 +8,24 @@ from typing import Any, NamedTuple
 import orjson
 
 from causeloop_audit import repository
-from causeloop_audit.domain import entry as entries
-from causeloop_audit.domain.entry import EntryFields, NotCanonical
 from causeloop_audit.repository import Appended, LogWriter, NewEntry, NotStorable, Place, StoredEntry
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.audit import (
-    Entry,
-    EntryPage,
-    GetEntry,
-    ListEntries,
-    LogEntry,
-    LogPage,
-    ReadLog,
+    EventPage,
+    EventView,
+    GetEvent,
+    ListEvents,
+    ReadStream,
+    StreamEntry,
+    StreamPage,
 )
 from causeloop_common.contracts.base import PAGE_BYTES, Announced
 from causeloop_common.database import Database
 from causeloop_common.errors import InvalidInput, NotFound
-from causeloop_common.tlog.merkle import leaf_hash
+from causeloop_log import entry as entries
+from causeloop_log.entry import EntryFields, NotCanonical
+from causeloop_log.tlog.merkle import leaf_hash
 
 
 class Unreadable(NamedTuple):
@@ -59,7 +59,7 @@ class LogService:
         telemetry.APPENDED.inc(len(appended.entries))
         return appended
 
-    async def list_entries(self, ctx: AuthContext, command: ListEntries) -> EntryPage:
+    async def list_events(self, ctx: AuthContext, command: ListEvents) -> EventPage:
         """The tenant's log, cut at the page's size in entries and in bytes."""
         newest = command.order == "newest"
         filters: dict[str, Any] = {
@@ -71,7 +71,7 @@ class LogService:
             "before" if newest else "after": _index(command.position),
         }
         async with self._database.transaction(ctx) as tx:
-            found = await repository.list_entries(tx, newest=newest, limit=command.limit + 1, filters=filters)
+            found = await repository.list_events(tx, newest=newest, limit=command.limit + 1, filters=filters)
         page: list[StoredEntry] = []
         size = 0
         for stored in found[: command.limit]:
@@ -80,9 +80,9 @@ class LogService:
                 break
             page.append(stored)
         more = len(found) > len(page)
-        return EntryPage(data=[_view(stored) for stored in page], next_position=str(page[-1].index) if more else None)
+        return EventPage(data=[_view(stored) for stored in page], next_position=str(page[-1].index) if more else None)
 
-    async def get_entry(self, ctx: AuthContext, command: GetEntry) -> Entry:
+    async def get_event(self, ctx: AuthContext, command: GetEvent) -> EventView:
         """One entry of the tenant's log."""
         async with self._database.transaction(ctx) as tx:
             stored = await repository.entry(tx, command.id)
@@ -90,14 +90,14 @@ class LogService:
             raise no_entry()
         return _view(stored)
 
-    async def read_log(self, ctx: AuthContext, command: ReadLog) -> LogPage:
+    async def read_stream(self, ctx: AuthContext, command: ReadStream) -> StreamPage:
         """The tenant's log from one place on, as it is stored."""
         async with self._database.transaction(ctx) as tx:
             leaves, size = await repository.read(
                 tx, start=command.start, limit=command.limit, max_bytes=command.max_bytes
             )
-        page = [LogEntry(index=one.index, leaf=one.leaf, leaf_hash=one.leaf_hash.hex()) for one in leaves]
-        return LogPage(entries=page, size=size)
+        page = [StreamEntry(index=one.index, leaf=one.leaf, leaf_hash=one.leaf_hash.hex()) for one in leaves]
+        return StreamPage(entries=page, size=size)
 
     async def _append(self, batch: Sequence[Announced | Unreadable]) -> Appended:
         return await self._writer.append(
@@ -186,8 +186,8 @@ def _index(position: str | None) -> int | None:
     return int(position)
 
 
-def _view(stored: StoredEntry) -> Entry:
-    return Entry(
+def _view(stored: StoredEntry) -> EventView:
+    return EventView(
         index=stored.index,
         id=stored.id,
         action=stored.action,

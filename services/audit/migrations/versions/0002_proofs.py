@@ -4,7 +4,7 @@ from alembic import op
 from sqlalchemy import Connection
 
 from causeloop_common import rls
-from causeloop_common.tlog.merkle import NODE_HEIGHT, Frontier
+from causeloop_log.tlog.merkle import NODE_HEIGHT, Frontier
 
 revision = "0002"
 down_revision = "0001"

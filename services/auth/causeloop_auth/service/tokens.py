@@ -10,16 +10,16 @@ from causeloop_auth.repository import Token
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.auth import (
+    ApiTokenPage,
+    ApiTokenView,
     Authenticate,
-    CreatedToken,
-    CreateToken,
+    CreateApiToken,
+    CreatedApiToken,
     Identity,
-    ListTokens,
-    RevokeToken,
+    ListApiTokens,
+    RevokeApiToken,
     TokenCreated,
-    TokenPage,
     TokenRevoked,
-    TokenView,
 )
 from causeloop_common.contracts.base import Nothing
 from causeloop_common.database import Database
@@ -60,7 +60,7 @@ class TokenService:
             raise Unauthorized("The token is not, or no longer, valid. Sign in again or use another token.")
         return identity
 
-    async def create_token(self, ctx: AuthContext, command: CreateToken) -> CreatedToken:
+    async def create_api_token(self, ctx: AuthContext, command: CreateApiToken) -> CreatedApiToken:
         """Make a token for oneself, with no more than one holds; its secret is in this answer only."""
         if not (ctx.credential or "").startswith("ses_"):
             raise Forbidden("A token cannot make tokens. Sign in with a session.")
@@ -79,16 +79,16 @@ class TokenService:
             await repository.add_token(tx, token, handles.digest(secret))
 
             tx.publish(TokenCreated(token_id=token_id, scopes=scopes))
-            return tx.answer(CreatedToken.model_validate({**_view(token).model_dump(), "token": secret}))
+            return tx.answer(CreatedApiToken.model_validate({**_view(token).model_dump(), "token": secret}))
 
-    async def list_tokens(self, ctx: AuthContext, command: ListTokens) -> TokenPage:
+    async def list_api_tokens(self, ctx: AuthContext, command: ListApiTokens) -> ApiTokenPage:
         """One's own tokens in the workspace, newest first."""
         async with self._database.transaction(ctx) as tx:
             found = await repository.own_tokens_before(tx, ctx.principal, command.position, command.limit + 1)
         page, more = found[: command.limit], len(found) > command.limit
-        return TokenPage(data=[_view(token) for token in page], next_position=page[-1].id if more else None)
+        return ApiTokenPage(data=[_view(token) for token in page], next_position=page[-1].id if more else None)
 
-    async def revoke_token(self, ctx: AuthContext, command: RevokeToken) -> Nothing:
+    async def revoke_api_token(self, ctx: AuthContext, command: RevokeApiToken) -> Nothing:
         """Revoke one's own token, or anybody's with `tokens:write`."""
         async with self._database.transaction(ctx) as tx:
             await tx.once(command)
@@ -130,8 +130,8 @@ class TokenService:
         )
 
 
-def _view(token: Token) -> TokenView:
-    return TokenView(
+def _view(token: Token) -> ApiTokenView:
+    return ApiTokenView(
         id=token.id,
         name=token.name,
         scopes=token.scopes,

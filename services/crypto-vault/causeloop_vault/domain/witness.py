@@ -6,7 +6,7 @@ whoever can write the log, but not to the vault, can neither shorten it nor chan
 
 from dataclasses import dataclass
 
-from causeloop_common.tlog import NotVerified, merkle
+from causeloop_log.tlog import NotVerified, merkle
 
 
 @dataclass(frozen=True, slots=True)

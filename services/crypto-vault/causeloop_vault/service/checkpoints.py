@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.vault import (
-    GetLogKey,
-    LogKey,
+    AuditKey,
+    GetAuditKey,
     SignCheckpoint,
     SignedCheckpoint,
     SigningKeyCreated,
@@ -20,9 +20,9 @@ from causeloop_common.contracts.vault import (
 from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, Unavailable
 from causeloop_common.settings import SettingsError
-from causeloop_common.tlog import NotVerified
-from causeloop_common.tlog.checkpoint import Checkpoint, origin_of
-from causeloop_common.tlog.note import VerifierKey
+from causeloop_log.tlog import NotVerified
+from causeloop_log.tlog.checkpoint import Checkpoint, origin_of
+from causeloop_log.tlog.note import VerifierKey
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope, witness
 from causeloop_vault.domain.witness import Head, Stale
@@ -97,12 +97,12 @@ class CheckpointService:
         telemetry.CHECKPOINTS.labels("signed").inc()
         return SignedCheckpoint(checkpoint=checkpoint.sign(key.private))
 
-    async def get_log_key(self, ctx: AuthContext, command: GetLogKey) -> LogKey:
+    async def get_audit_key(self, ctx: AuthContext, command: GetAuditKey) -> AuditKey:
         """The key that verifies the checkpoints of the tenant's log; named like the log."""
         key = self._opened_key()
         origin = origin_of(key.origin, ctx.tenant)
         verifier = VerifierKey(origin, key.private.public_key().public_bytes_raw())
-        return LogKey(origin=origin, key=str(verifier), created_at=key.created_at)
+        return AuditKey(origin=origin, key=str(verifier), created_at=key.created_at)
 
     def _judge(self, ctx: AuthContext, signed: Head, command: SignCheckpoint, head: Head) -> None:
         try:

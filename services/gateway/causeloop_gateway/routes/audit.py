@@ -2,21 +2,21 @@
 
 from causeloop_common.contracts.audit import (
     GetCheckpoint,
-    GetEntry,
-    ListEntries,
-    ProveConsistency,
-    ProveEntry,
-    ReadLog,
+    GetConsistency,
+    GetEvent,
+    GetEventProof,
+    ListEvents,
+    ReadStream,
 )
-from causeloop_common.contracts.vault import GetLogKey
+from causeloop_common.contracts.vault import GetAuditKey
 from causeloop_gateway.commands import Endpoint
 
 ENDPOINTS = (
-    Endpoint("GET", "/audit/events", ListEntries),
-    Endpoint("GET", "/audit/events/{id}", GetEntry),
-    Endpoint("GET", "/audit/events/{id}/proof", ProveEntry, text="tlog_proof"),
+    Endpoint("GET", "/audit/events", ListEvents),
+    Endpoint("GET", "/audit/events/{id}", GetEvent),
+    Endpoint("GET", "/audit/events/{id}/proof", GetEventProof, text="tlog_proof"),
     Endpoint("GET", "/audit/checkpoint", GetCheckpoint, text="checkpoint"),
-    Endpoint("GET", "/audit/consistency", ProveConsistency),
-    Endpoint("GET", "/audit/key", GetLogKey, text="key"),
+    Endpoint("GET", "/audit/consistency", GetConsistency),
+    Endpoint("GET", "/audit/key", GetAuditKey, text="key"),
 )
-STREAM = Endpoint("GET", "/audit/stream", ReadLog)
+STREAM = Endpoint("GET", "/audit/stream", ReadStream)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from causeloop_common.contracts.auth import CreateToken, Exchange, ListTokens, Logout, Refresh, RevokeToken
+from causeloop_common.contracts.auth import CreateApiToken, Exchange, ListApiTokens, Logout, Refresh, RevokeApiToken
 from causeloop_gateway.commands import SESSION, Endpoint
 from causeloop_gateway.inbound import Inbound
 
@@ -22,7 +22,7 @@ ENDPOINTS = (
     ),
     Endpoint("POST", "/auth/refresh", Refresh, credentials=NOBODY),
     Endpoint("POST", "/auth/logout", Logout, 204, credentials=SESSION),
-    Endpoint("POST", "/api-tokens", CreateToken, 201, credentials=SESSION),
-    Endpoint("GET", "/api-tokens", ListTokens, credentials=SESSION),
-    Endpoint("DELETE", "/api-tokens/{id}", RevokeToken, 204, credentials=SESSION),
+    Endpoint("POST", "/api-tokens", CreateApiToken, 201, credentials=SESSION),
+    Endpoint("GET", "/api-tokens", ListApiTokens, credentials=SESSION),
+    Endpoint("DELETE", "/api-tokens/{id}", RevokeApiToken, 204, credentials=SESSION),
 )  # fmt: skip

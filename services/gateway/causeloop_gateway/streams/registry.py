@@ -15,7 +15,7 @@ from nats.aio.subscription import Subscription
 from causeloop_common import telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.audit import LogPage, ReadLog
+from causeloop_common.contracts.audit import ReadStream, StreamPage
 from causeloop_common.errors import RateLimited, Unavailable
 from causeloop_common.messaging import Bus
 from causeloop_gateway.security import Security
@@ -65,7 +65,7 @@ class Streams:
                 with suppress(nats.errors.Error, OSError):  # the connection is gone, and it with it
                     await subscription.unsubscribe()
 
-    async def read(self, ctx: AuthContext, question: ReadLog) -> LogPage:
+    async def read(self, ctx: AuthContext, question: ReadStream) -> StreamPage:
         """A page, when it is its turn."""
         async with self._reading:
             return await self._bus.call(ctx, question)

@@ -20,7 +20,7 @@ from typing import Any
 
 from causeloop_common import telemetry
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.audit import LAST_INDEX, LogPage, ReadLog
+from causeloop_common.contracts.audit import LAST_INDEX, ReadStream, StreamPage
 from causeloop_common.contracts.auth import Identity
 from causeloop_common.errors import AppError, Conflict, Internal, Unavailable
 from causeloop_gateway.streams import wire
@@ -70,7 +70,7 @@ class Stream:
         self,
         identity: Identity,
         admit: Callable[[], Awaitable[AuthContext]],
-        ask: Callable[[AuthContext, ReadLog], Awaitable[LogPage]],
+        ask: Callable[[AuthContext, ReadStream], Awaitable[StreamPage]],
         receive: Any,
         send: Any,
     ) -> None:
@@ -158,7 +158,7 @@ class Stream:
                     return
 
     async def _read(self, start: int | None) -> _Page:
-        question = ReadLog(start=LAST_INDEX if start is None else start, max_bytes=CHUNK_BYTES)
+        question = ReadStream(start=LAST_INDEX if start is None else start, max_bytes=CHUNK_BYTES)
         for seconds in _PATIENCE_SECONDS:
             ctx = await self._admit()
             try:
@@ -203,7 +203,7 @@ class Stream:
         return False
 
 
-def _page(read: LogPage, start: int | None) -> _Page:
+def _page(read: StreamPage, start: int | None) -> _Page:
     """A page as it will be written; Conflict when the log has not come that far."""
     if start is not None and read.size < start:
         raise Conflict(

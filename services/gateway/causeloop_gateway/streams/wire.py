@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from causeloop_common.contracts.audit import LogEntry
+from causeloop_common.contracts.audit import StreamEntry
 from causeloop_common.errors import AppError
 
 MEDIA_TYPE = "text/event-stream"
@@ -35,7 +35,7 @@ def opening(position: int) -> bytes:
     return b"retry: %d\nid: %d\n\n" % (_RETRY_MILLISECONDS, position)
 
 
-def events(entries: Sequence[LogEntry]) -> bytes:
+def events(entries: Sequence[StreamEntry]) -> bytes:
     """Entries, one event each."""
     return "".join([_event(entry) for entry in entries]).encode()
 
@@ -45,7 +45,7 @@ def end(error: AppError) -> bytes:
     return b"event: end\ndata: " + orjson.dumps({"code": error.code, "detail": error.detail}) + b"\n\n"
 
 
-def _event(entry: LogEntry) -> str:
+def _event(entry: StreamEntry) -> str:
     if entry.leaf is not None:
         return f"id: {entry.index}\ndata: {entry.leaf}\n\n"
     pruned = f'{{"index":{entry.index},"leaf_hash":"{entry.leaf_hash}"}}'

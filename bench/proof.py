@@ -1,0 +1,95 @@
+"""The row of proofs: one entry's inclusion proof over HTTP, in a log of a million entries, one after the other."""
+
+import asyncio
+import http.client
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import uvloop
+
+from bench.audit import events
+from bench.rows import Bed, bed
+from bench.run import Row
+from causeloop_audit.models import metadata
+from causeloop_audit.repository import LogWriter
+from causeloop_audit.service import LogService
+from causeloop_audit.settings import AuditSettings
+from causeloop_common.database import Database
+from causeloop_log.tlog.merkle import leaf_hash
+from causeloop_log.tlog.note import VerifierKey
+from causeloop_log.tlog.proof import LogProof
+
+ENTRIES = 1_000_000
+AT_ONCE = 5_000
+ASKED = 1_000
+"""Proofs in a turn, each of an entry by chance."""
+
+LIMIT_MS = 10.0
+
+
+def audit_proof(rounds: int, seconds: float) -> Row:
+    """GET of an entry's proof; every one that is measured is verified afterwards."""
+    with bed() as ready:
+        known = uvloop.run(_fill(ready))
+        _get(_connect(ready), ready, "/audit/checkpoint")  # proofs lead to the last one, and so to all entries
+        key = VerifierKey.parse(_get(_connect(ready), ready, "/audit/key")["key"])
+        turns = [_turn(ready, random.sample(known, ASKED), key) for _ in range(rounds)]
+    p50, p99 = (statistics.median(turn[at] for turn in turns) for at in (0, 1))
+    return Row(p99, None, None, "ms", "lower", f"p99 <= {LIMIT_MS:g} ms", p99 <= LIMIT_MS, p50, p99)
+
+
+async def _fill(ready: Bed) -> list[str]:
+    """A log of a million entries; the ids of some."""
+    settings = AuditSettings.load("audit", ready.told["environ"]["audit"])
+    writer = LogWriter(settings.writer_dsn())
+    await writer.connect()
+    log = LogService(Database(settings.dsn("causeloop_audit"), "audit", metadata, workers=1), writer)
+    known: list[str] = []
+    for done in range(0, ENTRIES, AT_ONCE):
+        batch = events(AT_ONCE, [ready.workspace])
+        await log.append(batch)
+        known += (event.id for event in random.sample(batch, 50))
+        if done % 100_000 == 0:
+            print(f"… audit_proof: {done} entries", file=sys.stderr)
+    writer.close()
+    await asyncio.sleep(0)
+    return known
+
+
+def _turn(ready: Bed, wanted: list[str], key: VerifierKey) -> tuple[float, float]:
+    """p50 and p99 in milliseconds."""
+    connection, answers, taken = _connect(ready), [], []
+    for event in wanted:
+        began = time.perf_counter()
+        answers.append(_get(connection, ready, f"/audit/events/{event}/proof", decode=bytes))
+        taken.append((time.perf_counter() - began) * 1000)
+    connection.close()
+    for answer in answers:
+        told = orjson.loads(answer)
+        checkpoint = LogProof.parse(told["tlog_proof"]).verified(key, leaf_hash(told["leaf"].encode()))
+        assert checkpoint.size >= ENTRIES
+    taken.sort()
+    return statistics.median(taken), taken[int(len(taken) * 0.99)]
+
+
+def _connect(ready: Bed) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", ready.port, timeout=30)
+
+
+def _get(
+    connection: http.client.HTTPConnection, ready: Bed, path: str, decode: Callable[[bytes], Any] = orjson.loads
+) -> Any:
+    connection.request("GET", f"/v1{path}", headers={"authorization": f"Bearer {ready.token}"})
+    answer = connection.getresponse()
+    body = answer.read()
+    if answer.status != 200:
+        raise RuntimeError(f"{path} was answered {answer.status}: {body[:300]!r}")
+    return decode(body)
+
+
+ROWS: dict[str, Callable[[int, float], Row]] = {"audit_proof": audit_proof}

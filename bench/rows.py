@@ -1,0 +1,247 @@
+"""The rows of the bench: what is measured, and against which bar."""
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench.dev import dev, pss_megabytes
+from bench.in_process import transactions
+from bench.openbao import openbao
+from bench.revocation import revocation
+from bench.run import HERE, Row, compare, free_port, in_turn, load, median, process, wait_for
+from causeloop_cli import migrate
+from causeloop_cli.embedded import EmbeddedNats, Janitor
+from causeloop_common import ids
+from causeloop_dev.installation import Installation
+from causeloop_dev.postgres import EmbeddedPostgres
+
+CONNECTIONS = 16
+SERVICES = ("gateway", "auth", "tenancy", "vault", "audit")
+
+
+@dataclass(frozen=True)
+class Bed:
+    """Everything that runs while HTTP rows are measured."""
+
+    port: int
+    reference_port: int
+    token: str
+    workspace: str
+    told: dict[str, Any]
+
+
+@contextlib.contextmanager
+def servers() -> Iterator[dict[str, Any]]:
+    """PostgreSQL with fsync on disk, and NATS with what the references need: subjects, and a consumer of their own."""
+    installation = Installation.new()
+    own = '"cmd.vault.put_secret"'
+    config = installation.nats_config().replace(own, f'{own}, "cmd.vault.reference.>"', 1)
+    own = '"$JS.API.CONSUMER.MSG.NEXT.EVENTS.audit_intake"'
+    more = '"$JS.API.CONSUMER.MSG.NEXT.EVENTS.reference", "$JS.ACK.EVENTS.reference.>"'
+    config = config.replace(own, f"{own}, {more}", 1)
+    with (
+        Janitor() as janitor,
+        EmbeddedPostgres(fsync=True, janitor=janitor) as postgres,
+        EmbeddedNats(config, janitor=janitor) as nats,
+    ):
+        secret, operator = installation.jwt_secret, installation.seeds["operator"]
+        # The reference has the same tables in a database of its own, where no relay of ours works for it.
+        reference_url = postgres.prepare(database="reference", password=secret)
+        database_url = postgres.prepare(password=secret)
+        with contextlib.redirect_stdout(io.StringIO()):
+            asyncio.run(migrate.everything(reference_url, secret, None, None))
+            asyncio.run(migrate.everything(database_url, secret, nats.url, operator))
+        yield {
+            "reference": {name: installation.environ(name, reference_url, nats.url) for name in SERVICES},
+            "nats_url": nats.url,
+            "seeds": installation.seeds,
+            "environ": {name: installation.environ(name, database_url, nats.url) for name in SERVICES},
+        }
+
+
+@contextlib.contextmanager
+def bed() -> Iterator[Bed]:
+    """Our five services and the mock issuer, the reference's two processes, one database, one bus."""
+    with contextlib.ExitStack() as stack:
+        told = stack.enter_context(servers())
+        issuer_port, port, reference_port = free_port(), free_port(), free_port()
+        origin = f"http://127.0.0.1:{port}"
+        issuer = f"from causeloop_dev.issuer import run; run({issuer_port}, {origin!r})"
+        stack.enter_context(process(sys.executable, "-c", issuer))
+        extra = {
+            "PORT": str(port),
+            "CLERK_JWKS_URL": f"http://127.0.0.1:{issuer_port}/.well-known/jwks.json",
+            "CLERK_AUTHORIZED_PARTIES": origin,
+        }
+        log = stack.enter_context(Path(os.devnull).open("w"))
+        for name in SERVICES:
+            environ = {**told["environ"][name], **extra, "PATH": os.environ["PATH"]}
+            running = subprocess.Popen(
+                [sys.executable, "-m", "causeloop_cli.main", "serve", name], env=environ, stdout=log
+            )
+            stack.callback(running.wait, timeout=20)
+            stack.callback(running.terminate)
+        wait_for(lambda: _answers(f"{origin}/ready"))
+        token, workspace = _sign_up(origin, issuer_port)
+        reference = {
+            "nats_url": told["nats_url"],
+            "tenant": workspace,
+            "workspace_uuid": str(ids.tenant_uuid(workspace)),
+            "token": token,
+            "port": reference_port,
+            "dsn": told["reference"]["vault"]["DATABASE_URL_VAULT"],
+        }
+        script = str(HERE / "reference.py")
+        for role, owner in (("service", "vault"), ("gateway", "gateway")):
+            line = json.dumps({**reference, "seed": told["seeds"][owner]}) + "\n"
+            running = stack.enter_context(process(sys.executable, script, role, stdin=line))
+            if role == "service":
+                assert running.stdout is not None
+                running.stdout.readline()
+        wait_for(lambda: _listens(reference_port))
+        yield Bed(port, reference_port, token, workspace, told)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=1).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _sign_up(origin: str, issuer_port: int) -> tuple[str, str]:
+    """A person with a workspace and an access token for it."""
+    with httpx.Client(base_url=f"{origin}/v1", timeout=10) as client:
+        wait_for(lambda: _listens(issuer_port))
+        issued = client.post(f"http://127.0.0.1:{issuer_port}/v1/sessions", json={"subject": "bench"}).json()
+
+        def exchange() -> bool:
+            return client.post("/auth/exchange", json={"subject_token": issued["token"]}).status_code == 200
+
+        wait_for(exchange)
+        realm = client.post("/auth/exchange", json={"subject_token": issued["token"]}).json()
+        bearer = {"authorization": f"Bearer {realm['access_token']}"}
+        made = client.post("/workspaces", json={"name": "Bench", "slug": "bench"}, headers=bearer).json()
+        entered = client.post(
+            "/auth/refresh", json={"refresh_token": realm["refresh_token"], "workspace_id": made["id"]}
+        ).json()
+        return entered["access_token"], made["id"]
+
+
+def http_request(method: str, path: str, token: str, body: bytes = b"") -> bytes:
+    head = f"{method} {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n"
+    if method != "GET":
+        head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    return head.encode() + b"\r\n" + body
+
+
+def requests(method: str, more: str, token: str, body: bytes) -> list[bytes]:
+    """One request per connection, each to a secret of its own: nobody waits for another's row."""
+    return [http_request(method, f"/v1/secrets/bench/{number}{more}", token, body) for number in range(CONNECTIONS)]
+
+
+@cache
+def _http_rows(rounds: int, seconds: float) -> dict[str, list[list[dict[str, Any]]]]:
+    """All HTTP rows in one bed: ours, the reference, and for a write OpenBao where it is installed."""
+    value = json.dumps({"value": "s" * 64}).encode()
+    found: dict[str, list[list[dict[str, Any]]]] = {}
+    with bed() as ready, openbao() as peer:
+        for name, method, more, body in (
+            ("secret_put", "PUT", "", value),
+            ("secret_reveal", "POST", "/reveal", b""),
+            ("authenticated_read", "GET", "", b""),
+        ):
+            sides = [
+                partial(load, port, requests(method, more, ready.token, body), seconds)
+                for port in (ready.port, ready.reference_port)
+            ]
+            if name == "secret_put" and peer is not None:
+                data = json.dumps({"data": json.loads(value)}).encode()
+                writes = [
+                    http_request("POST", f"/v1/kv/data/bench/{number}", peer.token, data)
+                    for number in range(CONNECTIONS)
+                ]
+                sides.append(partial(load, peer.port, writes, seconds))
+            found[name] = in_turn(sides, rounds)
+    return found
+
+
+def authenticated_read(rounds: int, seconds: float) -> Row:
+    """GET of a secret's metadata: gateway, bus, row security."""
+    return compare(*_http_rows(rounds, seconds)["authenticated_read"], bar=0.6)
+
+
+def secret_put(rounds: int, seconds: float) -> Row:
+    """PUT of a secret: durable, sealed, its event in the outbox. Ours also relays it and appends it to the log."""
+    return compare(*_http_rows(rounds, seconds)["secret_put"], bar=0.6, peer_bar=1.3)
+
+
+def secret_reveal(rounds: int, seconds: float) -> Row:
+    """Reveal: the record is committed before the answer."""
+    return compare(*_http_rows(rounds, seconds)["secret_reveal"], bar=0.6)
+
+
+def rls_transaction(rounds: int, seconds: float) -> Row:
+    """Our `Database` in process, against hand-written asyncpg on the same connection settings."""
+    with servers() as told:
+        ours, theirs = transactions(told["environ"]["vault"]["DATABASE_URL_VAULT"], rounds, seconds)
+    rate, reference_rate = median(ours, "rate"), median(theirs, "rate")
+    return Row(rate, reference_rate, None, "1/s", "higher", ">= 0.85 of asyncpg", rate / reference_rate >= 0.85)
+
+
+def dev_start(rounds: int, seconds: float) -> Row:
+    """`make dev` when installed, until it is ready with its demo workspace."""
+    taken = []
+    for _ in range(rounds):
+        with dev() as (ready_after, _pid):
+            taken.append(ready_after)
+    ready = statistics.median(taken)
+    return Row(ready, None, None, "s", "lower", "<= 6 s", ready <= 6)
+
+
+def _memory(limit: float, *options: str) -> Row:
+    with dev(*options) as (_, pid):
+        time.sleep(2)
+        used = pss_megabytes(pid)
+    return Row(used, None, None, "MB", "lower", f"<= {limit:.0f} MB PSS", used <= limit)
+
+
+def dev_memory(rounds: int, seconds: float) -> Row:
+    """The whole stack of `make dev`, every service in a process of its own."""
+    return _memory(700)
+
+
+def dev_memory_one_process(rounds: int, seconds: float) -> Row:
+    """The whole stack with all services in one process."""
+    return _memory(250, "--one-process")
+
+
+ROWS = {
+    "authenticated_read": authenticated_read,
+    "secret_put": secret_put,
+    "secret_reveal": secret_reveal,
+    "rls_transaction": rls_transaction,
+    "revocation": revocation,
+    "dev_start": dev_start,
+    "dev_memory": dev_memory,
+    "dev_memory_one_process": dev_memory_one_process,
+}

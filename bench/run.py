@@ -1,0 +1,192 @@
+"""`make bench`: our path against the reference path, in one run, turn by turn.
+
+Every row alternates between the sides several times and quotes medians, since a busy machine drifts. Writes
+`.causeloop/bench.json` (merged with earlier rows) and prints the table. PostgreSQL fsyncs, on disk.
+"""
+
+import argparse
+import base64
+import contextlib
+import json
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = Path(".causeloop/bench.json")
+
+
+@dataclass
+class Row:
+    """One row of the table. `bar` says which ratios must hold; the peer is OpenBao, where it is installed."""
+
+    ours: float
+    reference: float | None
+    peer: float | None
+    unit: str
+    better: str
+    bar: str
+    holds: bool
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+
+
+def main() -> int:
+    """Measure the rows asked for."""
+    from bench import audit, proof, rows, vault  # they import this module
+
+    known: dict[str, Callable[[int, float], Row]] = {**rows.ROWS, **vault.ROWS, **audit.ROWS, **proof.ROWS}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", help=f"comma-separated: {', '.join(known)}")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    options = parser.parse_args()
+    wanted = options.rows.split(",") if options.rows else list(known)
+    if unknown := [name for name in wanted if name not in known]:
+        print(f"There is no row {', '.join(unknown)}. There are: {', '.join(known)}.", file=sys.stderr)
+        return 2
+    results = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
+    for name in wanted:
+        print(f"… {name}", file=sys.stderr)
+        results[name] = asdict(known[name](options.rounds, options.seconds))
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({"rows": results}, indent=2) + "\n")
+    print(table({name: results[name] for name in wanted}))
+    return 0
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """The rows as text."""
+    sides = f"{'ours':>9} {'reference':>9} {'ratio':>6} {'peer':>9} {'ratio':>6}"
+    lines = [f"{'row':<20} {sides}  {'unit':<5} {'p50 ms':>7} {'p99 ms':>7}  bar"]
+    for name, row in rows.items():
+        others = ""
+        for other in (row["reference"], row["peer"]):
+            figure, ratio = (f"{other:.0f}", f"{row['ours'] / other:.2f}") if other else ("-", "")
+            others += f" {figure:>9} {ratio:>6}"
+        p50, p99 = (f"{row[p]:.2f}" if row[p] is not None else "" for p in ("p50_ms", "p99_ms"))
+        holds = "holds" if row["holds"] else "DOES NOT HOLD"
+        ours = f"{row['ours']:.2f}" if row["ours"] < 100 else f"{row['ours']:.0f}"
+        lines.append(f"{name:<20} {ours:>9}{others}  {row['unit']:<5} {p50:>7} {p99:>7}  {row['bar']}: {holds}")
+    return "\n".join(lines)
+
+
+def load(port: int, requests: list[bytes], seconds: float) -> dict[str, Any]:
+    """One turn of load: a connection for every request, which it repeats."""
+    told = {
+        "host": "127.0.0.1",
+        "port": port,
+        "requests": [base64.b64encode(request).decode() for request in requests],
+        "seconds": seconds,
+    }
+    done = subprocess.run(
+        [sys.executable, str(HERE / "load.py")],
+        input=json.dumps(told) + "\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result: dict[str, Any] = json.loads(done.stdout)
+    if result["errors"]:
+        raise RuntimeError(f"{result['errors']} of {result['count']} answers were refusals: {result['first_error']}")
+    return result
+
+
+def interleaved(
+    ours: Callable[[], dict[str, Any]], reference: Callable[[], dict[str, Any]], rounds: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Two sides, turn by turn."""
+    first, second = in_turn([ours, reference], rounds)
+    return first, second
+
+
+def in_turn(sides: Sequence[Callable[[], dict[str, Any]]], rounds: int) -> list[list[dict[str, Any]]]:
+    """The results of each side, measured turn by turn; another side begins in every round."""
+    results: list[list[dict[str, Any]]] = [[] for _ in sides]
+    for number in range(rounds):
+        for place in range(len(sides)):
+            side = (number + place) % len(sides)
+            results[side].append(sides[side]())
+    return results
+
+
+def compare(
+    ours: list[dict[str, Any]],
+    reference: list[dict[str, Any]] | None,
+    peer: list[dict[str, Any]] | None = None,
+    *,
+    bar: float | None = None,
+    peer_bar: float | None = None,
+) -> Row:
+    """A row of rates: ours has to be `bar` of the reference, and `peer_bar` of the peer where there is one."""
+    rate = median(ours, "rate")
+    others = {"the reference": (reference, bar), "OpenBao": (peer, peer_bar)}
+    rates = {name: median(results, "rate") if results else None for name, (results, _) in others.items()}
+    bars = {name: least for name, (_, least) in others.items() if least is not None}
+    return Row(
+        ours=rate,
+        reference=rates["the reference"],
+        peer=rates["OpenBao"],
+        unit="1/s",
+        better="higher",
+        bar=", ".join(f">= {least} of {name}" for name, least in bars.items()),
+        holds=all(other is None or rate / other >= bars[name] for name, other in rates.items() if name in bars),
+        p50_ms=median(ours, "p50_ms") if "p50_ms" in ours[0] else None,
+        p99_ms=median(ours, "p99_ms") if "p99_ms" in ours[0] else None,
+    )
+
+
+def median(results: list[dict[str, Any]], name: str) -> float:
+    """The median of one figure."""
+    return float(statistics.median(result[name] for result in results))
+
+
+@contextlib.contextmanager
+def process(*command: str, stdin: str | None = None, env: dict[str, str] | None = None) -> Iterator[Any]:
+    """A process that ends with the block."""
+    running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    assert running.stdin is not None
+    if stdin is not None:
+        running.stdin.write(stdin)
+        running.stdin.flush()
+    try:
+        yield running
+    finally:
+        running.stdin.close()
+        running.terminate()
+        try:
+            running.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+        if running.stdout is not None:
+            running.stdout.close()
+
+
+def free_port() -> int:
+    """A port below the ephemeral range."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Until it holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the processes to be measured did not start")
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""The rows of the vault's data plane: encryption over HTTP, with no database in the way of it."""
+
+import base64
+import json
+from functools import cache, partial
+from typing import Any
+
+import httpx
+
+from bench.openbao import openbao
+from bench.rows import CONNECTIONS, bed, http_request
+from bench.run import Row, compare, in_turn, load
+
+PLAINTEXT = base64.b64encode(b"s" * 64).decode()
+ITEMS = 100
+
+
+@cache
+def _encrypt(rounds: int, seconds: float) -> dict[str, list[list[dict[str, Any]]]]:
+    """Both rows in one bed: ours, the reference (of one item), and OpenBao where it is installed."""
+    one = json.dumps({"plaintext": PLAINTEXT}).encode()
+    many = {"plaintext": PLAINTEXT}
+    found: dict[str, list[list[dict[str, Any]]]] = {}
+    with bed() as ready, openbao() as peer:
+        bearer = {"authorization": f"Bearer {ready.token}"}
+        made = {"name": "bench", "type": "aes256-gcm"}
+        httpx.post(f"http://127.0.0.1:{ready.port}/v1/keys", json=made, headers=bearer).raise_for_status()
+
+        def turn(port: int, path: str, token: str, body: bytes) -> Any:
+            return partial(load, port, [http_request("POST", path, token, body)] * CONNECTIONS, seconds)
+
+        ours = partial(turn, ready.port, "/v1/keys/bench/encrypt", ready.token)
+        turns = [ours(one), turn(ready.reference_port, "/v1/keys/bench/encrypt", ready.token, one)]
+        batches = [ours(json.dumps({"items": [many] * ITEMS}).encode())]
+        if peer is not None:
+            transit = partial(turn, peer.port, "/v1/transit/encrypt/bench", peer.token)
+            turns.append(transit(one))
+            batches.append(transit(json.dumps({"batch_input": [many] * ITEMS}).encode()))
+        found["one"] = in_turn(turns, rounds)
+        found["batch"] = in_turn(batches, rounds)
+    return found
+
+
+def vault_encrypt_one(rounds: int, seconds: float) -> Row:
+    """One item of 64 bytes: HTTP, token, bus, HKDF, AES-GCM, and back."""
+    ours, reference, *peer = _encrypt(rounds, seconds)["one"]
+    return compare(ours, reference, *peer, bar=0.6)
+
+
+def vault_encrypt_batch(rounds: int, seconds: float) -> Row:
+    """Batches of 100 items of 64 bytes, in items per second."""
+    ours, *peer = _encrypt(rounds, seconds)["batch"]
+    row = compare(ours, None, *peer, peer_bar=3.0)
+    row.ours *= ITEMS
+    row.peer = row.peer and row.peer * ITEMS
+    return row
+
+
+ROWS = {"vault_encrypt_one": vault_encrypt_one, "vault_encrypt_batch": vault_encrypt_batch}

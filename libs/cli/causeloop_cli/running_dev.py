@@ -1,0 +1,36 @@
+"""The `causeloop dev` of a folder: the files it left for scripts in `.causeloop`, and whether it still runs."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+NAME = ".causeloop"
+
+
+def read(path: Path, name: str = "dev.json") -> dict[str, Any]:
+    """What a dev wrote in this folder; empty when there is none."""
+    try:
+        told = json.loads((path / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def running(path: Path) -> dict[str, Any]:
+    """What the dev that runs in this folder told; empty when none runs."""
+    told = read(path)
+    return told if lives(told.get("pids", {}).get("supervisor")) else {}
+
+
+def lives(pid: int | None) -> bool:
+    """Whether a process with this id runs."""
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's, and alive
+    return True

@@ -1,0 +1,51 @@
+"""Row-level security: the roles, the policies, the commit guard, and the proof that they are what we think.
+
+Every tenant table has ENABLE + FORCE ROW LEVEL SECURITY and policies `tenant_<verb>` that compare `workspace_id`
+with the transaction-local setting `app.current_workspace`. Unset means no rows and refused writes. A deferred
+constraint trigger, the commit guard, refuses a change whose transaction wrote no event for that tenant.
+
+Three roles per service: `causeloop_<s>_owner` (NOLOGIN, owns the tables), `causeloop_<s>` (what the service logs
+in as, owns nothing, member of nothing), `causeloop_<s>_relay` (reads and marks the outbox). A migration declares with
+`protect`, the models with `protected`; at start `prove` compares the database with the models, exactly, and tries it.
+
+What this stops is forgotten filters and wrong code, not somebody who runs SQL of their own as the service's role.
+"""
+
+from causeloop_common.rls.ddl import GUARD_STATE, functions_ddl, guard_ddl, protect, protect_from_service
+from causeloop_common.rls.declare import (
+    PERSON_SETTING,
+    TENANT_SETTING,
+    Policy,
+    Protection,
+    Tables,
+    person,
+    protected,
+    roles,
+    service_has_none,
+    tenant,
+    tenant_column,
+    unaudited,
+)
+from causeloop_common.rls.proof import IsolationError, prove
+
+__all__ = [
+    "GUARD_STATE",
+    "PERSON_SETTING",
+    "TENANT_SETTING",
+    "IsolationError",
+    "Policy",
+    "Protection",
+    "Tables",
+    "functions_ddl",
+    "guard_ddl",
+    "person",
+    "protect",
+    "protect_from_service",
+    "protected",
+    "prove",
+    "roles",
+    "service_has_none",
+    "tenant",
+    "tenant_column",
+    "unaudited",
+]

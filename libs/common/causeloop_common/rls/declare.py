@@ -1,0 +1,112 @@
+"""What is declared of a schema: its tables' protection, the policies that follow from it, its login roles."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Column, FetchedValue, MetaData
+from sqlalchemy.dialects.postgresql import UUID
+
+Tables = MetaData
+"""A service's declared tables."""
+
+VERBS = ("select", "insert", "update", "delete")
+TENANT_SETTING = "app.current_workspace"
+PERSON_SETTING = "app.current_person"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One permissive policy. `using` and `check` are written as PostgreSQL prints them, for the exact comparison."""
+
+    name: str
+    verb: str
+    role: str
+    using: str | None = None
+    check: str | None = None
+
+    def ddl(self, table: str) -> str:
+        """The CREATE POLICY statement."""
+        using = f" USING ({self.using})" if self.using is not None else ""
+        check = f" WITH CHECK ({self.check})" if self.check is not None else ""
+        return f"CREATE POLICY {self.name} ON {table} FOR {self.verb.upper()} TO {self.role}{using}{check}"
+
+
+@dataclass(frozen=True)
+class Protection:
+    """How one table is protected: which verbs its service has, policies of other roles, and whether it is audited.
+
+    `columns` narrows the grant that belongs to a policy, by the policy's name, to some columns.
+    """
+
+    verbs: tuple[str, ...] = VERBS
+    columns: Mapping[str, tuple[str, ...]] | None = None
+    extra: tuple[Policy, ...] = ()
+    audited: bool = True
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.audited and not self.reason:
+            raise ValueError("A table that is not audited needs a reason: protected(audited=False, reason='…').")
+
+    def policies(self, schema: str) -> tuple[Policy, ...]:
+        """All policies of the table, exactly."""
+        return (*tenant_policies(schema, f"causeloop_{schema}", self.verbs), *self.extra)
+
+
+def tenant_column() -> Column[Any]:
+    """The column `workspace_id`: part of the key, filled in by the database from the transaction's tenant."""
+    return Column("workspace_id", UUID, primary_key=True, server_default=FetchedValue())
+
+
+def protected(
+    *verbs: str,
+    columns: Mapping[str, tuple[str, ...]] | None = None,
+    extra: Iterable[Policy] = (),
+    audited: bool = True,
+    reason: str | None = None,
+) -> dict[str, Any]:
+    """`Table.info` of a protected table; no verbs means all four. `columns` narrows a policy's grant."""
+    return {"rls": Protection(verbs or VERBS, columns, tuple(extra), audited, reason)}
+
+
+def service_has_none(*extra: Policy, reason: str) -> dict[str, Any]:
+    """`Table.info` of a table that only other roles, named by the policies, may touch."""
+    return {"rls": Protection((), None, extra, audited=False, reason=reason)}
+
+
+def tenant(schema: str) -> str:
+    """The expression of the current tenant, evaluated once per query."""
+    return f"( SELECT {schema}.app_current_tenant() AS app_current_tenant)"
+
+
+def person(schema: str) -> str:
+    """The expression of the current person, evaluated once per query."""
+    return f"( SELECT {schema}.app_current_person() AS app_current_person)"
+
+
+def tenant_policies(schema: str, role: str, verbs: Iterable[str]) -> tuple[Policy, ...]:
+    """The policies `tenant_<verb>` for a role."""
+    own = f"(workspace_id = {tenant(schema)})"
+    clauses = {
+        "select": {"using": own},
+        "insert": {"check": own},
+        "update": {"using": own, "check": own},
+        "delete": {"using": own},
+    }
+    return tuple(Policy(f"tenant_{verb}", verb, role, **clauses[verb]) for verb in verbs)
+
+
+def roles(schema: str) -> tuple[str, ...]:
+    """The login roles of a service."""
+    more = (f"causeloop_{schema}_writer",) if schema == "audit" else (f"causeloop_{schema}_relay",)
+    return (f"causeloop_{schema}", *more)
+
+
+def unaudited(metadata: MetaData) -> list[tuple[str, str]]:
+    """Every table that may change without an event, and why."""
+    return [
+        (table.fullname, protection.reason or "")
+        for table in metadata.sorted_tables
+        if not (protection := table.info["rls"]).audited
+    ]

@@ -1,0 +1,295 @@
+"""The start-up proof: the database is compared with the declaration, exactly, and tried."""
+
+from typing import Any, Protocol
+
+from sqlalchemy import MetaData, Table
+
+from causeloop_common.rls.ddl import FUNCTIONS, GUARD_BODY, GUARD_STATE
+from causeloop_common.rls.declare import Policy, Protection, roles
+
+
+class IsolationError(Exception):
+    """The database does not isolate tenants as declared; `findings` are full sentences."""
+
+    def __init__(self, service: str, findings: list[str]) -> None:
+        super().__init__(f"{service} refuses to run: tenant isolation is not as declared. " + " ".join(findings))
+        self.findings = findings
+
+
+class Connection(Protocol):
+    """What the proof needs of a connection: rows of a statement."""
+
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
+        """All rows."""
+        ...
+
+
+async def prove(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
+    """What is not as declared, as sentences; an empty list is the proof. Runs as the service's role, no tenant set.
+
+    1. the service's roles cannot bypass row security, belong to no role, own nothing and see only their schema;
+    2. the schema holds exactly the declared tables, each with row security enabled and forced;
+    3. each table has exactly the declared policies: name, verb, role, both expressions;
+    4. each table has exactly the declared grants;
+    5. the functions the policies and the guard call are ours, to the letter, and none runs as its owner;
+    6. each audited table has its commit guard;
+    7. each readable table, read without a tenant, gives no row.
+    """
+    findings = [
+        *await _prove_roles(connection, schema),
+        *await _prove_tables(connection, schema, metadata),
+        *await _prove_policies(connection, schema, metadata),
+        *await _prove_grants(connection, schema, metadata),
+        *await _prove_functions(connection, schema, metadata),
+        *await _prove_guards(connection, schema, metadata),
+    ]
+    return findings or await _prove_behaviour(connection, metadata)
+
+
+def _protections(metadata: MetaData) -> dict[str, Protection]:
+    return {table.name: table.info["rls"] for table in metadata.sorted_tables}
+
+
+def _all_tables(metadata: MetaData) -> dict[str, Protection]:
+    """The declared tables and their partitions; a partition is protected and granted to nobody."""
+    declared = _protections(metadata)
+    for table in metadata.sorted_tables:
+        for partition in table.info.get("partitions", ()):
+            declared[partition] = Protection(
+                (), None, (), audited=False, reason="partition, reached through its parent"
+            )
+    return declared
+
+
+async def _prove_roles(connection: Connection, schema: str) -> list[str]:
+    findings = []
+    (me,) = await connection.fetch("SELECT current_user AS role")
+    if me["role"] != f"causeloop_{schema}":
+        findings.append(f"The service is logged in as '{me['role']}', not as 'causeloop_{schema}'.")
+    names = sorted({*roles(schema), f"causeloop_{schema}_owner", me["role"]})
+    rows = await connection.fetch(
+        """
+        SELECT r.rolname, r.rolsuper, r.rolbypassrls, r.rolcreaterole, r.rolcreatedb, r.rolreplication, r.rolcanlogin,
+               ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+                     WHERE m.member = r.oid) AS member_of,
+               ARRAY(SELECT c.oid::regclass::text FROM pg_class c WHERE c.relowner = r.oid
+                     AND c.relnamespace <> 'pg_toast'::regnamespace LIMIT 3) AS owns,
+               ARRAY(SELECT n.nspname::text FROM pg_namespace n
+                     WHERE n.nspname NOT IN ($2, 'pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'
+                     AND has_schema_privilege(r.oid, n.oid, 'USAGE')) AS sees,
+               ARRAY(SELECT n.nspname::text FROM pg_namespace n WHERE n.nspname NOT LIKE 'pg\\_%'
+                     AND has_schema_privilege(r.oid, n.oid, 'CREATE')) AS creates
+        FROM pg_roles r WHERE r.rolname = ANY($1)
+        """,
+        names,
+        schema,
+    )
+    settings = await connection.fetch(
+        """
+        SELECT coalesce(r.rolname, 'every role') AS role, split_part(setting, '=', 1) AS name
+        FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) AS setting
+        WHERE (s.setrole = 0 OR r.rolname = ANY($1))
+          AND (s.setdatabase = 0 OR s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()))
+          AND (split_part(setting, '=', 1) IN ('session_replication_role', 'row_security', 'search_path', 'role')
+               OR setting LIKE 'app.%')
+        """,
+        names,
+    )
+    findings += [f"The setting '{row['name']}' of {row['role']} is made in the database: reset it." for row in settings]
+    (state,) = await connection.fetch("SELECT current_setting('session_replication_role') AS replication")
+    if state["replication"] != "origin":
+        findings.append("Triggers do not fire in this session: session_replication_role is not 'origin'.")
+    powers = {
+        "rolsuper": "is a superuser",
+        "rolbypassrls": "can bypass row security",
+        "rolcreaterole": "can create roles",
+        "rolcreatedb": "can create databases",
+        "rolreplication": "can replicate",
+    }
+    for row in rows:
+        role = row["rolname"]
+        findings += [f"Role '{role}' {what}." for power, what in powers.items() if row[power]]
+        if row["member_of"]:
+            findings.append(f"Role '{role}' is a member of {', '.join(row['member_of'])}.")
+        if role.endswith("_owner"):
+            if row["rolcanlogin"]:
+                findings.append(f"Role '{role}' can log in.")
+            continue
+        if row["owns"]:
+            findings.append(f"Role '{role}' owns {', '.join(row['owns'])}.")
+        if row["sees"]:
+            findings.append(f"Role '{role}' has rights on the schema {', '.join(row['sees'])}.")
+        if row["creates"]:
+            findings.append(f"Role '{role}' can create in the schema {', '.join(row['creates'])}.")
+    return findings
+
+
+async def _prove_tables(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
+    rows = await connection.fetch(
+        """
+        SELECT relname, relkind::text, relrowsecurity AND relforcerowsecurity AS forced FROM pg_class
+        WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1) AND relkind IN ('r', 'p', 'v', 'm', 'f')
+        """,
+        schema,
+    )
+    found = {row["relname"]: row for row in rows}
+    declared = _all_tables(metadata)
+    missing = [f"Table {schema}.{t} is missing: run `causeloop migrate`." for t in declared if t not in found]
+    unknown = [f"Table or view {schema}.{t} is not declared." for t in sorted(found) if t not in declared]
+    open_ = [f"Table {schema}.{t} does not force row security." for t in sorted(found) if not found[t]["forced"]]
+    return missing + unknown + open_
+
+
+async def _prove_policies(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
+    rows = await connection.fetch(
+        """
+        SELECT c.relname, p.polname, p.polcmd::text, p.polpermissive,
+               ARRAY(SELECT CASE WHEN role = 0 THEN 'public' ELSE pg_get_userbyid(role)::text END
+                     FROM unnest(p.polroles) AS role) AS roles,
+               pg_get_expr(p.polqual, p.polrelid) AS using, pg_get_expr(p.polwithcheck, p.polrelid) AS check
+        FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+        WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
+        """,
+        schema,
+    )
+    verbs = {"r": "select", "a": "insert", "w": "update", "d": "delete"}
+    found: dict[str, set[Policy]] = {}
+    findings = []
+    for row in rows:
+        policy = Policy(
+            row["polname"],
+            verbs.get(row["polcmd"], "all"),
+            ",".join(row["roles"]),
+            _flat(row["using"]),
+            _flat(row["check"]),
+        )
+        found.setdefault(row["relname"], set()).add(policy)
+        if not row["polpermissive"]:
+            findings.append(f"Policy {policy.name} on {schema}.{row['relname']} is restrictive, none is declared so.")
+    for name, protection in _all_tables(metadata).items():
+        declared = set(protection.policies(schema))
+        here = found.get(name, set())
+        findings += [
+            f"Table {schema}.{name} has a policy that is not declared: {p.name} for {p.verb} to {p.role} "
+            f"using ({p.using}) check ({p.check})."
+            for p in sorted(here - declared, key=lambda p: p.name)
+        ]
+        findings += [
+            f"Table {schema}.{name} lacks its declared policy {p.name} for {p.verb} to {p.role}."
+            for p in sorted(declared - here, key=lambda p: p.name)
+        ]
+    return findings
+
+
+async def _prove_grants(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
+    rows = await connection.fetch(
+        """
+        SELECT c.relname, lower(a.privilege_type) AS verb, NULL AS columns,
+               CASE WHEN a.grantee = 0 THEN 'public' ELSE pg_get_userbyid(a.grantee)::text END AS role
+        FROM pg_class c, aclexplode(c.relacl) a
+        WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1) AND c.relkind IN ('r', 'p')
+          AND a.grantee <> c.relowner
+        UNION ALL
+        SELECT c.relname, lower(a.privilege_type), string_agg(t.attname, ',' ORDER BY t.attname),
+               CASE WHEN a.grantee = 0 THEN 'public' ELSE pg_get_userbyid(a.grantee)::text END
+        FROM pg_class c JOIN pg_attribute t ON t.attrelid = c.oid, aclexplode(t.attacl) a
+        WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
+        GROUP BY 1, 2, 4
+        """,
+        schema,
+    )
+    found = {(r["relname"], r["verb"], r["columns"], r["role"]) for r in rows}
+    declared: set[tuple[str, str, str | None, str]] = set()
+    for name, protection in _protections(metadata).items():
+        for policy in protection.policies(schema):
+            allowed = (protection.columns or {}).get(policy.name)
+            declared.add((name, policy.verb, ",".join(sorted(allowed)) if allowed else None, policy.role))
+    for table in metadata.sorted_tables:
+        for partition in table.info.get("partitions", ()):
+            declared.add((partition, "truncate", None, f"causeloop_{schema}_relay"))
+    extra = [
+        f"Role '{g[3]}' has an undeclared right on {schema}.{g[0]}: {g[1]}." for g in sorted(found - declared, key=str)
+    ]
+    lacking = [f"Role '{g[3]}' lacks its right on {schema}.{g[0]}: {g[1]}." for g in sorted(declared - found, key=str)]
+    return extra + lacking
+
+
+async def _prove_functions(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
+    rows = await connection.fetch(
+        """
+        SELECT proname, prosecdef, proconfig, coalesce(pg_get_function_sqlbody(oid), prosrc) AS body FROM pg_proc
+        WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
+        """,
+        schema,
+    )
+    declared = {
+        name: f"RETURN (NULLIF(current_setting('{setting}'::text, true), ''::text))::{kind}"
+        for name, (setting, kind) in FUNCTIONS.items()
+    }
+    if any(protection.audited for protection in _protections(metadata).values()):
+        declared["require_event"] = GUARD_BODY.format(schema=schema, state=GUARD_STATE)
+    findings = [f"Function {schema}.{r['proname']} runs with its owner's rights." for r in rows if r["prosecdef"]]
+    for row in rows:
+        wanted = declared.pop(row["proname"], None)
+        if wanted is None:
+            findings.append(f"Function {schema}.{row['proname']} is not declared.")
+        elif _flat(wanted) != _flat(row["body"]):
+            findings.append(f"Function {schema}.{row['proname']} is not ours: {_flat(row['body'])}.")
+        elif row["proconfig"] != (["search_path=pg_catalog"] if row["proname"] == "require_event" else None):
+            findings.append(f"Function {schema}.{row['proname']} does not have its declared settings.")
+    return findings + [f"Function {schema}.{name} is missing." for name in sorted(declared)]
+
+
+async def _prove_guards(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
+    rows = await connection.fetch(
+        """
+        SELECT c.relname, t.tgname, t.tgenabled::text AS enabled, t.tgdeferrable AND t.tginitdeferred AS deferred,
+               t.tgfoid = to_regproc($1 || '.require_event') AS ours, t.tgtype, t.tgqual IS NULL AS always
+        FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+        WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1) AND NOT t.tgisinternal
+        """,
+        schema,
+    )
+    row_after_insert_delete_update = 1 | 4 | 8 | 16
+    guarded = {
+        row["relname"]
+        for row in rows
+        if row["ours"]
+        and row["enabled"] == "O"
+        and row["deferred"]
+        and row["always"]
+        and row["tgtype"] == row_after_insert_delete_update
+    }
+    wanted = {name for name, protection in _protections(metadata).items() if protection.audited}
+    findings = [f"Table {schema}.{name} has no commit guard." for name in sorted(wanted - guarded)]
+    findings += [
+        f"Table {schema}.{row['relname']} has a trigger that is not declared: {row['tgname']}."
+        for row in rows
+        if not (row["ours"] and row["relname"] in wanted)
+    ]
+    rules = await connection.fetch("SELECT tablename, rulename FROM pg_rules WHERE schemaname = $1", schema)
+    return findings + [
+        f"Table {schema}.{r['tablename']} has a rule that is not declared: {r['rulename']}." for r in rules
+    ]
+
+
+async def _prove_behaviour(connection: Connection, metadata: MetaData) -> list[str]:
+    findings = []
+    for table in metadata.sorted_tables:
+        protection: Protection = table.info["rls"]
+        if "select" in protection.verbs:
+            column = _readable_column(table, protection)
+            rows = await connection.fetch(f"SELECT {column} FROM {table.fullname} LIMIT 1")  # noqa: S608
+            if rows:
+                findings.append(f"Table {table.fullname} gives rows without a tenant.")
+    return findings
+
+
+def _readable_column(table: Table, protection: Protection) -> str:
+    narrowed = (protection.columns or {}).get("tenant_select")
+    return narrowed[0] if narrowed else next(iter(table.columns)).name
+
+
+def _flat(text: str | None) -> str | None:
+    """White space is PostgreSQL's to choose."""
+    return None if text is None else " ".join(text.split())

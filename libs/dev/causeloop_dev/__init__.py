@@ -1,0 +1,1 @@
+"""The development stack: embedded PostgreSQL, mock issuer, supervisor, demo, seed, test fixtures."""

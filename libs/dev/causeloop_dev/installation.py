@@ -1,0 +1,71 @@
+"""The secrets of a local installation: made at random, kept only when the data is kept.
+
+What production gets from its operator, development gets from here: the root secret, the master key, and an nkey for
+every service and the operator.
+"""
+
+import base64
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from causeloop_cli.keys import new_seeds, public_key
+from causeloop_common.contracts import topology
+from causeloop_common.keys import KeyRing
+
+_FILE = "installation.json"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What only this installation knows."""
+
+    jwt_secret: str
+    master_key: str
+    seeds: dict[str, str]
+
+    @classmethod
+    def new(cls) -> Self:
+        """A new installation."""
+        return cls(secrets.token_urlsafe(48), base64.b64encode(os.urandom(32)).decode(), new_seeds())
+
+    @classmethod
+    def kept_in(cls, folder: Path) -> Self:
+        """The installation of a lasting data folder, made at its first use (a 0600 file)."""
+        path = folder / _FILE
+        if path.exists():
+            return cls(**json.loads(path.read_text()))
+        made = cls.new()
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".new")
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(asdict(made), file)
+        fresh.replace(path)
+        return made
+
+    def nats_config(self) -> str:
+        """The accounts part of the server's configuration: public keys only."""
+        return topology.nats_config({name: public_key(seed) for name, seed in self.seeds.items()})
+
+    def environ(self, service: str, database_url: str, nats_url: str) -> dict[str, str]:
+        """The environment of one service: its own keys and credentials, nobody else's, and not the root secret."""
+        from causeloop_common.rls import roles
+        from causeloop_common.settings import role_password, with_role
+
+        secret = self.jwt_secret.encode()
+        environ = {
+            "CAUSELOOP_ENV": "development",
+            f"CAUSELOOP_KEYS_{service.upper()}": KeyRing.derive(secret, service, topology.pairs()).dump(),
+            f"NATS_NKEY_SEED_{service.upper()}": self.seeds[service],
+            "NATS_URL": nats_url,
+        }
+        if service in topology.OWNERS:
+            for role in roles(service):
+                name = role.removeprefix("causeloop_").upper()
+                environ[f"DATABASE_URL_{name}"] = with_role(database_url, role, role_password(secret, role))
+        if service == "vault":
+            environ["CAUSELOOP_MASTER_KEY"] = self.master_key
+        return environ
