@@ -1,0 +1,132 @@
+"""Pages and production code use plain words: a stranger understands each sentence at first reading."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UNPLAIN = re.compile(
+    r"(?<![a-z])(told|whoever|hear|hears|heard|says so|last words?|own words?|who may not)(?![a-z])", re.IGNORECASE
+)
+"""Things do not tell, say or hear, and a sentence has its subject's noun first."""
+
+LEFT: frozenset[str] = frozenset(
+    {
+        "ARCHITECTURE.md",
+        "README.md",
+        "SECURITY.md",
+        "docs/audit-consumers.md",
+        "docs/decisions/0002-row-security-is-the-tenant-boundary.md",
+        "docs/decisions/0006-keys-per-service.md",
+        "docs/decisions/0008-one-intake-one-acknowledgement.md",
+        "docs/decisions/0011-the-stream-reads-the-log.md",
+        "docs/decisions/0012-lean-tracing.md",
+        "docs/decisions/0013-a-revocation-is-told-before-it-is-answered.md",
+        "docs/decisions/0014-one-message-key-per-request.md",
+        "docs/decisions/0015-checkpoints-witnessed-by-the-vault.md",
+        "docs/security-model.md",
+        "libs/cli/README.md",
+        "libs/cli/causeloop_cli/audit/client.py",
+        "libs/cli/causeloop_cli/audit/files.py",
+        "libs/cli/causeloop_cli/audit/log.py",
+        "libs/cli/causeloop_cli/audit/sse.py",
+        "libs/cli/causeloop_cli/audit/tail.py",
+        "libs/cli/causeloop_cli/audit/verify.py",
+        "libs/cli/causeloop_cli/doctor.py",
+        "libs/cli/causeloop_cli/embedded/janitor.py",
+        "libs/cli/causeloop_cli/embedded/process.py",
+        "libs/cli/causeloop_cli/keys.py",
+        "libs/cli/causeloop_cli/main.py",
+        "libs/cli/causeloop_cli/running_dev.py",
+        "libs/cli/causeloop_cli/serve.py",
+        "libs/cli/causeloop_cli/streams.py",
+        "libs/common/causeloop_common/application.py",
+        "libs/common/causeloop_common/contracts/audit.py",
+        "libs/common/causeloop_common/contracts/base.py",
+        "libs/common/causeloop_common/contracts/topology.py",
+        "libs/common/causeloop_common/database/__init__.py",
+        "libs/common/causeloop_common/database/connections.py",
+        "libs/common/causeloop_common/database/database.py",
+        "libs/common/causeloop_common/database/transaction.py",
+        "libs/common/causeloop_common/errors.py",
+        "libs/common/causeloop_common/messaging/bus.py",
+        "libs/common/causeloop_common/messaging/commands.py",
+        "libs/common/causeloop_common/relay.py",
+        "libs/common/causeloop_common/settings.py",
+        "libs/common/causeloop_common/telemetry/export.py",
+        "libs/common/causeloop_common/telemetry/tracing.py",
+        "libs/dev/causeloop_dev/asyncapi.py",
+        "libs/dev/causeloop_dev/banner.py",
+        "libs/dev/causeloop_dev/demo/journey.py",
+        "libs/dev/causeloop_dev/demo/listener.py",
+        "libs/dev/causeloop_dev/demo/page.py",
+        "libs/dev/causeloop_dev/demo/person.py",
+        "libs/dev/causeloop_dev/demo/proving.py",
+        "libs/dev/causeloop_dev/dev.py",
+        "libs/dev/causeloop_dev/forked.py",
+        "libs/dev/causeloop_dev/issuer.py",
+        "libs/dev/causeloop_dev/local_http.py",
+        "libs/dev/causeloop_dev/postgres.py",
+        "libs/dev/causeloop_dev/processes.py",
+        "libs/dev/causeloop_dev/seed.py",
+        "libs/dev/causeloop_dev/servers.py",
+        "libs/dev/causeloop_dev/supervisor.py",
+        "libs/log/causeloop_log/export_file.py",
+        "libs/log/causeloop_log/verification.py",
+        "services/audit/README.md",
+        "services/audit/causeloop_audit/handlers/intake.py",
+        "services/audit/causeloop_audit/repository/writer.py",
+        "services/audit/causeloop_audit/service/checkpoints.py",
+        "services/audit/causeloop_audit/service/signer.py",
+        "services/auth/README.md",
+        "services/auth/causeloop_auth/domain/handles.py",
+        "services/crypto-vault/causeloop_vault/domain/witness.py",
+        "services/crypto-vault/causeloop_vault/service/checkpoints.py",
+        "services/crypto-vault/causeloop_vault/service/keyrings.py",
+        "services/gateway/README.md",
+        "services/gateway/causeloop_gateway/commands.py",
+        "services/gateway/causeloop_gateway/denials.py",
+        "services/gateway/causeloop_gateway/protocol.py",
+        "services/gateway/causeloop_gateway/security.py",
+        "services/gateway/causeloop_gateway/streams/registry.py",
+        "services/gateway/causeloop_gateway/streams/route.py",
+        "services/gateway/causeloop_gateway/streams/stream.py",
+        "services/gateway/causeloop_gateway/streams/wire.py",
+        "services/tenancy/causeloop_tenancy/domain/standing.py",
+    }
+)
+"""Files that still have such words, to be made plain and taken out of this list. Nothing may be added to it."""
+
+
+def _files() -> list[str]:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *(ROOT / name for name in (".env.example", "Makefile"))]
+    for top in ("libs", "services"):
+        pages += [*ROOT.glob(f"{top}/*/*.md"), *ROOT.glob(f"{top}/*/causeloop_*/**/*.py")]
+        pages += ROOT.glob(f"{top}/*/migrations/**/*.py")
+    return sorted(str(page.relative_to(ROOT)) for page in pages)
+
+
+def _unplain(name: str) -> list[str]:
+    lines = (ROOT / name).read_text().splitlines()
+    return [f"{name}:{number}: {line.strip()}" for number, line in enumerate(lines, 1) if UNPLAIN.search(line)]
+
+
+class TestPlainWords:
+    def test_a_page_or_module_has_none_of_the_words_that_need_a_second_reading(self) -> None:
+        found = [line for name in _files() if name not in LEFT for line in _unplain(name)]
+        assert not found, "\n".join(found)
+
+    @pytest.mark.parametrize(
+        "sentence",
+        [
+            "It was told so.", "Whoever has the key may open it.", "A gateway hears of it.", "NAMED_TOLD = 1",
+            "The page says so.", "The last words of a stream.", "In the log's own words.", "Who may not is refused.",
+        ],
+    )  # fmt: skip
+    def test_the_words_are_found(self, sentence: str) -> None:
+        assert UNPLAIN.search(sentence)
+
+    @pytest.mark.parametrize("sentence", ["A threshold.", "The untold story of a shearing.", "The reply says why."])
+    def test_other_words_are_left_alone(self, sentence: str) -> None:
+        assert not UNPLAIN.search(sentence)
