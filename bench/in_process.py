@@ -34,7 +34,7 @@ def transactions(dsn: str, rounds: int, seconds: float) -> tuple[list[dict[str, 
         database = Database(dsn, "vault", metadata, workers=WORKERS)
         runner.run(database.start())
         pool = runner.run(_pool(dsn))
-        ctx = AuthContext(ids.new("ws"), ids.realm("bench", "bench"), frozenset())
+        ctx = AuthContext(tenant=ids.new("ws"), principal=ids.realm("bench", "bench"), permissions=frozenset())
         statement = Statement.raw(SQL, "path")
         begin = f"BEGIN; SET LOCAL app.current_workspace = '{ctx.tenant_uuid}'"
 

@@ -440,9 +440,9 @@ async def through(*clients: Client) -> None:
 def asking(tenant: str, principal: str, *permissions: str, issuer: str = "gateway") -> AuthContext:
     """The context of a command that a service sends on somebody's behalf."""
     return AuthContext(
-        tenant,
-        principal,
-        frozenset(map(str, permissions)),
+        tenant=tenant,
+        principal=principal,
+        permissions=frozenset(map(str, permissions)),
         credential=ids.new("ses"),
         issuer=issuer,
         request_id=ids.new("req"),

@@ -32,12 +32,13 @@ class Idempotency(NamedTuple):
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuthContext:
-    """The caller of one use case.
+    """The caller of one use case. Copy it with `dataclasses.replace`, which keeps the fields that it does not name.
 
     `tenant` is the TypeID of a workspace or of a person's realm; `principal` a person, service account or service;
-    `credential` the session or token they use; `issuer` the service that asks on their behalf.
+    `credential` the session or token they use; `issuer` the service that asks on their behalf. A service token carries
+    these; the last three fields belong to one request.
     """
 
     tenant: str
@@ -64,16 +65,6 @@ class AuthContext:
         return replace(self, tenant=tenant, permissions=frozenset(permissions), idempotency=None)
 
 
-class Claims(NamedTuple):
-    """What a verified service token says; the leading fields of `AuthContext`, in order."""
-
-    tenant: str
-    principal: str
-    permissions: frozenset[str]
-    credential: str | None
-    issuer: str
-
-
 class ServiceTokens:
     """Makes and checks the service tokens of one service, remembering both."""
 
@@ -81,10 +72,10 @@ class ServiceTokens:
         self._keys = keys
         self._clock = clock
         self._minted: dict[tuple[str, str, str, str | None, frozenset[str]], tuple[str, float]] = {}
-        self._verified: dict[str, tuple[Claims, float]] = {}
+        self._verified: dict[str, tuple[AuthContext, float]] = {}
 
     def mint(self, ctx: AuthContext, audience: str) -> str:
-        """A token in which this service tells `audience` on whose behalf it asks."""
+        """A token that names to `audience` the caller on whose behalf this service asks."""
         now = self._clock()
         identity = (audience, ctx.tenant, ctx.principal, ctx.credential, ctx.permissions)
         known = self._minted.get(identity)
@@ -107,8 +98,8 @@ class ServiceTokens:
         self._minted[identity] = (token, now + LIFETIME_SECONDS / 2)
         return token
 
-    def verify(self, token: str) -> Claims:
-        """The claims of a token meant for this service; `Unauthorized` for any other."""
+    def verify(self, token: str) -> AuthContext:
+        """The caller in a token meant for this service, still without a request; `Unauthorized` for any other token."""
         now = self._clock()
         known = self._verified.get(token)
         if known is not None and now < known[1]:
@@ -129,12 +120,18 @@ class ServiceTokens:
             )
             ids.tenant_uuid(data["ten"])
             act = data.get("act")
-            claims = Claims(data["ten"], data["sub"], frozenset(data["per"]), act["sub"] if act else None, issuer)
+            caller = AuthContext(
+                tenant=data["ten"],
+                principal=data["sub"],
+                permissions=frozenset(data["per"]),
+                credential=act["sub"] if act else None,
+                issuer=issuer,
+            )
         except (jwt.InvalidTokenError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise Unauthorized("The service token is not valid for this service.") from error
         _forget_if_full(self._verified)
-        self._verified[token] = (claims, float(data["exp"]))
-        return claims
+        self._verified[token] = (caller, float(data["exp"]))
+        return caller
 
 
 def _forget_if_full(remembered: dict[Any, Any]) -> None:

@@ -86,9 +86,9 @@ def person() -> str:
 def context(tenant: str, principal: str | None = None, role: str = "owner") -> AuthContext:
     """The context of a request by a person with a role in a tenant."""
     return AuthContext(
-        tenant,
-        principal or person(),
-        ROLES[role],
+        tenant=tenant,
+        principal=principal or person(),
+        permissions=ROLES[role],
         credential=ids.new("ses"),
         issuer="gateway",
         request_id=ids.new("req"),

@@ -38,7 +38,10 @@ from causeloop_vault import app as vault
 
 PARTY = "http://app.causeloop.test"
 GATEWAY = AuthContext(
-    ids.INSTALLATION, "svc_gateway", frozenset({Internal.SIGN_IN, Internal.AUTHENTICATE}), request_id=ids.new("req")
+    tenant=ids.INSTALLATION,
+    principal="svc_gateway",
+    permissions=frozenset({Internal.SIGN_IN, Internal.AUTHENTICATE}),
+    request_id=ids.new("req"),
 )
 
 
@@ -173,7 +176,13 @@ class House:
     async def create_workspace(self, owner: str) -> str:
         """A workspace of a person, made by the real tenancy."""
         workspace = ids.new("ws")
-        ctx = AuthContext(workspace, owner, REALM_PERMISSIONS, ids.new("ses"), request_id=ids.new("req"))
+        ctx = AuthContext(
+            tenant=workspace,
+            principal=owner,
+            permissions=REALM_PERMISSIONS,
+            credential=ids.new("ses"),
+            request_id=ids.new("req"),
+        )
         await self.gateway.call(ctx, CreateWorkspace(name="Acme", slug="acme"))
         return workspace
 
@@ -209,12 +218,12 @@ class House:
     def caller(self, tenant: str, principal: str | None = None, role: str = "owner", key: str = "") -> AuthContext:
         """Somebody with a session in a workspace."""
         return AuthContext(
-            tenant,
-            principal or person(),
-            ROLES[role],
-            ids.new("ses"),
-            "gateway",
-            ids.new("req"),
+            tenant=tenant,
+            principal=principal or person(),
+            permissions=ROLES[role],
+            credential=ids.new("ses"),
+            issuer="gateway",
+            request_id=ids.new("req"),
             idempotency=Idempotency(key, "print") if key else None,
         )
 

@@ -48,7 +48,7 @@ async def asker(gateway: Bus, answering: Application) -> Bus:
 @pytest.fixture
 def gateway_ctx() -> AuthContext:
     held = frozenset({"internal:sign_in", "internal:authenticate"})
-    return AuthContext(ids.INSTALLATION, "svc_gateway", held, request_id=ids.new("req"))
+    return AuthContext(tenant=ids.INSTALLATION, principal="svc_gateway", permissions=held, request_id=ids.new("req"))
 
 
 async def sign_in(house: "House", asker: Bus, ctx: AuthContext, subject: str) -> Grant:
@@ -69,7 +69,11 @@ class TestSigningIn:
         assert (await asker.call(gateway_ctx, refresh)).workspace_id is None
 
         caller = AuthContext(
-            identity.tenant, identity.principal, frozenset({SELF}), identity.credential, request_id=ids.new("req")
+            tenant=identity.tenant,
+            principal=identity.principal,
+            permissions=frozenset({SELF}),
+            credential=identity.credential,
+            request_id=ids.new("req"),
         )
         assert await asker.call(caller, Logout()) == Nothing()
         with pytest.raises(Unauthorized, match="is not, or no longer, valid"):

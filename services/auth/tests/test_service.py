@@ -294,7 +294,13 @@ class TestRefresh:
 
 class TestLogout:
     def context(self, grant: Grant, person: str, tenant: str | None = None) -> AuthContext:
-        return AuthContext(tenant or person, person, REALM_PERMISSIONS, session_of(grant), request_id=ids.new("req"))
+        return AuthContext(
+            tenant=tenant or person,
+            principal=person,
+            permissions=REALM_PERMISSIONS,
+            credential=session_of(grant),
+            request_id=ids.new("req"),
+        )
 
     async def test_ends_the_session_with_all_its_tokens(self, house: "House") -> None:
         subject = house.subject()

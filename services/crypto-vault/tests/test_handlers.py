@@ -158,7 +158,9 @@ class TestKeys:
 class TestSeal:
     async def test_auth_has_personal_data_sealed_in_a_realm(self, auth: Bus) -> None:
         person = ids.realm("https://issuer.test", ids.new("sub"))
-        ctx = AuthContext(person, person, frozenset({Internal.SEAL}), request_id=ids.new("req"))
+        ctx = AuthContext(
+            tenant=person, principal=person, permissions=frozenset({Internal.SEAL}), request_id=ids.new("req")
+        )
 
         sealed = await auth.call(ctx, SEAL)
 

@@ -8,7 +8,7 @@ FastAPI has the routes for matching and for OpenAPI; its per-request pipeline wo
 import hmac
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import orjson
@@ -156,13 +156,13 @@ class Route(APIRoute):
         require(caller, self._endpoint.command.permission, self._endpoint.credentials)
         identity = caller.identity
         return AuthContext(
-            identity.tenant,
-            identity.principal,
-            caller.permissions,
-            identity.credential,
-            "gateway",
-            request.request_id,
-            request.traceparent,
+            tenant=identity.tenant,
+            principal=identity.principal,
+            permissions=caller.permissions,
+            credential=identity.credential,
+            issuer="gateway",
+            request_id=request.request_id,
+            traceparent=request.traceparent,
         )
 
 
@@ -187,7 +187,7 @@ class CommandRoute(Route):
         if endpoint.tenant is not None:
             ctx = ctx.of_tenant(endpoint.tenant(gateway, ctx, key), *ctx.permissions)
         if key is not None:
-            ctx = _with_key(ctx, Idempotency(key, gateway.fingerprint(request, body)))
+            ctx = replace(ctx, idempotency=Idempotency(key, gateway.fingerprint(request, body)))
         command: Command[Any] | Unread
         try:
             if endpoint.command.wholly_sealed:  # the service reads it, and refuses as would be refused here
@@ -275,13 +275,6 @@ def _prefers_text(accept: str) -> bool:
     """Whether a client asks for plain text and not for JSON: whoever takes anything gets JSON."""
     kinds = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
     return "text/plain" in kinds and "application/json" not in kinds
-
-
-def _with_key(ctx: AuthContext, idempotency: Idempotency) -> AuthContext:
-    return AuthContext(
-        ctx.tenant, ctx.principal, ctx.permissions, ctx.credential, ctx.issuer, ctx.request_id, ctx.traceparent,
-        idempotency,
-    )  # fmt: skip
 
 
 async def _send(send: Any, status: int, content: bytes, kind: tuple[bytes, bytes], *, replayed: bool) -> None:

@@ -200,7 +200,12 @@ def _with_own(standing: frozenset[str]) -> frozenset[str]:
 def service_context(tenant: str, request_id: str, traceparent: str, permission: str) -> AuthContext:
     """The gateway on its own account, before anybody is signed in."""
     return AuthContext(
-        tenant, _SERVICE, frozenset({permission}), issuer="gateway", request_id=request_id, traceparent=traceparent
+        tenant=tenant,
+        principal=_SERVICE,
+        permissions=frozenset({permission}),
+        issuer="gateway",
+        request_id=request_id,
+        traceparent=traceparent,
     )
 
 

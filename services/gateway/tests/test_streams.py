@@ -573,7 +573,7 @@ class TestHowMany:
             return StreamPage(entries=[], size=0)
 
         monkeypatch.setattr(streams._bus, "call", call)
-        ctx = AuthContext(ids.new("ws"), ids.new("usr"), frozenset())
+        ctx = AuthContext(tenant=ids.new("ws"), principal=ids.new("usr"), permissions=frozenset())
         pages = await asyncio.gather(*(streams.read(ctx, ReadStream(start=0)) for _ in range(100)))
         assert (len(pages), most) == (100, registry.READS)
 

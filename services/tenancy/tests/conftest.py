@@ -42,12 +42,12 @@ class House:
     def creator(self, workspace: str | None = None, principal: str | None = None, key: str = "") -> AuthContext:
         """A person about to make a workspace, as the gateway sends them: in the tenant to be."""
         return AuthContext(
-            workspace or ids.new("ws"),
-            principal or person(),
-            REALM_PERMISSIONS,
-            ids.new("ses"),
-            "gateway",
-            ids.new("req"),
+            tenant=workspace or ids.new("ws"),
+            principal=principal or person(),
+            permissions=REALM_PERMISSIONS,
+            credential=ids.new("ses"),
+            issuer="gateway",
+            request_id=ids.new("req"),
             idempotency=Idempotency(key, "print") if key else None,
         )
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ACME = CreateWorkspace(name="Acme", slug="acme", timezone="Europe/Berlin")
 EXISTS = "This workspace exists already, made by another request"
 NOWHERE = r"^There is no such workspace\.$"
-NOBODY = AuthContext(ids.INSTALLATION, "svc_gateway", frozenset(), request_id="canary")
+NOBODY = AuthContext(tenant=ids.INSTALLATION, principal="svc_gateway", permissions=frozenset(), request_id="canary")
 
 
 class TestCreateWorkspace:
@@ -122,7 +122,7 @@ class TestGetWorkspace:
 
 
 async def page(house: "House", principal: str, limit: int = 25, position: str | None = None) -> MyWorkspacePage:
-    ctx = AuthContext(principal, principal, REALM_PERMISSIONS)
+    ctx = AuthContext(tenant=principal, principal=principal, permissions=REALM_PERMISSIONS)
     return await house.service.list_my_workspaces(ctx, ListMyWorkspaces(limit=limit, position=position))
 
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -163,12 +164,12 @@ class CommandRouter:
         self, kind: type[Command[Any]], handler: Any, headers: dict[str, str], body: bytes, span: Span | None
     ) -> Answer:
         bus = self._bus
-        claims = bus.tokens.verify(headers.get(TOKEN, ""))
-        if claims.issuer not in kind.issuers or kind.permission not in claims.permissions:
+        caller = bus.tokens.verify(headers.get(TOKEN, ""))
+        if caller.issuer not in kind.issuers or kind.permission not in caller.permissions:
             raise Forbidden(f"This needs the permission '{kind.permission}'.")
         key = headers.get(IDEMPOTENCY_KEY)
-        ctx = AuthContext(
-            *claims,
+        ctx = replace(
+            caller,
             request_id=headers.get(REQUEST_ID, ""),
             traceparent=headers.get(TRACEPARENT, "") if span is None else span.traceparent,
             idempotency=Idempotency(key, headers.get(FINGERPRINT, "")) if key else None,
@@ -179,7 +180,7 @@ class CommandRouter:
             span.set("causeloop.request_id", ctx.request_id)
         telemetry.bind(telemetry.Act(bus.service, ctx.request_id, ctx.tenant, ctx.traceparent))
         try:
-            command = kind.from_wire(body, bus.envelope(claims.issuer, bus.service, ctx, kind.subject))
+            command = kind.from_wire(body, bus.envelope(ctx.issuer, bus.service, ctx, kind.subject))
         except ValidationError as error:
             raise invalid_input(error) from error
         try:
@@ -188,7 +189,7 @@ class CommandRouter:
             if span is not None:
                 span.set("causeloop.replayed", True)
             return Answer(done.reply, replayed=True)
-        envelope = bus.envelope(claims.issuer, bus.service, ctx, f"{kind.subject}.reply")
+        envelope = bus.envelope(ctx.issuer, bus.service, ctx, f"{kind.subject}.reply")
         return Answer(reply.to_wire(envelope), replayed=False)
 
     async def _refuse(self, kind: type[Command[Any]], message: Msg, error: AppError, span: Span | None = None) -> None:

@@ -76,9 +76,15 @@ class EventRouter:
                 service = delivery.subject.split(".")[2]
                 with self._begin(event) as span:
                     ctx = AuthContext(
-                        event.tenant, f"svc_{self.consumer.service}", frozenset(), None, service, event.request_id,
-                        telemetry.child_traceparent(event.traceparent) if span is None else span.traceparent,
-                    )  # fmt: skip
+                        tenant=event.tenant,
+                        principal=f"svc_{self.consumer.service}",
+                        permissions=frozenset(),
+                        issuer=service,
+                        request_id=event.request_id,
+                        traceparent=telemetry.child_traceparent(event.traceparent)
+                        if span is None
+                        else span.traceparent,
+                    )
                     telemetry.bind(telemetry.Act(self.consumer.service, ctx.request_id, ctx.tenant, ctx.traceparent))
                     await handler(ctx, kind.model_validate_json(event.data), ids.decode(event.id, "evt"))
         except Unavailable as error:

@@ -80,9 +80,9 @@ class Signer:
 
 def _context(tenant: str) -> AuthContext:
     return AuthContext(
-        tenant,
-        "svc_audit",
-        frozenset(),
+        tenant=tenant,
+        principal="svc_audit",
+        permissions=frozenset(),
         issuer="audit",
         request_id=ids.new("req"),
         traceparent=telemetry.new_traceparent(),

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from causeloop_common import ids, telemetry
+from causeloop_common import telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.vault import (
     AuditKey,
@@ -27,7 +27,7 @@ from causeloop_vault import repository
 from causeloop_vault.domain import envelope, witness
 from causeloop_vault.domain.witness import Head, Stale
 from causeloop_vault.repository import StoredSigningKey
-from causeloop_vault.service.keyrings import Keyrings
+from causeloop_vault.service.keyrings import Keyrings, on_its_own_account
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class CheckpointService:
 
         SettingsError when the installation's logs began under another origin: a second name would be a second log.
         """
-        ctx = AuthContext(ids.INSTALLATION, "svc_vault", frozenset(), issuer="vault", request_id="signing-key")
+        ctx = on_its_own_account("signing-key")
         async with self._database.transaction(ctx) as tx:
             keyring = await self._keyrings.keyring(tx)
             stored = await repository.signing_key(tx)

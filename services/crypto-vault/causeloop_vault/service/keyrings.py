@@ -85,7 +85,7 @@ class Keyrings:
 
     async def check_master_key(self) -> None:
         """The canary: the installation's own keyring opens under the configured master keys."""
-        ctx = AuthContext(ids.INSTALLATION, "svc_vault", frozenset(), issuer="vault", request_id="canary")
+        ctx = on_its_own_account("canary")
         self._memory.forget(ids.INSTALLATION)
         async with self._database.transaction(ctx) as tx:
             try:
@@ -111,3 +111,10 @@ class Keyrings:
         except envelope.NotOpened as error:
             raise Internal("The tenant's data key does not open. An operator must look at the master key.") from error
         return Keyring(tenant, keys, wrapped[-1].version)
+
+
+def on_its_own_account(request_id: str) -> AuthContext:
+    """The context of the vault's own acts, in the installation's realm."""
+    return AuthContext(
+        tenant=ids.INSTALLATION, principal="svc_vault", permissions=frozenset(), issuer="vault", request_id=request_id
+    )
