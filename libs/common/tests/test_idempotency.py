@@ -89,7 +89,7 @@ class TestReplay:
 
         assert await things(database, workspace) == 2
 
-    async def test_a_pure_command_ignores_the_key(self, probe: Probe, workspace: AuthContext) -> None:
+    async def test_a_command_that_is_not_keyed_ignores_the_key(self, probe: Probe, workspace: AuthContext) -> None:
         database = await probe()
         for _ in range(2):
             async with database.transaction(keyed(workspace)) as tx:

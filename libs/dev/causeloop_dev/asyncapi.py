@@ -133,7 +133,7 @@ def _operation(kind: type[Command[Any]]) -> dict[str, Any]:
         "bindings": {"nats": {"queue": kind.service}},
         "x-permission": str(kind.permission),
         "x-issuers": sorted(kind.issuers),
-        "x-pure": kind.pure,
+        "x-keyed": kind.keyed,
         "x-timeout-seconds": kind.timeout,
     }
 

@@ -59,7 +59,7 @@ def _command(kind: type[Command[Any]]) -> dict[str, Any]:
         "subject": kind.subject,
         "permission": str(kind.permission),
         "issuers": sorted(kind.issuers),
-        "pure": kind.pure,
+        "keyed": kind.keyed,
         "timeout_seconds": kind.timeout,
         "message": kind.model_json_schema(),
         "reply": kind.reply.model_json_schema(mode="serialization"),

@@ -173,7 +173,7 @@ class CommandRoute(Route):
         super().__init__(gateway, endpoint, **documented)
         self._takes_body = endpoint.method in _CHANGING
         self._most = BODY_BYTES if endpoint.credentials else ANONYMOUS_BODY_BYTES
-        self._keyed = self._takes_body and not endpoint.command.pure
+        self._keyed = self._takes_body and endpoint.command.keyed
         self._sealed = bool(endpoint.command.reply.sealed_fields)
         self._names = frozenset(endpoint.command.fields()) - endpoint.hidden - frozenset(endpoint.path_fields)
 
@@ -309,7 +309,7 @@ def documented(endpoint: Endpoint) -> dict[str, Any]:
         if properties:
             content = {"type": "object", "additionalProperties": False, "properties": properties, "required": required}
             extra["requestBody"] = {"required": bool(required), "content": {"application/json": {"schema": content}}}
-        if not command.pure:
+        if command.keyed:
             key = {"type": "string", "minLength": 1, "maxLength": 255}
             parameters.append({"name": "Idempotency-Key", "in": "header", "required": False, "schema": key})
     else:

@@ -55,7 +55,7 @@ class TestRoutes:
     @EACH
     def test_reading_does_not_change_and_an_empty_answer_is_204(self, endpoint: Endpoint) -> None:
         if endpoint.method == "GET":
-            assert endpoint.command.pure
+            assert not endpoint.command.keyed
         assert (endpoint.command.reply is Nothing) == (endpoint.status == 204)
 
     @EACH

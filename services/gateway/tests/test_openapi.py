@@ -98,7 +98,7 @@ class TestOperations:
             body = OPERATIONS[endpoint.command.operation].get("requestBody", {"content": {}})
             schema = body["content"].get("application/json", {"schema": {"properties": {}}})["schema"]
             assert set(schema["properties"]) == fields
-        keyed = endpoint.method != "GET" and not endpoint.command.pure
+        keyed = endpoint.method != "GET" and endpoint.command.keyed
         assert (("header", "Idempotency-Key") in shown) == keyed
 
     @pytest.mark.parametrize("endpoint", STREAMS, ids=lambda endpoint: endpoint.command.operation)

@@ -46,7 +46,7 @@ Moment = Annotated[Timestamp, AfterValidator(_bounded)]
 Filter = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 
 
-class ListEvents(Command[EventPage], permission=Permission.AUDIT_READ, pure=True):
+class ListEvents(Command[EventPage], permission=Permission.AUDIT_READ, keyed=False):
     """The log, newest first or by index, filtered."""
 
     limit: int = Field(default=25, ge=1, le=100)
@@ -59,7 +59,7 @@ class ListEvents(Command[EventPage], permission=Permission.AUDIT_READ, pure=True
     until: Moment | None = Field(default=None, description="Occurred before.")
 
 
-class GetEvent(Command[EventView], permission=Permission.AUDIT_READ, pure=True):
+class GetEvent(Command[EventView], permission=Permission.AUDIT_READ, keyed=False):
     """One entry by its event id."""
 
     id: EventId
@@ -73,7 +73,7 @@ class CheckpointView(Message):
     checkpoint: str = Field(description="The signed note; this text is what a verifier needs.")
 
 
-class GetCheckpoint(Command[CheckpointView], permission=Permission.AUDIT_READ, pure=True):
+class GetCheckpoint(Command[CheckpointView], permission=Permission.AUDIT_READ, keyed=False):
     """The log's head, signed by the vault, which signs only what continues what it signed before."""
 
 
@@ -89,7 +89,7 @@ class EventProof(Message):
     tlog_proof: str = Field(description="All of it as one C2SP tlog-proof file, which anybody's tools can verify.")
 
 
-class GetEventProof(Command[EventProof], permission=Permission.AUDIT_READ, pure=True):
+class GetEventProof(Command[EventProof], permission=Permission.AUDIT_READ, keyed=False):
     """A proof that an entry is in the log, which verifies offline."""
 
     id: EventId
@@ -103,7 +103,7 @@ class ConsistencyProof(Message):
     path: list[Hash]
 
 
-class GetConsistency(Command[ConsistencyProof], permission=Permission.AUDIT_READ, pure=True):
+class GetConsistency(Command[ConsistencyProof], permission=Permission.AUDIT_READ, keyed=False):
     """A proof that the log only grew between two sizes, such as those of two checkpoints."""
 
     old_size: int = Field(alias="from", ge=0, le=LARGEST_SIZE)
@@ -125,7 +125,7 @@ class StreamPage(Message):
     size: int
 
 
-class ReadStream(Command[StreamPage], permission=Permission.AUDIT_STREAM, pure=True):
+class ReadStream(Command[StreamPage], permission=Permission.AUDIT_STREAM, keyed=False):
     """The log from one place on, as it is stored.
 
     A page is cut at `limit` entries and at `max_bytes` of leaves, each counted with 160 bytes more for what stands

@@ -37,7 +37,7 @@ class Grant(Message):
     workspace_id: WorkspaceId | None
 
 
-class Exchange(Command[Grant], permission=Internal.SIGN_IN, pure=True):
+class Exchange(Command[Grant], permission=Internal.SIGN_IN, keyed=False):
     """Exchange a session token of the identity provider for a pair of ours."""
 
     subject_token: Sealed = Field(description="The identity provider's session token (RS256 JWT).")
@@ -46,14 +46,14 @@ class Exchange(Command[Grant], permission=Internal.SIGN_IN, pure=True):
     device: Sealed | None = Field(default=None, description="The client's User-Agent, sealed at rest too.")
 
 
-class Refresh(Command[Grant], permission=Internal.SIGN_IN, pure=True):
+class Refresh(Command[Grant], permission=Internal.SIGN_IN, keyed=False):
     """Rotate a refresh token; with `workspace_id` move into a workspace one belongs to."""
 
     refresh_token: Sealed
     workspace_id: WorkspaceId | None = Field(default=None, description="Absent: stay where the session is.")
 
 
-class Logout(Command[Nothing], permission=SELF, pure=True):
+class Logout(Command[Nothing], permission=SELF, keyed=False):
     """End the session of the calling access token."""
 
 
@@ -68,7 +68,7 @@ class Identity(Message):
     expires_at: Timestamp
 
 
-class Authenticate(Command[Identity], permission=Internal.AUTHENTICATE, pure=True):
+class Authenticate(Command[Identity], permission=Internal.AUTHENTICATE, keyed=False):
     """Say who a bearer token stands for."""
 
     token: Sealed
@@ -106,7 +106,7 @@ class ApiTokenPage(Page):
     data: list[ApiTokenView]
 
 
-class ListApiTokens(Command[ApiTokenPage], permission=Permission.TOKENS_OWN, pure=True):
+class ListApiTokens(Command[ApiTokenPage], permission=Permission.TOKENS_OWN, keyed=False):
     """One's own personal access tokens in the current workspace."""
 
     limit: int = Field(default=25, ge=1, le=100)

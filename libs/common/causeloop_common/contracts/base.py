@@ -227,8 +227,8 @@ class Message(BaseModel):
 class Command(Message, Generic[ReplyT]):
     """Ask and wait: `class PutSecret(Command[SecretVersion], permission=Permission.SECRETS_WRITE)`.
 
-    `issuers` are the services that may ask; `pure` says that it changes nothing a retry could do twice, so an
-    Idempotency-Key is ignored; `timeout` is the deadline in seconds.
+    `issuers` are the services that may ask. `keyed` is False where an Idempotency-Key is ignored: the command changes
+    nothing, or a retry does no harm, or its answer must not be kept. `timeout` is the deadline in seconds.
     """
 
     service: ClassVar[str]
@@ -236,7 +236,7 @@ class Command(Message, Generic[ReplyT]):
     subject: ClassVar[str]
     permission: ClassVar[str]
     issuers: ClassVar[frozenset[str]]
-    pure: ClassVar[bool]
+    keyed: ClassVar[bool]
     timeout: ClassVar[float]
     reply: ClassVar[type[Message]]
 
@@ -250,7 +250,7 @@ class Command(Message, Generic[ReplyT]):
         *,
         permission: str | None = None,
         issuers: frozenset[str] = _GATEWAY_ONLY,
-        pure: bool = False,
+        keyed: bool = True,
         timeout: float = COMMAND_TIMEOUT_SECONDS,
         **kwargs: Any,
     ) -> None:
@@ -261,7 +261,7 @@ class Command(Message, Generic[ReplyT]):
         (cls.reply,) = generic.__pydantic_generic_metadata__["args"]
         cls.service, cls.operation = _owner(cls), _snake(cls)
         cls.subject = f"cmd.{cls.service}.{cls.operation}"
-        cls.permission, cls.issuers, cls.pure, cls.timeout = permission, issuers, pure, timeout
+        cls.permission, cls.issuers, cls.keyed, cls.timeout = permission, issuers, keyed, timeout
 
 
 class Event(Message):

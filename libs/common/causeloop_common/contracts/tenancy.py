@@ -53,7 +53,7 @@ class CreateWorkspace(Command[WorkspaceView], permission=Permission.WORKSPACE_CR
     timezone: Timezone = "UTC"
 
 
-class GetWorkspace(Command[WorkspaceView], permission=Permission.WORKSPACE_READ, pure=True):
+class GetWorkspace(Command[WorkspaceView], permission=Permission.WORKSPACE_READ, keyed=False):
     """The current workspace."""
 
 
@@ -71,7 +71,7 @@ class MyWorkspacePage(Page):
     data: list[MyWorkspace]
 
 
-class ListMyWorkspaces(Command[MyWorkspacePage], permission=SELF, pure=True):
+class ListMyWorkspaces(Command[MyWorkspacePage], permission=SELF, keyed=False):
     """Where the caller belongs."""
 
     limit: int = Field(default=25, ge=1, le=100)
@@ -85,7 +85,7 @@ class Standing(Message):
     permissions: list[str]
 
 
-class Resolve(Command[Standing], permission=Internal.RESOLVE, issuers=frozenset({"gateway", "auth"}), pure=True):
+class Resolve(Command[Standing], permission=Internal.RESOLVE, issuers=frozenset({"gateway", "auth"}), keyed=False):
     """What a person may do in the workspace of the service token."""
 
     principal: PersonId

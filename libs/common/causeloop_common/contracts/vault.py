@@ -50,7 +50,7 @@ class PutSecret(Command[SecretView], permission=Permission.SECRETS_WRITE):
     )
 
 
-class GetSecret(Command[SecretView], permission=Permission.SECRETS_READ, pure=True):
+class GetSecret(Command[SecretView], permission=Permission.SECRETS_READ, keyed=False):
     """What is known of a secret without its value."""
 
     path: SecretPath
@@ -62,7 +62,7 @@ class SecretPage(Page):
     data: list[SecretView]
 
 
-class ListSecrets(Command[SecretPage], permission=Permission.SECRETS_READ, pure=True):
+class ListSecrets(Command[SecretPage], permission=Permission.SECRETS_READ, keyed=False):
     """The workspace's secrets, without their values."""
 
     limit: int = Field(default=25, ge=1, le=100)
@@ -78,7 +78,7 @@ class RevealedSecret(Message):
     value: Sealed
 
 
-class RevealSecret(Command[RevealedSecret], permission=Permission.SECRETS_REVEAL, pure=True):
+class RevealSecret(Command[RevealedSecret], permission=Permission.SECRETS_REVEAL, keyed=False):
     """Reveal a secret's value; recorded before the answer."""
 
     path: SecretPath
@@ -112,7 +112,7 @@ class KeyPage(Page):
     data: list[KeyView]
 
 
-class ListKeys(Command[KeyPage], permission=Permission.KEYS_READ, pure=True):
+class ListKeys(Command[KeyPage], permission=Permission.KEYS_READ, keyed=False):
     """The workspace's named keys."""
 
     limit: int = Field(default=25, ge=1, le=100)
@@ -194,7 +194,7 @@ class Decrypted(Message):
     results: Annotated[list[DecryptedItem], Hidden] | None = None
 
 
-class Encrypt(Command[Encrypted], permission=Permission.KEYS_USE, pure=True):
+class Encrypt(Command[Encrypted], permission=Permission.KEYS_USE, keyed=False):
     """Encrypt one `plaintext`, or `items`, under a named key, each bound to its context."""
 
     wholly_sealed: ClassVar[bool] = True
@@ -205,7 +205,7 @@ class Encrypt(Command[Encrypted], permission=Permission.KEYS_USE, pure=True):
     items: Annotated[list[PlainItem], Hidden, Field(min_length=1, max_length=ITEMS)] | None = None
 
 
-class Decrypt(Command[Decrypted], permission=Permission.KEYS_USE, pure=True):
+class Decrypt(Command[Decrypted], permission=Permission.KEYS_USE, keyed=False):
     """Decrypt one `ciphertext`, or `items`, under a named key; recorded before the answer."""
 
     wholly_sealed: ClassVar[bool] = True
@@ -222,7 +222,7 @@ class SealedData(Message):
     ciphertext: str
 
 
-class Seal(Command[SealedData], permission=Internal.SEAL, issuers=frozenset({"auth"}), pure=True):
+class Seal(Command[SealedData], permission=Internal.SEAL, issuers=frozenset({"auth"}), keyed=False):
     """Seal data under the tenant's key for the asking service. Each issuer has purposes of its own."""
 
     purpose: Literal["session"]
@@ -237,7 +237,7 @@ class SignedCheckpoint(Message):
 
 
 class SignCheckpoint(
-    Command[SignedCheckpoint], permission=Internal.SIGN_CHECKPOINT, issuers=frozenset({"audit"}), pure=True
+    Command[SignedCheckpoint], permission=Internal.SIGN_CHECKPOINT, issuers=frozenset({"audit"}), keyed=False
 ):
     """Sign the head of the tenant's log, if the log only grew since the last one that was signed.
 
@@ -260,7 +260,7 @@ class AuditKey(Message):
     created_at: Timestamp
 
 
-class GetAuditKey(Command[AuditKey], permission=Permission.AUDIT_READ, pure=True):
+class GetAuditKey(Command[AuditKey], permission=Permission.AUDIT_READ, keyed=False):
     """The key that verifies the checkpoints of the workspace's log."""
 
 

@@ -137,7 +137,7 @@ class Transaction:
     async def once(self, command: Command[Any]) -> None:
         """Raise `Replayed` with the first answer when this command was done under the same Idempotency-Key."""
         asked = self.ctx.idempotency
-        if asked is None or command.pure:
+        if asked is None or not command.keyed:
             return
         statements, ctx = self._database.statements, self.ctx
         names = (ctx.principal, command.operation, asked.key)

@@ -67,10 +67,10 @@ class Answer(NamedTuple):
 class Unread:
     """A wholly sealed command that is passed on without having been read: its receiver validates it."""
 
-    __slots__ = ("_clear", "pure", "service", "subject", "timeout")
+    __slots__ = ("_clear", "keyed", "service", "subject", "timeout")
 
     def __init__(self, kind: type[Command[Any]], clear: bytes) -> None:
-        self.service, self.subject, self.timeout, self.pure = kind.service, kind.subject, kind.timeout, kind.pure
+        self.service, self.subject, self.timeout, self.keyed = kind.service, kind.subject, kind.timeout, kind.keyed
         self._clear = clear
 
     def to_wire(self, envelope: Envelope) -> bytes:
@@ -181,7 +181,7 @@ class Bus:
             REQUEST_ID: ctx.request_id,
             TRACEPARENT: traceparent,
         }
-        if ctx.idempotency is not None and not command.pure:
+        if ctx.idempotency is not None and command.keyed:
             headers[IDEMPOTENCY_KEY], headers[FINGERPRINT] = ctx.idempotency
         body = command.to_wire(self.envelope(self.service, command.service, ctx, command.subject))
         if len(body) > topology.MAX_PAYLOAD_BYTES - HEADROOM_BYTES:
