@@ -68,13 +68,12 @@ class TestStart:
         self, make: Compose, bus: Callable[[str], Awaitable[Bus]], workspace: AuthContext
     ) -> None:
         order: list[str] = []
-        router, gateway = CommandRouter(), await bus("gateway")
+        gateway = await bus("gateway")
 
-        @router.on(GetWorkspace)
         async def get_workspace(ctx: AuthContext, command: GetWorkspace) -> WorkspaceView:
             raise NotFound("It answers.")
 
-        application = make(router)
+        application = make(CommandRouter({GetWorkspace: get_workspace}))
 
         async def before() -> None:
             assert application.bus.is_connected
@@ -98,7 +97,7 @@ class TestStart:
 
     @pytest.mark.usefixtures("unprotected")
     async def test_is_refused_when_the_database_does_not_isolate(self, make: Compose) -> None:
-        application = make(CommandRouter())
+        application = make(CommandRouter({}))
         reached: list[str] = []
 
         async def before() -> None:
@@ -209,7 +208,7 @@ class TestReadiness:
 
 class TestExamine:
     async def test_tells_what_a_start_would_prove_without_serving(self, make: Compose) -> None:
-        application = make(CommandRouter())
+        application = make(CommandRouter({}))
 
         assert await application.examine() == dict.fromkeys(("database", "isolation", "bus"), "ok")
         assert not application.bus.is_connected
@@ -228,9 +227,8 @@ class TestStop:
     ) -> None:
         order: list[str] = []
         entered, go = asyncio.Event(), asyncio.Event()
-        router, gateway = CommandRouter(), await bus("gateway")
+        gateway = await bus("gateway")
 
-        @router.on(GetWorkspace)
         async def get_workspace(ctx: AuthContext, command: GetWorkspace) -> WorkspaceView:
             entered.set()
             await go.wait()
@@ -247,7 +245,7 @@ class TestStop:
             finally:
                 order.append("background")
 
-        application = make(router)
+        application = make(CommandRouter({GetWorkspace: get_workspace}))
         application.after_serving(after)
         application.background("work", background)
         await application.start()
@@ -326,7 +324,7 @@ class TestRun:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     async def test_serves_until_it_is_told_to_stop(self, make: Compose, number: signal.Signals) -> None:
-        application, stopped = make(CommandRouter()), asyncio.Event()
+        application, stopped = make(CommandRouter({})), asyncio.Event()
 
         async def after() -> None:
             stopped.set()

@@ -38,21 +38,20 @@ def ran() -> list[Any]:
 @pytest.fixture
 async def vault(serve: Serve, ran: list[Any]) -> Bus:
     """A vault that notes what it runs."""
-    router = CommandRouter()
     now = datetime.now(UTC)
 
-    async def view(ctx: AuthContext, command: Any) -> SecretView:
+    async def get_secret(ctx: AuthContext, command: Any) -> SecretView:
         ran.append(command)
         return SecretView(id=ids.new("sec"), path=command.path, version=1, created_at=now, updated_at=now)
 
-    @router.on(Seal)
+    async def put_secret(ctx: AuthContext, command: PutSecret) -> SecretView:
+        return await get_secret(ctx, command)
+
     async def seal(ctx: AuthContext, command: Seal) -> SealedData:
         ran.append(command)
         return SealedData(ciphertext="clv1:1:AAAA")
 
-    router.on(GetSecret)(view)
-    router.on(PutSecret)(view)
-    return await serve("vault", router)
+    return await serve("vault", CommandRouter({Seal: seal, GetSecret: get_secret, PutSecret: put_secret}))
 
 
 @pytest.fixture
@@ -106,14 +105,12 @@ class TestToken:
 
     async def test_the_tenant_comes_from_it(self, serve: Serve, bus: Connect, workspace: AuthContext) -> None:
         heard: list[str] = []
-        router = CommandRouter()
 
-        @router.on(GetSecret)
         async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
             heard.append(ctx.tenant)
             raise Forbidden("No.")
 
-        await serve("vault", router)
+        await serve("vault", CommandRouter({GetSecret: get_secret}))
         gateway, other = await bus("gateway"), replace(workspace, tenant=ids.new("ws"))
         for ctx in (workspace, other):
             with pytest.raises(Forbidden, match="No"):

@@ -146,8 +146,8 @@ async def listen(house: Any, bus: Connect) -> Any:
             ack_wait=consumer.ack_wait_seconds,
         )
         await stream.add_consumer("EVENTS", config)
-        listener, router = Listener(), EventRouter(consumer, attempts=attempts)
-        router.on(MemberAdded)(listener.handle)
+        listener = Listener()
+        router = EventRouter(consumer, {MemberAdded: listener.handle}, attempts=attempts)
         settings = house.settings("auth")
         owner = Bus(settings, settings.keyring())
         router.attach(owner)
@@ -302,8 +302,6 @@ class TestRouter:
 
     async def test_an_outage_of_a_day_does_not_break_the_delay(self) -> None:
         naks: list[float] = []
-        router = EventRouter(LISTENER)
-        router._bus = SimpleNamespace(tracer=None)  # type: ignore[assignment]
 
         async def wait(ctx: AuthContext, event: MemberAdded, event_id: UUID) -> None:
             raise Unavailable("Later.")
@@ -311,7 +309,8 @@ class TestRouter:
         async def nak(delay: float) -> None:
             naks.append(delay)
 
-        router.on(MemberAdded)(wait)
+        router = EventRouter(LISTENER, {MemberAdded: wait})
+        router._bus = SimpleNamespace(tracer=None)  # type: ignore[assignment]
         raw = arrived(an_event())
         for tries in (1, 2, 10, 5_000):
             raw.metadata, raw.nak = SimpleNamespace(num_delivered=tries), nak

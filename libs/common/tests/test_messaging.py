@@ -47,16 +47,31 @@ VIEW = SecretView(id=ids.new("sec"), path="a/b", version=1, created_at=datetime.
 
 def answering(*kinds: Any, reply: Message | AppError | Exception = VIEW) -> CommandRouter:
     """A router that gives one answer to every command."""
-    router = CommandRouter()
+    return CommandRouter({kind: handler(kind, reply) for kind in kinds})
+
+
+def handler(kind: Any, reply: Message | Exception) -> Any:
+    """What gives one answer, under the name that the command asks for."""
 
     async def answer(ctx: AuthContext, command: Any) -> Message:
         if isinstance(reply, Exception):
             raise reply
         return reply
 
-    for kind in kinds:
-        router.on(kind)(answer)
-    return router
+    answer.__name__ = kind.operation
+    return answer
+
+
+class TestTable:
+    def test_a_handler_with_another_name_than_its_command_s_is_refused(self) -> None:
+        async def put_secret(ctx: AuthContext, command: PutSecret) -> SecretView:
+            return VIEW
+
+        async def read_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
+            return VIEW
+
+        with pytest.raises(TypeError, match=r"The handler of GetSecret is named 'read_secret'; name it 'get_secret'\."):
+            CommandRouter({PutSecret: put_secret, GetSecret: read_secret})
 
 
 class TestCall:
@@ -64,13 +79,12 @@ class TestCall:
         self, bus: Connect, serve: Serve, workspace: AuthContext
     ) -> None:
         heard: list[tuple[AuthContext, PutSecret]] = []
-        router = CommandRouter()
 
-        @router.on(PutSecret)
         async def put_secret(ctx: AuthContext, command: PutSecret) -> SecretView:
             heard.append((ctx, command))
             return VIEW
 
+        router = CommandRouter({PutSecret: put_secret})
         await serve("vault", router)
         assert router.kinds == [PutSecret]
         assert await (await bus("gateway")).call(workspace, PUT) == VIEW
@@ -85,15 +99,15 @@ class TestCall:
         self, bus: Connect, serve: Serve, workspace: AuthContext
     ) -> None:
         heard: list[Idempotency | None] = []
-        router = CommandRouter()
 
-        async def answer(ctx: AuthContext, command: Any) -> SecretView:
+        async def put_secret(ctx: AuthContext, command: Any) -> SecretView:
             heard.append(ctx.idempotency)
             return VIEW
 
-        router.on(PutSecret)(answer)
-        router.on(GetSecret)(answer)
-        await serve("vault", router)
+        async def get_secret(ctx: AuthContext, command: Any) -> SecretView:
+            return await put_secret(ctx, command)
+
+        await serve("vault", CommandRouter({PutSecret: put_secret, GetSecret: get_secret}))
         gateway, keyed = await bus("gateway"), replace(workspace, idempotency=Idempotency("key-1", "print"))
         for ctx, command in ((keyed, PUT), (keyed, GET), (workspace, PUT)):
             await gateway.request(ctx, command)
@@ -138,13 +152,12 @@ class TestCall:
             await (await bus("gateway")).call(workspace, GET)
 
     async def test_many_at_once_get_their_own_answers(self, bus: Connect, serve: Serve, workspace: AuthContext) -> None:
-        router = CommandRouter()
 
-        @router.on(GetSecret)
         async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
             await asyncio.sleep(0)
             return VIEW.model_copy(update={"path": command.path})
 
+        router = CommandRouter({GetSecret: get_secret})
         await serve("vault", router, workers=20)
         gateway, paths = await bus("gateway"), [f"path/{number}" for number in range(100)]
 
@@ -176,15 +189,14 @@ class TestUnavailable:
 
     async def test_the_queue_is_full(self, bus: Connect, serve: Serve, workspace: AuthContext) -> None:
         go, running = asyncio.Event(), 0
-        router = CommandRouter()
 
-        @router.on(GetSecret)
         async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
             nonlocal running
             running += 1
             await go.wait()
             return VIEW
 
+        router = CommandRouter({GetSecret: get_secret})
         await serve("vault", router, workers=2)
         gateway = await bus("gateway")
         waiting = [asyncio.create_task(gateway.call(workspace, GET)) for _ in range(18)]  # 2 run, 16 wait
@@ -200,14 +212,13 @@ class TestUnavailable:
         self, bus: Connect, serve: Serve, workspace: AuthContext
     ) -> None:
         go, entered = asyncio.Event(), asyncio.Event()
-        router = CommandRouter()
 
-        @router.on(GetSecret)
         async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
             entered.set()
             await go.wait()
             return VIEW
 
+        router = CommandRouter({GetSecret: get_secret})
         owner, gateway = await serve("vault", router), await bus("gateway")
         running = asyncio.create_task(gateway.call(workspace, GET))
         await entered.wait()
@@ -229,13 +240,12 @@ class TestTimeout:
     ) -> None:
         monkeypatch.setattr(GetSecret, "timeout", 0.1)
         go = asyncio.Event()
-        router = CommandRouter()
 
-        @router.on(GetSecret)
         async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
             await go.wait()
             return VIEW
 
+        router = CommandRouter({GetSecret: get_secret})
         await serve("vault", router)
         gateway = await bus("gateway")
 
@@ -250,15 +260,14 @@ class TestTimeout:
         self, bus: Connect, serve: Serve, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         go, entered, ran = asyncio.Event(), asyncio.Event(), []
-        router = CommandRouter()
 
-        @router.on(GetSecret)
         async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
             ran.append(command.path)
             entered.set()
             await go.wait()
             return VIEW
 
+        router = CommandRouter({GetSecret: get_secret})
         await serve("vault", router, workers=1)
         gateway, late = await bus("gateway"), telemetry.COMMANDS.labels(GetSecret.subject, "late")
         before = late._value.get()
@@ -296,9 +305,8 @@ class TestSizes:
     ) -> None:
         page = SecretPage(data=[VIEW] * 30_000)
         assert len(page.to_wire()) > topology.MAX_PAYLOAD_BYTES
-        router = answering(ListSecrets, reply=page)
-        router.on(GetSecret)(answering(GetSecret)._handlers[GetSecret])
-        owner = await serve("vault", router)
+        handlers: Any = {ListSecrets: handler(ListSecrets, page), GetSecret: handler(GetSecret, VIEW)}
+        owner = await serve("vault", CommandRouter(handlers))
         gateway = await bus("gateway")
         connections = [gateway.client._transport, owner.client._transport]
 

@@ -9,11 +9,11 @@ queue commands are refused: that is `Unavailable`, and nothing was done.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import nats.errors
 import orjson
@@ -46,41 +46,33 @@ from causeloop_common.telemetry import Kind, Span
 
 _log = logging.getLogger(__name__)
 
-CommandT = TypeVar("CommandT", bound=Command[Any])
+Handler = Callable[[AuthContext, Any], Awaitable[Message]]
+"""Answers one kind of command: `put_secret(ctx, command)`."""
 
 
 class _Route(NamedTuple):
     """What answers one kind of command, and its metrics."""
 
     kind: type[Command[Any]]
-    handler: Callable[[AuthContext, Any], Awaitable[Message]]
+    handler: Handler
     seconds: Any
     answered: Any
     inboxes: tuple[str, ...]
 
 
 class CommandRouter:
-    """Answers commands: `@router.on(PutSecret) async def put_secret(ctx, command)`."""
+    """Answers commands: `CommandRouter({PutSecret: secrets.put_secret})`.
 
-    def __init__(self) -> None:
-        self._handlers: dict[type[Command[Any]], Callable[[AuthContext, Any], Awaitable[Message]]] = {}
+    TypeError for a handler that has another name than its command: one search for it finds the whole way.
+    """
+
+    def __init__(self, handlers: Mapping[type[Command[Any]], Handler]) -> None:
+        for kind, handler in handlers.items():
+            if (name := getattr(handler, "__name__", repr(handler))) != kind.operation:
+                raise TypeError(f"The handler of {kind.__name__} is named '{name}'; name it '{kind.operation}'.")
+        self._handlers = dict(handlers)
         self._running: set[asyncio.Task[None]] = set()
         self._subscriptions: list[Subscription] = []
-
-    def on(
-        self, kind: type[CommandT]
-    ) -> Callable[
-        [Callable[[AuthContext, CommandT], Awaitable[Message]]], Callable[[AuthContext, CommandT], Awaitable[Message]]
-    ]:
-        """Register the handler of one kind of command."""
-
-        def register(
-            handler: Callable[[AuthContext, CommandT], Awaitable[Message]],
-        ) -> Callable[[AuthContext, CommandT], Awaitable[Message]]:
-            self._handlers[kind] = handler
-            return handler
-
-        return register
 
     @property
     def kinds(self) -> list[type[Command[Any]]]:

@@ -1,9 +1,9 @@
 """Following events durably."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from faststream import AckPolicy
@@ -20,35 +20,24 @@ from causeloop_common.telemetry import Kind, Span
 
 _log = logging.getLogger(__name__)
 
-EventT = TypeVar("EventT", bound=Event)
+Handler = Callable[[AuthContext, Any, UUID], Awaitable[None]]
+"""Reacts to one kind of event: `member_removed(ctx, event, event_id)`."""
 
 
 class EventRouter:
-    """Follows a durable consumer: `@router.on(MemberRemoved) async def member_removed(ctx, event, event_id)`.
+    """Follows a durable consumer: `EventRouter(CONSUMER, {MemberRemoved: sessions.member_removed})`.
 
-    At least once; a handler begins with `tx.claim(consumer, event_id)`. A passing fault is retried for as long as it
-    lasts, with delay; any other after `attempts` goes to the dead-letter stream, copied before it is terminated.
+    A kind of event without a handler is passed over. An event is delivered at least once, so its handler begins with
+    `tx.claim(consumer, event_id)`. A passing fault is retried for as long as it lasts, with delay; an event that fails
+    otherwise is copied to the dead-letter stream after `attempts`, and then terminated.
     """
 
-    def __init__(self, consumer: topology.Consumer, *, attempts: int = 6) -> None:
+    def __init__(
+        self, consumer: topology.Consumer, handlers: Mapping[type[Event], Handler], *, attempts: int = 6
+    ) -> None:
         self.consumer = consumer
         self._attempts = attempts
-        self._handlers: dict[str, tuple[type[Event], Any]] = {}
-
-    def on(
-        self, kind: type[EventT]
-    ) -> Callable[
-        [Callable[[AuthContext, EventT, UUID], Awaitable[None]]], Callable[[AuthContext, EventT, UUID], Awaitable[None]]
-    ]:
-        """Register the handler of one kind of event; kinds without one are passed over."""
-
-        def register(
-            handler: Callable[[AuthContext, EventT, UUID], Awaitable[None]],
-        ) -> Callable[[AuthContext, EventT, UUID], Awaitable[None]]:
-            self._handlers[kind.type] = (kind, handler)
-            return handler
-
-        return register
+        self._handlers = {kind.type: (kind, handler) for kind, handler in handlers.items()}
 
     def attach(self, bus: Bus) -> None:
         """Declare the subscription; `Bus.start` begins it."""
