@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from causeloop_common import ids
+from causeloop_common.contracts import topology
 from tests.support.stack import Person, Stack, refused, told, until
 
 
@@ -23,6 +24,36 @@ def is_replay(answer: httpx.Response) -> bool:
 
 async def actions(person: Person, *, least: int) -> list[str]:
     return [entry["action"] for entry in await person.log(least=least)]
+
+
+REQUESTS: dict[str, tuple[str, str, dict[str, Any] | None]] = {
+    "create_api_token": ("POST", "/api-tokens", {"name": "retried", "scopes": ["secrets:read"]}),
+    "revoke_api_token": ("DELETE", "/api-tokens/{token}", None),
+    "create_workspace": ("POST", "/workspaces", {"name": "Retried", "slug": "retried"}),
+    "put_secret": ("PUT", "/secrets/retried", {"value": "v"}),
+    "create_key": ("POST", "/keys", {"name": "retried", "type": "aes256-gcm"}),
+}
+"""A request of every keyed command."""
+
+
+class TestEveryKeyedCommand:
+    def test_is_known_here(self) -> None:
+        keyed_ones = {kind.operation for kind in topology.command_kinds().values() if kind.keyed}
+        assert keyed_ones == set(REQUESTS), "Write a request of every keyed command into REQUESTS."
+
+    @pytest.mark.parametrize("operation", REQUESTS)
+    async def test_is_done_once_under_one_key(self, owner: Person, operation: str) -> None:
+        """Its use case passes the command to the transaction: else a retry would be done like any other request."""
+        method, path, body = REQUESTS[operation]
+        where = path.format(token=(await owner.personal_token("secrets:read"))["id"] if "{token}" in path else "")
+        token, headers = owner.realm_token if operation == "create_workspace" else None, keyed()
+        first, again = [await owner.call(method, where, token=token, json=body, headers=headers) for _ in range(2)]
+        assert first.is_success, first.text
+        assert not is_replay(first)
+        if operation == "create_api_token":
+            refused(again, 409, "secret_already_shown")
+        else:
+            assert (again.status_code, again.content, is_replay(again)) == (first.status_code, first.content, True)
 
 
 class TestARepeatedRequest:

@@ -26,7 +26,7 @@ _REQUIRED = ["iss", "aud", "sub", "ten", "per", "iat", "exp"]
 
 
 class Idempotency(NamedTuple):
-    """The client's key and the gateway's keyed digest of the request, for `Transaction.once`."""
+    """The client's key, and the gateway's keyed digest of the request."""
 
     key: str
     fingerprint: str

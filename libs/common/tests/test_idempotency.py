@@ -1,4 +1,4 @@
-"""`Transaction.once`: a retried command has one effect, and its first answer again."""
+"""A transaction with its command: a retried command has one effect, and its first answer again."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -45,8 +45,7 @@ def secret() -> SecretView:
 
 async def put(database: Database, ctx: AuthContext, *, pause: asyncio.Barrier | None = None) -> SecretView:
     """A use case: one thing more, under the key of the context. A barrier is met twice, once the key is held."""
-    async with database.transaction(ctx) as tx:
-        await tx.once(PUT)
+    async with database.transaction(ctx, PUT) as tx:
         if pause is not None:
             await pause.wait()
             await pause.wait()
@@ -58,8 +57,7 @@ async def put(database: Database, ctx: AuthContext, *, pause: asyncio.Barrier | 
 async def fail(database: Database, ctx: AuthContext) -> None:
     """The same use case, refused after its answer."""
     with suppress(NotFound):
-        async with database.transaction(ctx) as tx:
-            await tx.once(PUT)
+        async with database.transaction(ctx, PUT) as tx:
             tx.answer(secret())
             raise NotFound("No.")
 
@@ -92,8 +90,7 @@ class TestReplay:
     async def test_a_command_that_is_not_keyed_ignores_the_key(self, probe: Probe, workspace: AuthContext) -> None:
         database = await probe()
         for _ in range(2):
-            async with database.transaction(keyed(workspace)) as tx:
-                await tx.once(GetSecret(path="a/b"))
+            async with database.transaction(keyed(workspace), GetSecret(path="a/b")) as tx:
                 tx.answer(secret())
 
     async def test_nothing_is_replayed_of_what_was_rolled_back(self, probe: Probe, workspace: AuthContext) -> None:
@@ -103,12 +100,22 @@ class TestReplay:
         await put(database, keyed(workspace))
         assert await things(database, workspace) == 1
 
-    async def test_a_refusal_is_not_remembered(self, probe: Probe, workspace: AuthContext) -> None:
-        database = await probe()
-        async with database.transaction(keyed(workspace)) as tx:
-            await tx.once(PUT)  # a use case that answers nothing has nothing to replay
+    @pytest.mark.parametrize("key", [True, False], ids=["with a key", "without a key"])
+    async def test_a_use_case_that_forgets_its_answer_is_rolled_back(
+        self, probe: Probe, workspace: AuthContext, key: bool
+    ) -> None:
+        database, ctx = await probe(), keyed(workspace) if key else workspace
 
-        await put(database, keyed(workspace))
+        async def forgetful() -> None:
+            async with database.transaction(ctx, PUT) as tx:
+                await tx.execute(ADD, name=ids.new("thing"))
+                tx.publish(SOMETHING)
+
+        with pytest.raises(RuntimeError, match=r"The use case of PutSecret ends without `tx\.answer`\."):
+            await forgetful()
+        assert await things(database, workspace) == 0
+        await put(database, ctx)  # nothing was remembered, and the connection is as good as before
+        assert await things(database, workspace) == 1
 
     @pytest.mark.parametrize("other", ["tenant", "principal", "key"])
     async def test_a_key_is_the_callers_own(self, probe: Probe, workspace: AuthContext, other: str) -> None:
@@ -127,8 +134,10 @@ class TestReplay:
         database = await probe()
         await put(database, keyed(workspace))
 
-        async with database.transaction(keyed(workspace)) as tx:
-            await tx.once(CreateApiToken(name="ci", scopes=[Permission.SECRETS_READ]))
+        async with database.transaction(
+            keyed(workspace), CreateApiToken(name="ci", scopes=[Permission.SECRETS_READ])
+        ) as tx:
+            tx.answer(secret())
 
     async def test_after_a_day_the_key_is_free_and_what_is_old_is_forgotten(
         self, probe: Probe, workspace: AuthContext, superuser: asyncpg.Connection
@@ -206,8 +215,7 @@ class TestShownOnce:
     @staticmethod
     async def make(database: Database, ctx: AuthContext) -> CreatedApiToken:
         now = datetime.now(UTC)
-        async with database.transaction(ctx) as tx:
-            await tx.once(CreateApiToken(name="ci", scopes=[Permission.SECRETS_READ]))
+        async with database.transaction(ctx, CreateApiToken(name="ci", scopes=[Permission.SECRETS_READ])) as tx:
             tx.publish(SOMETHING)
             told = {"id": ids.new("tok"), "name": "ci", "scopes": [], "owner": ctx.principal, "token": CANARY}
             return tx.answer(

@@ -32,9 +32,7 @@ class TenancyService:
         The gateway minted the id, from the Idempotency-Key if there is one: a retry, however late, finds the same
         workspace and makes no second one.
         """
-        async with self._database.transaction(ctx) as tx:
-            await tx.once(command)
-
+        async with self._database.transaction(ctx, command) as tx:
             made = await repository.add_workspace(tx, command.name, command.slug, command.timezone, ctx.principal)
             workspace = await repository.workspace(tx)
             asked = (ctx.principal, command.name, command.slug, command.timezone)

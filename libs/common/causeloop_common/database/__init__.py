@@ -1,16 +1,15 @@
-"""The database as a use case meets it: a transaction that is bound to the tenant and carries its messages.
+"""The database of a use case: a transaction that is bound to the tenant and carries its messages.
 
-    async with database.transaction(ctx) as tx:
-        await tx.once(command)                      # a retried command ends here with its first answer
-        row = await tx.fetchrow(STATEMENT, path=…)  # row security shows this tenant's rows, nobody else's
-        tx.publish(SecretWritten(…))                # to the outbox, committed together with the effect
-        return tx.answer(reply)                     # remembered for a retry
+    async with database.transaction(ctx, command) as tx:  # a retried command ends here with its first answer
+        row = await tx.fetchrow(STATEMENT, path=…)        # row security shows this tenant's rows, nobody else's
+        tx.publish(SecretWritten(…))                      # to the outbox, committed together with the effect
+        return tx.answer(reply)                           # remembered for a retry; without it nothing is committed
 
 BEGIN and the tenant's setting share one round trip; the setting is local to the transaction, and exactly one of
 tenant and person is set. Events are written just before COMMIT. No bus call belongs inside.
 
-Promises: a refusal leaves nothing behind; `Unavailable` says that nothing was done; when the answer to COMMIT is
-lost the outcome is unknown and `Timeout` says so; a change without an event is refused with `AuditUnavailable`.
+Promises: a refusal leaves nothing behind; `Unavailable` means that nothing was done; when the answer to COMMIT is
+lost the outcome is unknown, which is `Timeout`; a change without an event is refused with `AuditUnavailable`.
 """
 
 from causeloop_common.database.connections import KEEPALIVE, SILENCE_SECONDS, Connections

@@ -10,7 +10,7 @@ import asyncpg
 
 from causeloop_common import idempotency, ids, inbox, outbox, rls, telemetry
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.base import Announced
+from causeloop_common.contracts.base import Announced, Command
 from causeloop_common.database.connections import (
     CONNECT_SECONDS,
     KEEPALIVE,
@@ -80,14 +80,18 @@ class Database:
         if connections is not None:
             await connections.close(STATEMENT_TIMEOUT_SECONDS)
 
-    def transaction(self, ctx: AuthContext) -> Transaction:
-        """A transaction that sees and writes the context's tenant and nothing else."""
-        return self._kind(self, ctx, f"BEGIN; SET LOCAL {rls.TENANT_SETTING} = '{ctx.tenant_uuid}'")
+    def transaction(self, ctx: AuthContext, command: Command[Any] | None = None) -> Transaction:
+        """A transaction that sees and writes the context's tenant and nothing else.
+
+        A keyed command's use case passes the command. A retry under the same Idempotency-Key then ends at the entry,
+        with the first answer, and a transaction that has no `answer` is rolled back with a RuntimeError.
+        """
+        return self._kind(self, ctx, f"BEGIN; SET LOCAL {rls.TENANT_SETTING} = '{ctx.tenant_uuid}'", command)
 
     def person_transaction(self, ctx: AuthContext) -> Transaction:
         """A transaction that sees what the policies show to the person across tenants; it can write nothing."""
         person = ids.decode(ctx.principal, "usr")
-        return self._kind(self, ctx, f"BEGIN READ ONLY; SET LOCAL {rls.PERSON_SETTING} = '{person}'")
+        return self._kind(self, ctx, f"BEGIN READ ONLY; SET LOCAL {rls.PERSON_SETTING} = '{person}'", None)
 
     async def prove(self) -> list[str]:
         """The start-up proof of tenant isolation: what is not as declared, as sentences."""

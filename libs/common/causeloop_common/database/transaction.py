@@ -1,4 +1,4 @@
-"""One use case's transaction: what it sees, what it announces, and what its caller hears when it fails."""
+"""One use case's transaction: the rows it sees, the events it announces, and the error its caller gets if it fails."""
 
 import asyncio
 import logging
@@ -47,7 +47,7 @@ class Statements(NamedTuple):
 
 
 class Transaction:
-    """One use case's transaction. Use it with `async with`; leaving it in peace commits, an exception rolls back."""
+    """One use case's transaction: `async with` begins it; its end commits, an exception rolls back."""
 
     __slots__ = (
         "_answer",
@@ -62,13 +62,13 @@ class Transaction:
         "ctx",
     )
 
-    def __init__(self, database: "Database", ctx: AuthContext, begin: str) -> None:
+    def __init__(self, database: "Database", ctx: AuthContext, begin: str, command: Command[Any] | None) -> None:
         self.ctx = ctx
         self._database = database
         self._begin = begin
         self._connection: Any = None
         self._events: list[tuple[Any, ...]] = []
-        self._command: Command[Any] | None = None
+        self._command = command if command is not None and command.keyed else None
         self._answer: Message | None = None
 
     async def __aenter__(self) -> "Transaction":
@@ -87,11 +87,20 @@ class Transaction:
             self._connection.terminate()
             self._connections.release(self._connection)
             raise _converted(error) from error
+        try:
+            await self._look_up()
+        except BaseException as error:
+            await self._leave(error)
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._leave(error)
+
+    async def _leave(self, error: BaseException | None) -> None:
+        """Commit or roll back, give the connection back, and raise the error that the caller is to get, if another."""
         try:
             if error is None:
                 await self._commit()
@@ -104,8 +113,8 @@ class Transaction:
             self._connections.release(self._connection)
             self._database.seconds.observe(time.perf_counter() - self._began)
         if error is not None:
-            if (told := _converted(error)) is not error:
-                raise told from error
+            if (converted := _converted(error)) is not error:
+                raise converted from error
         elif self._events:
             self._database.published.set()
             if self._database.at_once is not None:
@@ -134,10 +143,10 @@ class Transaction:
         status = await self._connection.execute(self._database.statements.claim, consumer, event_id)
         return str(status) == "INSERT 0 1"
 
-    async def once(self, command: Command[Any]) -> None:
+    async def _look_up(self) -> None:
         """Raise `Replayed` with the first answer when this command was done under the same Idempotency-Key."""
-        asked = self.ctx.idempotency
-        if asked is None or not command.keyed:
+        command, asked = self._command, self.ctx.idempotency
+        if command is None or asked is None:
             return
         statements, ctx = self._database.statements, self.ctx
         names = (ctx.principal, command.operation, asked.key)
@@ -157,10 +166,9 @@ class Transaction:
                     fields={"id": [shown]},
                 )
             raise Replayed(done["reply"].encode())
-        self._command = command
 
     def answer(self, reply: MessageT) -> MessageT:
-        """The use case's reply, remembered for a retry when the command carries a key."""
+        """The reply of a keyed command's use case, remembered for a retry if the request has an Idempotency-Key."""
         self._answer = reply
         return reply
 
@@ -192,14 +200,16 @@ class Transaction:
 
     async def _write_bookkeeping(self) -> None:
         connection, statements = self._connection, self._database.statements
-        if self._command is not None and self._answer is not None:
-            asked, ctx = self.ctx.idempotency, self.ctx
-            assert asked is not None  # noqa: S101  `once` sets `_command` only with a key
+        command, asked, ctx = self._command, self.ctx.idempotency, self.ctx
+        if command is not None and self._answer is None:
+            raise RuntimeError(f"The use case of {type(command).__name__} ends without `tx.answer`.")
+        if command is not None and asked is not None:
+            assert self._answer is not None  # noqa: S101
             await connection.execute(statements.forget)
             await connection.execute(
                 statements.remember,
                 ctx.principal,
-                self._command.operation,
+                command.operation,
                 asked.key,
                 asked.fingerprint,
                 self._answer.to_wire().decode(),  # without an envelope secrets are stars
@@ -219,7 +229,7 @@ class Transaction:
 
 
 class TracedTransaction(Transaction):
-    """A transaction that is a span, and the cause of the events it wrote. It says no statement and no value."""
+    """A transaction that is a span, and the cause of the events it wrote. The span has no statement and no value."""
 
     __slots__ = ("_span",)
 
@@ -233,8 +243,7 @@ class TracedTransaction(Transaction):
         try:
             return await super().__aenter__()
         except BaseException as error:
-            self._span.fail(error)
-            self._span.end()
+            self._end(error)
             raise
 
     async def __aexit__(
@@ -242,15 +251,18 @@ class TracedTransaction(Transaction):
     ) -> None:
         try:
             await super().__aexit__(kind, error, trace)
-        except BaseException as told:
-            error = told
+        except BaseException as converted:
+            error = converted
             raise
         finally:
-            if isinstance(error, Replayed):
-                self._span.set("causeloop.replayed", True)
-            elif error is not None:
-                self._span.fail(error)
-            self._span.end()
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        if isinstance(error, Replayed):
+            self._span.set("causeloop.replayed", True)
+        elif error is not None:
+            self._span.fail(error)
+        self._span.end()
 
     def publish(self, event: Event) -> None:
         """Announce, with this transaction as the cause."""
@@ -258,7 +270,7 @@ class TracedTransaction(Transaction):
 
 
 def _converted(error: BaseException) -> BaseException:
-    """What the caller should hear of an error inside a transaction that was rolled back."""
+    """The error that the caller gets for one inside a transaction that was rolled back."""
     if isinstance(error, PASSING) and not isinstance(error, AppError):
         return Unavailable("The database failed in the middle. Nothing was done; try again.")
     return error

@@ -68,9 +68,7 @@ class TokenService:
         if not ctx.permissions.issuperset(scopes):
             beyond = ", ".join(sorted(set(scopes) - ctx.permissions))
             raise Forbidden(f"You cannot grant what you do not hold: {beyond}.")
-        async with self._database.transaction(ctx) as tx:
-            await tx.once(command)
-
+        async with self._database.transaction(ctx, command) as tx:
             now, token_id = self._clock(), ids.new("tok")
             expires_at = now + timedelta(days=command.expires_in_days)
             token = Token(token_id, ctx.principal, command.name, scopes, now, expires_at, None)
@@ -90,9 +88,7 @@ class TokenService:
 
     async def revoke_api_token(self, ctx: AuthContext, command: RevokeApiToken) -> Nothing:
         """Revoke one's own token, or anybody's with `tokens:write`."""
-        async with self._database.transaction(ctx) as tx:
-            await tx.once(command)
-
+        async with self._database.transaction(ctx, command) as tx:
             token = await repository.token(tx, command.id)
             if token is None or (token.owner != ctx.principal and Permission.TOKENS_WRITE not in ctx.permissions):
                 raise NotFound("There is no such token in this workspace.")

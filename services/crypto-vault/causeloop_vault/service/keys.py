@@ -93,8 +93,7 @@ class KeyService:
 
     async def create_key(self, ctx: AuthContext, command: CreateKey) -> KeyView:
         """Make a named key at version 1, its material sealed under the tenant's data key."""
-        async with self._database.transaction(ctx) as tx:
-            await tx.once(command)
+        async with self._database.transaction(ctx, command) as tx:
             keyring = await self._keyrings.keyring(tx)
 
             key_id, material = ids.new("key"), self._entropy(named_keys.MATERIAL_BYTES)

@@ -35,8 +35,7 @@ class SecretService:
 
     async def put_secret(self, ctx: AuthContext, command: PutSecret) -> SecretView:
         """Write a new version of a secret, made on first use, sealed for its place."""
-        async with self._database.transaction(ctx) as tx:
-            await tx.once(command)
+        async with self._database.transaction(ctx, command) as tx:
             keyring = await self._keyrings.keyring(tx)
 
             secret = await repository.write_secret(tx, command.path, command.version)
