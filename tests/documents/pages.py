@@ -25,13 +25,13 @@ def section(page: str, heading: str) -> str:
     return found[1]
 
 
-def rows(page: str, heading: str) -> list[list[str]]:
-    """The cells of the first table under a heading, without its first two lines."""
-    lines = re.search(r"^\|.*(?:\n\|.*)+", section(page, heading), re.MULTILINE)
-    assert lines is not None, f"'{heading}' of {page} has no table"
+def rows(page: str, heading: str, table: int = 0) -> list[list[str]]:
+    """The cells of a table under a heading, without its first two lines; `table` counts the heading's tables from 0."""
+    found = re.findall(r"^\|.*(?:\n\|.*)+", section(page, heading), re.MULTILINE)
+    assert len(found) > table, f"'{heading}' of {page} has no table {table}"
     return [
         [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        for line in lines[0].splitlines()[2:]
+        for line in found[table].splitlines()[2:]
     ]
 
 
