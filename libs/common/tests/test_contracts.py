@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar
 
 import pytest
@@ -23,7 +24,7 @@ from causeloop_common.contracts.base import (
     events,
 )
 from causeloop_common.contracts.tenancy import CreateWorkspace, MemberAdded, Resolve
-from causeloop_common.contracts.vault import PutSecret, Seal
+from causeloop_common.contracts.vault import PutSecret, RevealedSecret, Seal
 from causeloop_common.errors import InvalidInput
 from causeloop_common.keys import Sealer
 from causeloop_common.messaging import invalid_input
@@ -77,6 +78,18 @@ class TestCommands:
             assert kind.issuers == {"gateway"} or kind.permission in set(Internal)
         assert Resolve.issuers == {"gateway", "auth"}
         assert Seal.issuers == {"auth"}
+
+    def test_a_message_is_made_of_a_record_and_what_it_lacks(self) -> None:
+        record = SimpleNamespace(id=ids.new("sec"), path="a/b", version=2, sealed="not a field of the message")
+
+        revealed = RevealedSecret.of(record, value="hush")
+
+        assert (revealed.id, revealed.path, revealed.version) == (record.id, "a/b", 2)
+        assert revealed.value.get_secret_value() == "hush"
+        with pytest.raises(AttributeError, match="value"):
+            RevealedSecret.of(record)
+        with pytest.raises(ValidationError, match="id\n"):
+            RevealedSecret.of(record, id="sec_1", value="hush")
 
     def test_a_message_cannot_be_changed(self) -> None:
         command = PutSecret.model_validate({"path": "a", "value": CANARY})

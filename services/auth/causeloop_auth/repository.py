@@ -9,6 +9,7 @@ from sqlalchemy import bindparam, select, update
 from causeloop_auth.domain.rotation import Family
 from causeloop_auth.models import sessions, tokens
 from causeloop_common import ids
+from causeloop_common.contracts.auth import ApiTokenView
 from causeloop_common.database import Transaction
 from causeloop_common.statements import Statement
 
@@ -20,19 +21,6 @@ class Session:
     id: str
     family: Family
     entered: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A personal access token."""
-
-    id: str
-    owner: str
-    name: str
-    scopes: list[str]
-    created_at: datetime
-    expires_at: datetime
-    revoked_at: datetime | None
 
 
 _ADD_SESSION = Statement.insert(
@@ -122,7 +110,7 @@ async def end_session(tx: Transaction, session_id: str, now: datetime) -> bool:
     return await tx.execute(_END_SESSION, session=ids.decode(session_id, "ses"), at=now) == 1
 
 
-async def add_token(tx: Transaction, token: Token, digest: bytes) -> None:
+async def add_token(tx: Transaction, token: ApiTokenView, digest: bytes) -> None:
     """Store a personal access token."""
     await tx.execute(
         _ADD_TOKEN,
@@ -136,19 +124,19 @@ async def add_token(tx: Transaction, token: Token, digest: bytes) -> None:
     )
 
 
-async def token(tx: Transaction, token_id: str) -> Token | None:
+async def token(tx: Transaction, token_id: str) -> ApiTokenView | None:
     """A personal access token by id."""
     row = await tx.fetchrow(_TOKEN, id=ids.decode(token_id, "tok"))
     return None if row is None else _token(row)
 
 
-async def token_by_digest(tx: Transaction, digest: bytes) -> Token | None:
+async def token_by_digest(tx: Transaction, digest: bytes) -> ApiTokenView | None:
     """A personal access token by the digest of its handle."""
     row = await tx.fetchrow(_TOKEN_BY_DIGEST, digest=digest)
     return None if row is None else _token(row)
 
 
-async def own_tokens_before(tx: Transaction, owner: str, before: str | None, limit: int) -> list[Token]:
+async def own_tokens_before(tx: Transaction, owner: str, before: str | None, limit: int) -> list[ApiTokenView]:
     """A person's tokens in the workspace, newest first, older than the given one."""
     border = ids.MAX if before is None else ids.decode(before, "tok")
     rows = await tx.fetch(_OWN_TOKENS, owner=ids.decode(owner, "usr"), before=border, limit=limit)
@@ -164,8 +152,8 @@ def _workspace(entered: str | None) -> Any:
     return None if entered is None else ids.tenant_uuid(entered)
 
 
-def _token(row: Any) -> Token:
-    return Token(
+def _token(row: Any) -> ApiTokenView:
+    return ApiTokenView(
         id=ids.encode("tok", row["id"]),
         owner=ids.encode("usr", row["owner"]),
         name=row["name"],

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import bindparam, func, select, update
 
 from causeloop_common import ids
+from causeloop_common.contracts.vault import KeyView, SecretView
 from causeloop_common.database import Transaction
 from causeloop_common.statements import Statement
 from causeloop_vault.domain.witness import EMPTY, Head
@@ -23,34 +24,12 @@ class WrappedKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """A named key without its material."""
-
-    id: str
-    name: str
-    type: str
-    version: int
-    created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class SealedMaterial:
     """One version of a named key's material, sealed."""
 
     id: str
     version: int
     sealed: str
-
-
-@dataclass(frozen=True, slots=True)
-class Secret:
-    """A secret without its value."""
-
-    id: str
-    path: str
-    version: int
-    created_at: datetime
-    updated_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +150,7 @@ async def add_data_key(tx: Transaction, key: WrappedKey) -> bool:
     return await tx.execute(_ADD_DATA_KEY, version=key.version, wrapped=key.wrapped, master=key.master) == 1
 
 
-async def add_key(tx: Transaction, key_id: str, name: str, kind: str, sealed: str) -> Key | None:
+async def add_key(tx: Transaction, key_id: str, name: str, kind: str, sealed: str) -> KeyView | None:
     """Add a named key at version 1; None when the name is taken, once a racer has committed."""
     row = await tx.fetchrow(_ADD_KEY, name=name, id=ids.decode(key_id, "key"), type=kind, sealed=sealed)
     return None if row is None else _key(row)
@@ -183,12 +162,12 @@ async def key_material(tx: Transaction, name: str) -> list[SealedMaterial]:
     return [SealedMaterial(ids.encode("key", row["id"]), row["version"], row["sealed"]) for row in found]
 
 
-async def keys_after(tx: Transaction, name: str, limit: int) -> list[Key]:
+async def keys_after(tx: Transaction, name: str, limit: int) -> list[KeyView]:
     """Named keys in order of name, after the given one ('' is the start)."""
     return [_key(row) for row in await tx.fetch(_LIST_KEYS, after=name, limit=limit)]
 
 
-async def write_secret(tx: Transaction, path: str, expected: int | None) -> Secret | None:
+async def write_secret(tx: Transaction, path: str, expected: int | None) -> SecretView | None:
     """Raise the secret's version, or make it at version 1. None when `expected` (if given) is not its version now."""
     row = await tx.fetchrow(_WRITE, path=path, id=ids.uuid7(), expected=expected)
     if row is None or (expected is not None and row["version"] != expected + 1):
@@ -196,18 +175,18 @@ async def write_secret(tx: Transaction, path: str, expected: int | None) -> Secr
     return _secret(row)
 
 
-async def add_version(tx: Transaction, secret: Secret, sealed: str, created_by: str) -> None:
+async def add_version(tx: Transaction, secret: SecretView, sealed: str, created_by: str) -> None:
     """Store the sealed value of the version that `write_secret` made."""
     await tx.execute(_ADD_VERSION, path=secret.path, version=secret.version, sealed=sealed, created_by=created_by)
 
 
-async def secret(tx: Transaction, path: str) -> Secret | None:
+async def secret(tx: Transaction, path: str) -> SecretView | None:
     """A secret without its value."""
     row = await tx.fetchrow(_SECRET, path=path)
     return None if row is None else _secret(row)
 
 
-async def secrets_after(tx: Transaction, path: str, limit: int) -> list[Secret]:
+async def secrets_after(tx: Transaction, path: str, limit: int) -> list[SecretView]:
     """Secrets in order of path, after the given one ('' is the start)."""
     return [_secret(row) for row in await tx.fetch(_LIST, after=path, limit=limit)]
 
@@ -245,9 +224,21 @@ async def move_checkpoint(tx: Transaction, head: Head) -> None:
     await tx.execute(_MOVE_CHECKPOINT, new_size=head.size, new_root=head.root)
 
 
-def _secret(row: Any) -> Secret:
-    return Secret(ids.encode("sec", row["id"]), row["path"], row["version"], row["created_at"], row["updated_at"])
+def _secret(row: Any) -> SecretView:
+    return SecretView(
+        id=ids.encode("sec", row["id"]),
+        path=row["path"],
+        version=row["version"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )
 
 
-def _key(row: Any) -> Key:
-    return Key(ids.encode("key", row["id"]), row["name"], row["type"], row["version"], row["created_at"])
+def _key(row: Any) -> KeyView:
+    return KeyView(
+        id=ids.encode("key", row["id"]),
+        name=row["name"],
+        type=row["type"],
+        version=row["version"],
+        created_at=row["created_at"],
+    )

@@ -1,37 +1,13 @@
 """All SQL of tenancy. Row security binds every statement to the transaction's tenant, or to the person."""
 
-from dataclasses import dataclass
-from datetime import datetime
-
 from sqlalchemy import bindparam, select
 from sqlalchemy.dialects.postgresql import insert
 
 from causeloop_common import ids
+from causeloop_common.contracts.tenancy import MyWorkspace, WorkspaceView
 from causeloop_common.database import Transaction
 from causeloop_common.statements import Statement
 from causeloop_tenancy.models import members, workspaces
-
-
-@dataclass(frozen=True, slots=True)
-class Workspace:
-    """A workspace."""
-
-    id: str
-    name: str
-    slug: str
-    timezone: str
-    created_by: str
-    created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """Where a person belongs, and as what."""
-
-    workspace_id: str
-    role: str
-    joined_at: datetime
-
 
 _ADD_WORKSPACE = Statement.of(insert(workspaces).on_conflict_do_nothing(), "name", "slug", "timezone", "created_by")
 _WORKSPACE = Statement.of(select(workspaces))
@@ -51,12 +27,12 @@ async def add_workspace(tx: Transaction, name: str, slug: str, timezone: str, cr
     return await tx.execute(_ADD_WORKSPACE, name=name, slug=slug, timezone=timezone, created_by=by) == 1
 
 
-async def workspace(tx: Transaction) -> Workspace | None:
+async def workspace(tx: Transaction) -> WorkspaceView | None:
     """The workspace of the transaction's tenant."""
     row = await tx.fetchrow(_WORKSPACE)
     if row is None:
         return None
-    return Workspace(
+    return WorkspaceView(
         id=ids.tenant_id(row["workspace_id"]),
         name=row["name"],
         slug=row["slug"],
@@ -77,8 +53,11 @@ async def role_of(tx: Transaction, person: str) -> str | None:
     return None if row is None else str(row["role"])
 
 
-async def memberships_after(tx: Transaction, workspace_id: str | None, limit: int) -> list[Member]:
+async def memberships_after(tx: Transaction, workspace_id: str | None, limit: int) -> list[MyWorkspace]:
     """Where the person of a person's transaction belongs, by workspace, after the given one."""
     after = ids.NIL if workspace_id is None else ids.tenant_uuid(workspace_id)
     rows = await tx.fetch(_MEMBERSHIPS, after=after, limit=limit)
-    return [Member(ids.tenant_id(row["workspace_id"]), row["role"], row["joined_at"]) for row in rows]
+    return [
+        MyWorkspace(workspace_id=ids.tenant_id(row["workspace_id"]), role=row["role"], joined_at=row["joined_at"])
+        for row in rows
+    ]

@@ -6,7 +6,6 @@ from causeloop_common.contracts.tenancy import (
     GetWorkspace,
     ListMyWorkspaces,
     MemberAdded,
-    MyWorkspace,
     MyWorkspacePage,
     Resolve,
     Standing,
@@ -17,7 +16,6 @@ from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, NotFound
 from causeloop_tenancy import repository
 from causeloop_tenancy.domain import standing
-from causeloop_tenancy.repository import Workspace
 
 
 class TenancyService:
@@ -43,7 +41,7 @@ class TenancyService:
 
                 tx.publish(WorkspaceCreated(workspace_id=workspace.id))
                 tx.publish(MemberAdded(person_id=ctx.principal, role=standing.FIRST_ROLE))
-            return tx.answer(_view(workspace))
+            return tx.answer(workspace)
 
     async def get_workspace(self, ctx: AuthContext, command: GetWorkspace) -> WorkspaceView:
         """The current workspace."""
@@ -51,29 +49,17 @@ class TenancyService:
             workspace = await repository.workspace(tx)
         if workspace is None:
             raise NotFound("There is no such workspace.")
-        return _view(workspace)
+        return workspace
 
     async def list_my_workspaces(self, ctx: AuthContext, command: ListMyWorkspaces) -> MyWorkspacePage:
         """Where the caller belongs."""
         async with self._database.person_transaction(ctx) as tx:
             found = await repository.memberships_after(tx, command.position, command.limit + 1)
         page, more = found[: command.limit], len(found) > command.limit
-        data = [MyWorkspace(workspace_id=m.workspace_id, role=m.role, joined_at=m.joined_at) for m in page]
-        return MyWorkspacePage(data=data, next_position=page[-1].workspace_id if more else None)
+        return MyWorkspacePage(data=page, next_position=page[-1].workspace_id if more else None)
 
     async def resolve(self, ctx: AuthContext, command: Resolve) -> Standing:
         """What a person may do in the context's workspace."""
         async with self._database.transaction(ctx) as tx:
             role = await repository.role_of(tx, command.principal)
         return Standing(role=role, permissions=sorted(standing.permissions_of(role)))
-
-
-def _view(workspace: Workspace) -> WorkspaceView:
-    return WorkspaceView(
-        id=workspace.id,
-        name=workspace.name,
-        slug=workspace.slug,
-        timezone=workspace.timezone,
-        created_at=workspace.created_at,
-        created_by=workspace.created_by,
-    )

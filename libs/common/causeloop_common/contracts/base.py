@@ -195,6 +195,12 @@ class Message(BaseModel):
         """The fields by the names they have in JSON."""
         return {field.alias or name: field for name, field in cls.model_fields.items()}
 
+    @classmethod
+    def of(cls, record: object, **more: Any) -> Self:
+        """The message whose fields are the record's attributes of the same names; `more` has those that it lacks."""
+        found = {name: getattr(record, name) for name in cls.__pydantic_fields__ if name not in more}
+        return cls.model_validate(found | more)
+
     def to_wire(self, envelope: Envelope | None = None) -> bytes:
         """JSON for the bus; `Sealed` fields are sealed with the envelope, stars without one."""
         if self.wholly_sealed and envelope is not None:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 from causeloop_auth import repository
 from causeloop_auth.domain import access, handles
-from causeloop_auth.repository import Token
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.auth import (
@@ -71,20 +70,28 @@ class TokenService:
         async with self._database.transaction(ctx, command) as tx:
             now, token_id = self._clock(), ids.new("tok")
             expires_at = now + timedelta(days=command.expires_in_days)
-            token = Token(token_id, ctx.principal, command.name, scopes, now, expires_at, None)
+            token = ApiTokenView(
+                id=token_id,
+                name=command.name,
+                scopes=scopes,
+                owner=ctx.principal,
+                created_at=now,
+                expires_at=expires_at,
+                revoked_at=None,
+            )
             secret = handles.make("pat", ctx.tenant, token_id, self._entropy(handles.SECRET_BYTES))
 
             await repository.add_token(tx, token, handles.digest(secret))
 
             tx.publish(TokenCreated(token_id=token_id, scopes=scopes))
-            return tx.answer(CreatedApiToken.model_validate({**_view(token).model_dump(), "token": secret}))
+            return tx.answer(CreatedApiToken.of(token, token=secret))
 
     async def list_api_tokens(self, ctx: AuthContext, command: ListApiTokens) -> ApiTokenPage:
         """One's own tokens in the workspace, newest first."""
         async with self._database.transaction(ctx) as tx:
             found = await repository.own_tokens_before(tx, ctx.principal, command.position, command.limit + 1)
         page, more = found[: command.limit], len(found) > command.limit
-        return ApiTokenPage(data=[_view(token) for token in page], next_position=page[-1].id if more else None)
+        return ApiTokenPage(data=page, next_position=page[-1].id if more else None)
 
     async def revoke_api_token(self, ctx: AuthContext, command: RevokeApiToken) -> Nothing:
         """Revoke one's own token, or anybody's with `tokens:write`."""
@@ -124,15 +131,3 @@ class TokenService:
             scopes=None,
             expires_at=claims.expires_at,
         )
-
-
-def _view(token: Token) -> ApiTokenView:
-    return ApiTokenView(
-        id=token.id,
-        name=token.name,
-        scopes=token.scopes,
-        owner=token.owner,
-        created_at=token.created_at,
-        expires_at=token.expires_at,
-        revoked_at=token.revoked_at,
-    )

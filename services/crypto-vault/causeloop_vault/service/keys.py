@@ -29,7 +29,6 @@ from causeloop_common.database import Database, Transaction
 from causeloop_common.errors import Conflict, InvalidInput, NotFound
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope, named_keys
-from causeloop_vault.repository import Key
 from causeloop_vault.service.keyrings import Keyrings
 from causeloop_vault.service.memory import Memory
 
@@ -104,14 +103,14 @@ class KeyService:
                 raise Conflict(f"There is a key '{command.name}' in this workspace already. Use it, or another name.")
 
             tx.publish(KeyCreated(key_id=key.id, version=key.version))
-            return tx.answer(_view(key))
+            return tx.answer(key)
 
     async def list_keys(self, ctx: AuthContext, command: ListKeys) -> KeyPage:
         """Named keys without their material, by name."""
         async with self._database.transaction(ctx) as tx:
             found = await repository.keys_after(tx, command.position or "", command.limit + 1)
         page, more = found[: command.limit], len(found) > command.limit
-        return KeyPage(data=[_view(key) for key in page], next_position=page[-1].name if more else None)
+        return KeyPage(data=page, next_position=page[-1].name if more else None)
 
     async def encrypt(self, ctx: AuthContext, command: Encrypt) -> Encrypted:
         """Ciphertexts for the client to keep. Nothing is read or changed, so a remembered key needs no transaction."""
@@ -200,9 +199,3 @@ def _refuse_both(context: object, **one: object) -> None:
 
 def _record(key_id: str, version: int) -> str:
     return f"{key_id}@{version}"
-
-
-def _view(key: Key) -> KeyView:
-    return KeyView.model_validate(
-        {"id": key.id, "name": key.name, "type": key.type, "version": key.version, "created_at": key.created_at}
-    )

@@ -19,7 +19,6 @@ from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, NotFound
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope
-from causeloop_vault.repository import Secret
 from causeloop_vault.service.keyrings import Keyrings
 
 _PURPOSE = "secret"
@@ -47,7 +46,7 @@ class SecretService:
             await repository.add_version(tx, secret, sealed, ctx.principal)
 
             tx.publish(SecretWritten(secret_id=secret.id, version=secret.version))
-            return tx.answer(_view(secret))
+            return tx.answer(secret)
 
     async def get_secret(self, ctx: AuthContext, command: GetSecret) -> SecretView:
         """What is known of a secret without its value."""
@@ -55,14 +54,14 @@ class SecretService:
             secret = await repository.secret(tx, command.path)
         if secret is None:
             raise _no_secret(command.path)
-        return _view(secret)
+        return secret
 
     async def list_secrets(self, ctx: AuthContext, command: ListSecrets) -> SecretPage:
         """Secrets without their values, by path."""
         async with self._database.transaction(ctx) as tx:
             found = await repository.secrets_after(tx, command.position or "", command.limit + 1)
         page, more = found[: command.limit], len(found) > command.limit
-        return SecretPage(data=[_view(secret) for secret in page], next_position=page[-1].path if more else None)
+        return SecretPage(data=page, next_position=page[-1].path if more else None)
 
     async def reveal_secret(self, ctx: AuthContext, command: RevealSecret) -> RevealedSecret:
         """A secret's value. That it was shown is committed before it leaves."""
@@ -75,23 +74,11 @@ class SecretService:
             value = keyring.open_(_PURPOSE, _record(found.path, found.version), found.sealed)
 
             tx.publish(SecretRevealed(secret_id=found.id, version=found.version))
-        return RevealedSecret.model_validate(
-            {"id": found.id, "path": found.path, "version": found.version, "value": value.decode()}
-        )
+        return RevealedSecret.of(found, value=value.decode())
 
 
 def _record(path: str, version: int) -> str:
     return f"{path}@{version}"
-
-
-def _view(secret: Secret) -> SecretView:
-    return SecretView(
-        id=secret.id,
-        path=secret.path,
-        version=secret.version,
-        created_at=secret.created_at,
-        updated_at=secret.updated_at,
-    )
 
 
 def _no_secret(path: str) -> NotFound:
