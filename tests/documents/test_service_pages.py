@@ -6,7 +6,7 @@ import pytest
 
 from causeloop_common.contracts.base import commands, events
 from causeloop_common.contracts.topology import ANNOUNCERS, CONSUMERS, LISTENS, OWNERS
-from causeloop_gateway.commands import Endpoint
+from causeloop_gateway.endpoints import Endpoint
 from causeloop_gateway.problems import STATUS
 from causeloop_gateway.routes import ENDPOINTS, STREAMS
 from tests.documents.pages import SERVICE_PAGES, in_code, rows, section

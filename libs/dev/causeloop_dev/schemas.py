@@ -16,7 +16,7 @@ from typing import Any
 
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import Command, Event, commands, events
-from causeloop_dev import asyncapi
+from causeloop_gateway.documents import asyncapi, openapi
 
 DOCS = Path("docs")
 
@@ -37,10 +37,8 @@ def main(options: argparse.Namespace) -> int:
 
 def documents() -> dict[Path, str]:
     """Every document by its path."""
-    from causeloop_gateway.app import api
-
     made = {DOCS / "schemas" / f"{name}.json": of_owner(name, owner) for name, owner in topology.ANNOUNCERS.items()}
-    made |= {DOCS / "openapi.json": api(None).openapi(), DOCS / "asyncapi.json": asyncapi.document()}
+    made |= {DOCS / "openapi.json": openapi.document(), DOCS / "asyncapi.json": asyncapi.document()}
     return {path: _text(content) for path, content in made.items()}
 
 

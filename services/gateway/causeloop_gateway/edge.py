@@ -32,7 +32,7 @@ _ALWAYS = [
 ]
 _API_ONLY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 _EXPLORER = "/docs"
-_DESCRIPTION = (_EXPLORER, "/openapi.json", "/static-offline-docs/")
+_DESCRIPTION = (_EXPLORER, "/openapi.json", "/asyncapi.json", "/static-offline-docs/")
 _OPERATIONS = frozenset({"/health", "/ready"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _ALLOWED_HEADERS = b"authorization, content-type, idempotency-key, last-event-id, x-request-id, traceparent"

@@ -10,7 +10,7 @@ from causeloop_common.contracts.auth import Authenticate
 from causeloop_common.contracts.base import Nothing
 from causeloop_common.contracts.tenancy import Resolve
 from causeloop_common.permissions import SELF, Internal, Permission
-from causeloop_gateway.commands import SESSION, Endpoint
+from causeloop_gateway.endpoints import SESSION, Endpoint
 from causeloop_gateway.routes import ENDPOINTS, STREAMS
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class TestRoutes:
 
     @EACH
     def test_path_and_hidden_fields_are_the_command_s(self, endpoint: Endpoint) -> None:
-        assert {*endpoint.path_fields, *endpoint.hidden} <= set(endpoint.command.model_fields)
+        assert {*endpoint.path_fields, *endpoint.from_client} <= set(endpoint.command.model_fields)
 
     @EACH
     def test_what_only_a_service_may_do_is_open_to_nobody_with_a_token(self, endpoint: Endpoint) -> None:

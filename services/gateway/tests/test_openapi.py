@@ -1,17 +1,20 @@
 """The description of the API: whole, and true to the contracts."""
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from causeloop_common.contracts.base import Nothing
-from causeloop_gateway.app import api
-from causeloop_gateway.commands import Endpoint
+from causeloop_gateway.documents import openapi
+from causeloop_gateway.endpoints import Endpoint
 from causeloop_gateway.problems import STATUS
 from causeloop_gateway.routes import ENDPOINTS, STREAMS
 
-DESCRIBED: dict[str, Any] = api(None).openapi()
+if TYPE_CHECKING:
+    from conftest import House
+
+DESCRIBED = openapi.document()
 OPERATIONS = {
     operation["operationId"]: operation for path in DESCRIBED["paths"].values() for operation in path.values()
 }
@@ -27,6 +30,14 @@ def references(part: Any) -> set[str]:
     return set().union(*map(references, part)) if isinstance(part, list) else set()
 
 
+def resolved(part: dict[str, Any]) -> dict[str, Any]:
+    """What a reference leads to; anything else as it is."""
+    found: Any = DESCRIBED if "$ref" in part else part
+    for step in part.get("$ref", "").removeprefix("#/").split("/") if "$ref" in part else ():
+        found = found[step]
+    return dict(found)
+
+
 class TestDocument:
     def test_is_openapi_3_1(self) -> None:
         assert re.fullmatch(r"3\.1\.\d+", DESCRIBED["openapi"])
@@ -39,10 +50,7 @@ class TestDocument:
         assert len(shown) == len(OPERATIONS) == len(ALL)
 
     def test_every_reference_leads_somewhere(self) -> None:
-        for reference in references(DESCRIBED):
-            part = DESCRIBED
-            for step in reference.removeprefix("#/").split("/"):
-                part = part[step]
+        assert all(resolved({"$ref": reference}) for reference in references(DESCRIBED))
 
     def test_says_nothing_of_what_only_services_send_each_other(self) -> None:
         text = str(DESCRIBED)
@@ -69,12 +77,19 @@ class TestOperations:
         assert operation["tags"] == [endpoint.command.service]
 
     @EVERY
-    def test_every_refusal_is_described(self, endpoint: Endpoint) -> None:
+    def test_every_refusal_is_described_with_a_whole_example_of_each_code(self, endpoint: Endpoint) -> None:
         responses = OPERATIONS[endpoint.command.operation]["responses"]
-        assert set(responses) == {str(endpoint.status), *(str(status) for status, _ in STATUS.values())}
-        for status, _ in STATUS.values():
-            shown = responses[str(status)]["content"]["application/problem+json"]["schema"]
-            assert shown == {"$ref": "#/components/schemas/Problem"}
+        shown = {status: resolved(response) for status, response in responses.items() if status[0] != "2"}
+        assert set(responses) == {str(endpoint.status), *shown}
+        for status, response in shown.items():
+            content = response["content"]["application/problem+json"]
+            assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+            for example in content["examples"].values():
+                problem = example["value"]
+                assert set(problem) - {"errors"} == {"type", "title", "status", "detail", "code", "trace_id"}
+                assert ("errors" in problem) == (problem["code"] in ("validation_error", "secret_already_shown"))
+                assert STATUS[problem["code"]] == (int(status), problem["title"])
+                assert problem["code"] in response["description"]
 
     @EACH
     def test_the_answer_is_the_contract_s(self, endpoint: Endpoint) -> None:
@@ -88,16 +103,17 @@ class TestOperations:
 
     @EACH
     def test_parameters_are_in_their_places(self, endpoint: Endpoint) -> None:
-        shown = {(p["in"], p["name"]) for p in OPERATIONS[endpoint.command.operation].get("parameters", [])}
+        parameters = map(resolved, OPERATIONS[endpoint.command.operation].get("parameters", []))
+        shown = {(parameter["in"], parameter["name"]) for parameter in parameters}
         assert {name for place, name in shown if place == "path"} == set(endpoint.path_fields)
-        fields = set(endpoint.command.fields()) - set(endpoint.path_fields) - endpoint.hidden
+        fields = set(endpoint.command.fields()) - set(endpoint.path_fields) - set(endpoint.from_client)
         if endpoint.method == "GET":
             expected = {"cursor" if name == "position" and endpoint.is_list else name for name in fields}
             assert {name for place, name in shown if place == "query"} == expected
         else:
             body = OPERATIONS[endpoint.command.operation].get("requestBody", {"content": {}})
             schema = body["content"].get("application/json", {"schema": {"properties": {}}})["schema"]
-            assert set(schema["properties"]) == fields
+            assert set(resolved(schema)["properties"]) == fields
         keyed = endpoint.method != "GET" and endpoint.command.keyed
         assert (("header", "Idempotency-Key") in shown) == keyed
 
@@ -109,3 +125,8 @@ class TestOperations:
             ("query", "from"),
             ("header", "Last-Event-ID"),
         }
+
+
+async def test_is_served_as_it_is_committed(house: "House") -> None:
+    answer = await house.http.get("/openapi.json")
+    assert answer.json() == DESCRIBED

@@ -1,6 +1,6 @@
 """The routes: one module per owner of the commands they lead to."""
 
-from causeloop_gateway.commands import Endpoint
+from causeloop_gateway.endpoints import Endpoint
 from causeloop_gateway.routes import audit, auth, tenancy, vault
 
 ENDPOINTS: tuple[Endpoint, ...] = (*auth.ENDPOINTS, *tenancy.ENDPOINTS, *vault.ENDPOINTS, *audit.ENDPOINTS)

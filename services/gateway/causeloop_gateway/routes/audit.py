@@ -9,7 +9,7 @@ from causeloop_common.contracts.audit import (
     ReadStream,
 )
 from causeloop_common.contracts.vault import GetAuditKey
-from causeloop_gateway.commands import Endpoint
+from causeloop_gateway.endpoints import Endpoint
 
 ENDPOINTS = (
     Endpoint("GET", "/audit/events", ListEvents),

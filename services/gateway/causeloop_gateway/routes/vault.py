@@ -10,7 +10,7 @@ from causeloop_common.contracts.vault import (
     PutSecret,
     RevealSecret,
 )
-from causeloop_gateway.commands import Endpoint
+from causeloop_gateway.endpoints import Endpoint
 
 ENDPOINTS = (
     Endpoint("GET", "/secrets", ListSecrets),

@@ -6,13 +6,13 @@ import socket
 from functools import partial
 from typing import Any, ClassVar
 
-from starlette.responses import Response
-
 from causeloop_common import telemetry
 from causeloop_common.contracts.audit import LAST_INDEX
 from causeloop_common.errors import InvalidInput, Malformed
-from causeloop_gateway.commands import Endpoint, Gateway, Route
+from causeloop_gateway.commands import Gateway, Route
+from causeloop_gateway.endpoints import Endpoint
 from causeloop_gateway.inbound import Inbound
+from causeloop_gateway.reader import unknown_fields
 from causeloop_gateway.streams import wire
 from causeloop_gateway.streams.registry import Streams
 from causeloop_gateway.streams.stream import SLOW_SECONDS, Stream
@@ -36,10 +36,9 @@ class StreamRoute(Route):
 
     timed: ClassVar[bool] = False
 
-    def __init__(self, gateway: Gateway | None, streams: Streams | None, endpoint: Endpoint, **documented: Any) -> None:
-        super().__init__(gateway, endpoint, **documented)
-        if streams is not None:
-            self._streams = streams
+    def __init__(self, gateway: Gateway, streams: Streams, endpoint: Endpoint) -> None:
+        super().__init__(gateway, endpoint)
+        self._streams = streams
 
     async def _respond(self, scope: Any, receive: Any, send: Any) -> None:
         request: Inbound = scope["inbound"]
@@ -72,7 +71,7 @@ def _start(request: Inbound) -> int | None:
     given = request.parameters()
     begin = given.pop(FROM, None)
     if given:
-        raise InvalidInput.of(**dict.fromkeys([*given][:25], "is not a field of this request"))
+        raise unknown_fields([*given])
     if begin is not None and (_INDEX.fullmatch(begin) is None or int(begin) > LAST_INDEX):
         raise InvalidInput.of(**{FROM: "is not an index of a log, a number from 0"})
     position = request.headers.get(LAST_EVENT_ID)
@@ -81,36 +80,3 @@ def _start(request: Inbound) -> int | None:
     if _POSITION.fullmatch(position) is None or int(position) >= LAST_INDEX:
         raise Malformed("Last-Event-ID is not an id of this stream. Send the last one you were told, or none.")
     return int(position) + 1
-
-
-class EventStream(Response):
-    """How FastAPI is told what the route answers with."""
-
-    media_type = wire.MEDIA_TYPE
-
-
-def documented(endpoint: Endpoint) -> dict[str, Any]:
-    """What FastAPI needs to describe the route in OpenAPI."""
-    index = {"type": "integer", "minimum": 0}
-    position = {"type": "integer", "minimum": -1}
-    return {
-        "summary": "Stream the log",
-        "description": (
-            "Server-sent events: `id` is the index in the log, `data` the entry's stored bytes. Send the last id as "
-            "`Last-Event-ID` to go on exactly after it, or `from` to begin at an index (0: everything); without "
-            "either the stream begins now. An entry whose content retention removed is `event: pruned` with its hash. "
-            "The stream ends with `event: end` and the code of a problem, such as `unauthorized` when the token is "
-            "revoked or expires, `forbidden` when the permission is gone, `unavailable` when to connect again."
-        ),
-        "tags": [endpoint.command.service],
-        "response_class": EventStream,
-        "openapi_extra": {
-            "x-permission": endpoint.command.permission,
-            "x-credential": sorted(endpoint.credentials),
-            "security": [{"bearer": []}],
-            "parameters": [
-                {"name": FROM, "in": "query", "required": False, "schema": index},
-                {"name": "Last-Event-ID", "in": "header", "required": False, "schema": position},
-            ],
-        },
-    }

@@ -1,7 +1,7 @@
 """The messages of all services as one AsyncAPI 3.0 document.
 
-A command is a channel its owner receives from, with a reply; an event is a channel its owner sends to. What AsyncAPI
-has no word for is said in extensions: `x-permission` and `x-issuers` of a command, `x-stream` of an event, and
+A command is a channel its owner receives from, with a reply; an event is a channel its owner sends to. Extensions
+carry what AsyncAPI has no field for: `x-permission` and `x-issuers` of a command, `x-stream` of an event, and
 `x-streams` with the streams and their durable consumers.
 
 Source: https://www.asyncapi.com/docs/reference/specification/v3.0.0
@@ -22,30 +22,30 @@ _Mode = Literal["validation", "serialization"]
 
 _HEADERS = {
     "CommandHeaders": {
-        messaging.TOKEN: "Service token: who asks, for whom, in which tenant, with which permissions.",
-        messaging.DEADLINE: "Milliseconds since the epoch; what arrives later is not executed.",
-        messaging.REQUEST_ID: "The request this belongs to.",
+        messaging.TOKEN: "Service token: the asking service, the principal, its tenant and permissions.",
+        messaging.DEADLINE: "Milliseconds since the epoch; a command that arrives later is not executed.",
+        messaging.REQUEST_ID: "The id of the request that caused the command.",
         messaging.TRACEPARENT: "W3C Trace Context.",
-        messaging.IDEMPOTENCY_KEY: "The client's key, where the command changes something: a retry is answered alike.",
-        messaging.FINGERPRINT: "Keyed digest of the request that the key belongs to.",
+        messaging.IDEMPOTENCY_KEY: "The client's key, if the command takes one: a retry gets the same answer.",
+        messaging.FINGERPRINT: "Keyed digest of the request that the key was sent with.",
     },
     "ReplyHeaders": {
-        messaging.REPLAYED: "'true' when this is the first answer again.",
+        messaging.REPLAYED: "'true' when this is the first answer to the same Idempotency-Key once more.",
         messaging.ERROR: "A refusal's sentence (NATS ADR-32).",
-        messaging.ERROR_CODE: "A refusal's code; then the payload is empty or has `fields`.",
+        messaging.ERROR_CODE: "A refusal's code; its payload is empty or an object with `fields`.",
         messaging.RETRY_AFTER: "Seconds to wait before trying again.",
     },
     "EventHeaders": {
-        "Nats-Msg-Id": "The event's id: JetStream keeps one of it.",
+        "Nats-Msg-Id": "The event's id: JetStream drops a second message with the same one.",
         "ce-specversion": "CloudEvents version, 1.0.",
         "ce-id": "The event's id.",
-        "ce-source": "The service it came from.",
-        "ce-type": "Service and event.",
-        "ce-subject": "The id of the thing acted on.",
-        "ce-time": "When it happened, RFC 3339.",
-        "ce-actor": "Who did it.",
-        "ce-credential": "By which session or token, if any.",
-        "ce-requestid": "The request it belongs to.",
+        "ce-source": "The service that sent the event.",
+        "ce-type": "Service and event, such as `vault.secret_written`.",
+        "ce-subject": "The id of the target: the thing that was acted on.",
+        "ce-time": "The time of the act, RFC 3339.",
+        "ce-actor": "The principal who acted.",
+        "ce-credential": "The session or token they used, if any.",
+        "ce-requestid": "The id of the request that caused the event.",
         messaging.TRACEPARENT: "W3C Trace Context.",
     },
 }
@@ -66,21 +66,20 @@ def document() -> dict[str, Any]:
     for event in announced:
         channels[f"evt.{event.type}"] = _announcing(event, payloads)
         operations[f"{event.type}.announce"] = _announcement(event)
-    channels["head"], operations["audit.head.tell"] = _head()
+    channels["head"], operations["audit.head.announce"] = _head()
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "Causeloop messages",
             "version": version("causeloop-common"),
-            "description": "What the services say to each other over NATS. Clients use the HTTP interface; audit "
-            "consumers follow events through a subscription of their workspace.",
+            "description": "The commands and events that services exchange over NATS. Clients use the HTTP interface.",
         },
         "defaultContentType": "application/json",
         "servers": {
             "bus": {
                 "host": "{host}",
                 "protocol": "nats",
-                "description": "NATS with JetStream; every service has an nkey with exactly its subjects.",
+                "description": "NATS with JetStream. Each service has an nkey of its own, good for its subjects alone.",
                 "variables": {"host": {"default": "127.0.0.1:4222", "description": "NATS_URL"}},
             }
         },
@@ -116,7 +115,7 @@ def _asking(kind: type[Command[Any]], payloads: Mapping[Any, Any]) -> dict[str, 
 def _answering(kind: type[Command[Any]], payloads: Mapping[Any, Any]) -> dict[str, Any]:
     return {
         "address": None,
-        "description": "The private inbox that the asking service named in the message's reply subject.",
+        "description": "The asking service's private inbox: the reply subject of its message.",
         "messages": {kind.reply.__name__: _message(kind.reply, payloads[kind.reply, "serialization"], "ReplyHeaders")},
     }
 
@@ -160,10 +159,10 @@ def _announcement(kind: type[Event]) -> dict[str, Any]:
 
 
 def _head() -> tuple[dict[str, Any], dict[str, Any]]:
-    """The one thing said that is neither command nor event."""
+    """The one message that is neither command nor event."""
     channel = {
         "address": topology.head("{tenant}"),
-        "description": "Live and without durability; heard by the gateway. Whoever misses one reads the log anyway.",
+        "description": "Live and without durability, for the gateway, which looks by itself a little later.",
         "parameters": {"tenant": {"description": "The workspace (ws_…) or the person's realm (usr_…)."}},
         "messages": {
             "Head": {
@@ -196,7 +195,7 @@ def _message(kind: type[BaseModel], payload: Any, headers: str) -> dict[str, Any
 def _headers(described: dict[str, str]) -> dict[str, Any]:
     return {
         "type": "object",
-        "properties": {name: {"type": "string", "description": told} for name, told in described.items()},
+        "properties": {name: {"type": "string", "description": words} for name, words in described.items()},
         "required": [name for name in described if name not in _OPTIONAL],
     }
 
