@@ -191,13 +191,6 @@ class TestTheSigningKey:
         kinds = "SELECT workspace_id FROM vault.outbox WHERE type = 'vault.signing_key_created'"
         assert [row["workspace_id"] for row in await superuser.fetch(kinds)] == [ids.tenant_uuid(ids.INSTALLATION)]
 
-    async def test_is_named_like_each_log(self, ready: CheckpointService, workspace: AuthContext) -> None:
-        mine = await ready.get_audit_key(workspace, GetAuditKey())
-        other = await ready.get_audit_key(replace(workspace, tenant=ids.new("ws")), GetAuditKey())
-        assert mine.key.startswith(f"{mine.origin}+")
-        assert VerifierKey.parse(mine.key).public == VerifierKey.parse(other.key).public
-        assert VerifierKey.parse(mine.key).id != VerifierKey.parse(other.key).id
-
     async def test_begins_no_second_log_under_another_origin(
         self, ready: CheckpointService, vault: "Vault", database: Database
     ) -> None:
@@ -208,6 +201,28 @@ class TestTheSigningKey:
     async def test_before_it_is_open_nothing_is_signed(self, vault: "Vault", workspace: AuthContext) -> None:
         with pytest.raises(Unavailable, match="has not opened its signing key yet"):
             await vault.checkpoints.sign_checkpoint(workspace, LOG.asks(0, 1))
+
+
+class TestGetAuditKey:
+    async def test_is_named_like_each_log(self, ready: CheckpointService, workspace: AuthContext) -> None:
+        mine = await ready.get_audit_key(workspace, GetAuditKey())
+        other = await ready.get_audit_key(replace(workspace, tenant=ids.new("ws")), GetAuditKey())
+        assert mine.key.startswith(f"{mine.origin}+")
+        assert VerifierKey.parse(mine.key).public == VerifierKey.parse(other.key).public
+        assert VerifierKey.parse(mine.key).id != VerifierKey.parse(other.key).id
+
+    async def test_stays_the_same(
+        self, ready: CheckpointService, new_vault: Callable[..., "Vault"], workspace: AuthContext
+    ) -> None:
+        restarted = new_vault().checkpoints
+        await restarted.open_signing_key()
+        first = await ready.get_audit_key(workspace, GetAuditKey())
+        assert await restarted.get_audit_key(workspace, GetAuditKey()) == first
+        assert first.algorithm == "ed25519"
+
+    async def test_is_not_there_before_the_signing_key_is_open(self, vault: "Vault", workspace: AuthContext) -> None:
+        with pytest.raises(Unavailable, match="has not opened its signing key yet"):
+            await vault.checkpoints.get_audit_key(workspace, GetAuditKey())
 
 
 class TestTheOrigin:

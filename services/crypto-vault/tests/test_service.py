@@ -162,6 +162,35 @@ class TestRevealSecret:
         assert (await vault.secrets.list_secrets(stranger, ListSecrets())).data == []
 
 
+class TestGetSecret:
+    async def test_shows_the_newest_version_without_its_value(self, vault: "Vault", workspace: AuthContext) -> None:
+        first = await vault.secrets.put_secret(workspace, put(value="one"))
+        newest = await vault.secrets.put_secret(workspace, put(value="two"))
+        shown = await vault.secrets.get_secret(workspace, GetSecret(path="db/password"))
+        assert shown == newest
+        assert (shown.id, shown.version, shown.created_at) == (first.id, 2, first.created_at)
+        assert "value" not in type(shown).model_fields
+
+    async def test_records_nothing(self, vault: "Vault", workspace: AuthContext, superuser: asyncpg.Connection) -> None:
+        await vault.secrets.put_secret(workspace, put())
+        before = await events(superuser, workspace)
+        await vault.secrets.get_secret(workspace, GetSecret(path="db/password"))
+        assert await events(superuser, workspace) == before
+
+    async def test_finds_a_secret_by_its_whole_path_alone(self, vault: "Vault", workspace: AuthContext) -> None:
+        await vault.secrets.put_secret(workspace, put())
+        for path in ("db", "db/password/old", "db/Password", "password"):
+            with pytest.raises(NotFound, match=f"There is no secret '{path}' in this workspace"):
+                await vault.secrets.get_secret(workspace, GetSecret(path=path))
+
+    async def test_finds_nothing_of_another_tenant(
+        self, vault: "Vault", workspace: AuthContext, as_user: Callable[..., AuthContext]
+    ) -> None:
+        await vault.secrets.put_secret(workspace, put())
+        with pytest.raises(NotFound, match="There is no secret 'db/password' in this workspace"):
+            await vault.secrets.get_secret(as_user(ids.new("ws")), GetSecret(path="db/password"))
+
+
 class TestListSecrets:
     async def test_pages_by_path_without_values(self, vault: "Vault", workspace: AuthContext) -> None:
         paths = [f"p/{number:02}" for number in range(7)]
