@@ -6,8 +6,8 @@ SHELL := /bin/sh
 
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := libs/log libs/common services/gateway services/auth services/tenancy services/crypto-vault services/audit \
-	libs/cli libs/dev
+PACKAGES := libs/log libs/client libs/common services/gateway services/auth services/tenancy services/crypto-vault \
+	services/audit libs/cli libs/dev
 
 DEPENDENCIES := $(VENV)/.dependencies
 INSTALLED := $(VENV)/.installed
@@ -73,7 +73,7 @@ migrate: setup ## Bring the database at DATABASE_URL to the current schema
 	@exec $(BIN)/causeloop migrate
 
 .PHONY: schemas
-schemas: setup ## Write the JSON Schema of every message
+schemas: setup ## Write the documents of messages and routes, and the client's calls
 	@exec $(BIN)/causeloop schemas
 
 .PHONY: bench

@@ -3,6 +3,7 @@
     docs/schemas/<owner>.json     each command and event of an owner: subject, permission, JSON Schema
     docs/openapi.json             the HTTP interface
     docs/asyncapi.json            the messages as AsyncAPI 3.0, with the streams they are kept in
+    libs/client/…/calls.py        the client's calls and replies
 
 The documents are committed: a change to a contract shows as a change to them, and `--check` fails until somebody has
 seen it.
@@ -16,9 +17,11 @@ from typing import Any
 
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import Command, Event, commands, events
+from causeloop_dev import client_calls
 from causeloop_gateway.documents import asyncapi, openapi
 
 DOCS = Path("docs")
+CALLS = Path("libs/client/causeloop_client/calls.py")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -38,8 +41,9 @@ def main(options: argparse.Namespace) -> int:
 def documents() -> dict[Path, str]:
     """Every document by its path."""
     made = {DOCS / "schemas" / f"{name}.json": of_owner(name, owner) for name, owner in topology.ANNOUNCERS.items()}
-    made |= {DOCS / "openapi.json": openapi.document(), DOCS / "asyncapi.json": asyncapi.document()}
-    return {path: _text(content) for path, content in made.items()}
+    interface = openapi.document()
+    made |= {DOCS / "openapi.json": interface, DOCS / "asyncapi.json": asyncapi.document()}
+    return {**{path: _text(content) for path, content in made.items()}, CALLS: client_calls.module(interface)}
 
 
 def of_owner(name: str, owner: ModuleType) -> dict[str, Any]:
