@@ -42,7 +42,6 @@ LEFT: frozenset[str] = frozenset(
         "libs/cli/causeloop_cli/serve.py",
         "libs/cli/causeloop_cli/streams.py",
         "libs/common/causeloop_common/application.py",
-        "libs/common/causeloop_common/contracts/audit.py",
         "libs/common/causeloop_common/contracts/base.py",
         "libs/common/causeloop_common/contracts/topology.py",
         "libs/common/causeloop_common/database/__init__.py",

@@ -7,42 +7,74 @@ from typing import Any, Literal, NotRequired, TypedDict
 from causeloop_client.call import Call, List
 
 class Grant(TypedDict):
-    """A pair of tokens (RFC 6749 5.1). `workspace_id` is null for a realm token; `scope` is space-separated."""
-    access_token: str; refresh_token: str; token_type: NotRequired[Literal["Bearer"]]
+    """An access token and a refresh token (RFC 6749 5.1)."""
+    access_token: str  # Sent as `Authorization: Bearer …`.
+    refresh_token: str  # Exchanged once for the next pair.
+    token_type: NotRequired[Literal["Bearer"]]  # How the access token is sent.
     expires_in: int  # Seconds until the access token expires.
-    scope: str  # What the access token allows now, space-separated.
+    scope: str  # The permissions that the access token has now, separated by spaces.
+    # The workspace that the access token is for; null for the person's own realm, where there are no secrets, keys or
+    # entries, but workspaces can be created.
     workspace_id: str | None
 
 class CreatedApiToken(TypedDict):
     """A personal access token with its secret, shown this once."""
-    id: str; name: str; scopes: list[str]; owner: str; created_at: str; expires_at: str; revoked_at: str | None
-    token: str
+    id: str  # The id of a personal access token.
+    name: str  # The name that its owner gave it.
+    scopes: list[str]  # The permissions that the token may use at most.
+    owner: str  # The person that the token stands for.
+    created_at: str  # The time of its creation.
+    expires_at: str  # The time from which it is refused.
+    revoked_at: str | None  # The time of its revocation; null before.
+    token: str  # The token itself, sent as `Authorization: Bearer …`. Keep it: it is not shown again.
 
 class ApiTokenView(TypedDict):
     """A personal access token without its secret."""
-    id: str; name: str; scopes: list[str]; owner: str; created_at: str; expires_at: str; revoked_at: str | None
+    id: str  # The id of a personal access token.
+    name: str  # The name that its owner gave it.
+    scopes: list[str]  # The permissions that the token may use at most.
+    owner: str  # The person that the token stands for.
+    created_at: str  # The time of its creation.
+    expires_at: str  # The time from which it is refused.
+    revoked_at: str | None  # The time of its revocation; null before.
 
 class WorkspaceView(TypedDict):
     """A workspace."""
-    id: str; name: str
-    slug: str  # A label, not unique.
-    timezone: str; created_at: str; created_by: str
+    id: str  # The id of a workspace.
+    name: str  # The name that people see.
+    slug: str  # A short label; two workspaces may have the same.
+    timezone: str  # The time zone of its people (IANA database).
+    created_at: str  # The time of its creation.
+    created_by: str  # The person who created it, its first owner.
 
 class MyWorkspace(TypedDict):
-    """A workspace one belongs to."""
-    workspace_id: str; role: str; joined_at: str
+    """A membership of the caller in a workspace."""
+    workspace_id: str  # The id of a workspace.
+    role: str  # The caller's role there.
+    joined_at: str  # The time at which the caller joined.
 
 class SecretView(TypedDict):
-    """A secret without its value. `version` is the newest, counted from 1."""
-    id: str; path: str; version: int; created_at: str; updated_at: str
+    """A secret without its value."""
+    id: str  # The id of a secret.
+    path: str  # Its path in the workspace.
+    version: int  # The number of its newest version, from 1.
+    created_at: str  # The time of its first version.
+    updated_at: str  # The time of its newest version.
 
 class RevealedSecret(TypedDict):
     """A secret with its value."""
-    id: str; path: str; version: int; value: str
+    id: str  # The id of a secret.
+    path: str  # Its path in the workspace.
+    version: int  # The version's number, from 1.
+    value: str  # The value of this version.
 
 class KeyView(TypedDict):
-    """A named key without its material. `version` is the newest, counted from 1."""
-    id: str; name: str; type: Literal["aes256-gcm"]; version: int; created_at: str
+    """A named key without its material."""
+    id: str  # The id of a named key.
+    name: str  # Its name in the workspace.
+    type: Literal["aes256-gcm"]  # The key's algorithm.
+    version: int  # The number of its newest version, from 1.
+    created_at: str  # The time of its creation.
 
 class ItemError(TypedDict):
     """Why one item of a request could not be done; the others were."""
@@ -59,8 +91,8 @@ class Encrypted(TypedDict):
 class PlainItem(TypedDict):
     """A plaintext, and the context to bind it to."""
     plaintext: str  # In base64: at most 48 KiB.
-    # What the ciphertext belongs to, such as table and row. It is not stored, not secret, and decrypts with the same
-    # names and values only, in any order.
+    # Names and values that the ciphertext belongs to, such as table and row. They are neither secret nor stored; the
+    # ciphertext decrypts only with the same ones, in any order.
     context: NotRequired[dict[str, str]]
 
 class DecryptedItem(TypedDict):
@@ -74,134 +106,149 @@ class Decrypted(TypedDict):
 class CipherItem(TypedDict):
     """A ciphertext, and the context it was bound to."""
     ciphertext: str
-    # What the ciphertext belongs to, such as table and row. It is not stored, not secret, and decrypts with the same
-    # names and values only, in any order.
+    # Names and values that the ciphertext belongs to, such as table and row. They are neither secret nor stored; the
+    # ciphertext decrypts only with the same ones, in any order.
     context: NotRequired[dict[str, str]]
 
 class EventView(TypedDict):
-    """One entry of the log. `index` is its place, from 0; `leaf_hash` the RFC 6962 hash in hex."""
-    index: int; id: str; action: str; actor: str; credential: str | None; target: str; occurred_at: str; request_id: str
-    data: dict[str, Any] | None  # Null once retention removed it; the hash stays.
-    leaf_hash: str
+    """One entry of the log."""
+    index: int  # The entry's place in the log, from 0.
+    id: str  # The id of an event.
+    action: str  # The act: service and event.
+    actor: str  # The principal who acted: a person or a service.
+    credential: str | None  # The session or token that the actor used; null for a service.
+    target: str  # The id of the thing that was acted on.
+    occurred_at: str  # The time of the act, by the clock of the service.
+    request_id: str  # The `X-Request-Id` of the request that caused the act; may be empty.
+    data: dict[str, Any] | None  # The event's own fields. Null once retention removed them; the hash stays.
+    leaf_hash: str  # The entry's RFC 6962 hash in hex: a leaf of the log's tree.
 
 class EventProof(TypedDict):
-    """That an entry is in the log: its leaf hash, and the path from there to a signed root (RFC 9162 2.1.3)."""
-    index: int
-    leaf: str | None  # The entry's bytes, which are hashed; null once retention removed them.
-    leaf_hash: str
-    size: int  # The checkpoint's size.
-    path: list[str]  # From the leaf's sibling to the root's child.
-    checkpoint: str
-    tlog_proof: str  # All of it as one C2SP tlog-proof file, which anybody's tools can verify.
+    """A proof that an entry is in the log: the path from its hash to a signed root (RFC 9162 2.1.3)."""
+    index: int  # The entry's place in the log, from 0.
+    leaf: str | None  # The entry's bytes, of which the hash is made; null once retention removed them.
+    leaf_hash: str  # The entry's RFC 6962 hash, in hex.
+    size: int  # How many entries the log had.
+    path: list[str]  # Hashes in hex, from the leaf's sibling to the root's child.
+    checkpoint: str  # The signed note (C2SP tlog-checkpoint), which a verifier reads as it is.
+    tlog_proof: str  # The whole proof as one C2SP tlog-proof file, for any tool that reads those.
 
 class CheckpointView(TypedDict):
-    """What the log is now, signed: a note of origin, size and root (C2SP tlog-checkpoint)."""
-    size: int; root: str
-    checkpoint: str  # The signed note; this text is what a verifier needs.
+    """The log's head, signed."""
+    size: int  # How many entries the log had.
+    root: str  # The root of the tree over all entries (RFC 6962), in hex.
+    checkpoint: str  # The signed note (C2SP tlog-checkpoint), which a verifier reads as it is.
 
 ConsistencyProof = TypedDict("ConsistencyProof", {"from": int, "to": int, "path": list[str]})
-"""That the log of size `to` begins with the log of size `from` (RFC 9162 2.1.4)."""
+"""A proof that a log begins with an earlier state of it (RFC 9162 2.1.4)."""
 
 class AuditKey(TypedDict):
-    """What verifies the checkpoints of the tenant's log: pin it, and nobody can show you another log."""
+    """The public key that verifies the checkpoints of a tenant's log."""
     origin: str  # The log's name, the first line of its checkpoints.
     key: str  # The verifier key, `name+id+base64`, as tools for signed notes read it.
-    algorithm: NotRequired[Literal["ed25519"]]; created_at: str
+    algorithm: NotRequired[Literal["ed25519"]]  # The signature's algorithm.
+    created_at: str  # The time of the key's creation.
 
 class Exchange(Call[Grant], route="POST /auth/exchange"):
-    """Exchange a session token of the identity provider for a pair of ours."""
-    subject_token: str  # The identity provider's session token (RS256 JWT).
-    workspace_id: str | None = None  # Enter this workspace at once.
+    """Exchange a session of the identity provider for a pair of tokens."""
+    subject_token: str  # The identity provider's session token: a JWT, signed with RS256.
+    workspace_id: str | None = None  # The workspace to enter at once. Absent: the person's own realm.
 
 class Refresh(Call[Grant], route="POST /auth/refresh"):
-    """Rotate a refresh token; with `workspace_id` move into a workspace one belongs to."""
-    refresh_token: str
-    workspace_id: str | None = None  # Absent: stay where the session is.
+    """Exchange a refresh token for the next pair of tokens."""
+    refresh_token: str  # The refresh token of the last pair.
+    workspace_id: str | None = None  # The workspace to move into. Absent: the session stays where it is.
 
 class Logout(Call[None], route="POST /auth/logout"):
-    """End the session of the calling access token."""
+    """End the session."""
 
 class CreateApiToken(Call[CreatedApiToken], route="POST /api-tokens", keyed=True):
-    """Make a personal access token for oneself in the current workspace."""
-    name: str
-    scopes: list[str]  # Nobody grants what they do not hold.
-    expires_in_days: int | None = None
+    """Create a personal access token."""
+    name: str  # A name to know the token by.
+    scopes: list[str]  # The permissions that the token may use at most; the caller needs to have each of them.
+    expires_in_days: int | None = None  # Days until the token expires.
 
 class ListApiTokens(List[ApiTokenView], route="GET /api-tokens"):
-    """One's own personal access tokens in the current workspace."""
+    """List the caller's personal access tokens."""
 
 class RevokeApiToken(Call[None], route="DELETE /api-tokens/{id}", keyed=True):
-    """Revoke a personal access token; one's own, or anybody's with `tokens:write`."""
-    id: str
+    """Revoke a personal access token."""
+    id: str  # The id of a personal access token.
 
 class CreateWorkspace(Call[WorkspaceView], route="POST /workspaces", keyed=True):
-    """Create a workspace; the caller becomes its owner. Safe to retry with an Idempotency-Key."""
-    name: str; slug: str; timezone: str | None = None
+    """Create a workspace."""
+    name: str  # The name that people see.
+    slug: str  # A short label for addresses and commands; two workspaces may have the same.
+    timezone: str | None = None  # The time zone of its people, as the IANA database names it.
 
 class GetWorkspace(Call[WorkspaceView], route="GET /workspace"):
-    """The current workspace."""
+    """Show the current workspace."""
 
 class ListMyWorkspaces(List[MyWorkspace], route="GET /me/workspaces"):
-    """Where the caller belongs."""
+    """List the caller's workspaces."""
 
 class ListSecrets(List[SecretView], route="GET /secrets"):
-    """The workspace's secrets, without their values."""
+    """List the workspace's secrets."""
 
 class RevealSecret(Call[RevealedSecret], route="POST /secrets/{path}/reveal"):
-    """Reveal a secret's value; recorded before the answer."""
-    path: str
-    version: int | None = None  # Absent: the newest.
+    """Reveal a secret's value."""
+    path: str  # The secret's path in the workspace; `/` separates its parts.
+    version: int | None = None  # The version to reveal. Absent: the newest.
 
 class PutSecret(Call[SecretView], route="PUT /secrets/{path}", keyed=True):
     """Write a new version of a secret."""
-    path: str; value: str
-    version: int | None = None  # Compare and set: write only on top of this version; 0, only if new.
+    path: str  # The secret's path in the workspace; `/` separates its parts.
+    value: str  # The value, a text of at most 64 Ki characters.
+    # The newest version that the caller knows; 0: there is no such secret yet. Absent: write anyway.
+    version: int | None = None
 
 class GetSecret(Call[SecretView], route="GET /secrets/{path}"):
-    """What is known of a secret without its value."""
-    path: str
+    """Show a secret without its value."""
+    path: str  # The secret's path in the workspace; `/` separates its parts.
 
 class CreateKey(Call[KeyView], route="POST /keys", keyed=True):
-    """Make a named key; its material never leaves the vault."""
-    name: str; type: Literal["aes256-gcm"]
+    """Create a named key."""
+    name: str  # The key's name in the workspace.
+    type: Literal["aes256-gcm"]  # The key's algorithm.
 
 class ListKeys(List[KeyView], route="GET /keys"):
-    """The workspace's named keys."""
+    """List the workspace's named keys."""
 
 class Encrypt(Call[Encrypted], route="POST /keys/{name}/encrypt"):
     """Encrypt one `plaintext`, or `items`, under a named key, each bound to its context."""
-    name: str
+    name: str  # The key's name in the workspace.
     plaintext: str | None = None  # In base64: at most 48 KiB.
     context: dict[str, str] | None = None; items: list[PlainItem] | None = None
 
 class Decrypt(Call[Decrypted], route="POST /keys/{name}/decrypt"):
     """Decrypt one `ciphertext`, or `items`, under a named key; recorded before the answer."""
-    name: str; ciphertext: str | None = None; context: dict[str, str] | None = None
-    items: list[CipherItem] | None = None
+    name: str  # The key's name in the workspace.
+    ciphertext: str | None = None; context: dict[str, str] | None = None; items: list[CipherItem] | None = None
 
 class ListEvents(List[EventView], route="GET /audit/events"):
-    """The log, newest first or by index, filtered."""
-    order: Literal["newest", "index"] | None = None; actor: str | None = None
-    action: str | None = None  # The action or a prefix of it, such as 'vault.'.
-    target: str | None = None
-    since: str | None = None  # Occurred at or after.
-    until: str | None = None  # Occurred before.
+    """List the log's entries."""
+    order: Literal["newest", "index"] | None = None  # `newest` first, or `index`: from the log's beginning.
+    actor: str | None = None  # Entries of this principal.
+    action: str | None = None  # Entries of this action, or of those that begin so, such as `vault.`.
+    target: str | None = None  # Entries about this thing, by its id.
+    since: str | None = None  # Entries of acts at or after this time.
+    until: str | None = None  # Entries of acts before this time.
 
 class GetEvent(Call[EventView], route="GET /audit/events/{id}"):
-    """One entry by its event id."""
-    id: str
+    """Show one entry of the log."""
+    id: str  # The id of an event.
 
 class GetEventProof(Call[EventProof], route="GET /audit/events/{id}/proof"):
-    """A proof that an entry is in the log, which verifies offline."""
-    id: str
+    """Prove that an entry is in the log."""
+    id: str  # The id of an event.
 
 class GetCheckpoint(Call[CheckpointView], route="GET /audit/checkpoint"):
-    """The log's head, signed by the vault, which signs only what continues what it signed before."""
+    """Show the signed checkpoint of the log."""
 
 class GetConsistency(Call[ConsistencyProof], route="GET /audit/consistency"):
-    """A proof that the log only grew between two sizes, such as those of two checkpoints."""
-    from_: int
-    to: int | None = None  # Absent: as it is now.
+    """Prove that the log only grew."""
+    from_: int  # The size of the earlier log.
+    to: int | None = None  # The size of the later log. Absent: the log as it is now.
 
 class GetAuditKey(Call[AuditKey], route="GET /audit/key"):
-    """The key that verifies the checkpoints of the workspace's log."""
+    """Show the key that verifies the log."""

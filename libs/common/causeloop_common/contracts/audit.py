@@ -1,39 +1,69 @@
-"""What audit answers: the tenant's log. It announces nothing: it is where announcements end."""
+"""Audit's contract: a tenant's log, and proofs about it. Audit announces nothing; announcements end in the log."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from causeloop_common.contracts.base import PAGE_BYTES, Command, EventId, Hash, Message, Page, Timestamp
+from causeloop_common.contracts.base import (
+    EXAMPLE_HASH,
+    PAGE_BYTES,
+    Command,
+    EventId,
+    Hash,
+    Limit,
+    Message,
+    Page,
+    Position,
+    Timestamp,
+    example_id,
+)
 from causeloop_common.permissions import Permission
 from causeloop_log.tlog.checkpoint import LARGEST_SIZE
 
 RETIRED: frozenset[str] = frozenset({"ListEntries", "GetEntry", "ProveEntry", "ProveConsistency", "ReadLog"})
 
 LAST_INDEX = 2**53
-"""No log has an entry here: who starts to read here is told the log's size and nothing else."""
+"""No log has an entry here: a page that starts here has no entries, and the log's size."""
+
+_NOTE = "causeloop.localhost/ws_3rf1w7gy3rh1w9gy3rf1w7gy3r\n43\nLCa0a2j/xo/5m0U8HTBBNBNCLXBkg7+g+YpeiGJm564=\n\n— …\n"
+
+Index = Annotated[int, Field(description="The entry's place in the log, from 0.", examples=[42])]
+LeafHash = Annotated[
+    str, Field(description="The entry's RFC 6962 hash in hex: a leaf of the log's tree.", examples=[EXAMPLE_HASH])
+]
+Size = Annotated[int, Field(description="How many entries the log had.", examples=[43])]
+SignedNote = Annotated[
+    str, Field(description="The signed note (C2SP tlog-checkpoint), which a verifier reads as it is.", examples=[_NOTE])
+]
 
 
 class EventView(Message):
-    """One entry of the log. `index` is its place, from 0; `leaf_hash` the RFC 6962 hash in hex."""
+    """One entry of the log."""
 
-    index: int
+    index: Index
     id: EventId
-    action: str
-    actor: str
-    credential: str | None
-    target: str
-    occurred_at: Timestamp
-    request_id: str
-    data: dict[str, Any] | None = Field(description="Null once retention removed it; the hash stays.")
-    leaf_hash: str
+    action: str = Field(description="The act: service and event.", examples=["vault.secret_written"])
+    actor: str = Field(description="The principal who acted: a person or a service.", examples=[example_id("usr")])
+    credential: str | None = Field(
+        description="The session or token that the actor used; null for a service.", examples=[example_id("ses")]
+    )
+    target: str = Field(description="The id of the thing that was acted on.", examples=[example_id("sec")])
+    occurred_at: Timestamp = Field(description="The time of the act, by the clock of the service.")
+    request_id: str = Field(
+        description="The `X-Request-Id` of the request that caused the act; may be empty.", examples=[example_id("req")]
+    )
+    data: dict[str, Any] | None = Field(
+        description="The event's own fields. Null once retention removed them; the hash stays.",
+        examples=[{"secret_id": example_id("sec"), "version": 1}],
+    )
+    leaf_hash: LeafHash
 
 
 class EventPage(Page):
-    """Entries in the order asked for."""
+    """Entries in the order that was asked for."""
 
-    data: list[EventView]
+    data: list[EventView] = Field(description="The entries of this page.")
 
 
 def _bounded(moment: datetime) -> datetime:
@@ -47,91 +77,125 @@ Filter = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=
 
 
 class ListEvents(Command[EventPage], permission=Permission.AUDIT_READ, keyed=False):
-    """The log, newest first or by index, filtered."""
+    """List the log's entries.
 
-    limit: int = Field(default=25, ge=1, le=100)
-    position: str | None = Field(default=None, max_length=512)
-    order: Literal["newest", "index"] = "newest"
-    actor: Filter | None = None
-    action: Filter | None = Field(default=None, description="The action or a prefix of it, such as 'vault.'.")
-    target: Filter | None = None
-    since: Moment | None = Field(default=None, description="Occurred at or after.")
-    until: Moment | None = Field(default=None, description="Occurred before.")
+    Newest first, or by index, which is the order of the log. An act enters the log a moment after its answer. Filters
+    that are given together all hold.
+    """
+
+    limit: Limit = 25
+    position: Position | None = None
+    order: Literal["newest", "index"] = Field(
+        default="newest", description="`newest` first, or `index`: from the log's beginning."
+    )
+    actor: Filter | None = Field(default=None, description="Entries of this principal.")
+    action: Filter | None = Field(
+        default=None, description="Entries of this action, or of those that begin so, such as `vault.`."
+    )
+    target: Filter | None = Field(default=None, description="Entries about this thing, by its id.")
+    since: Moment | None = Field(default=None, description="Entries of acts at or after this time.")
+    until: Moment | None = Field(default=None, description="Entries of acts before this time.")
 
 
 class GetEvent(Command[EventView], permission=Permission.AUDIT_READ, keyed=False):
-    """One entry by its event id."""
+    """Show one entry of the log.
+
+    Take `id` from `list_events`.
+    """
 
     id: EventId
 
 
 class CheckpointView(Message):
-    """What the log is now, signed: a note of origin, size and root (C2SP tlog-checkpoint)."""
+    """The log's head, signed."""
 
-    size: int
-    root: Hash
-    checkpoint: str = Field(description="The signed note; this text is what a verifier needs.")
+    size: Size
+    root: Hash = Field(description="The root of the tree over all entries (RFC 6962), in hex.")
+    checkpoint: SignedNote
 
 
 class GetCheckpoint(Command[CheckpointView], permission=Permission.AUDIT_READ, keyed=False):
-    """The log's head, signed by the vault, which signs only what continues what it signed before."""
+    """Show the signed checkpoint of the log.
+
+    The vault signs it, and signs no log that does not continue the one it signed before. Ask for `text/plain` to get
+    the signed note alone.
+    """
 
 
 class EventProof(Message):
-    """That an entry is in the log: its leaf hash, and the path from there to a signed root (RFC 9162 2.1.3)."""
+    """A proof that an entry is in the log: the path from its hash to a signed root (RFC 9162 2.1.3)."""
 
-    index: int
-    leaf: str | None = Field(description="The entry's bytes, which are hashed; null once retention removed them.")
-    leaf_hash: Hash
-    size: int = Field(description="The checkpoint's size.")
-    path: list[Hash] = Field(description="From the leaf's sibling to the root's child.")
-    checkpoint: str
-    tlog_proof: str = Field(description="All of it as one C2SP tlog-proof file, which anybody's tools can verify.")
+    index: Index
+    leaf: str | None = Field(
+        description="The entry's bytes, of which the hash is made; null once retention removed them.",
+        examples=['{"action":"vault.secret_written",…}'],
+    )
+    leaf_hash: Hash = Field(description="The entry's RFC 6962 hash, in hex.")
+    size: Size
+    path: list[Hash] = Field(description="Hashes in hex, from the leaf's sibling to the root's child.")
+    checkpoint: SignedNote
+    tlog_proof: str = Field(
+        description="The whole proof as one C2SP tlog-proof file, for any tool that reads those.",
+        examples=["c2sp.org/tlog-proof@v1\n…"],
+    )
 
 
 class GetEventProof(Command[EventProof], permission=Permission.AUDIT_READ, keyed=False):
-    """A proof that an entry is in the log, which verifies offline."""
+    """Prove that an entry is in the log.
+
+    Take `id` from `list_events`. The proof verifies offline, with the key of `get_audit_key`:
+    `causeloop audit verify`. Ask for `text/plain` to get the C2SP tlog-proof file alone.
+    """
 
     id: EventId
 
 
 class ConsistencyProof(Message):
-    """That the log of size `to` begins with the log of size `from` (RFC 9162 2.1.4)."""
+    """A proof that a log begins with an earlier state of it (RFC 9162 2.1.4)."""
 
-    old_size: int = Field(alias="from")
-    new_size: int = Field(alias="to")
-    path: list[Hash]
+    old_size: int = Field(alias="from", description="The size of the earlier log.", examples=[1])
+    new_size: int = Field(alias="to", description="The size of the later log.", examples=[43])
+    path: list[Hash] = Field(description="Hashes in hex, in the order in which a verifier takes them.")
 
 
 class GetConsistency(Command[ConsistencyProof], permission=Permission.AUDIT_READ, keyed=False):
-    """A proof that the log only grew between two sizes, such as those of two checkpoints."""
+    """Prove that the log only grew.
 
-    old_size: int = Field(alias="from", ge=0, le=LARGEST_SIZE)
-    new_size: int | None = Field(default=None, alias="to", ge=0, le=LARGEST_SIZE, description="Absent: as it is now.")
+    Between two sizes, such as those of two checkpoints that you kept.
+    """
+
+    old_size: int = Field(alias="from", ge=0, le=LARGEST_SIZE, description="The size of the earlier log.", examples=[1])
+    new_size: int | None = Field(
+        default=None,
+        alias="to",
+        ge=0,
+        le=LARGEST_SIZE,
+        description="The size of the later log. Absent: the log as it is now.",
+    )
 
 
 class StreamEntry(Message):
-    """One entry as it lies in the log: its place, from 0, and the leaf's stored bytes with their hash."""
+    """One entry as it is stored."""
 
-    index: int
+    index: Index
     leaf: str | None = Field(description="One line of canonical JSON. Null once retention removed it; the hash stays.")
-    leaf_hash: str = Field(description="The RFC 6962 hash of the leaf, in hex.")
+    leaf_hash: LeafHash
 
 
 class StreamPage(Message):
-    """Entries in the order of the log, without gaps, and the size of the log at the moment they were read."""
+    """Entries in the order of the log, without gaps."""
 
-    entries: list[StreamEntry]
-    size: int
+    entries: list[StreamEntry] = Field(description="The entries from `start` on.")
+    size: Size
 
 
 class ReadStream(Command[StreamPage], permission=Permission.AUDIT_STREAM, keyed=False):
-    """The log from one place on, as it is stored.
+    """Read the log from one place on, as it is stored.
 
     A page is cut at `limit` entries and at `max_bytes` of leaves, each counted with 160 bytes more for what stands
     around it; a single entry is never cut.
     """
 
     start: int = Field(ge=0, le=LAST_INDEX, description="The first index to read; at or after the end: no entries.")
-    limit: int = Field(default=500, ge=1, le=1000)
-    max_bytes: int = Field(default=PAGE_BYTES, ge=1, le=PAGE_BYTES)
+    limit: int = Field(default=500, ge=1, le=1000, description="The most entries that the page has.")
+    max_bytes: int = Field(default=PAGE_BYTES, ge=1, le=PAGE_BYTES, description="The most bytes that the page has.")

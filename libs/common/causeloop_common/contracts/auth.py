@@ -1,4 +1,4 @@
-"""What auth answers and announces: sessions, tokens, who somebody is."""
+"""Auth's contract: sessions, tokens, and the identity behind a token."""
 
 from typing import Annotated, Literal
 
@@ -8,10 +8,12 @@ from causeloop_common.contracts.base import (
     Command,
     Event,
     Label,
+    Limit,
     Message,
     Nothing,
     Page,
     PersonId,
+    Position,
     Sealed,
     SessionId,
     TenantId,
@@ -23,128 +25,180 @@ from causeloop_common.permissions import SELF, Internal, Permission
 
 RETIRED: frozenset[str] = frozenset({"CreateToken", "ListTokens", "RevokeToken"})
 
-Scopes = Annotated[list[Permission], Field(min_length=1, max_length=len(Permission))]
+_REFRESH_TOKEN = "clp_rt_usr_2h0eg30cktgbqvs80a30kq0sre_…"  # noqa: S105  for examples
+
+ScopeNames = Annotated[
+    list[str],
+    Field(description="The permissions that the token may use at most.", examples=[["secrets:read", "secrets:reveal"]]),
+]
 
 
 class Grant(Message):
-    """A pair of tokens (RFC 6749 5.1). `workspace_id` is null for a realm token; `scope` is space-separated."""
+    """An access token and a refresh token (RFC 6749 5.1)."""
 
-    access_token: Sealed
-    refresh_token: Sealed
-    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105  a scheme's name
-    expires_in: int = Field(description="Seconds until the access token expires.")
-    scope: str = Field(description="What the access token allows now, space-separated.")
-    workspace_id: WorkspaceId | None
+    access_token: Sealed = Field(description="Sent as `Authorization: Bearer …`.", examples=["eyJhbGciOiJIUzI1NiIs…"])
+    refresh_token: Sealed = Field(description="Exchanged once for the next pair.", examples=[_REFRESH_TOKEN])
+    token_type: Literal["Bearer"] = Field(default="Bearer", description="How the access token is sent.")
+    expires_in: int = Field(description="Seconds until the access token expires.", examples=[900])
+    scope: str = Field(
+        description="The permissions that the access token has now, separated by spaces.",
+        examples=["secrets:read secrets:reveal workspace:read"],
+    )
+    workspace_id: WorkspaceId | None = Field(
+        description="The workspace that the access token is for; null for the person's own realm, where there are no "
+        "secrets, keys or entries, but workspaces can be created."
+    )
 
 
 class Exchange(Command[Grant], permission=Internal.SIGN_IN, keyed=False):
-    """Exchange a session token of the identity provider for a pair of ours."""
+    """Exchange a session of the identity provider for a pair of tokens.
 
-    subject_token: Sealed = Field(description="The identity provider's session token (RS256 JWT).")
-    workspace_id: WorkspaceId | None = Field(default=None, description="Enter this workspace at once.")
+    Take `subject_token` from your identity provider's client library. Beside `make dev`, the mock issuer gives one:
+    `POST /v1/sessions` with `{"subject": "bob"}` at the `issuer_url` of `.causeloop/dev.json`.
+    """
+
+    subject_token: Sealed = Field(
+        description="The identity provider's session token: a JWT, signed with RS256.",
+        examples=["eyJhbGciOiJSUzI1NiIs…"],
+    )
+    workspace_id: WorkspaceId | None = Field(
+        default=None, description="The workspace to enter at once. Absent: the person's own realm."
+    )
     address: Sealed | None = Field(default=None, description="The client's address, sealed at rest too.")
     device: Sealed | None = Field(default=None, description="The client's User-Agent, sealed at rest too.")
 
 
 class Refresh(Command[Grant], permission=Internal.SIGN_IN, keyed=False):
-    """Rotate a refresh token; with `workspace_id` move into a workspace one belongs to."""
+    """Exchange a refresh token for the next pair of tokens.
 
-    refresh_token: Sealed
-    workspace_id: WorkspaceId | None = Field(default=None, description="Absent: stay where the session is.")
+    Take `refresh_token` from the answer to `exchange` or to the last `refresh`; it is good once. With `workspace_id`
+    the session moves into that workspace. A refresh token that was used before ends the session, for it may be stolen.
+    """
+
+    refresh_token: Sealed = Field(description="The refresh token of the last pair.", examples=[_REFRESH_TOKEN])
+    workspace_id: WorkspaceId | None = Field(
+        default=None, description="The workspace to move into. Absent: the session stays where it is."
+    )
 
 
 class Logout(Command[Nothing], permission=SELF, keyed=False):
-    """End the session of the calling access token."""
+    """End the session.
+
+    Its access token and its refresh token are refused from then on: sign in again to go on.
+    """
 
 
 class Identity(Message):
-    """Who a token stands for. `scopes` caps the permissions; null when the token is a session's."""
+    """The identity behind a token."""
 
-    principal: PersonId
-    tenant: TenantId
-    credential: str
-    kind: Literal["session", "token"]
-    scopes: list[str] | None
-    expires_at: Timestamp
+    principal: PersonId = Field(description="The person that the token stands for.")
+    tenant: TenantId = Field(description="The workspace, or the person's own realm, that the token is for.")
+    credential: str = Field(description="The id of the session or of the personal access token.")
+    kind: Literal["session", "token"] = Field(description="An access token of a session, or a personal access token.")
+    scopes: list[str] | None = Field(description="The permissions that the token may use at most; null: no limit.")
+    expires_at: Timestamp = Field(description="The time from which the token is refused.")
 
 
 class Authenticate(Command[Identity], permission=Internal.AUTHENTICATE, keyed=False):
-    """Say who a bearer token stands for."""
+    """Find the identity behind a bearer token."""
 
-    token: Sealed
+    token: Sealed = Field(description="An access token or a personal access token.")
 
 
 class ApiTokenView(Message):
     """A personal access token without its secret."""
 
     id: TokenId
-    name: str
-    scopes: list[str]
-    owner: PersonId
-    created_at: Timestamp
-    expires_at: Timestamp
-    revoked_at: Timestamp | None
+    name: str = Field(description="The name that its owner gave it.", examples=["ci"])
+    scopes: ScopeNames
+    owner: PersonId = Field(description="The person that the token stands for.")
+    created_at: Timestamp = Field(description="The time of its creation.")
+    expires_at: Timestamp = Field(description="The time from which it is refused.", examples=["2026-05-01T12:00:00Z"])
+    revoked_at: Timestamp | None = Field(description="The time of its revocation; null before.", examples=[None])
 
 
 class CreatedApiToken(ApiTokenView):
     """A personal access token with its secret, shown this once."""
 
-    token: Sealed
+    token: Sealed = Field(
+        description="The token itself, sent as `Authorization: Bearer …`. Keep it: it is not shown again.",
+        examples=["clp_pat_ws_3rf1w7gy3rh1w9gy3rf1w7gy3r_…"],
+    )
 
 
 class CreateApiToken(Command[CreatedApiToken], permission=Permission.TOKENS_OWN):
-    """Make a personal access token for oneself in the current workspace."""
+    """Create a personal access token.
 
-    name: Label
-    scopes: Scopes = Field(description="Nobody grants what they do not hold.")
-    expires_in_days: int = Field(default=90, ge=1, le=365)
+    It stands for the caller in the current workspace, and has no more permissions than the caller has there. The
+    answer shows its secret, once: a retry with the same Idempotency-Key gives 409 `secret_already_shown`.
+    """
+
+    name: Label = Field(description="A name to know the token by.", examples=["ci"])
+    scopes: list[Permission] = Field(
+        min_length=1,
+        max_length=len(Permission),
+        description="The permissions that the token may use at most; the caller needs to have each of them.",
+        examples=[["secrets:read", "secrets:reveal"]],
+    )
+    expires_in_days: int = Field(default=90, ge=1, le=365, description="Days until the token expires.")
 
 
 class ApiTokenPage(Page):
-    """Tokens, newest first."""
+    """Personal access tokens, newest first."""
 
-    data: list[ApiTokenView]
+    data: list[ApiTokenView] = Field(description="The tokens of this page.")
 
 
 class ListApiTokens(Command[ApiTokenPage], permission=Permission.TOKENS_OWN, keyed=False):
-    """One's own personal access tokens in the current workspace."""
+    """List the caller's personal access tokens.
 
-    limit: int = Field(default=25, ge=1, le=100)
-    position: str | None = Field(default=None, max_length=512)
+    Those of the current workspace, newest first, without their secrets. Expired and revoked ones stay in the list.
+    """
+
+    limit: Limit = 25
+    position: Position | None = None
 
 
 class RevokeApiToken(Command[Nothing], permission=Permission.TOKENS_OWN):
-    """Revoke a personal access token; one's own, or anybody's with `tokens:write`."""
+    """Revoke a personal access token.
+
+    Take `id` from `create_api_token` or `list_api_tokens`. It is refused everywhere within a moment. Another person's
+    token needs the permission `tokens:write`.
+    """
 
     id: TokenId
 
 
 class SessionStarted(Event, target="session_id"):
-    """A person signed in. `sealed` holds device and address under the key of the person's realm."""
+    """A person signed in."""
 
     session_id: SessionId
-    sealed: str
+    sealed: str = Field(description="The client's device and address, encrypted under the key of the person's realm.")
 
 
 class SessionRefreshed(Event, target="session_id"):
-    """A session's refresh token was rotated; `workspace_id` is where the session is now."""
+    """A session got its next pair of tokens."""
 
     session_id: SessionId
-    workspace_id: WorkspaceId | None = None
+    workspace_id: WorkspaceId | None = Field(
+        default=None, description="The workspace that the session is in now; null for the person's own realm."
+    )
 
 
 class SessionEnded(Event, target="session_id"):
-    """A session is over, with all its tokens."""
+    """A session ended, and with it all its tokens."""
 
     session_id: SessionId
-    reason: Literal["logout", "refresh_reuse"]
+    reason: Literal["logout", "refresh_reuse"] = Field(
+        description="`refresh_reuse`: a refresh token was used a second time, and may be stolen."
+    )
 
 
 class TokenCreated(Event, target="token_id"):
     """A personal access token was made."""
 
     token_id: TokenId
-    scopes: list[str]
+    scopes: ScopeNames
 
 
 class TokenRevoked(Event, target="token_id"):

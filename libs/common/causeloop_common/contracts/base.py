@@ -121,7 +121,15 @@ Hidden = _Hidden()
 """`Annotated[list[Item], Hidden]`: items with secrets in them, of a message that is wholly sealed."""
 
 
-def _typeid(*prefixes: str) -> Any:
+def example_id(prefix: str) -> str:
+    """The TypeID of its kind that stands in examples."""
+    return f"{prefix}_{_TENANTS.get(prefix, '01m8dsrxbsf35reya2xagjjevc')}"
+
+
+_TENANTS = {"ws": "3rf1w7gy3rh1w9gy3rf1w7gy3r", "usr": "2h0eg30cktgbqvs80a30kq0sre"}  # their bits tell them apart
+
+
+def _typeid(*prefixes: str, of: str) -> Any:
     """An annotated `str` that is a TypeID of one of the kinds."""
 
     def check(value: str) -> str:
@@ -131,28 +139,38 @@ def _typeid(*prefixes: str) -> Any:
         return value
 
     pattern = f"^({'|'.join(prefixes)})_{ids.SUFFIX}$"
-    schema = {"type": "string", "pattern": pattern}
+    schema = {
+        "type": "string",
+        "pattern": pattern,
+        "description": f"The id of {of}.",
+        "examples": [example_id(prefixes[0])],
+    }
     return Annotated[str, Field(max_length=64), AfterValidator(check), WithJsonSchema(schema)]
 
 
-WorkspaceId = _typeid("ws")
-TenantId = _typeid("ws", "usr")
-PersonId = _typeid("usr")
-SessionId = _typeid("ses")
-TokenId = _typeid("tok")
-SecretId = _typeid("sec")
-KeyId = _typeid("key")
-EventId = _typeid("evt")
+WorkspaceId = _typeid("ws", of="a workspace")
+TenantId = _typeid("ws", "usr", of="a workspace, or of a person for their own realm")
+PersonId = _typeid("usr", of="a person")
+SessionId = _typeid("ses", of="a session")
+TokenId = _typeid("tok", of="a personal access token")
+SecretId = _typeid("sec", of="a secret")
+KeyId = _typeid("key", of="a named key")
+EventId = _typeid("evt", of="an event")
 
 Label = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120, pattern=r"^[^\x00-\x1f\x7f]*$")
 ]
 """A short human text: no control characters, trimmed."""
 
-Timestamp = AwareDatetime
+Timestamp = Annotated[AwareDatetime, Field(examples=["2026-01-31T12:00:00Z"])]
 
-Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+EXAMPLE_HASH = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
+Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), Field(examples=[EXAMPLE_HASH])]
 """A SHA-256 hash in lower-case hex."""
+
+Limit = Annotated[int, Field(ge=1, le=100, description="The most items that a page has.")]
+Position = Annotated[str, Field(max_length=512)]
+"""Where a page begins, for the service that answers."""
 
 
 def _holds_sealed(annotation: Any) -> bool:
@@ -301,7 +319,7 @@ class Event(Message):
 class Page(Message):
     """Base of a list's reply: `data`, and where the next page begins for the service that answered."""
 
-    next_position: str | None = Field(default=None, max_length=512)
+    next_position: Position | None = Field(default=None, description="Where the next page begins; null on the last.")
 
 
 class Nothing(Message):

@@ -10,9 +10,11 @@ from causeloop_common.contracts.base import (
     Command,
     Event,
     Label,
+    Limit,
     Message,
     Page,
     PersonId,
+    Position,
     Timestamp,
     WorkspaceId,
 )
@@ -30,65 +32,87 @@ def _known_timezone(name: str) -> str:
     return name
 
 
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?$")]
-Timezone = Annotated[str, Field(max_length=64), AfterValidator(_known_timezone)]
+Slug = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?$"),
+    Field(description="A short label for addresses and commands; two workspaces may have the same.", examples=["acme"]),
+]
+Timezone = Annotated[
+    str,
+    Field(
+        max_length=64,
+        description="The time zone of its people, as the IANA database names it.",
+        examples=["Europe/Berlin"],
+    ),
+    AfterValidator(_known_timezone),
+]
 
 
 class WorkspaceView(Message):
     """A workspace."""
 
     id: WorkspaceId
-    name: str
-    slug: str = Field(description="A label, not unique.")
-    timezone: str
-    created_at: Timestamp
-    created_by: PersonId
+    name: str = Field(description="The name that people see.", examples=["Acme"])
+    slug: str = Field(description="A short label; two workspaces may have the same.", examples=["acme"])
+    timezone: str = Field(description="The time zone of its people (IANA database).", examples=["Europe/Berlin"])
+    created_at: Timestamp = Field(description="The time of its creation.")
+    created_by: PersonId = Field(description="The person who created it, its first owner.")
 
 
 class CreateWorkspace(Command[WorkspaceView], permission=Permission.WORKSPACE_CREATE):
-    """Create a workspace; the caller becomes its owner. Safe to retry with an Idempotency-Key."""
+    """Create a workspace.
 
-    name: Label
+    The caller becomes its owner. Refresh the session with the new `workspace_id` to work in it. A retry with the same
+    Idempotency-Key makes no second workspace, however late it comes.
+    """
+
+    name: Label = Field(description="The name that people see.", examples=["Acme"])
     slug: Slug
     timezone: Timezone = "UTC"
 
 
 class GetWorkspace(Command[WorkspaceView], permission=Permission.WORKSPACE_READ, keyed=False):
-    """The current workspace."""
+    """Show the current workspace.
+
+    It is the one that the token was made for.
+    """
 
 
 class MyWorkspace(Message):
-    """A workspace one belongs to."""
+    """A membership of the caller in a workspace."""
 
     workspace_id: WorkspaceId
-    role: str
-    joined_at: Timestamp
+    role: str = Field(description="The caller's role there.", examples=["owner"])
+    joined_at: Timestamp = Field(description="The time at which the caller joined.")
 
 
 class MyWorkspacePage(Page):
     """Memberships, by workspace."""
 
-    data: list[MyWorkspace]
+    data: list[MyWorkspace] = Field(description="The memberships of this page.")
 
 
 class ListMyWorkspaces(Command[MyWorkspacePage], permission=SELF, keyed=False):
-    """Where the caller belongs."""
+    """List the caller's workspaces.
 
-    limit: int = Field(default=25, ge=1, le=100)
-    position: str | None = Field(default=None, max_length=512)
+    Every workspace of which the caller is a member, whichever one the session is in.
+    """
+
+    limit: Limit = 25
+    position: Position | None = None
 
 
 class Standing(Message):
-    """What a person may do in a workspace; `role` is null and `permissions` empty for a stranger."""
+    """A person's role and permissions in a workspace."""
 
-    role: str | None
-    permissions: list[str]
+    role: str | None = Field(description="Null for a person who is no member.")
+    permissions: list[str] = Field(description="The permissions that the role has; none without a role.")
 
 
 class Resolve(Command[Standing], permission=Internal.RESOLVE, issuers=frozenset({"gateway", "auth"}), keyed=False):
-    """What a person may do in the workspace of the service token."""
+    """Find a person's role and permissions in the workspace of the service token."""
 
-    principal: PersonId
+    principal: PersonId = Field(description="The person in question.")
 
 
 class WorkspaceCreated(Event, target="workspace_id"):
@@ -101,4 +125,4 @@ class MemberAdded(Event, target="person_id"):
     """Somebody joined the workspace."""
 
     person_id: PersonId
-    role: str
+    role: str = Field(description="The role that they got.")

@@ -1,4 +1,4 @@
-"""What the vault answers and announces: secrets, named keys, sealing for other services, signed checkpoints."""
+"""The vault's contract: secrets, named keys, sealing for other services, signed checkpoints."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -10,11 +10,14 @@ from causeloop_common.contracts.base import (
     Hash,
     Hidden,
     KeyId,
+    Limit,
     Message,
     Page,
+    Position,
     Sealed,
     SecretId,
     Timestamp,
+    example_id,
 )
 from causeloop_common.permissions import Internal, Permission
 from causeloop_log.tlog.checkpoint import LARGEST_SIZE
@@ -23,35 +26,41 @@ from causeloop_log.tlog.merkle import LONGEST_PROOF
 RETIRED: frozenset[str] = frozenset({"GetLogKey"})
 
 SecretPath = Annotated[
-    str, StringConstraints(max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*$")
+    str,
+    StringConstraints(max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*$"),
+    Field(description="The secret's path in the workspace; `/` separates its parts.", examples=["db/password"]),
 ]
+Version = Annotated[int, Field(description="The version's number, from 1.", examples=[1])]
 
 
 class SecretView(Message):
-    """A secret without its value. `version` is the newest, counted from 1."""
+    """A secret without its value."""
 
     id: SecretId
-    path: str
-    version: int
-    created_at: Timestamp
-    updated_at: Timestamp
+    path: str = Field(description="Its path in the workspace.", examples=["db/password"])
+    version: int = Field(description="The number of its newest version, from 1.", examples=[1])
+    created_at: Timestamp = Field(description="The time of its first version.")
+    updated_at: Timestamp = Field(description="The time of its newest version.")
 
 
 class PutSecret(Command[SecretView], permission=Permission.SECRETS_WRITE):
-    """Write a new version of a secret."""
+    """Write a new version of a secret.
+
+    The first one creates the secret. With `version` it is written only if that is the newest version at that moment.
+    """
 
     path: SecretPath
-    value: Sealed
+    value: Sealed = Field(description="The value, a text of at most 64 Ki characters.", examples=["correct horse"])
     version: int | None = Field(
         default=None,
         ge=0,
         le=2**31 - 2,
-        description="Compare and set: write only on top of this version; 0, only if new.",
+        description="The newest version that the caller knows; 0: there is no such secret yet. Absent: write anyway.",
     )
 
 
 class GetSecret(Command[SecretView], permission=Permission.SECRETS_READ, keyed=False):
-    """What is known of a secret without its value."""
+    """Show a secret without its value."""
 
     path: SecretPath
 
@@ -59,48 +68,63 @@ class GetSecret(Command[SecretView], permission=Permission.SECRETS_READ, keyed=F
 class SecretPage(Page):
     """Secrets, by path."""
 
-    data: list[SecretView]
+    data: list[SecretView] = Field(description="The secrets of this page.")
 
 
 class ListSecrets(Command[SecretPage], permission=Permission.SECRETS_READ, keyed=False):
-    """The workspace's secrets, without their values."""
+    """List the workspace's secrets.
 
-    limit: int = Field(default=25, ge=1, le=100)
-    position: str | None = Field(default=None, max_length=512)
+    By path, without their values.
+    """
+
+    limit: Limit = 25
+    position: Position | None = None
 
 
 class RevealedSecret(Message):
     """A secret with its value."""
 
     id: SecretId
-    path: str
-    version: int
-    value: Sealed
+    path: str = Field(description="Its path in the workspace.", examples=["db/password"])
+    version: Version
+    value: Sealed = Field(description="The value of this version.", examples=["correct horse"])
 
 
 class RevealSecret(Command[RevealedSecret], permission=Permission.SECRETS_REVEAL, keyed=False):
-    """Reveal a secret's value; recorded before the answer."""
+    """Reveal a secret's value.
+
+    The audit log records it before the answer leaves.
+    """
 
     path: SecretPath
-    version: int | None = Field(default=None, ge=1, le=2**31 - 1, description="Absent: the newest.")
+    version: int | None = Field(
+        default=None, ge=1, le=2**31 - 1, description="The version to reveal. Absent: the newest."
+    )
 
 
-KeyName = Annotated[str, StringConstraints(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-KeyType = Literal["aes256-gcm"]
+KeyName = Annotated[
+    str,
+    StringConstraints(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),
+    Field(description="The key's name in the workspace.", examples=["orders"]),
+]
+KeyType = Annotated[Literal["aes256-gcm"], Field(description="The key's algorithm.")]
 
 
 class KeyView(Message):
-    """A named key without its material. `version` is the newest, counted from 1."""
+    """A named key without its material."""
 
     id: KeyId
-    name: str
+    name: str = Field(description="Its name in the workspace.", examples=["orders"])
     type: KeyType
-    version: int
-    created_at: Timestamp
+    version: int = Field(description="The number of its newest version, from 1.", examples=[1])
+    created_at: Timestamp = Field(description="The time of its creation.")
 
 
 class CreateKey(Command[KeyView], permission=Permission.KEYS_WRITE):
-    """Make a named key; its material never leaves the vault."""
+    """Create a named key.
+
+    It encrypts and decrypts for the workspace's applications. Its material never leaves the vault.
+    """
 
     name: KeyName
     type: KeyType
@@ -109,18 +133,21 @@ class CreateKey(Command[KeyView], permission=Permission.KEYS_WRITE):
 class KeyPage(Page):
     """Named keys, by name."""
 
-    data: list[KeyView]
+    data: list[KeyView] = Field(description="The keys of this page.")
 
 
 class ListKeys(Command[KeyPage], permission=Permission.KEYS_READ, keyed=False):
-    """The workspace's named keys."""
+    """List the workspace's named keys.
 
-    limit: int = Field(default=25, ge=1, le=100)
-    position: str | None = Field(default=None, max_length=512)
+    By name, without their material.
+    """
+
+    limit: Limit = 25
+    position: Position | None = None
 
 
 ITEMS = 1000
-"""How many a request encrypts or decrypts at most."""
+"""The most that one request encrypts or decrypts."""
 
 PLAINTEXT_CHARS = 65_536
 CIPHERTEXT_CHARS = 65_655
@@ -133,8 +160,9 @@ Context = Annotated[
     ],
     Field(
         max_length=16,
-        description="What the ciphertext belongs to, such as table and row. It is not stored, not secret, and "
-        "decrypts with the same names and values only, in any order.",
+        description="Names and values that the ciphertext belongs to, such as table and row. They are neither secret "
+        "nor stored; the ciphertext decrypts only with the same ones, in any order.",
+        examples=[{"table": "orders", "row": "17"}],
     ),
 ]
 Ciphertext = Annotated[str, Field(max_length=CIPHERTEXT_CHARS)]
@@ -217,23 +245,25 @@ class Decrypt(Command[Decrypted], permission=Permission.KEYS_USE, keyed=False):
 
 
 class SealedData(Message):
-    """Ciphertext in the vault's format, for the asking service to store."""
+    """Ciphertext for the asking service to store."""
 
-    ciphertext: str
+    ciphertext: str = Field(description="Ciphertext in the vault's format, `clv1:…`.")
 
 
 class Seal(Command[SealedData], permission=Internal.SEAL, issuers=frozenset({"auth"}), keyed=False):
-    """Seal data under the tenant's key for the asking service. Each issuer has purposes of its own."""
+    """Encrypt data under the tenant's key for the asking service. Each issuer has purposes of its own."""
 
-    purpose: Literal["session"]
-    record_id: str = Field(min_length=1, max_length=128)
-    plaintext: Sealed
+    purpose: Literal["session"] = Field(description="The use of the data; it is bound to the ciphertext.")
+    record_id: str = Field(
+        min_length=1, max_length=128, description="The id of the record that the data belongs to; bound as well."
+    )
+    plaintext: Sealed = Field(description="The data.")
 
 
 class SignedCheckpoint(Message):
-    """A checkpoint of the tenant's log as a signed note (C2SP tlog-checkpoint)."""
+    """A checkpoint of the tenant's log."""
 
-    checkpoint: str
+    checkpoint: str = Field(description="The signed note (C2SP tlog-checkpoint).")
 
 
 class SignCheckpoint(
@@ -241,66 +271,78 @@ class SignCheckpoint(
 ):
     """Sign the head of the tenant's log, if the log only grew since the last one that was signed.
 
-    `proof` leads from `old_size` to `size` (RFC 9162 2.1.4). Where `old_size` is not the size last signed, the refusal
-    is `conflict` and its field `old_size` has the right one, as with a C2SP tlog-witness.
+    Where `old_size` is not the size last signed, the refusal is `conflict` and its field `old_size` has the right one,
+    as with a C2SP tlog-witness.
     """
 
-    old_size: int = Field(ge=0, le=LARGEST_SIZE)
-    size: int = Field(ge=0, le=LARGEST_SIZE)
-    root: Hash
-    proof: list[Hash] = Field(max_length=LONGEST_PROOF)
+    old_size: int = Field(ge=0, le=LARGEST_SIZE, description="The size of the head that was signed last.")
+    size: int = Field(ge=0, le=LARGEST_SIZE, description="The size of the head to sign.")
+    root: Hash = Field(description="The root of the head to sign.")
+    proof: list[Hash] = Field(
+        max_length=LONGEST_PROOF, description="The consistency proof from `old_size` to `size` (RFC 9162 2.1.4)."
+    )
 
 
 class AuditKey(Message):
-    """What verifies the checkpoints of the tenant's log: pin it, and nobody can show you another log."""
+    """The public key that verifies the checkpoints of a tenant's log."""
 
-    origin: str = Field(description="The log's name, the first line of its checkpoints.")
-    key: str = Field(description="The verifier key, `name+id+base64`, as tools for signed notes read it.")
-    algorithm: Literal["ed25519"] = "ed25519"
-    created_at: Timestamp
+    origin: str = Field(
+        description="The log's name, the first line of its checkpoints.",
+        examples=[f"causeloop.localhost/{example_id('ws')}"],
+    )
+    key: str = Field(
+        description="The verifier key, `name+id+base64`, as tools for signed notes read it.",
+        examples=[f"causeloop.localhost/{example_id('ws')}+3f2a9c1b+AS4G…"],
+    )
+    algorithm: Literal["ed25519"] = Field(default="ed25519", description="The signature's algorithm.")
+    created_at: Timestamp = Field(description="The time of the key's creation.")
 
 
 class GetAuditKey(Command[AuditKey], permission=Permission.AUDIT_READ, keyed=False):
-    """The key that verifies the checkpoints of the workspace's log."""
+    """Show the key that verifies the log.
+
+    It verifies the checkpoints of the workspace's log. Keep it: with it nobody can show you another log. Ask for
+    `text/plain` to get the verifier key alone.
+    """
 
 
 class SigningKeyCreated(Event, target="public_key"):
-    """The installation's signing key for checkpoints was made. `public_key` is Ed25519, 32 bytes in hex."""
+    """The installation's signing key for checkpoints was made."""
 
-    public_key: Hash
-    origin: str
+    public_key: Hash = Field(description="The Ed25519 public key, 32 bytes in hex.")
+    origin: str = Field(description="The first part of the logs' names.")
 
 
 class KeyringCreated(Event, target="keyring"):
     """The tenant's first data key was made and wrapped."""
 
-    keyring: str
-    version: int
+    keyring: str = Field(description="The tenant, whose keyring it is.")
+    version: Version
 
 
 class SecretWritten(Event, target="secret_id"):
     """A version of a secret was written."""
 
     secret_id: SecretId
-    version: int
+    version: Version
 
 
 class SecretRevealed(Event, target="secret_id"):
     """A secret's value was shown."""
 
     secret_id: SecretId
-    version: int
+    version: Version
 
 
 class KeyCreated(Event, target="key_id"):
     """A named key was made."""
 
     key_id: KeyId
-    version: int
+    version: Version
 
 
 class DataDecrypted(Event, target="key_id"):
-    """So many ciphertexts of a named key were decrypted, by one request."""
+    """Ciphertexts of a named key were decrypted by one request."""
 
     key_id: KeyId
-    count: int
+    count: int = Field(description="How many ciphertexts were decrypted.")
