@@ -11,8 +11,15 @@ from causeloop_common.contracts.topology import SERVICES
 from causeloop_common.settings import Settings, own_name
 from causeloop_common.telemetry import metrics
 from causeloop_common.telemetry.tracing import ATTRIBUTES
+from tests.documents.pages import in_code, rows
+from tests.support.stack import Stack
 
 ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for pattern in ("*.md", "docs/**/*.md", "libs/*/README.md", "services/*/README.md")
+    for path in ROOT.glob(pattern)
+)
 
 
 def settings_of(service: str) -> type[Settings]:
@@ -23,6 +30,11 @@ def settings_of(service: str) -> type[Settings]:
         if isinstance(k, type) and issubclass(k, Settings) and k.__module__.startswith(f"causeloop_{service}")
     )
     return found
+
+
+def example(default: object) -> str:
+    """A default as an environment has it."""
+    return "" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
 
 
 class TestObservability:
@@ -45,6 +57,16 @@ class TestObservability:
         block = text.partition("<!-- attributes:begin -->")[2].partition("<!-- attributes:end -->")[0]
         assert set(re.findall(r"`([a-z_]+\.[a-z_.]+)`", block)) == ATTRIBUTES
 
+    @pytest.mark.parametrize("service", SERVICES)
+    async def test_lists_every_check_of_readiness(self, stack: Stack, service: str) -> None:
+        printed = {
+            in_code(check)[0]
+            for check, services, _ in rows("docs/observability.md", "Readiness")
+            if services == "all" or service in services.split(", ")
+        }
+        checks = (await stack.readiness(service))["checks"]
+        assert {f"{service}.{check}" for check in printed - {"started"}} == set(checks)
+
     def test_alarms_name_metrics_that_there_are(self) -> None:
         text = (ROOT / "docs/observability.md").read_text()
         known = {
@@ -64,16 +86,43 @@ class TestTheExampleEnvironment:
         fields = settings_of(service).model_fields.values()
         assert {own_name(field.alias, service) for field in fields if field.alias} <= named
 
+    def test_names_nothing_else_and_every_default_as_it_is(self) -> None:
+        written = dict(re.findall(r"(?m)^([A-Z][A-Z0-9_]+)=(.*)$", (ROOT / ".env.example").read_text()))
+        defaults = {
+            own_name(field.alias, service): example(None if field.is_required() else field.default)
+            for service in SERVICES
+            for field in settings_of(service).model_fields.values()
+            if field.alias
+        }
+        assert written == {**defaults, "NATS_NKEY_SEED_OPERATOR": ""}
+
 
 class TestTheArchitecture:
     def test_fits_in_two_hundred_lines(self) -> None:
         assert len((ROOT / "ARCHITECTURE.md").read_text().splitlines()) <= 200
 
-    @pytest.mark.parametrize(
-        "document",
-        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/security-model.md", "docs/observability.md"],
-    )
+
+class TestEveryPage:
+    @pytest.mark.parametrize("document", PAGES)
     def test_every_relative_link_leads_somewhere(self, document: str) -> None:
         path = ROOT / document
         for link in re.findall(r"\]\((?!https?://|#|mailto:)([^)#]+)", path.read_text()):
             assert (path.parent / link).exists(), link
+
+
+class TestTheDecisions:
+    def test_are_listed_by_number_with_their_titles(self) -> None:
+        records = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
+        titles = [record.read_text().splitlines()[0].removeprefix("# ") for record in records]
+        listed = re.findall(r"(?m)^\| \[(.+?)\]\((.+?)\)", (ROOT / "docs/decisions/README.md").read_text())
+        assert listed == list(zip(titles, (record.name for record in records), strict=True))
+        numbers = [int(record.name[:4]) for record in records]
+        assert [title.partition(".")[0] for title in titles] == list(map(str, numbers))
+        assert len(numbers) == len(set(numbers))
+
+    def test_have_their_status_and_their_four_parts(self) -> None:
+        for record in sorted((ROOT / "docs/decisions").glob("[0-9]*.md")):
+            lines = record.read_text().splitlines()
+            assert lines[2].startswith(("Accepted.", "Superseded by ")), record.name
+            parts = [line.removeprefix("## ") for line in lines if line.startswith("## ")]
+            assert parts == ["Context", "Decision", "Consequences", "Alternatives"], record.name
