@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,32 @@ BREACHES = [
     Breach("the client imports the log", "causeloop_client.stream", "import causeloop_log.entry", "house"),
     Breach("the log imports the client", "causeloop_log.verification", "import causeloop_client.client", "house"),
     Breach("the gateway imports cli", "causeloop_gateway.app", "import causeloop_cli.main", "house"),
+    Breach("log imports common", "causeloop_log.verification", "import causeloop_common.ids", "house"),
+    # log
+    Breach("log imports httpx", "causeloop_log.export_file", "import httpx", "log-alone"),
+    Breach(
+        "log imports pydantic inside a function",
+        "causeloop_log.entry.v2",
+        "def later() -> None:\n    import pydantic",
+        "log-alone",
+    ),
+    Breach("entry imports verification", "causeloop_log.entry.v2", "import causeloop_log.verification", "log-floors"),
+    Breach(
+        "verification imports export_file",
+        "causeloop_log.verification",
+        "import causeloop_log.export_file",
+        "log-floors",
+    ),
+    Breach("tlog imports entry", "causeloop_log.tlog.proof", "import causeloop_log.entry", "log-floors"),
+    Breach("log gets a utils.py", "causeloop_log.utils", "", "log-floors"),
+    Breach(
+        "version 2 imports version 1", "causeloop_log.entry.v2", "import causeloop_log.entry.v1", "log-entry-floors"
+    ),
+    Breach("entry gets a v3.py without a floor", "causeloop_log.entry.v3", "", "log-entry-floors"),
+    Breach(
+        "note imports checkpoint", "causeloop_log.tlog.note", "import causeloop_log.tlog.checkpoint", "log-tlog-floors"
+    ),
+    Breach("tlog gets a tiles.py without a floor", "causeloop_log.tlog.tiles", "", "log-tlog-floors"),
     # independence
     Breach(
         "a service imports another",
@@ -232,6 +259,17 @@ class TestImportRules:
         verdicts, output = lint(tree)
         assert verdicts.get(breach.caught_by) == "BROKEN", output
         assert breach.room in output, output
+
+    def test_log_may_import_cryptography_and_orjson_alone_of_all_that_runs(self) -> None:
+        settings = tomllib.loads(SETTINGS.read_text())
+        rules = {contract["id"]: contract for contract in settings["tool"]["importlinter"]["contracts"]}
+        runs = {re.split(r"[\[=<>~]", name)[0] for name in settings["dependency-groups"]["run"]}
+        modules = {
+            module
+            for module, distributions in packages_distributions().items()
+            if {name.lower() for name in distributions} & runs
+        }
+        assert modules - set(rules["log-alone"]["forbidden_modules"]) == {"cryptography", "orjson"}
 
     def test_every_contract_has_a_breach(self) -> None:
         assert {breach.caught_by for breach in BREACHES} == contracts()

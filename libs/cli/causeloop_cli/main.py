@@ -36,8 +36,9 @@ def _mendable() -> tuple[type[Exception], ...]:
     from causeloop_common.errors import AppError
     from causeloop_common.rls import IsolationError
     from causeloop_common.settings import SettingsError
+    from causeloop_log.files import Unusable
 
-    return (SettingsError, IsolationError, AppError, ServerFailed)
+    return (SettingsError, Unusable, IsolationError, AppError, ServerFailed)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,33 +1,38 @@
-"""The file of an exported log: everything that verifying it needs.
+"""The file of an exported log: everything that its verification needs.
 
     {"causeloop":"log-export/v1","checkpoint":"<signed note>","key":"<verifier key>"}
     <entry 0, its bytes>
     <entry 1>
-    {"pruned":"<leaf hash in hex>"}             where retention removed the content
+    {"pruned":"<leaf hash, 64 hexadecimal digits>"}             an entry whose content retention removed
 
-One line each, in the log's order, so that an entry's index is its line. It is plain NDJSON to whoever only reads it.
+One line each, every line ended by a newline, in the log's order: an entry's index is the number of entries before it.
+Any reader of NDJSON can read it. The first line and that of a removed entry have one written form, as an entry has:
+what is not covered by the checkpoint's root cannot be added to them.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import IO, NamedTuple
 
 from causeloop_log.verification import Leaf, Pruned, Refused
 
 FORMAT = "log-export/v1"
-_LONGEST = 512 * 1024
+START = b'{"causeloop":"'
+"""How the first line begins; nothing else that is verified begins so."""
+LONGEST_LINE = 512 * 1024
+_PRUNED = re.compile(rb'\{"pruned":"([0-9a-f]{64})"\}')
 
 
 class Head(NamedTuple):
-    """The first line: the checkpoint, and the key as the log tells it."""
+    """The first line: the checkpoint, and the key that came with the log."""
 
     checkpoint: str
     key: str
 
 
 def write(file: IO[bytes], head: Head, leaves: Iterable[Leaf]) -> int:
-    """Write the file; how many entries."""
+    """Write the file; the number of entries written."""
     file.write(_line({"causeloop": FORMAT, "checkpoint": head.checkpoint, "key": head.key}))
     count = 0
     for leaf in leaves:
@@ -36,38 +41,35 @@ def write(file: IO[bytes], head: Head, leaves: Iterable[Leaf]) -> int:
     return count
 
 
-def is_export(path: Path) -> bool:
-    """Whether the file begins like an export."""
-    with path.open("rb") as file:
-        return file.read(14) == b'{"causeloop":"'
-
-
 def read(file: IO[bytes]) -> tuple[Head, Iterator[Leaf]]:
-    """The first line, and the entries as they are read; Refused at what is no export."""
+    """The first line, and the entries one by one; Refused for a line that no export has."""
+    return read_after(file.readline(LONGEST_LINE), file)
+
+
+def read_after(line: bytes, file: IO[bytes]) -> tuple[Head, Iterator[Leaf]]:
+    """The same of a file whose first line has been read."""
     try:
-        told = json.loads(file.readline(_LONGEST))
-        if told["causeloop"] != FORMAT:
-            raise ValueError("another version")
-        head = Head(str(told["checkpoint"]), str(told["key"]))
+        fields = json.loads(line)
+        head = Head(fields["checkpoint"], fields["key"])
+        if _line({"causeloop": FORMAT, "checkpoint": head.checkpoint, "key": head.key}) != line:
+            raise ValueError("another version, or another form")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise Refused(1, "key", f"the file is not of the form {FORMAT}") from error
+        raise Refused(1, "key", f"the first line is not that of the form {FORMAT}") from error
     return head, _leaves(file)
 
 
 def _leaves(file: IO[bytes]) -> Iterator[Leaf]:
-    while line := file.readline(_LONGEST):
+    while line := file.readline(LONGEST_LINE):
         if not line.endswith(b"\n"):
             raise Refused(3, "entries", "the last line is cut off, or one is too long to be an entry")
         leaf = line.removesuffix(b"\n")
-        yield pruned(leaf) if leaf.startswith(b'{"pruned":') else leaf
-
-
-def pruned(text: str | bytes, name: str = "pruned") -> Pruned:
-    """An entry of which only the hash is left, from JSON that has it under this name."""
-    try:
-        return Pruned(bytes.fromhex(json.loads(text)[name]))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise Refused(3, "entries", "a removed entry has no hash") from error
+        if leaf.startswith(b'{"pruned"'):
+            found = _PRUNED.fullmatch(leaf)
+            if found is None:
+                raise Refused(3, "entries", "the line of a removed entry is not its hash alone, in its one form")
+            yield Pruned(bytes.fromhex(found[1].decode()))
+        else:
+            yield leaf
 
 
 def _line(value: dict[str, str]) -> bytes:

@@ -1,27 +1,34 @@
-"""Is this log what was signed, all of it, and only grown since you last looked? Step by step, trusting only a key.
+"""Verification of a log, a checkpoint or a single entry, step by step, trusting only a key.
+
+A log, as an export or read from the gateway:
 
     1 key           the key is the one you pinned
     2 checkpoint    this key signed this checkpoint, of this log
-    3 entries       every entry is the log's, in its one form, and there once
-    4 completeness  there are as many entries as the checkpoint says
+    3 entries       every entry is of this log, in its one written form, and there once
+    4 completeness  there are as many entries as the checkpoint counts
     5 root          the entries hash to the checkpoint's root (RFC 6962)
     6 history       the log begins with the one whose checkpoint you kept
 
-and of a single entry's proof
+A checkpoint alone:
 
-    3 entry         the entry is the log's, in its one form
+    1, 2            the same
+    3 history       it does not contradict the checkpoint you kept
+
+The proof of one entry:
+
+    1, 2            the same
+    3 entry         the entry is of this log, in its one written form
     4 inclusion     its hash leads to the checkpoint's root
 
-A step that does not hold ends it: `Refused` has its number and why. What is shown so: these entries, in this order,
-none missing, none changed. What is not: that an event tells the truth, and that everything that happened was told.
+The first step that does not hold ends the verification: `Refused` has its number and the reason. `Verdict.shown` is
+what has been shown when all hold. No step can show that an entry is true, or that everything that happened was entered.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from causeloop_log import entry
-from causeloop_log.entry import NotCanonical
+from causeloop_log.entry import Entry, NotCanonical
 from causeloop_log.tlog import NotVerified
 from causeloop_log.tlog.checkpoint import Checkpoint
 from causeloop_log.tlog.merkle import HASH_BYTES, Frontier, leaf_hash
@@ -30,7 +37,7 @@ from causeloop_log.tlog.proof import LogProof
 
 
 class Pruned(NamedTuple):
-    """An entry whose content retention removed: what is left is its hash."""
+    """An entry whose content retention removed: only its hash is left."""
 
     leaf_hash: bytes
 
@@ -39,15 +46,23 @@ Leaf = bytes | Pruned
 
 
 class Step(NamedTuple):
-    """A step that held."""
+    """A step that held, and a sentence with what it found."""
 
     number: int
     name: str
-    told: str
+    finding: str
+
+
+class Verdict(NamedTuple):
+    """What all steps hold for: the checkpoint, the number of entries without content, and a sentence with its worth."""
+
+    checkpoint: Checkpoint
+    pruned: int
+    shown: str
 
 
 class Refused(Exception):
-    """A step that did not hold."""
+    """A step that did not hold, with the reason as half a sentence."""
 
     def __init__(self, number: int, name: str, why: str) -> None:
         super().__init__(f"step {number}, {name}: {why}")
@@ -57,19 +72,22 @@ class Refused(Exception):
 
 
 class Verification:
-    """The steps in their order; `tell` hears of each that held."""
+    """The steps in their order. `held` is called with each step that held, before the next begins."""
 
-    def __init__(self, tell: Callable[[Step], None]) -> None:
-        self._tell = tell
+    def __init__(self, held: Callable[[Step], None]) -> None:
+        self._report = held
 
     def log(
-        self, told_key: str, pinned: str | None, signed: str, leaves: Iterable[Leaf], kept: str | None = None
-    ) -> Checkpoint:
-        """All steps over a whole log; the checkpoint that it holds for. `kept` is a checkpoint from an earlier look."""
-        key = self._key(told_key, pinned)
+        self, claimed_key: str, pinned: str | None, signed: str, leaves: Iterable[Leaf], kept: str | None = None
+    ) -> Verdict:
+        """Verify a whole log. `claimed_key` came with it, `kept` is a checkpoint of it from an earlier verification.
+
+        Without a pinned key the claimed one is taken, which shows only that the log agrees with itself.
+        """
+        key = self._key(claimed_key, pinned)
         checkpoint = self._checkpoint(signed, key)
-        earlier = self._kept(kept, key)
-        log = _Log(checkpoint.origin.rpartition("/")[2], earlier.size if earlier else 0)
+        earlier = None if kept is None else self._kept(6, kept, key)
+        log = _Log(checkpoint, earlier.size if earlier else 0)
         for leaf in leaves:
             log.add(leaf)
 
@@ -85,13 +103,30 @@ class Verification:
         self._held(5, "root", f"They hash to the signed root, {checkpoint.root.hex()[:16]}….")
         if earlier is not None:
             self._history(earlier, checkpoint, log.earlier_root)
-        return checkpoint
+        return Verdict(checkpoint, log.pruned, _shown(log.pruned))
 
-    def proof(self, told_key: str | None, pinned: str | None, text: str) -> Checkpoint:
-        """All steps over the proof of one entry, which is in it."""
-        if told_key is None and pinned is None:
+    def checkpoint(self, pinned: str, signed: str, kept: str | None = None) -> Verdict:
+        """Verify a checkpoint alone, and against one from an earlier verification."""
+        key = self._key(None, pinned)
+        checkpoint = self._checkpoint(signed, key)
+        if kept is None:
+            return Verdict(checkpoint, 0, "Shown: the log's key signed this checkpoint. Not shown: any entry of it.")
+        earlier = self._kept(3, kept, key)
+        if earlier.size > checkpoint.size:
+            raise Refused(3, "history", _shrunk(earlier, checkpoint))
+        if earlier.size == checkpoint.size and earlier.root != checkpoint.root:
+            raise Refused(3, "history", f"the key signed two different logs of {checkpoint.size} entries")
+        grown = checkpoint.size - earlier.size
+        self._held(3, "history", f"{grown} entries more than the one you kept." if grown else "It is the one you kept.")
+        shown = "Shown: the log's key signed this checkpoint, and it does not contradict the one you kept."
+        unshown = " Not shown: that the log begins with those entries. An export shows it." if grown else ""
+        return Verdict(checkpoint, 0, shown + unshown)
+
+    def proof(self, pinned: str | None, text: str) -> Verdict:
+        """Verify the proof of one entry, which has the entry in it."""
+        if pinned is None:
             raise Refused(1, "key", "a proof has no key in it: give the log's with --key")
-        key = self._key(told_key or "", pinned)
+        key = self._key(None, pinned)
         try:
             proof = LogProof.parse(text)
         except NotVerified as error:
@@ -99,26 +134,27 @@ class Verification:
         checkpoint = self._checkpoint(proof.checkpoint, key)
         if proof.leaf is None:
             raise Refused(3, "entry", "the file has no entry in it, only its place")
-        log = _Log(checkpoint.origin.rpartition("/")[2], 0)
-        log.add(proof.leaf)
-        told = json.loads(proof.leaf)
-        self._held(3, "entry", f"{told['action']} by {told['actor']} on {told['target']} at {told['time']}.")
+        found = _Log(checkpoint, 0).read(3, "entry", "the entry", proof.leaf)
+        self._held(3, "entry", f"{found.summary} at {found.time}.")
         try:
             proof.verified(key, leaf_hash(proof.leaf))
         except NotVerified as error:
             raise Refused(4, "inclusion", str(error)) from error
         self._held(4, "inclusion", f"It is entry {proof.index} of {checkpoint.size}.")
-        return checkpoint
+        shown = "Shown: this entry is in that log, at that place. Not shown: that it is true."
+        return Verdict(checkpoint, 0, shown)
 
-    def _key(self, told: str, pinned: str | None) -> VerifierKey:
+    def _key(self, claimed: str | None, pinned: str | None) -> VerifierKey:
         try:
-            key = VerifierKey.parse(pinned if pinned is not None else told)
-            if pinned is not None and told and VerifierKey.parse(told) != key:
-                raise NotVerified(f"it is not the one you pinned: {told.strip()}")
+            key = VerifierKey.parse(pinned if pinned is not None else claimed or "")
+            if pinned is not None and claimed is not None and VerifierKey.parse(claimed) != key:
+                raise NotVerified(f"it is not the one you pinned: {claimed.strip()}")
         except NotVerified as error:
             raise Refused(1, "key", str(error)) from error
-        how = "the one you pinned" if pinned is not None else "SELF-ASSERTED, the log's own word: pin it with --key"
-        self._held(1, "key", f"{key.name}+{key.id.hex()}, {how}.")
+        origin = (
+            "the one you pinned" if pinned is not None else "SELF-ASSERTED, it came with the log: pin it with --key"
+        )
+        self._held(1, "key", f"{key.name}+{key.id.hex()}, {origin}.")
         return key
 
     def _checkpoint(self, signed: str, key: VerifierKey) -> Checkpoint:
@@ -129,61 +165,73 @@ class Verification:
         self._held(2, "checkpoint", f"Signed by this key: {checkpoint.size} entries of {checkpoint.origin}.")
         return checkpoint
 
-    def _kept(self, kept: str | None, key: VerifierKey) -> Checkpoint | None:
-        if kept is None:
-            return None
+    def _kept(self, step: int, kept: str, key: VerifierKey) -> Checkpoint:
         try:
             return Checkpoint.verified(kept, key)
         except NotVerified as error:
-            raise Refused(6, "history", f"of the checkpoint you kept: {error}") from error
+            raise Refused(step, "history", f"of the checkpoint you kept: {error}") from error
 
     def _history(self, earlier: Checkpoint, checkpoint: Checkpoint, root: bytes | None) -> None:
         if earlier.size > checkpoint.size:
-            why = f"you kept a checkpoint of {earlier.size} entries, and only {checkpoint.size} are signed now"
-            raise Refused(6, "history", why)
+            raise Refused(6, "history", _shrunk(earlier, checkpoint))
         if root != earlier.root:
             why = f"its first {earlier.size} entries are not those whose checkpoint you kept: it is another log"
             raise Refused(6, "history", why)
         self._held(6, "history", f"It begins with the {earlier.size} entries whose checkpoint you kept.")
 
-    def _held(self, number: int, name: str, told: str) -> None:
-        self._tell(Step(number, name, told))
+    def _held(self, number: int, name: str, finding: str) -> None:
+        self._report(Step(number, name, finding))
 
 
 class _Log:
-    """The entries seen so far."""
+    """The log that a checkpoint is of, as far as its entries have been read."""
 
-    def __init__(self, tenant: str, earlier_size: int) -> None:
-        self.tenant = tenant
+    def __init__(self, checkpoint: Checkpoint, earlier_size: int) -> None:
+        self.tenant = checkpoint.origin.rpartition("/")[2]
         self.frontier = Frontier()
         self.pruned = 0
         self.earlier_root = self.frontier.root() if earlier_size == 0 else None
         self._earlier_size = earlier_size
-        self._seen: set[str] = set()
+        self._seen: set[str | tuple[str, str]] = set()
 
     def add(self, leaf: Leaf) -> None:
-        """One more, in its order."""
+        """One more entry, in the log's order."""
         index = self.frontier.size
         if isinstance(leaf, Pruned):
             if len(leaf.leaf_hash) != HASH_BYTES:
-                raise Refused(3, "entries", f"of entry {index} there is neither content nor hash")
+                raise Refused(3, "entries", f"entry {index} has neither content nor hash")
             self.pruned += 1
             hashed = leaf.leaf_hash
         else:
-            self._read(index, leaf)
+            found = self.read(3, "entries", f"entry {index}", leaf)
+            if found.identity in self._seen:
+                raise Refused(3, "entries", f"entry {index} is there a second time: {found.id}")
+            self._seen.add(found.identity)
             hashed = leaf_hash(leaf)
         self.frontier.append(hashed)
         self.frontier.completed.clear()
         if self.frontier.size == self._earlier_size:
             self.earlier_root = self.frontier.root()
 
-    def _read(self, index: int, leaf: bytes) -> None:
+    def read(self, step: int, name: str, which: str, leaf: bytes) -> Entry:
+        """An entry of this log; Refused at this step when the leaf is none."""
         try:
-            value = entry.read_leaf(leaf)
+            found = entry.read(leaf)
         except NotCanonical as error:
-            raise Refused(3, "entries", f"entry {index} {error}") from error
-        if value["tenant"] != self.tenant:
-            raise Refused(3, "entries", f"entry {index} is of another tenant, {value['tenant']}")
-        if value["id"] in self._seen:
-            raise Refused(3, "entries", f"entry {index} is there a second time: {value['id']}")
-        self._seen.add(value["id"])
+            raise Refused(step, name, f"{which} {error}") from error
+        if found.tenant != self.tenant:
+            raise Refused(step, name, f"{which} is of another tenant, {found.tenant}")
+        return found
+
+
+def _shown(pruned: int) -> str:
+    if pruned:
+        return (
+            "Shown: these entries, in this order, none changed, and that the log has no others. "
+            f"Not shown: what the {pruned} removed entries were, and that each of the others is true."
+        )
+    return "Shown: these entries, in this order, none changed and none missing. Not shown: that each is true."
+
+
+def _shrunk(earlier: Checkpoint, checkpoint: Checkpoint) -> str:
+    return f"you kept a checkpoint of {earlier.size} entries, and only {checkpoint.size} are signed now"

@@ -175,13 +175,13 @@ class TestLogProof:
         ("old", "new", "why"),
         [
             ("@v1", "@v2", "not of the form"),
-            ("index 1", "index 01", "does not say the entry's index"),
-            ("index 1\n", "", "does not say the entry's index"),
+            ("index 1", "index 01", "no line with the entry's index"),
+            ("index 1\n", "", "no line with the entry's index"),
             ("\n\n", "\n", "not of the form|SHA-256|base64"),
             ("index 1\n", "index 1\nAAAA\n", "no SHA-256 hash"),
             ("index 1\n", "index 1\n" + ("A" * 43 + "=\n") * 65, "too many lines"),
             ("index 1\n", "index 1\n" + "x" * 600_000, "larger than"),
-            ("extra b25l\nindex 1\n", "", "does not say the entry's index"),
+            ("extra b25l\nindex 1\n", "", "no line with the entry's index"),
         ],
         ids=range(8),
     )

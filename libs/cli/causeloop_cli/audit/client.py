@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 import httpx
 
 from causeloop_cli import running_dev
-from causeloop_cli.audit.files import LARGEST
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.settings import SettingsError
+from causeloop_log.files import LARGEST
 
 TOKEN = "CAUSELOOP_TOKEN"  # noqa: S105  a variable's name
 

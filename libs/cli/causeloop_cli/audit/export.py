@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from causeloop_cli.audit import client, files, log
-from causeloop_log import export_file
+from causeloop_cli.audit import client, log
+from causeloop_log import export_file, files
 
 
 def main(options: argparse.Namespace) -> int:

@@ -9,9 +9,8 @@ import httpx
 from causeloop_cli.audit import client
 from causeloop_cli.audit.sse import Event, Reader
 from causeloop_common.errors import AppError, Unavailable
-from causeloop_log import export_file
 from causeloop_log.export_file import Head
-from causeloop_log.verification import Leaf
+from causeloop_log.verification import Leaf, Pruned, Refused
 
 _TRIES = 20
 _SIZE = re.compile(r"[0-9]{1,18}")
@@ -70,5 +69,8 @@ def _events(http: httpx.Client, gateway: client.Gateway, reader: Reader) -> Iter
 
 def _leaf(event: Event) -> Leaf:
     if event.kind == "pruned":
-        return export_file.pruned(event.data, "leaf_hash")
+        try:
+            return Pruned(bytes.fromhex(json.loads(event.data)["leaf_hash"]))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise Refused(3, "entries", "a removed entry has no hash") from error
     return event.data.encode()

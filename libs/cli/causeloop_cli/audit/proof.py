@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from causeloop_cli.audit import client, files
+from causeloop_cli.audit import client
+from causeloop_log import files
 from causeloop_log.tlog.proof import SUFFIX
 
 

@@ -30,7 +30,9 @@ def run(page: Page, gateway: client.Gateway, one_more: Callable[[], None]) -> No
     page.did("GET /v1/audit/key", "200", "pinned on first sight, from now on trusted")
     earlier = log.head(gateway)
     steps = Verification(lambda step: _told(page, step))
-    old = steps.log(earlier.key, pinned, earlier.checkpoint, log.leaves(gateway, log.size_of(earlier.checkpoint)))
+    old = steps.log(
+        earlier.key, pinned, earlier.checkpoint, log.leaves(gateway, log.size_of(earlier.checkpoint))
+    ).checkpoint
     one_more()
     head = log.head(gateway)
     _grown(page, gateway, old, Checkpoint.verified(head.checkpoint, VerifierKey.parse(pinned)))
@@ -43,7 +45,7 @@ def run(page: Page, gateway: client.Gateway, one_more: Callable[[], None]) -> No
 
 
 def _told(page: Page, step: Step) -> None:
-    page.held(f"{step.number} {step.name}", step.told)
+    page.held(f"{step.number} {step.name}", step.finding)
 
 
 def _grown(page: Page, gateway: client.Gateway, old: Checkpoint, new: Checkpoint) -> None:
@@ -68,8 +70,8 @@ def _one(page: Page, gateway: client.Gateway, pinned: str, leaf: Leaf) -> None:
     event = json.loads(leaf if isinstance(leaf, bytes) else b"")["id"]
     text = client.ask(gateway, f"/audit/events/{event}/proof")
     held: list[Step] = []
-    Verification(held.append).proof(None, pinned, text)
-    told = f"{held[-1].told} {len(text)} bytes, C2SP tlog-proof"
+    Verification(held.append).proof(pinned, text)
+    told = f"{held[-1].finding} {len(text)} bytes, C2SP tlog-proof"
     page.did("GET /v1/audit/events/{id}/proof", "200, verified", told)
 
 

@@ -1,10 +1,10 @@
-"""Checkpoints: what a log was when somebody signed for it (C2SP tlog-checkpoint).
+"""Checkpoints: the size and root that a log had when it was signed (C2SP tlog-checkpoint).
 
-    <origin>              which log: `<installation>/log/<tenant>`, also the name of the key that signs
-    <size>                how many entries, in decimal
+    <origin>              the log: `<installation>/log/<tenant>`, also the name of the key that signs
+    <size>                the number of its entries, in decimal
     <root>                the tree's hash, in base64
 
-A genuine checkpoint of another tenant has another origin, and so says nothing about this one.
+A genuine checkpoint of another tenant has another origin, so it is refused as a checkpoint of this one.
 """
 
 import base64

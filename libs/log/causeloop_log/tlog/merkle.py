@@ -1,4 +1,4 @@
-"""The Merkle tree of RFC 6962 2.1 (RFC 9162 2.1): grown leaf by leaf, proven from what is stored, verified from little.
+"""The Merkle tree of RFC 6962 2.1 (RFC 9162 2.1): grown leaf by leaf, proven from stored hashes.
 
 A tree of n leaves is determined by the roots of the perfect subtrees that n's binary digits name, largest first:
 its *peaks*. They are all that appending needs.
@@ -122,8 +122,8 @@ def inclusion_spans(index: int, size: int) -> list[Span]:
 def consistency_spans(old: int, new: int) -> list[Span]:
     """The subtrees whose roots prove that the tree of `new` leaves begins with the tree of `old`.
 
-    RFC 9162 2.1.4.1, SUBPROOF(m, D[n], b), from the root down and then turned round. Of no leaves, and of the same
-    number, nothing needs to be shown.
+    RFC 9162 2.1.4.1, SUBPROOF(m, D[n], b), from the root down and then turned round. An older tree without leaves, or
+    of the same size, needs no proof.
     """
     if not 0 <= old <= new:
         raise ValueError(f"A tree of {new} leaves cannot begin with {old}.")

@@ -43,7 +43,7 @@ class VerifierKey:
 
     def __post_init__(self) -> None:
         if _NAME.fullmatch(self.name) is None or not self.name.isprintable():
-            raise NotVerified("a key's name has a space, a plus or what cannot be printed")
+            raise NotVerified("a key's name has a space, a plus or a character that cannot be printed")
 
     def __str__(self) -> str:
         return f"{self.name}+{self.id.hex()}+{base64.b64encode(_ED25519 + self.public).decode()}"
@@ -72,7 +72,7 @@ def sign(text: str, name: str, private: Ed25519PrivateKey) -> str:
 
 
 def verified(note: str, key: VerifierKey) -> str:
-    """The text of a note that this key signed; NotVerified for any other. What other keys signed counts for nothing."""
+    """The text of a note that this key signed; NotVerified for any other note. Signatures of other keys are ignored."""
     text, lines = _parts(note)
     mine = [raw for name, raw in map(_signature, lines) if name == key.name and raw[:_KEY_ID] == key.id]
     if not mine:
@@ -111,6 +111,6 @@ def decoded(text: str) -> bytes:
         raw = base64.b64decode(text, validate=True)
     except ValueError as error:  # binascii.Error is one, and so is a letter that is not ASCII
         raise NotVerified("there is text where base64 belongs") from error
-    if base64.b64encode(raw).decode() != text:  # the last letter may have bits that count for nothing
+    if base64.b64encode(raw).decode() != text:  # the last letter may have bits that no byte uses
         raise NotVerified("there is base64 in another than its one spelling")
     return raw

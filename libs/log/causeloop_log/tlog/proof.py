@@ -1,13 +1,13 @@
-"""One entry's proof in one file, for our verifier and anybody else's (C2SP tlog-proof, extension `.tlog-proof`).
+"""The proof of one entry in one file, for every verifier of the format (C2SP tlog-proof, extension `.tlog-proof`).
 
     c2sp.org/tlog-proof@v1
-    extra <base64>            here: the entry itself, so that the file needs no other
+    extra <base64>            the entry itself, so that no other file is needed
     index <decimal>
     <base64>                  the inclusion proof, from the leaf's sibling to the root's child
                               an empty line
     <signed checkpoint>
 
-The entry is not trusted for standing there: it is hashed, and the hash proven.
+The entry is not trusted because it is in the file: its hash is proven.
 """
 
 import base64
@@ -21,6 +21,8 @@ from causeloop_log.tlog.checkpoint import Checkpoint
 from causeloop_log.tlog.note import VerifierKey, decoded
 
 FORMAT = "c2sp.org/tlog-proof@v1"
+START = "c2sp.org/tlog-proof@"
+"""How the file begins in every version of the format."""
 SUFFIX = ".tlog-proof"
 LARGEST = 512 * 1024
 
@@ -29,7 +31,7 @@ _INDEX = re.compile(r"index (0|[1-9][0-9]{0,18})")
 
 @dataclass(frozen=True, slots=True)
 class LogProof:
-    """An entry's index, its inclusion proof and the checkpoint it leads to. `leaf` is None where it was not sent."""
+    """An entry's index, its inclusion proof and the checkpoint it leads to. `leaf` is None when the file has none."""
 
     index: int
     path: Sequence[bytes]
@@ -43,7 +45,7 @@ class LogProof:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The proof in a file; NotVerified when the file has another form. It proves nothing until verified."""
+        """The proof in a file; NotVerified when the file has another form. Nothing is proven before `verified`."""
         if len(text) > LARGEST:
             raise NotVerified(f"the proof is larger than {LARGEST} bytes")
         head, separator, checkpoint = text.partition("\n\n")
@@ -53,14 +55,14 @@ class LogProof:
         extra = lines.pop(0).removeprefix("extra ") if lines[0].startswith("extra ") else None
         found = _INDEX.fullmatch(lines.pop(0)) if lines else None
         if found is None:
-            raise NotVerified("the proof does not say the entry's index")
+            raise NotVerified("the proof has no line with the entry's index")
         path = [decoded(line) for line in lines]
         if len(path) > merkle.LONGEST_PROOF or any(len(sibling) != merkle.HASH_BYTES for sibling in path):
             raise NotVerified("the inclusion proof has too many lines, or one that is no SHA-256 hash")
         return cls(int(found[1]), path, checkpoint, None if extra is None else decoded(extra))
 
     def verified(self, key: VerifierKey, hashed_leaf: bytes) -> Checkpoint:
-        """The checkpoint that has the entry with this leaf hash at the proof's index; NotVerified if it does not."""
+        """The checkpoint whose log has this leaf hash at the proof's index; NotVerified when it has not."""
         checkpoint = Checkpoint.verified(self.checkpoint, key)
         merkle.verify_inclusion(self.index, checkpoint.size, hashed_leaf, self.path, checkpoint.root)
         return checkpoint

@@ -24,7 +24,7 @@ from causeloop_common.contracts.base import PAGE_BYTES, Announced
 from causeloop_common.database import Database
 from causeloop_common.errors import InvalidInput, NotFound
 from causeloop_log import entry as entries
-from causeloop_log.entry import EntryFields, NotCanonical
+from causeloop_log.entry import NotCanonical, v1
 from causeloop_log.tlog.merkle import leaf_hash
 
 
@@ -105,12 +105,12 @@ class LogService:
         )
 
     def _entry(self, message: Announced | Unreadable) -> NewEntry:
-        salt = self._entropy(entries.SALT_BYTES)
+        salt = self._entropy(v1.SALT_BYTES)
         if isinstance(message, Announced):
             fields, leaf = _event(message, salt)
         else:
             fields = _malformed(_tenant_of(message.subject), _id_of(message), message.raw)
-            leaf = entries.leaf(fields, salt)
+            leaf = v1.leaf(fields, salt)
         return NewEntry(
             fields.action, fields.actor, fields.credential, fields.target, fields.request_id, fields.occurred_at,
             leaf_hash(leaf), leaf.decode(),
@@ -129,17 +129,17 @@ def no_entry() -> NotFound:
     return NotFound("There is no such event in this workspace's log. It may still be on its way: try again.")
 
 
-def _event(event: Announced, salt: bytes) -> tuple[EntryFields, bytes]:
+def _event(event: Announced, salt: bytes) -> tuple[v1.Fields, bytes]:
     """An event's entry and its leaf; as malformed when the data has no canonical form."""
     try:
-        fields = EntryFields(
+        fields = v1.Fields(
             event.id, event.tenant, event.type, event.actor, event.credential, event.target, event.occurred_at,
             event.request_id, entries.read_data(event.data),
         )  # fmt: skip
-        return fields, entries.leaf(fields, salt)
+        return fields, v1.leaf(fields, salt)
     except NotCanonical:
         fields = _malformed(event.tenant, event.id, event.data)
-        return fields, entries.leaf(fields, salt)
+        return fields, v1.leaf(fields, salt)
 
 
 def _unreadable(message: Announced | Unreadable) -> Unreadable:
@@ -148,9 +148,9 @@ def _unreadable(message: Announced | Unreadable) -> Unreadable:
     return Unreadable(f"evt.{message.tenant}.{message.type}", 0, message.id.encode() + message.data)
 
 
-def _malformed(tenant: str, event_id: str, raw: bytes) -> EntryFields:
+def _malformed(tenant: str, event_id: str, raw: bytes) -> v1.Fields:
     telemetry.MALFORMED.inc()
-    return EntryFields(
+    return v1.Fields(
         id=event_id,
         tenant=tenant,
         action=entries.MALFORMED,

@@ -1,4 +1,4 @@
-"""The canonical form of an entry, for every value it can hold."""
+"""The canonical form of an entry of version 1, for every value it can hold."""
 
 import json
 from datetime import UTC, datetime
@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from causeloop_log import entry
-from causeloop_log.entry import EntryFields, NotCanonical
+from causeloop_log.entry import NotCanonical, v1
 
-FIELDS = EntryFields(
+FIELDS = v1.Fields(
     id="evt_1",
     tenant="ws_1",
     action="vault.secret_written",
@@ -38,7 +38,7 @@ OBJECTS = st.dictionaries(KEYS, VALUES, max_size=6)
 class TestCanonicalForm:
     @given(OBJECTS)
     def test_is_sorted_compact_json_and_so_rfc_8785(self, data: dict[str, Any]) -> None:
-        leaf = entry.leaf(FIELDS._replace(data=data), SALT)
+        leaf = v1.leaf(FIELDS._replace(data=data), SALT)
 
         # With ASCII keys and integers up to 2^53 there is nothing else in RFC 8785: 3.2.2, 3.2.3.
         assert json.loads(leaf)["data"] == data
@@ -48,12 +48,10 @@ class TestCanonicalForm:
     def test_does_not_depend_on_how_the_event_was_written(self, data: dict[str, Any]) -> None:
         spread = json.dumps(dict(reversed(data.items())), indent=2).encode()
 
-        assert entry.leaf(FIELDS._replace(data=entry.read_data(spread)), SALT) == entry.leaf(
-            FIELDS._replace(data=data), SALT
-        )
+        assert v1.leaf(FIELDS._replace(data=entry.read_data(spread)), SALT) == v1.leaf(FIELDS._replace(data=data), SALT)
 
     @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
-    def test_whatever_arrives_is_read_or_refused_as_not_canonical(self, text: bytes) -> None:
+    def test_any_text_is_read_or_refused_as_not_canonical(self, text: bytes) -> None:
         try:
             data = entry.read_data(text)
         except NotCanonical:
@@ -62,10 +60,10 @@ class TestCanonicalForm:
 
     def test_half_a_surrogate_pair_has_none(self) -> None:
         with pytest.raises(NotCanonical, match="contains text that is not Unicode"):
-            entry.leaf(FIELDS._replace(data={"a": "\ud800"}), SALT)
+            v1.leaf(FIELDS._replace(data={"a": "\ud800"}), SALT)
 
-    @pytest.mark.parametrize("name", EntryFields._fields)
+    @pytest.mark.parametrize("name", v1.Fields._fields)
     def test_every_field_counts(self, name: str) -> None:
         other: Any = {"data": {}, "occurred_at": FIELDS.occurred_at.replace(microsecond=0)}.get(name, "other")
 
-        assert entry.leaf(FIELDS._replace(**{name: other}), SALT) != entry.leaf(FIELDS, SALT)
+        assert v1.leaf(FIELDS._replace(**{name: other}), SALT) != v1.leaf(FIELDS, SALT)

@@ -1,4 +1,4 @@
-"""The frozen form of an entry."""
+"""The frozen form of an entry of version 1."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,12 +8,12 @@ import orjson
 import pytest
 
 from causeloop_log import entry
-from causeloop_log.entry import EntryFields, NotCanonical
+from causeloop_log.entry import NotCanonical, v1
 from causeloop_log.tlog.merkle import leaf_hash
 
 ASSETS = Path(__file__).parent / "assets"
 
-FIELDS = EntryFields(
+FIELDS = v1.Fields(
     id="evt_01h455vb4pex5vsknk084sn02q",
     tenant="ws_01h455vb4pex5vsknk084sn02r",
     action="vault.secret_written",
@@ -29,17 +29,17 @@ SALT = bytes(range(16))
 
 class TestLeaf:
     def test_is_frozen(self) -> None:
-        assert entry.leaf(FIELDS, SALT) == (ASSETS / "entry-v1.json").read_bytes().rstrip(b"\n")
+        assert v1.leaf(FIELDS, SALT) == (ASSETS / "entry-v1.json").read_bytes().rstrip(b"\n")
 
     def test_another_salt_is_another_leaf(self) -> None:
-        assert entry.leaf(FIELDS, SALT) != entry.leaf(FIELDS, bytes(16))
+        assert v1.leaf(FIELDS, SALT) != v1.leaf(FIELDS, bytes(16))
 
     def test_needs_its_128_bits_of_salt(self) -> None:
         with pytest.raises(ValueError, match="needs 16 random bytes"):
-            entry.leaf(FIELDS, b"short")
+            v1.leaf(FIELDS, b"short")
 
     def test_flipping_any_byte_changes_its_hash(self) -> None:
-        leaf = entry.leaf(FIELDS, SALT)
+        leaf = v1.leaf(FIELDS, SALT)
         hashes = {leaf_hash(leaf[:at] + bytes([leaf[at] ^ 1]) + leaf[at + 1 :]) for at in range(len(leaf))}
         assert len(hashes) == len(leaf)
         assert leaf_hash(leaf) not in hashes
@@ -66,15 +66,15 @@ class TestReadData:
             (b'{"a":' * 20 + b"1" + b"}" * 20, "nested too deep"),
         ],
     )
-    def test_refuses_what_has_no_canonical_form(self, text: bytes, why: str) -> None:
+    def test_refuses_a_value_without_a_canonical_form(self, text: bytes, why: str) -> None:
         with pytest.raises(NotCanonical, match=why):
-            entry.leaf(FIELDS._replace(data=entry.read_data(text)), SALT)
+            v1.leaf(FIELDS._replace(data=entry.read_data(text)), SALT)
 
     @pytest.mark.parametrize("value", [2**53, -(2**53), True, None, "", "é", [], {}, [{"a": [1, "b", None]}]])
-    def test_takes_what_has_one(self, value: Any) -> None:
+    def test_accepts_a_value_with_one(self, value: Any) -> None:
         assert entry.read_data(orjson.dumps({"a": value})) == {"a": value}
 
-    def test_an_unreadable_event_is_remembered_by_its_digest(self) -> None:
+    def test_the_digest_of_an_unreadable_event_is_its_hash_and_size(self) -> None:
         assert entry.digest_of(b"abc") == {
             "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
             "size": 3,

@@ -1,0 +1,86 @@
+"""What a person sees of a verification: a line for each step, then the verdict.
+
+`causeloop-verify` and `causeloop audit verify` are both this.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from causeloop_log import export_file, files
+from causeloop_log.export_file import Head
+from causeloop_log.files import Unusable
+from causeloop_log.tlog.proof import START as PROOF
+from causeloop_log.verification import Leaf, Refused, Step, Verdict, Verification
+
+
+def run(verify: Callable[[Verification], Verdict], *, pinned: bool) -> bool:
+    """Whether a verification holds, printed step by step."""
+    try:
+        verdict = verify(Verification(_print_step))
+    except Refused as refused:
+        why = f"{refused.why[:1].upper()}{refused.why[1:]}."
+        print(f"  {refused.number}  FAILED  {refused.name:<13} {printable(why)}")
+        print(f"\nNOT VERIFIED: step {refused.number}, {refused.name}.")
+        return False
+    withheld = f", {verdict.pruned} of them without content" if verdict.pruned else ""
+    print(f"\nVERIFIED: {printable(verdict.checkpoint.origin)}, {verdict.checkpoint.size} entries{withheld}.")
+    if not pinned:
+        print("The key came with the log, as a forger's key would come with a forged log. Pin the log's with --key.")
+    print(verdict.shown)
+    return True
+
+
+def verify_file(verification: Verification, name: str, pinned: str | None, kept: Path | None) -> Verdict:
+    """Verify an export, a checkpoint or a proof, whichever the file is; - is standard input."""
+    with files.opened(name) as file:
+        line = file.readline(export_file.LONGEST_LINE)
+        if line.startswith(export_file.START):
+            head, leaves = export_file.read_after(line, file)
+            return verify_log(verification, head, leaves, pinned, kept)
+        text = files.text_of(name, file, line)
+    if text.startswith(PROOF):
+        if kept is not None:
+            raise Unusable(
+                "--kept is for a log or a checkpoint: the proof of one entry shows nothing about the others."
+            )
+        return verification.proof(pinned, text)
+    if pinned is None:
+        raise Refused(1, "key", "a checkpoint has no key in it: give the log's with --key")
+    return verification.checkpoint(pinned, text, None if kept is None else files.text(str(kept)))
+
+
+def verify_log(
+    verification: Verification, head: Head, leaves: Iterable[Leaf], pinned: str | None, kept: Path | None
+) -> Verdict:
+    """Verify a whole log; when it holds, its checkpoint takes the place of the one kept before."""
+    verdict = verification.log(head.key, pinned, head.checkpoint, leaves, _text_kept(kept))
+    if kept is not None:
+        with files.replacing(kept) as file:
+            file.write(head.checkpoint.encode())
+        print(f"     kept    checkpoint    For the next time, in {kept}.")
+    return verdict
+
+
+def key(option: str) -> str:
+    """A verifier key, given as it is written or as the name of a file that has it."""
+    return option if option.count("+") >= 2 and not _exists(option) else files.text(option)
+
+
+def printable(text: str) -> str:
+    """A text without the characters that a terminal obeys: some of it comes from the log."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _exists(name: str | Path) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # such as a name that is too long: a key, perhaps
+        return False
+
+
+def _text_kept(path: Path | None) -> str | None:
+    return None if path is None or not _exists(path) else files.text(str(path))
+
+
+def _print_step(step: Step) -> None:
+    print(f"  {step.number}  ok      {step.name:<13} {printable(step.finding)}", flush=True)
