@@ -42,6 +42,7 @@ from causeloop_common.messaging import Bus
 from causeloop_common.settings import Settings
 from causeloop_dev.installation import Installation
 from causeloop_dev.postgres import EmbeddedPostgres
+from tests.support.documented import check_documented
 
 PARTY = "http://app.causeloop.test"
 PATIENCE = 30.0
@@ -256,6 +257,7 @@ class Stack:
                 base_url=f"http://127.0.0.1:{self.port}",
                 trust_env=False,
                 timeout=20,
+                event_hooks={"response": [check_documented]},
                 limits=httpx.Limits(max_connections=200, max_keepalive_connections=200),
             )
         if wait:

@@ -159,9 +159,6 @@ class Refresh(Call[Grant], route="POST /auth/refresh"):
     refresh_token: str  # The refresh token of the last pair.
     workspace_id: str | None = None  # The workspace to move into. Absent: the session stays where it is.
 
-class Logout(Call[None], route="POST /auth/logout"):
-    """End the session."""
-
 class CreateApiToken(Call[CreatedApiToken], route="POST /api-tokens", keyed=True):
     """Create a personal access token."""
     name: str  # A name to know the token by.
@@ -175,25 +172,20 @@ class RevokeApiToken(Call[None], route="DELETE /api-tokens/{id}", keyed=True):
     """Revoke a personal access token."""
     id: str  # The id of a personal access token.
 
+class Logout(Call[None], route="POST /auth/logout"):
+    """End the session."""
+
 class CreateWorkspace(Call[WorkspaceView], route="POST /workspaces", keyed=True):
     """Create a workspace."""
     name: str  # The name that people see.
     slug: str  # A short label for addresses and commands; two workspaces may have the same.
     timezone: str | None = None  # The time zone of its people, as the IANA database names it.
 
-class GetWorkspace(Call[WorkspaceView], route="GET /workspace"):
-    """Show the current workspace."""
-
 class ListMyWorkspaces(List[MyWorkspace], route="GET /me/workspaces"):
     """List the caller's workspaces."""
 
-class ListSecrets(List[SecretView], route="GET /secrets"):
-    """List the workspace's secrets."""
-
-class RevealSecret(Call[RevealedSecret], route="POST /secrets/{path}/reveal"):
-    """Reveal a secret's value."""
-    path: str  # The secret's path in the workspace; `/` separates its parts.
-    version: int | None = None  # The version to reveal. Absent: the newest.
+class GetWorkspace(Call[WorkspaceView], route="GET /workspace"):
+    """Show the current workspace."""
 
 class PutSecret(Call[SecretView], route="PUT /secrets/{path}", keyed=True):
     """Write a new version of a secret."""
@@ -205,6 +197,14 @@ class PutSecret(Call[SecretView], route="PUT /secrets/{path}", keyed=True):
 class GetSecret(Call[SecretView], route="GET /secrets/{path}"):
     """Show a secret without its value."""
     path: str  # The secret's path in the workspace; `/` separates its parts.
+
+class ListSecrets(List[SecretView], route="GET /secrets"):
+    """List the workspace's secrets."""
+
+class RevealSecret(Call[RevealedSecret], route="POST /secrets/{path}/reveal"):
+    """Reveal a secret's value."""
+    path: str  # The secret's path in the workspace; `/` separates its parts.
+    version: int | None = None  # The version to reveal. Absent: the newest.
 
 class CreateKey(Call[KeyView], route="POST /keys", keyed=True):
     """Create a named key."""

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from causeloop_common.contracts.base import Command, Page
-from causeloop_common.errors import AppError
+from causeloop_common.errors import AppError, AuditUnavailable
 from causeloop_gateway.inbound import Inbound
+
+RECORDED = AuditUnavailable("The act could not be recorded, so it was not done. Try again.")
+"""The error of every act that is recorded in the log before it is answered."""
 
 ANY = frozenset({"session", "token"})
 SESSION = frozenset({"session"})
@@ -32,7 +35,7 @@ class Endpoint:
                      cannot send them
     new_workspace    whether the command runs in a workspace whose id is made from the request
     text             the reply's field that is the whole answer to a client that prefers `text/plain`
-    errors           what the use case raises besides what every route does, each with a sentence as it may be
+    errors           one of each kind that the use case raises, besides those of every such route
     """
 
     method: str
@@ -43,7 +46,7 @@ class Endpoint:
     from_client: Mapping[str, Callable[[Inbound, int], str | None]] = field(default_factory=dict)
     new_workspace: bool = False
     text: str | None = None
-    errors: Mapping[type[AppError], str] = field(default_factory=dict)
+    errors: tuple[AppError, ...] = ()
 
     @property
     def path_fields(self) -> tuple[str, ...]:

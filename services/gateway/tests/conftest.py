@@ -29,6 +29,7 @@ from causeloop_gateway import app
 from causeloop_gateway.security import Security
 from causeloop_tenancy import app as tenancy
 from causeloop_vault import app as vault
+from tests.support.documented import check_documented
 
 PARTY = "http://app.causeloop.test"
 PATIENCE = 5.0
@@ -166,7 +167,7 @@ async def house(servers: Servers, neighbours: None) -> AsyncIterator[House]:
     async with (
         served(issuing, at_issuer),
         served(listener, at_gateway),
-        httpx.AsyncClient(base_url=url, trust_env=False) as http,
+        httpx.AsyncClient(base_url=url, trust_env=False, event_hooks={"response": [check_documented]}) as http,
         httpx.AsyncClient(base_url=issuer_url, trust_env=False) as issuer,
     ):
         yield House(http, issuer, int(url.rpartition(":")[2]), superuser, gateway, listener)

@@ -217,8 +217,7 @@ def refusals(endpoint: Endpoint) -> Iterator[AppError]:
                 f"This request was done before and its secret was shown then. It made {_SHOWN}.",
                 fields={"id": [_SHOWN]},
             )
-    for kind, detail in endpoint.errors.items():
-        yield kind(detail)
+    yield from endpoint.errors
 
 
 @cache

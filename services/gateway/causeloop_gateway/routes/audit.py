@@ -1,4 +1,4 @@
-"""Routes of audit: the workspace's log, and what proves it."""
+"""Routes of audit: the workspace's log, and proofs about it."""
 
 from causeloop_common.contracts.audit import (
     GetCheckpoint,
@@ -9,14 +9,34 @@ from causeloop_common.contracts.audit import (
     ReadStream,
 )
 from causeloop_common.contracts.vault import GetAuditKey
+from causeloop_common.errors import Conflict, NotFound, RateLimited
 from causeloop_gateway.endpoints import Endpoint
 
+_NO_EVENT = NotFound("There is no such event in this workspace's log. It may still be on its way: try again.")
+_NOT_SIGNED = Conflict("The log grew faster than it could be signed. Try again.")
 ENDPOINTS = (
     Endpoint("GET", "/audit/events", ListEvents),
-    Endpoint("GET", "/audit/events/{id}", GetEvent),
-    Endpoint("GET", "/audit/events/{id}/proof", GetEventProof, text="tlog_proof"),
-    Endpoint("GET", "/audit/checkpoint", GetCheckpoint, text="checkpoint"),
-    Endpoint("GET", "/audit/consistency", GetConsistency),
+    Endpoint("GET", "/audit/events/{id}", GetEvent, errors=(_NO_EVENT,)),
+    Endpoint("GET", "/audit/events/{id}/proof", GetEventProof, text="tlog_proof", errors=(_NO_EVENT, _NOT_SIGNED)),
+    Endpoint("GET", "/audit/checkpoint", GetCheckpoint, text="checkpoint", errors=(_NOT_SIGNED,)),
+    Endpoint(
+        "GET", "/audit/consistency", GetConsistency,
+        errors=(
+            Conflict(
+                "The log does not continue what was signed of it: entries or nodes of it are missing. An operator must "
+                "look at it."
+            ),
+        ),
+    ),
     Endpoint("GET", "/audit/key", GetAuditKey, text="key"),
-)
-STREAM = Endpoint("GET", "/audit/stream", ReadStream)
+)  # fmt: skip
+STREAM = Endpoint(
+    "GET", "/audit/stream", ReadStream,
+    errors=(
+        Conflict(
+            "The log has 12 entries, and this would go on at 43: it is not the log that was read before, or was "
+            "restored to an earlier state. Compare it with what you hold, then begin with from=0."
+        ),
+        RateLimited("10 streams of yours are open, and no more may be. Close one, or try again later.", retry_after=30),
+    ),
+)  # fmt: skip

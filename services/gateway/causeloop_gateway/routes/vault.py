@@ -10,15 +10,24 @@ from causeloop_common.contracts.vault import (
     PutSecret,
     RevealSecret,
 )
-from causeloop_gateway.endpoints import Endpoint
+from causeloop_common.errors import Conflict, NotFound
+from causeloop_gateway.endpoints import RECORDED, Endpoint
 
+_NO_SECRET = NotFound("There is no secret 'db/password' in this workspace, or not that version of it.")
+_NO_KEY = NotFound("There is no key 'orders' in this workspace.")
 ENDPOINTS = (
+    Endpoint(
+        "PUT", "/secrets/{path:path}", PutSecret,
+        errors=(RECORDED, Conflict("The secret's version is not the one you named. Read it again and decide.")),
+    ),
     Endpoint("GET", "/secrets", ListSecrets),
-    Endpoint("POST", "/secrets/{path:path}/reveal", RevealSecret),
-    Endpoint("PUT", "/secrets/{path:path}", PutSecret),
-    Endpoint("GET", "/secrets/{path:path}", GetSecret),
-    Endpoint("POST", "/keys", CreateKey, 201),
+    Endpoint("GET", "/secrets/{path:path}", GetSecret, errors=(_NO_SECRET,)),
+    Endpoint("POST", "/secrets/{path:path}/reveal", RevealSecret, errors=(RECORDED, _NO_SECRET)),
+    Endpoint(
+        "POST", "/keys", CreateKey, 201,
+        errors=(RECORDED, Conflict("There is a key 'orders' in this workspace already. Use it, or another name.")),
+    ),
     Endpoint("GET", "/keys", ListKeys),
-    Endpoint("POST", "/keys/{name}/encrypt", Encrypt),
-    Endpoint("POST", "/keys/{name}/decrypt", Decrypt),
-)
+    Endpoint("POST", "/keys/{name}/encrypt", Encrypt, errors=(_NO_KEY,)),
+    Endpoint("POST", "/keys/{name}/decrypt", Decrypt, errors=(RECORDED, _NO_KEY)),
+)  # fmt: skip
