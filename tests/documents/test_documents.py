@@ -97,11 +97,6 @@ class TestTheExampleEnvironment:
         assert written == {**defaults, "NATS_NKEY_SEED_OPERATOR": ""}
 
 
-class TestTheArchitecture:
-    def test_fits_in_two_hundred_lines(self) -> None:
-        assert len((ROOT / "ARCHITECTURE.md").read_text().splitlines()) <= 200
-
-
 class TestEveryPage:
     @pytest.mark.parametrize("document", PAGES)
     def test_every_relative_link_leads_somewhere(self, document: str) -> None:

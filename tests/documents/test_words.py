@@ -13,7 +13,6 @@ UNPLAIN = re.compile(
 
 LEFT: frozenset[str] = frozenset(
     {
-        "ARCHITECTURE.md",
         "SECURITY.md",
         "docs/decisions/0002-row-security-is-the-tenant-boundary.md",
         "docs/decisions/0006-keys-per-service.md",
