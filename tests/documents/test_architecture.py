@@ -11,7 +11,13 @@ from tests.documents.pages import ROOT, section, text
 PAGE = "ARCHITECTURE.md"
 BELOW = "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"
 UNNAMED = {"__init__.py", "__pycache__", "py.typed"}
-FLOORS = {"house": "house", "common": "common-floors", "service": "service-floors", "gateway": "gateway-floors"}
+FLOORS = {
+    "house": "house",
+    "log": "log-floors",
+    "common": "common-floors",
+    "service": "service-floors",
+    "gateway": "gateway-floors",
+}
 PACKAGES = sorted(
     str(path.relative_to(ROOT)) for top in ("libs", "services") for path in ROOT.glob(f"{top}/*/causeloop_*")
 )

@@ -97,6 +97,17 @@ class TestTheExampleEnvironment:
         assert written == {**defaults, "NATS_NKEY_SEED_OPERATOR": ""}
 
 
+class TestContributing:
+    def test_lists_every_target_of_make(self) -> None:
+        printed = {word for command, _ in rows("CONTRIBUTING.md", "Set-up") for word in in_code(command)}
+        targets = re.findall(r"(?m)^([a-z-]+):.*## ", (ROOT / "Makefile").read_text())
+        assert printed == {"make", *(f"make {target}" for target in targets if target != "help")}
+
+    def test_lists_every_package(self) -> None:
+        printed = {word for package, *_ in rows("CONTRIBUTING.md", "Packages") for word in in_code(package)}
+        assert printed == {*(str(path.relative_to(ROOT)) for path in ROOT.glob("libs/*")), "services/*"}
+
+
 class TestEveryPage:
     @pytest.mark.parametrize("document", PAGES)
     def test_every_relative_link_leads_somewhere(self, document: str) -> None:
