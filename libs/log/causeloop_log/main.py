@@ -1,6 +1,7 @@
 """`causeloop-verify`: verify an export, a checkpoint or a proof, offline, trusting only a key."""
 
 import argparse
+import io
 import os
 import sys
 from importlib.metadata import version
@@ -15,7 +16,7 @@ Verify what a Causeloop log gave out, step by step, trusting only a key.
   causeloop-verify log.ndjson --key log.key                          a whole log, exported
   causeloop-verify log.ndjson --key log.key --kept last.checkpoint   and that it only grew since the last time
   causeloop-verify new.checkpoint --key log.key                      a checkpoint
-  causeloop-verify evt_….tlog-proof --key log.key                    one entry
+  causeloop-verify evt_….tlog-proof --key log.key                    the proof of one entry
 """
 _CODES = """\
 exit codes:
@@ -30,6 +31,9 @@ _VERIFIED, _NOT_VERIFIED, _COULD_NOT_LOOK, _INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; its exit code."""
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="replace")  # an encoding without … shows ? for it
     options = _parser().parse_args(arguments)
     try:
         pinned = command.key(options.key)

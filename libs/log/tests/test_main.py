@@ -226,6 +226,13 @@ class TestTheProgram:
         for code, meaning in ((0, "verified"), (1, "not verified"), (2, "could not look")):
             assert f"  {code}  {meaning}: " in done.stdout
 
+    def test_shows_a_question_mark_for_a_letter_that_the_terminal_does_not_have(self, export: Path) -> None:
+        command = [str(self.COMMAND), str(export), "--key", KEY]
+        ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=ascii_only)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "They hash to the signed root" in done.stdout
+
     def test_knows_its_version(self) -> None:
         done = self.run("--version")
         assert (done.returncode, done.stdout) == (0, f"causeloop-verify {version('causeloop-log')}\n")

@@ -80,9 +80,9 @@ DATA: dict[str, dict[str, Any]] = {
 }
 
 
-def nested(depth: int) -> dict[str, Any]:
+def nested(depth: int, innermost: dict[str, Any] | None = None) -> dict[str, Any]:
     """Data of so many objects, one in the other."""
-    return {"a": nested(depth - 1)} if depth > 1 else {}
+    return {"a": nested(depth - 1, innermost)} if depth > 1 else innermost or {}
 
 
 def entries_v1() -> dict[str, Any]:
@@ -93,6 +93,9 @@ def entries_v1() -> dict[str, Any]:
         "an unreadable event": V1._replace(
             action=entry.MALFORMED, actor="svc_audit", credential=None, target=V1.id, data=entry.digest_of(b"\xff")
         ),
+        "a text as deep as can be": V1._replace(data=nested(17, {"a": "x"})),
+        "a number as deep as can be": V1._replace(data=nested(16, {"a": 1})),
+        "keys of all kinds": V1._replace(data={"": 1, " ": 2, "\x1f": 3, "k" * 300: 4}),
         "texts without a bound": V1._replace(action=f"a\u200b{'b' * 300}"),
         **{name: V1._replace(data=data) for name, data in DATA.items()},
     }
@@ -116,6 +119,9 @@ def entries_v1() -> dict[str, Any]:
         "the character NUL": (leaf.replace(b"db/", b"\\u0000"), "contains a NUL character"),
         "a key that is not ASCII": (leaf.replace(b'"path"', '"päth"'.encode()), "has a key that is not ASCII"),
         "nested too deep": (changed(leaf, lambda value: value.update(data=nested(18))), "is nested too deep"),
+        "a number too deep": (
+            changed(leaf, lambda value: value.update(data=nested(17, {"a": 1}))), "is nested too deep"
+        ),
         **{name: (text, "is written in another than its one form") for name, text in other_forms(leaf).items()},
     }  # fmt: skip
     return {
@@ -149,7 +155,7 @@ def entries_v2() -> dict[str, Any]:
         "the first moment": V2._replace(time="1970-01-01T00:00:00.000000Z"),
         "the last moment": V2._replace(time="9999-12-31T23:59:59.999999Z"),
         "a leap day": V2._replace(time="2028-02-29T00:00:00.000000Z"),
-        "nested as deep as can be": V2._replace(data=nested(16)),
+        "nested as deep as can be": V2._replace(data=nested(16, {"a": 1, "b": "x"})),
         "the largest entry": V2._replace(data={"x": "x" * (v2.LARGEST - len(v2.leaf(V2._replace(data={"x": ""}))))}),
         **{name: V2._replace(data=data) for name, data in DATA.items()},
     }  # fmt: skip

@@ -5,9 +5,9 @@ The leaf is one line of canonical JSON, stored as text and hashed as stored:
     {"action":"vault.secret_written","actor":"usr_…","credential":"ses_…","data":{…},"id":"evt_…","request":"…",
      "salt":"32 hex digits","target":"sec_…","tenant":"ws_…","time":"2026-01-02T03:04:05.678901+00:00","v":1}
 
-Keys are ASCII and sorted, there is no white space, there are no floats and no integers beyond 2^53. No text contains
-the character NUL, and data is nested at most 16 deep. An event that is not such a value is entered as
-`audit.malformed`, with its digest.
+Keys are ASCII and sorted, there is no white space, there are no floats and no integers beyond 2^53. In data, keys and
+texts are without the character NUL, and values are nested at most 16 deep, texts 17. An event that is not such a value
+is entered as `audit.malformed`, with its digest.
 """
 
 from datetime import datetime

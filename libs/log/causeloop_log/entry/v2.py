@@ -7,11 +7,10 @@ One line of canonical JSON (RFC 8785), stored as text and hashed as stored; wrap
      "outcome":"success","request":"req_…","salt":"32 hex digits","source":"vault","target":"sec_…",
      "target_kind":"secret","tenant":"ws_…","time":"2026-01-02T03:04:05.678901Z","user_agent":null,"v":2}
 
-Every field is there in every entry. What a field means stands at `Entry`. A reader refuses a leaf that breaks one of
-`RULES`; it may look at rules 11 to 14 in any order, and at the others in theirs.
+Every field is there in every entry; `Entry` has their meanings. A reader refuses a leaf that breaks one of `RULES`.
 
-A proof file has the entry in one line, in base64. `LARGEST` keeps the file of the longest proof, with one signature,
-below 64 KiB: the buffer that other people's readers have for it.
+A proof file has the entry in it, in base64. `LARGEST` keeps the file of the longest proof, with one signature, below
+64 KiB, and an entry below what a tile of C2SP tlog-tiles can hold.
 """
 
 import re
@@ -60,7 +59,8 @@ _FORMS = {
     "action": _ID, "actor": _ID, "id": _ID, "target": _ID, "tenant": _ID,
     "source": _WORD, "target_kind": _WORD,
     "actor_kind": "(?:person|service_account|service)", "outcome": "(?:success|denied|failure)",
-    "time": r"(?:19[7-9][0-9]|[2-9][0-9]{3})-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\.[0-9]{6}Z",
+    "time": r"(?:19[7-9][0-9]|[2-9][0-9]{3})-[01][0-9]-[0-3][0-9]"
+    r"T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{6}Z",
     "salt": "[0-9a-f]{32}",
     "credential": _ID, "on_behalf_of": _ID, "request": _ID,
 }  # fmt: skip
@@ -82,7 +82,7 @@ def leaf(entry: Entry) -> bytes:
         "action": entry.action,
         "actor": entry.actor,
         "actor_kind": entry.actor_kind,
-        "address": None if entry.address is None else {"key": entry.address.key, "text": entry.address.text},
+        "address": _value_of(entry.address),
         "credential": entry.credential,
         "data": entry.data,
         "id": entry.id,
@@ -95,9 +95,7 @@ def leaf(entry: Entry) -> bytes:
         "target_kind": entry.target_kind,
         "tenant": entry.tenant,
         "time": entry.time,
-        "user_agent": None
-        if entry.user_agent is None
-        else {"key": entry.user_agent.key, "text": entry.user_agent.text},
+        "user_agent": _value_of(entry.user_agent),
         "v": entry.version,
     }
     _check(value)
@@ -108,7 +106,7 @@ def leaf(entry: Entry) -> bytes:
 
 
 def entry_of(value: dict[str, Any], leaf: bytes) -> Entry:
-    """The entry of a leaf whose JSON is this value; NotCanonical when it breaks a rule."""
+    """The entry of a leaf whose JSON is this value; NotCanonical when the leaf breaks a rule."""
     if len(leaf) > LARGEST:
         _refuse(1, f"it has {len(leaf)}")
     _check(value)
@@ -191,6 +189,10 @@ def _check_sealed(value: dict[str, Any], name: str) -> None:
     key, text = sealed["key"], sealed["text"]
     if type(key) is not str or _id(key) is None or type(text) is not str or _sealed_text(text) is None:
         _refuse(9, name)
+
+
+def _value_of(sealed: Sealed | None) -> dict[str, str] | None:
+    return None if sealed is None else {"key": sealed.key, "text": sealed.text}
 
 
 def _sealed_of(value: dict[str, str] | None) -> Sealed | None:
