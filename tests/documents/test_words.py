@@ -13,14 +13,6 @@ UNPLAIN = re.compile(
 
 LEFT: frozenset[str] = frozenset(
     {
-        "docs/decisions/0002-row-security-is-the-tenant-boundary.md",
-        "docs/decisions/0006-keys-per-service.md",
-        "docs/decisions/0008-one-intake-one-acknowledgement.md",
-        "docs/decisions/0011-the-stream-reads-the-log.md",
-        "docs/decisions/0012-lean-tracing.md",
-        "docs/decisions/0013-a-revocation-is-published-before-it-is-answered.md",
-        "docs/decisions/0014-one-message-key-per-request.md",
-        "docs/decisions/0015-checkpoints-witnessed-by-the-vault.md",
         "libs/cli/causeloop_cli/audit/client.py",
         "libs/cli/causeloop_cli/audit/log.py",
         "libs/cli/causeloop_cli/audit/sse.py",
