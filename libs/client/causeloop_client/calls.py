@@ -82,7 +82,7 @@ class ItemError(TypedDict):
 
 class EncryptedItem(TypedDict):
     """The ciphertext of an item, or why there is none."""
-    ciphertext: NotRequired[str | None]; error: NotRequired[ItemError | None]
+    ciphertext: NotRequired[str]; error: NotRequired[ItemError]
 
 class Encrypted(TypedDict):
     """`ciphertext` of one plaintext, or `results` of the items, in their order."""
@@ -97,7 +97,7 @@ class PlainItem(TypedDict):
 
 class DecryptedItem(TypedDict):
     """The plaintext of an item in base64, or why there is none."""
-    plaintext: NotRequired[str | None]; error: NotRequired[ItemError | None]
+    plaintext: NotRequired[str]; error: NotRequired[ItemError]
 
 class Decrypted(TypedDict):
     """`plaintext` of one ciphertext in base64, or `results` of the items, in their order."""

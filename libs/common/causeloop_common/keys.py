@@ -32,8 +32,8 @@ def derive(secret: bytes, info: str, *, salt: bytes | None = None, length: int =
 class Sealer:
     """Seals for one receiver and opens what it sent, under one pair's key.
 
-    Format: base64url(salt 16 ‖ nonce 12 ‖ AES-256-GCM ciphertext and tag). `label` is bound as additional data; a
-    text sealed for one message and tenant opens in no other.
+    Format: salt 16 ‖ nonce 12 ‖ AES-256-GCM ciphertext and tag. `label` is bound as additional data; a body sealed for
+    one subject and tenant opens for no other.
     """
 
     def __init__(self, pair_key: bytes) -> None:
@@ -46,18 +46,16 @@ class Sealer:
     def _key_for(self, salt: bytes) -> AESGCM:
         return AESGCM(derive(self._pair_key, "sealed/v1", salt=salt))
 
-    def seal(self, plaintext: bytes, label: str) -> str:
-        """The sealed text of `plaintext`."""
+    def seal(self, plaintext: bytes, label: str) -> bytes:
+        """The sealed form of `plaintext`."""
         nonce = os.urandom(_NONCE)
-        sealed = self._own.encrypt(nonce, plaintext, label.encode())
-        return base64.urlsafe_b64encode(self._salt + nonce + sealed).decode()
+        return self._salt + nonce + self._own.encrypt(nonce, plaintext, label.encode())
 
-    def open(self, text: str, label: str) -> bytes:
+    def open(self, sealed: bytes, label: str) -> bytes:
         """The plaintext; ValueError when it was not sealed under this pair's key for this label."""
         try:
-            raw = base64.b64decode(text, altchars=b"-_", validate=True)
-            key = self._theirs(raw[:_SALT])
-            return key.decrypt(raw[_SALT : _SALT + _NONCE], raw[_SALT + _NONCE :], label.encode())
+            key = self._theirs(sealed[:_SALT])
+            return key.decrypt(sealed[_SALT : _SALT + _NONCE], sealed[_SALT + _NONCE :], label.encode())
         except (InvalidTag, ValueError) as error:
             raise ValueError("is not sealed for this receiver and message") from error
 

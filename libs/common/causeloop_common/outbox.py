@@ -150,7 +150,7 @@ def row(ctx: AuthContext, event: Event, traceparent: str | None = None) -> tuple
 
     Its cause is the context's span, or `traceparent` where the transaction is a span of its own.
     """
-    data = event.to_wire()
+    data = event.to_json()
     if len(data) > EVENT_BYTES:
         raise PayloadTooLarge(f"The event '{event.type}' would be {len(data)} bytes; the limit is {EVENT_BYTES}.")
     return (

@@ -14,7 +14,6 @@ from nats.aio.msg import Msg
 
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext, ServiceTokens
-from causeloop_common.contracts.base import Envelope
 from causeloop_common.contracts.vault import GetSecret, PutSecret, Seal, SealedData, SecretView
 from causeloop_common.errors import Forbidden, InvalidInput
 from causeloop_common.keys import Sealer
@@ -83,13 +82,13 @@ class TestToken:
     async def test_the_honest_command_of_these_tests_is_answered(
         self, raw: Raw, tokens: Callable[[str], ServiceTokens], workspace: AuthContext
     ) -> None:
-        answer = await raw(GetSecret, tokens("gateway").mint(workspace, "vault"), GET.to_wire())
+        answer = await raw(GetSecret, tokens("gateway").mint(workspace, "vault"), GET.to_json())
 
         assert orjson.loads(answer.data)["path"] == "a/b"
 
     @pytest.mark.parametrize("token", ["", "nonsense", "a.b.c"])
     async def test_none_or_nonsense_is_unauthorized(self, raw: Raw, ran: list[Any], token: str) -> None:
-        assert refusal(await raw(GetSecret, token, GET.to_wire())) == (
+        assert refusal(await raw(GetSecret, token, GET.to_json())) == (
             "unauthorized",
             "The service token is not valid for this service.",
         )
@@ -98,7 +97,7 @@ class TestToken:
     async def test_one_for_another_service_is_unauthorized(
         self, raw: Raw, ran: list[Any], tokens: Callable[[str], ServiceTokens], workspace: AuthContext
     ) -> None:
-        answer = await raw(GetSecret, tokens("gateway").mint(workspace, "audit"), GET.to_wire())
+        answer = await raw(GetSecret, tokens("gateway").mint(workspace, "audit"), GET.to_json())
 
         assert refusal(answer)[0] == "unauthorized"
         assert ran == []
@@ -123,7 +122,7 @@ class TestRight:
     async def test_an_issuer_that_may_not_ask_is_refused_whatever_it_may_do(
         self, raw: Raw, ran: list[Any], tokens: Callable[[str], ServiceTokens], workspace: AuthContext
     ) -> None:
-        answer = await raw(GetSecret, tokens("auth").mint(workspace, "vault"), GET.to_wire())
+        answer = await raw(GetSecret, tokens("auth").mint(workspace, "vault"), GET.to_json())
 
         assert refusal(answer) == ("forbidden", "This needs the permission 'secrets:read'.")
         assert ran == []
@@ -157,7 +156,7 @@ class TestRight:
             DEADLINE: str(int(time.time() * 1000) + 5000),
         }
         for reply in ("", f"evt.{workspace.tenant}.vault.secret_written", "_INBOX.auth.x", "dead.vault.x"):
-            await gateway.client.publish(GetSecret.subject, GET.to_wire(), reply=reply, headers=headers)
+            await gateway.client.publish(GetSecret.subject, GET.to_json(), reply=reply, headers=headers)
         await gateway.call(workspace, GET)  # what came before it was received
 
         assert len(ran) == 1
@@ -171,7 +170,7 @@ class TestDeadline:
     ) -> None:
         token = tokens("gateway").mint(workspace, "vault")
 
-        answer = await raw(GetSecret, token, GET.to_wire(), {DEADLINE: deadline})
+        answer = await raw(GetSecret, token, GET.to_json(), {DEADLINE: deadline})
 
         assert refusal(answer) == ("unauthorized", "The command carries no deadline.")
         assert ran == []
@@ -180,10 +179,10 @@ class TestDeadline:
         self, raw: Raw, bus: Connect, ran: list[Any], tokens: Callable[[str], ServiceTokens], workspace: AuthContext
     ) -> None:
         token, past = tokens("gateway").mint(workspace, "vault"), str(int(time.time() * 1000) - 1)
-        late = asyncio.create_task(raw(GetSecret, token, GetSecret(path="late").to_wire(), {DEADLINE: past}))
+        late = asyncio.create_task(raw(GetSecret, token, GetSecret(path="late").to_json(), {DEADLINE: past}))
         await asyncio.sleep(0)
 
-        await raw(GetSecret, token, GET.to_wire())
+        await raw(GetSecret, token, GET.to_json())
 
         assert [command.path for command in ran] == ["a/b"]
         assert not late.done()
@@ -232,7 +231,7 @@ class TestFields:
 
         answer = await raw(PutSecret, tokens("gateway").mint(workspace, "vault"), body)
 
-        assert json.loads(answer.data) == {"fields": {"value": ["is not sealed for this receiver and message"]}}
+        assert json.loads(answer.data) == {"fields": {"body": ["is not sealed for this receiver and message"]}}
         assert CANARY not in repr(answer)
         assert ran == []
 
@@ -240,13 +239,16 @@ class TestFields:
         self, raw: Raw, ran: list[Any], house: Any, tokens: Callable[[str], ServiceTokens], workspace: AuthContext
     ) -> None:
         sealer, token = Sealer(house.settings("gateway").keyring().pair("gateway", "vault")), tokens("gateway")
-        honest = PUT.to_wire(Envelope(sealer, f"cmd.vault.put_secret:{workspace.tenant}"))
-        other = PUT.to_wire(Envelope(sealer, f"cmd.vault.put_secret:{ids.new('ws')}"))
-        answer = PUT.to_wire(Envelope(sealer, f"cmd.vault.put_secret.reply:{workspace.tenant}"))
+        honest = sealer.seal(PUT.to_json(), f"cmd.vault.put_secret:{workspace.tenant}")
+        other = sealer.seal(PUT.to_json(), f"cmd.vault.put_secret:{ids.new('ws')}")
+        answer = sealer.seal(PUT.to_json(), f"cmd.vault.put_secret.reply:{workspace.tenant}")
+        pair = Sealer(house.settings("auth").keyring().pair("auth", "vault"))
+        of_another_pair = pair.seal(PUT.to_json(), f"cmd.vault.put_secret:{workspace.tenant}")
 
-        for body in (other, answer):
-            told = await raw(PutSecret, token.mint(workspace, "vault"), body)
-            assert refusal(told)[0] == "validation_error"
+        for body in (other, answer, of_another_pair, honest[:-1], honest[1:], b""):
+            refused = await raw(PutSecret, token.mint(workspace, "vault"), body)
+            assert refusal(refused)[0] == "validation_error"
+            assert json.loads(refused.data) == {"fields": {"body": ["is not sealed for this receiver and message"]}}
         assert ran == []
         await raw(PutSecret, token.mint(workspace, "vault"), honest)
         assert ran == [PUT]

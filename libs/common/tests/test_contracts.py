@@ -4,19 +4,17 @@ import json
 import pickle
 import re
 from types import SimpleNamespace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, create_model
 
 from causeloop_common import ids
 from causeloop_common.contracts import audit, auth, topology, vault
-from causeloop_common.contracts.auth import Exchange, Grant
+from causeloop_common.contracts.auth import Exchange
 from causeloop_common.contracts.base import (
     Command,
-    Envelope,
     Event,
-    Hidden,
     Message,
     Page,
     Sealed,
@@ -24,19 +22,21 @@ from causeloop_common.contracts.base import (
     events,
 )
 from causeloop_common.contracts.tenancy import CreateWorkspace, MemberAdded, Resolve
-from causeloop_common.contracts.vault import PutSecret, RevealedSecret, Seal
-from causeloop_common.errors import InvalidInput
-from causeloop_common.keys import Sealer
+from causeloop_common.contracts.vault import (
+    Encrypt,
+    Encrypted,
+    EncryptedItem,
+    ItemError,
+    PutSecret,
+    RevealedSecret,
+    Seal,
+)
 from causeloop_common.messaging import invalid_input
 from causeloop_common.permissions import SELF, Internal, Permission
 
 CANARY = "s3cr3t-canary"
 COMMANDS = list(topology.command_kinds().values())
 EVENTS = [kind for owner in topology.OWNERS.values() for kind in events(owner)]
-
-
-def envelope(label: str = "cmd.vault.put_secret:ws_1") -> Envelope:
-    return Envelope(Sealer(b"k" * 32), label)
 
 
 class TestCommands:
@@ -106,7 +106,7 @@ class TestEvents:
     def test_each_is_declared_in_full(self, kind: type[Event]) -> None:
         assert re.fullmatch(r"(auth|tenancy|vault|audit)\.[a-z]+(?:_[a-z]+)*", kind.type)
         assert kind.target in kind.model_fields
-        assert not kind.sealed_fields  # an event goes to many; what must be sealed is sealed by the vault
+        assert not kind.is_sealed  # an event goes to many; what must be sealed is sealed by the vault
         assert kind.__doc__
 
     def test_a_reader_passes_over_fields_it_does_not_know(self) -> None:
@@ -178,11 +178,40 @@ NESTED: dict[str, Any] = {
 
 
 class TestSealed:
-    def test_fields_with_secrets_are_known_wherever_they_hide(self) -> None:
-        assert Nested.sealed_fields == {"many", "named", "perhaps", "deep"}
-        assert PutSecret.sealed_fields == {"value"}
-        assert Grant.sealed_fields == {"access_token", "refresh_token"}
-        assert vault.SecretView.sealed_fields == frozenset()
+    @pytest.mark.parametrize(
+        "field",
+        [
+            Sealed,
+            Sealed | None,
+            list[Sealed],
+            dict[str, Sealed],
+            PutSecret,
+            PutSecret | None,
+            list[PutSecret],
+            tuple[int, list[PutSecret | None]],
+            Annotated[list[Annotated[Nested, "a mark"]], Field(max_length=1)],
+        ],
+        ids=str,
+    )
+    def test_a_message_with_a_secret_anywhere_is_sealed(self, field: Any) -> None:
+        message = create_model("Holder", __base__=Message, field=(field, ...), clear=(str, ""))
+
+        assert message.is_sealed
+        assert create_model("HoldersHolder", __base__=Message, holder=(message | None, None)).is_sealed
+
+    def test_a_message_without_a_secret_is_not(self) -> None:
+        assert not vault.SecretView.is_sealed
+        assert not vault.SecretPage.is_sealed
+        assert not create_model("Clear", __base__=Message, field=(list[dict[str, str]], ...)).is_sealed
+
+    def test_these_messages_are_sealed_and_no_others(self) -> None:
+        asked = topology.command_kinds().values()
+        messages = {kind.__name__: kind.is_sealed for kind in (*asked, *(kind.reply for kind in asked))}
+
+        assert {name for name, is_sealed in messages.items() if is_sealed} == {
+            "Exchange", "Refresh", "Grant", "Authenticate", "CreatedApiToken", "PutSecret", "RevealedSecret", "Encrypt",
+            "Decrypt", "Decrypted", "Seal",
+        }  # fmt: skip
 
     @pytest.mark.parametrize(
         "show",
@@ -193,7 +222,6 @@ class TestSealed:
             pytest.param(lambda m: repr(m.model_dump()), id="dump"),
             pytest.param(lambda m: str(m.model_dump(mode="json")), id="dump as JSON"),
             pytest.param(lambda m: m.model_dump_json(), id="JSON"),
-            pytest.param(lambda m: m.to_wire().decode(), id="wire without envelope"),
             pytest.param(lambda m: repr(dict(m)), id="dict"),
             pytest.param(lambda m: repr(m.model_copy()), id="copy"),
             pytest.param(lambda m: repr(list(m.__repr_args__())), id="repr args"),
@@ -201,11 +229,11 @@ class TestSealed:
         ],
     )
     def test_prints_as_stars(self, show: Any) -> None:
-        told = show(Nested.model_validate(NESTED))
+        shown = show(Nested.model_validate(NESTED))
 
-        assert CANARY not in told
-        assert "**********" in told
-        assert "seen" in told
+        assert CANARY not in shown
+        assert "**********" in shown
+        assert "seen" in shown
 
     def test_leaves_no_trace_in_a_refusal(self) -> None:
         with pytest.raises(ValidationError) as refused:
@@ -223,108 +251,52 @@ class TestSealed:
 
         assert CANARY not in repr(refused.value)
 
-    def test_travels_sealed_and_arrives_in_clear(self) -> None:
-        wire = Nested.model_validate(NESTED).to_wire(envelope())
+    def test_only_its_json_for_sealing_and_for_the_client_has_it_in_clear(self) -> None:
+        sent = Nested.model_validate(NESTED)
 
-        assert CANARY.encode() not in wire
-        assert b"seen" in wire
-        heard = Nested.model_validate_json(wire, context=envelope())
-        assert heard.perhaps is not None
-        assert heard.perhaps.get_secret_value() == CANARY
-        assert heard.deep is not None
-        assert heard.deep.value.get_secret_value() == CANARY
-        assert [secret.get_secret_value() for secret in (*heard.many, *heard.named.values())] == [CANARY] * 3
+        assert json.loads(sent.to_json()) == {**NESTED, "deep": {"path": "a", "value": CANARY, "version": None}}
+        read = Nested.from_json(sent.to_json())
+        assert read == sent
+        assert read.perhaps is not None
+        assert read.perhaps.get_secret_value() == CANARY
+        assert read.deep is not None
+        assert read.deep.value.get_secret_value() == CANARY
+        assert [secret.get_secret_value() for secret in (*read.many, *read.named.values())] == [CANARY] * 3
 
-    def test_a_long_secret_may_be_longer_when_sealed(self) -> None:
-        wire = PutSecret.model_validate({"path": "a", "value": "é" * 65_536}).to_wire(envelope())
+    def test_a_long_secret_may_have_more_bytes_than_letters(self) -> None:
+        sent = PutSecret.model_validate({"path": "a", "value": "é" * 65_536})
 
-        assert PutSecret.model_validate_json(wire, context=envelope()).value.get_secret_value() == "é" * 65_536
+        assert PutSecret.from_json(sent.to_json()).value.get_secret_value() == "é" * 65_536
 
-    def test_the_same_secret_looks_different_each_time(self) -> None:
-        command = PutSecret.model_validate({"path": "a", "value": CANARY})
-
-        assert command.to_wire(envelope()) != command.to_wire(envelope())
-
-    def test_a_secret_of_another_message_or_tenant_is_refused(self) -> None:
-        wire = PutSecret.model_validate({"path": "a", "value": CANARY}).to_wire(envelope("cmd.vault.put_secret:ws_1"))
-
-        with pytest.raises(ValidationError, match="value\n  Value error, is not sealed for this receiver and message"):
-            PutSecret.model_validate_json(wire, context=envelope("cmd.vault.put_secret:ws_2"))
-
-    def test_a_secret_that_travelled_in_clear_is_refused(self) -> None:
-        with pytest.raises(ValidationError, match="is not sealed for this receiver and message") as refused:
-            PutSecret.model_validate_json(json.dumps({"path": "a", "value": CANARY}), context=envelope())
-
+    @pytest.mark.parametrize(
+        ("field", "value"), [("clear", 1), ("perhaps", 1), ("many", {}), ("more", 1), ("deep", {"path": "a"})]
+    )
+    def test_is_read_strictly_and_leaves_no_trace_in_a_refusal(self, field: str, value: Any) -> None:
+        with pytest.raises(ValidationError, match=field) as refused:
+            Nested.from_json(json.dumps({**NESTED, field: value}).encode())
         assert CANARY not in repr(refused.value)
-
-    def test_only_the_client_who_may_see_it_is_shown_it(self) -> None:
-        shown = json.loads(Nested.model_validate(NESTED).to_client())
-
-        assert shown == {**NESTED, "deep": {"path": "a", "value": CANARY, "version": None}}
 
     def test_the_schema_calls_it_a_password(self) -> None:
         schema = PutSecret.model_json_schema()["properties"]["value"]
 
         assert (schema["format"], schema["x-sealed"], schema["maxLength"]) == ("password", True, 65_536)
 
-
-class Item(Message):
-    """One of many, each with a secret."""
-
-    secret: str = Field(repr=False)
-    word: str | None = None
-
-
-class Whole(Message):
-    """All of it is one ciphertext."""
-
-    wholly_sealed: ClassVar[bool] = True
-
-    items: Annotated[list[Item], Hidden]
-    one: Sealed | None = None
-    number: int = 0
-
-
-WHOLE = {"items": [{"secret": CANARY, "word": "w"}, {"secret": CANARY, "word": None}], "one": CANARY, "number": 1}
-
-
-class TestWhollySealed:
-    def test_travels_as_one_ciphertext_and_arrives_whole(self) -> None:
-        sent = Whole.model_validate(WHOLE)
-        wire = sent.to_wire(envelope())
-
-        assert CANARY.encode() not in wire
-        assert b"items" not in wire
-        assert Whole.from_wire(wire, envelope()) == sent
-        assert envelope().open(wire) == sent.to_client()
-        assert json.loads(sent.to_client()) == WHOLE
-
-    def test_prints_as_stars(self) -> None:
-        sent = Whole.model_validate(WHOLE)
-        for told in (repr(sent), str(sent), repr(sent.items), sent.model_dump_json(), sent.to_wire().decode()):
-            assert CANARY not in told
-
-    def test_is_for_its_receiver_and_message(self) -> None:
-        wire = Whole.model_validate(WHOLE).to_wire(envelope("cmd.x:ws_1"))
-
-        for body in (wire, wire[:-4], b"", b"\xff", json.dumps(WHOLE).encode()):
-            with pytest.raises(InvalidInput) as refused:
-                Whole.from_wire(body, envelope("cmd.x:ws_2"))
-            assert refused.value.fields == {"body": ["is not sealed for this receiver and message"]}
-
-    @pytest.mark.parametrize(("field", "value"), [("number", "1"), ("number", True), ("more", 1), ("items", {})])
-    def test_is_read_strictly_and_leaves_no_trace_in_a_refusal(self, field: str, value: Any) -> None:
-        wire = envelope().seal(json.dumps({**WHOLE, field: value}).encode())
-
-        with pytest.raises(ValidationError, match=field) as refused:
-            Whole.from_wire(wire, envelope())
-        assert CANARY not in repr(refused.value)
-
-    def test_the_schema_says_so(self) -> None:
-        schema = Whole.model_json_schema()
+    def test_the_schema_says_which_messages_hold_one(self) -> None:
+        schema = Encrypt.model_json_schema()
 
         assert schema["x-sealed"] is True
-        assert schema["properties"]["items"]["items"] == {"$ref": "#/$defs/Item"}
+        assert schema["properties"]["items"]["anyOf"][0]["items"] == {"$ref": "#/$defs/PlainItem"}
+        assert schema["$defs"]["PlainItem"]["properties"]["plaintext"]["x-sealed"] is True
+        assert "x-sealed" not in vault.SecretView.model_json_schema()
+
+
+class TestOneFormOrAnother:
+    def test_what_an_answer_does_not_have_is_left_out(self) -> None:
+        assert Encrypted(ciphertext="c").to_json() == b'{"ciphertext":"c"}'
+        items = [EncryptedItem(ciphertext="c"), EncryptedItem(error=ItemError(code="x", detail="No."))]
+        assert Encrypted(results=items).to_json() == (
+            b'{"results":[{"ciphertext":"c"},{"error":{"code":"x","detail":"No."}}]}'
+        )
 
 
 class TestTexts:

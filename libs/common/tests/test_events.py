@@ -39,7 +39,7 @@ def an_event(tenant: str = "", **changed: Any) -> Announced:
         target=PERSON,
         request_id=ids.new("req"),
         traceparent=telemetry.new_traceparent(),
-        data=MemberAdded(person_id=PERSON, role="owner").to_wire(),
+        data=MemberAdded(person_id=PERSON, role="owner").to_json(),
     )
     return honest._replace(**changed)
 
@@ -216,7 +216,7 @@ class TestRouter:
         self, house: Any, listen: Listen, announce: Callable[..., Awaitable[Announced]]
     ) -> None:
         listener = await listen()
-        data = WorkspaceCreated(workspace_id=ids.new("ws")).to_wire()
+        data = WorkspaceCreated(workspace_id=ids.new("ws")).to_json()
         await announce(an_event(type="tenancy.workspace_created", data=data))
         await announce()
         await listener.handled()

@@ -62,6 +62,19 @@ def handler(kind: Any, reply: Message | Exception) -> Any:
     return answer
 
 
+def overhear(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The bodies of this connection's commands and answers, as they are on the bus."""
+    ask, heard = bus._replies.ask, list[bytes]()
+
+    async def asking(subject: str, body: bytes, headers: dict[str, str], seconds: float) -> Msg:
+        message = await ask(subject, body, headers, seconds)
+        heard.extend((body, message.data))
+        return message
+
+    monkeypatch.setattr(bus._replies, "ask", asking)
+    return heard
+
+
 class TestTable:
     def test_a_handler_with_another_name_than_its_command_s_is_refused(self) -> None:
         async def put_secret(ctx: AuthContext, command: PutSecret) -> SecretView:
@@ -110,16 +123,16 @@ class TestCall:
         await serve("vault", CommandRouter({PutSecret: put_secret, GetSecret: get_secret}))
         gateway, keyed = await bus("gateway"), replace(workspace, idempotency=Idempotency("key-1", "print"))
         for ctx, command in ((keyed, PUT), (keyed, GET), (workspace, PUT)):
-            await gateway.request(ctx, command)
+            await gateway.request(ctx, type(command), command.to_json())
 
         assert heard == [Idempotency("key-1", "print"), None, None]
 
     async def test_a_replay_is_told_as_one(self, bus: Connect, serve: Serve, workspace: AuthContext) -> None:
-        await serve("vault", answering(PutSecret, reply=Replayed(VIEW.to_wire())))
+        await serve("vault", answering(PutSecret, reply=Replayed(VIEW.to_json())))
 
-        answer = await (await bus("gateway")).request(workspace, PUT)
+        answer = await (await bus("gateway")).request(workspace, PutSecret, PUT.to_json())
 
-        assert (answer.body, answer.replayed) == (VIEW.to_wire(), True)
+        assert (answer.body, answer.replayed) == (VIEW.to_json(), True)
 
     @pytest.mark.parametrize(
         "error",
@@ -304,7 +317,7 @@ class TestSizes:
         self, bus: Connect, serve: Serve, workspace: AuthContext
     ) -> None:
         page = SecretPage(data=[VIEW] * 30_000)
-        assert len(page.to_wire()) > topology.MAX_PAYLOAD_BYTES
+        assert len(page.to_json()) > topology.MAX_PAYLOAD_BYTES
         handlers: Any = {ListSecrets: handler(ListSecrets, page), GetSecret: handler(GetSecret, VIEW)}
         owner = await serve("vault", CommandRouter(handlers))
         gateway = await bus("gateway")
@@ -319,7 +332,7 @@ class TestSizes:
     async def test_the_largest_answer_that_fits_arrives(
         self, bus: Connect, serve: Serve, workspace: AuthContext
     ) -> None:
-        page = SecretPage(data=[VIEW] * ((topology.MAX_PAYLOAD_BYTES - 20_000) // (len(VIEW.to_wire()) + 1)))
+        page = SecretPage(data=[VIEW] * ((topology.MAX_PAYLOAD_BYTES - 20_000) // (len(VIEW.to_json()) + 1)))
         await serve("vault", answering(ListSecrets, reply=page))
 
         assert await (await bus("gateway")).call(workspace, ListSecrets()) == page
@@ -338,35 +351,54 @@ class TestSealing:
 
         message = await asyncio.wait_for(seen, timeout=2)
         asking.cancel()
-        assert b'"path":"a/b"' in message.data
+        assert b"a/b" not in message.data  # all of the body is one ciphertext
         assert CANARY.encode() not in message.data
         assert CANARY not in repr(message.headers)
 
     async def test_no_secret_is_readable_in_an_answer_on_the_bus(
-        self, bus: Connect, serve: Serve, workspace: AuthContext
+        self, bus: Connect, serve: Serve, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         told = {"id": VIEW.id, "path": "a/b", "version": 1, "value": CANARY}
         await serve("vault", answering(RevealSecret, reply=RevealedSecret.model_validate(told)))
         gateway, command = await bus("gateway"), RevealSecret(path="a/b")
 
-        answer = await gateway.request(workspace, command)
+        on_the_bus = overhear(gateway, monkeypatch)
+        answer = await gateway.request(workspace, RevealSecret, command.to_json())
         revealed = await gateway.call(workspace, command)
 
-        assert b'"path":"a/b"' in answer.body
-        assert CANARY.encode() not in answer.body
+        assert len(on_the_bus) == 4
+        assert all(CANARY.encode() not in body for body in on_the_bus)
+        assert on_the_bus[0] == command.to_json()  # which holds no secret
+        assert b"a/b" not in on_the_bus[1]
+        assert CANARY.encode() in answer.body
+        assert CANARY not in repr(answer)
         assert revealed.value.get_secret_value() == CANARY
 
-    async def test_an_answer_opens_for_its_tenant_only(
-        self, bus: Connect, serve: Serve, workspace: AuthContext
+    async def test_an_answer_opens_for_its_tenant_and_command_only(
+        self, bus: Connect, serve: Serve, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         told = {"id": VIEW.id, "path": "a/b", "version": 1, "value": CANARY}
         await serve("vault", answering(RevealSecret, reply=RevealedSecret.model_validate(told)))
         gateway, command = await bus("gateway"), RevealSecret(path="a/b")
-        answer = await gateway.request(workspace, command)
+        on_the_bus = overhear(gateway, monkeypatch)
+        answer = await gateway.request(workspace, RevealSecret, command.to_json())
 
-        other = gateway.envelope_of_reply(replace(workspace, tenant=ids.new("ws")), command)
+        sealer, subject = gateway.sealers["gateway", "vault"], f"{RevealSecret.subject}.reply"
+        assert sealer.open(on_the_bus[1], wire.label(subject, workspace.tenant)) == answer.body
+        for other in (wire.label(subject, ids.new("ws")), wire.label(RevealSecret.subject, workspace.tenant)):
+            with pytest.raises(ValueError, match="is not sealed for this receiver and message"):
+                sealer.open(on_the_bus[1], other)
         with pytest.raises(ValueError, match="is not sealed for this receiver and message"):
-            RevealedSecret.model_validate_json(answer.body, context=other)
+            gateway.sealers["gateway", "auth"].open(on_the_bus[1], wire.label(subject, workspace.tenant))
+
+    async def test_an_answer_that_was_not_sealed_is_refused(
+        self, bus: Connect, serve: Serve, workspace: AuthContext
+    ) -> None:
+        """Of another type than the command's reply, it would leave in clear, or be opened though it is not sealed."""
+        await serve("vault", answering(RevealSecret, reply=VIEW))
+
+        with pytest.raises(Internal, match="Something failed on our side"):
+            await (await bus("gateway")).call(workspace, RevealSecret(path="a/b"))
 
 
 class TestTheHead:

@@ -196,7 +196,7 @@ class TestWhatIsAnnounced:
             "INSERT INTO tenancy.outbox (event_id, type, target, actor, request_id, traceparent, occurred_at, data) "
             "VALUES (gen_random_uuid(), 'tenancy.member_added', $1, $1, '', '', now(), $2)",
             PERSON,
-            MemberAdded(person_id=PERSON, role="late").to_wire().decode(),
+            MemberAdded(person_id=PERSON, role="late").to_json().decode(),
         )
         await run()
         await announce(database, workspace, "early")  # a later number, committed first
@@ -404,7 +404,7 @@ class TestBuckets:
             ids.uuid7(),
             PERSON,
             when,
-            MemberAdded(person_id=PERSON, role="old").to_wire().decode(),
+            MemberAdded(person_id=PERSON, role="old").to_json().decode(),
             when if published else None,
         )
 

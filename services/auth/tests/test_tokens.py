@@ -59,7 +59,7 @@ class TestCreateApiToken:
         (row,) = await house.rows("tokens", ctx.tenant)
         assert row["digest"] == handles.digest(secret)
         (kept,) = await house.rows("idempotency", ctx.tenant)
-        assert secret not in f"{row} {kept} {made!r} {made} {made.to_wire()!r}"
+        assert secret not in f"{row} {kept} {made!r} {made} {made.model_dump_json()}"
 
     async def test_a_token_cannot_make_tokens(self, house: "House") -> None:
         ctx = house.caller(ids.new("ws"))
@@ -181,7 +181,7 @@ class TestRevokeApiToken:
         await house.tokens.revoke_api_token(keyed, RevokeApiToken(id=made.id))
         with pytest.raises(Replayed) as done:
             await house.tokens.revoke_api_token(keyed, RevokeApiToken(id=made.id))
-        assert done.value.reply == Nothing().to_wire()
+        assert done.value.reply == Nothing().to_json()
 
     async def test_somebody_else_s_needs_the_right_to_and_is_not_found_without(self, house: "House") -> None:
         owner = house.caller(ids.new("ws"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from nats.aio.msg import Msg
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext, Idempotency
@@ -82,6 +83,19 @@ async def audit(servers: Servers, gateway: Bus) -> AsyncIterator[Bus]:
         yield bus
 
 
+def overhear(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The bodies of this connection's commands and answers, as they are on the bus."""
+    ask, heard = bus._replies.ask, list[bytes]()
+
+    async def asking(subject: str, body: bytes, headers: dict[str, str], seconds: float) -> Msg:
+        message = await ask(subject, body, headers, seconds)
+        heard.extend((body, message.data))
+        return message
+
+    monkeypatch.setattr(bus._replies, "ask", asking)
+    return heard
+
+
 class TestSecrets:
     async def test_put_get_list_and_reveal(self, gateway: Bus, workspace: AuthContext) -> None:
         made = await gateway.call(workspace, PUT)
@@ -91,17 +105,21 @@ class TestSecrets:
         shown = await gateway.call(workspace, RevealSecret(path="db/password"))
         assert (shown.id, shown.version, shown.value.get_secret_value()) == (made.id, 1, CANARY)
 
-    async def test_a_value_is_sealed_on_the_way_back(self, gateway: Bus, workspace: AuthContext) -> None:
+    async def test_a_value_is_sealed_on_the_way_there_and_back(
+        self, gateway: Bus, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        on_the_bus = overhear(gateway, monkeypatch)
         await gateway.call(workspace, PUT)
 
-        answer = await gateway.request(workspace, RevealSecret(path="db/password"))
-        assert CANARY.encode() not in answer.body
+        await gateway.call(workspace, RevealSecret(path="db/password"))
+        assert len(on_the_bus) == 4
+        assert all(CANARY.encode() not in body for body in on_the_bus)
 
     async def test_a_replay_says_that_it_is_one_and_another_request_is_refused(
         self, gateway: Bus, workspace: AuthContext
     ) -> None:
         keyed = replace(workspace, idempotency=Idempotency("key", "print"))
-        first, again = [await gateway.request(keyed, PUT) for _ in range(2)]
+        first, again = [await gateway.request(keyed, PutSecret, PUT.to_json()) for _ in range(2)]
 
         assert (first.replayed, again.replayed) == (False, True)
         assert first.body == again.body
@@ -131,22 +149,25 @@ class TestKeys:
         assert shown.plaintext is not None
         assert shown.plaintext.get_secret_value() == PLAIN
 
-    async def test_items_are_sealed_both_ways(self, gateway: Bus, workspace: AuthContext) -> None:
+    async def test_items_are_sealed_both_ways(
+        self, gateway: Bus, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         await gateway.call(workspace, EXAMPLES[CreateKey])
         command = Encrypt.model_validate({"name": "orders", "items": [{"plaintext": PLAIN, "context": {"row": "1"}}]})
 
-        asked = await gateway.request(workspace, command)
+        on_the_bus = overhear(gateway, monkeypatch)
         (sealed,) = (await gateway.call(workspace, command)).results or []
         back = Decrypt.model_validate(
             {"name": "orders", "items": [{"ciphertext": sealed.ciphertext, "context": {"row": "1"}}]}
         )
-        answer = await gateway.request(workspace, back)
-
-        assert set(orjson.loads(asked.body)) == {"results"}
-        assert not answer.body.startswith(b"{")
-        assert PLAIN.encode() not in asked.body + answer.body
         (shown,) = (await gateway.call(workspace, back)).results or []
-        assert (shown.plaintext, shown.error) == (PLAIN, None)
+
+        asked, answered, asked_back, answered_back = on_the_bus
+        assert set(orjson.loads(answered)) == {"results"}  # of ciphertexts
+        assert not any(body.startswith(b"{") for body in (asked, asked_back, answered_back))
+        assert all(PLAIN.encode() not in body for body in on_the_bus)
+        assert shown.plaintext is not None
+        assert (shown.plaintext.get_secret_value(), shown.error) == (PLAIN, None)
 
     async def test_what_does_not_open_is_said_of_the_field(self, gateway: Bus, workspace: AuthContext) -> None:
         await gateway.call(workspace, EXAMPLES[CreateKey])
@@ -217,4 +238,4 @@ class TestRights:
         asking = gateway if "gateway" in kind.issuers else auth if "auth" in kind.issuers else audit
 
         with pytest.raises(Forbidden, match=f"This needs the permission '{kind.permission}'"):
-            await asking.request(powerless, EXAMPLES[kind])
+            await asking.request(powerless, kind, EXAMPLES[kind].to_json())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import orjson
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext, Idempotency
@@ -373,7 +373,7 @@ class TestDecrypt:
         back = await vault.keys.decrypt(workspace, decrypt_all(*((text, context) for (_, text), (_, context) in pairs)))
 
         for ((here, _), (there, _)), result in zip(pairs, back.results or [], strict=True):
-            expected = b64(f"text {here}") if here == there else None
+            expected = SecretStr(b64(f"text {here}")) if here == there else None
             assert result.plaintext == expected
             assert (result.error is None) == (here == there)
 
@@ -387,7 +387,7 @@ class TestDecrypt:
         assert len({one[48:60] for one in raw}) == ITEMS  # a nonce each
 
         back = await vault.keys.decrypt(workspace, decrypt_all(*((text, ROW) for text in sealed)))
-        assert [result.plaintext for result in back.results or []] == [b64(text) for text in texts]
+        assert [result.plaintext for result in back.results or []] == [SecretStr(b64(text)) for text in texts]
 
     async def test_is_recorded_once_per_request_with_how_many_were_shown(
         self, vault: "Vault", workspace: AuthContext, superuser: asyncpg.Connection

@@ -12,7 +12,6 @@ from starlette.routing import Route as MatchedRoute
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.base import Envelope
 from causeloop_common.errors import AppError
 from causeloop_common.keys import KeyRing
 from causeloop_common.messaging import Bus
@@ -100,7 +99,6 @@ class CommandRoute(Route):
     def __init__(self, gateway: Gateway, endpoint: Endpoint) -> None:
         super().__init__(gateway, endpoint)
         self._reader = Reader(endpoint, gateway.cursors, gateway.keys, gateway.trusted_proxies)
-        self._sealed = bool(endpoint.command.reply.sealed_fields)
         self._is_list = endpoint.is_list
 
     async def _respond(self, scope: Any, receive: Any, send: Any) -> None:
@@ -108,11 +106,9 @@ class CommandRoute(Route):
         gateway, endpoint = self._gateway, self._endpoint
         ctx = await (self._signed_in(request) if endpoint.credentials else self._unknown(request))
         ctx, command, bound = await self._reader.read(request, scope["path_params"], ctx)
-        answer = await gateway.bus.request(ctx, command)
+        answer = await gateway.bus.request(ctx, endpoint.command, command)
         content, kind = answer.body, JSON
-        if self._sealed:
-            content = self._in_clear(content, gateway.bus.envelope_of_reply(ctx, command))
-        elif self._is_list:
+        if self._is_list:
             content = self._page(content, bound)
         if endpoint.text is not None and _prefers_text(request.headers.get("accept", "")):
             content, kind = orjson.loads(content)[endpoint.text].encode(), TEXT
@@ -122,12 +118,6 @@ class CommandRoute(Route):
         """The gateway itself, for somebody who is about to sign in."""
         permission = self._endpoint.command.permission
         return service_context(ids.INSTALLATION, request.request_id, request.traceparent, permission)
-
-    def _in_clear(self, content: bytes, envelope: Envelope) -> bytes:
-        reply = self._endpoint.command.reply
-        if reply.wholly_sealed:
-            return envelope.open(content)
-        return reply.model_validate_json(content, context=envelope).to_client()
 
     def _page(self, content: bytes, bound: tuple[str, ...]) -> bytes:
         reply = orjson.loads(content)

@@ -92,7 +92,7 @@ class Denials:
             target=event.target_id,
             request_id="",
             traceparent=telemetry.new_traceparent() if span is None else span.traceparent,
-            data=event.to_wire(),
+            data=event.to_json(),
         )
         subject = f"evt.{told.tenant}.{told.type}"
         with span or nullcontext():

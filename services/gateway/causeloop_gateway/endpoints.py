@@ -34,6 +34,7 @@ class Endpoint:
     from_client      fields that the gateway reads from the connection, given the number of trusted proxies; a client
                      cannot send them
     new_workspace    whether the command runs in a workspace whose id is made from the request
+    unread           whether the fields are left to the command's owner, whose refusals are the same: for large bodies
     text             the reply's field that is the whole answer to a client that prefers `text/plain`
     errors           one of each kind that the use case raises, besides those of every such route
     """
@@ -45,6 +46,7 @@ class Endpoint:
     credentials: frozenset[str] = ANY
     from_client: Mapping[str, Callable[[Inbound, int], str | None]] = field(default_factory=dict)
     new_workspace: bool = False
+    unread: bool = False
     text: str | None = None
     errors: tuple[AppError, ...] = ()
 

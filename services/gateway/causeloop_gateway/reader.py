@@ -10,10 +10,9 @@ from pydantic import ValidationError
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext, Idempotency
-from causeloop_common.contracts.base import Command
 from causeloop_common.errors import InvalidInput, Malformed
 from causeloop_common.keys import KeyRing
-from causeloop_common.messaging import Unread, invalid_input
+from causeloop_common.messaging import invalid_input
 from causeloop_gateway.cursors import Cursors
 from causeloop_gateway.endpoints import Endpoint
 from causeloop_gateway.inbound import ANONYMOUS_BODY_BYTES, BODY_BYTES, Inbound
@@ -23,10 +22,10 @@ _NAMED = 25
 
 
 class Question(NamedTuple):
-    """A request that was read: the caller and the command; of a list also what its cursors are bound to."""
+    """A request that was read: the caller and the command's JSON; of a list also what its cursors are bound to."""
 
     ctx: AuthContext
-    command: Command[Any] | Unread
+    command: bytes
     scope: tuple[str, ...]
 
 
@@ -36,6 +35,7 @@ class Reader:
     def __init__(self, endpoint: Endpoint, cursors: Cursors, keys: KeyRing, trusted_proxies: int) -> None:
         self._endpoint = endpoint
         self._command = endpoint.command
+        self._unread = endpoint.unread
         self._cursors = cursors
         self._trusted_proxies = trusted_proxies
         self._most_bytes = BODY_BYTES if endpoint.credentials else ANONYMOUS_BODY_BYTES
@@ -70,14 +70,13 @@ class Reader:
             ctx = replace(ctx, idempotency=Idempotency(key, self._fingerprint(request, body)))
         return Question(ctx, self._checked(fields), scope)
 
-    def _checked(self, fields: dict[str, Any]) -> Command[Any] | Unread:
-        """The command with these fields; a wholly sealed one is left to its service, which refuses the same."""
+    def _checked(self, fields: dict[str, Any]) -> bytes:
+        """The JSON of the command with these fields; InvalidInput if they are wrong, unless the service is to judge."""
         try:
-            if self._command.wholly_sealed:
-                return Unread(self._command, orjson.dumps(fields))
-            if self._takes_body:  # as JSON, so that a number is a number and not a text or true
-                return self._command.model_validate_json(orjson.dumps(fields), strict=True)
-            return self._command.model_validate(fields)
+            if not self._takes_body:
+                return self._command.model_validate(fields).to_json()
+            body = orjson.dumps(fields)
+            return body if self._unread else self._command.from_json(body).to_json()
         except ValidationError as error:
             raise invalid_input(error) from error
         except orjson.JSONEncodeError as error:

@@ -20,24 +20,19 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     PlainSerializer,
     SecretStr,
     SerializationInfo,
     StringConstraints,
-    ValidationInfo,
 )
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue, WithJsonSchema
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema
 
 from causeloop_common import ids
-from causeloop_common.errors import InvalidInput
-from causeloop_common.keys import Sealer
 
 ReplyT = TypeVar("ReplyT", bound="Message")
 
@@ -48,77 +43,22 @@ _GATEWAY_ONLY = frozenset({"gateway"})
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
-class Envelope(NamedTuple):
-    """How `Sealed` fields of one message travel: the pair's sealer and the label bound to the ciphertext."""
-
-    sealer: Sealer
-    label: str
-
-    def seal(self, clear: bytes) -> bytes:
-        """A whole message as one ciphertext."""
-        return self.sealer.seal(clear, self.label).encode()
-
-    def open(self, body: bytes) -> bytes:
-        """What `seal` sealed; ValueError when it is not for this receiver and message."""
-        return self.sealer.open(body.decode("ascii"), self.label)
+_CLEAR = object()
+"""The context of serialisation in which a secret is written in clear."""
 
 
-class Shown:
-    """Serialisation context of the one place that may show a secret in clear: the gateway's HTTP answer."""
+def _write_secret(value: SecretStr, info: SerializationInfo) -> str:
+    return value.get_secret_value() if info.context is _CLEAR else str(value)  # stars
 
-
-def _seal(value: SecretStr, info: SerializationInfo) -> str:
-    if isinstance(info.context, Envelope):
-        return info.context.sealer.seal(value.get_secret_value().encode(), info.context.label)
-    if isinstance(info.context, Shown):
-        return value.get_secret_value()
-    return str(value)  # stars
-
-
-def _open(value: Any, info: ValidationInfo) -> Any:
-    if isinstance(value, str) and isinstance(info.context, Envelope):
-        return info.context.sealer.open(value, info.context.label).decode()
-    return value
-
-
-class _SealedMark:
-    """Marks a field as sealed, for `sealed_fields`."""
-
-
-_STARS = "**********"
 
 Sealed = Annotated[
     SecretStr,
     Field(max_length=65_536),
-    BeforeValidator(_open),
-    PlainSerializer(_seal, return_type=str),
+    PlainSerializer(_write_secret, return_type=str),
     WithJsonSchema({"type": "string", "format": "password", "maxLength": 65_536, "x-sealed": True}),
-    _SealedMark(),
 ]
-"""A secret text, at most 64 Ki characters: ciphertext on the bus, stars everywhere else but in the HTTP answer."""
-
-
-def _hide(value: Any, info: SerializationInfo) -> Any:
-    return value if isinstance(info.context, Shown) else _STARS
-
-
-class _Hidden(_SealedMark):
-    """Shows what it marks to the client alone, as it is; everywhere else it is stars."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        shown = core_schema.plain_serializer_function_ser_schema(_hide, info_arg=True)
-        return core_schema.no_info_after_validator_function(_as_it_is, handler(source), serialization=shown)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {**handler(schema["schema"]), "x-sealed": True}
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-Hidden = _Hidden()
-"""`Annotated[list[Item], Hidden]`: items with secrets in them, of a message that is wholly sealed."""
+"""A secret text, at most 64 Ki characters. A message that holds one, however deep, crosses the bus as one ciphertext.
+In logs, representations and the idempotency table it is stars."""
 
 
 def example_id(prefix: str) -> str:
@@ -173,12 +113,11 @@ Position = Annotated[str, Field(max_length=512)]
 """Where a page begins, for the service that answers."""
 
 
-def _holds_sealed(annotation: Any) -> bool:
-    """Whether a type mentions `Sealed` anywhere inside: `Sealed | None`, a list, a nested message."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return bool(getattr(annotation, "sealed_fields", ()))
-    marked = any(isinstance(mark, _SealedMark) for mark in getattr(annotation, "__metadata__", ()))
-    return marked or any(_holds_sealed(part) for part in get_args(annotation))
+def _is_secret(annotation: Any) -> bool:
+    """Whether a type holds a `Sealed` text anywhere inside: `Sealed | None`, a list, a nested message."""
+    if isinstance(annotation, type) and issubclass(annotation, SecretStr | Message):
+        return issubclass(annotation, SecretStr) or annotation.is_sealed
+    return any(map(_is_secret, get_args(annotation)))
 
 
 class Message(BaseModel):
@@ -193,20 +132,13 @@ class Message(BaseModel):
         serialize_by_alias=True,  # a field may have a name that Python keeps for itself, such as `from`
     )
 
-    sealed_fields: ClassVar[frozenset[str]] = frozenset()
-    wholly_sealed: ClassVar[bool] = False
-    """Whether it travels as one ciphertext: its many items cost one sealing, and who passes it on need not read it."""
-    omits_nulls: ClassVar[bool] = False
-    """Whether a field that is None is left out of the JSON: of an answer that has one form or another."""
+    is_sealed: ClassVar[bool] = False
+    """Whether it crosses the bus as one ciphertext: where a field holds a secret, and where a class asks for it."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        cls.sealed_fields = frozenset(
-            name
-            for name, field in cls.model_fields.items()
-            if any(isinstance(mark, _SealedMark) for mark in field.metadata) or _holds_sealed(field.annotation)
-        )
+        cls.is_sealed = cls.is_sealed or any(_is_secret(field.annotation) for field in cls.model_fields.values())
 
     @classmethod
     def fields(cls) -> dict[str, FieldInfo]:
@@ -219,33 +151,27 @@ class Message(BaseModel):
         found = {name: getattr(record, name) for name in cls.__pydantic_fields__ if name not in more}
         return cls.model_validate(found | more)
 
-    def to_wire(self, envelope: Envelope | None = None) -> bytes:
-        """JSON for the bus; `Sealed` fields are sealed with the envelope, stars without one."""
-        if self.wholly_sealed and envelope is not None:
-            return envelope.seal(self.to_client())
-        return self.__pydantic_serializer__.to_json(self, context=envelope, exclude_none=self.omits_nulls)
+    def to_json(self) -> bytes:
+        """JSON with the secrets in clear: to be sealed, or for the client who may see them."""
+        return self.__pydantic_serializer__.to_json(self, context=_CLEAR)
 
     @classmethod
-    def from_wire(cls, body: bytes, envelope: Envelope) -> Self:
-        """What `to_wire` wrote; ValidationError, or InvalidInput when it is sealed for something else."""
-        if cls.wholly_sealed:
-            try:
-                clear = envelope.open(body)
-            except ValueError as error:  # a letter that is not ASCII is one, too
-                raise InvalidInput.of(body="is not sealed for this receiver and message") from error
-            return cls.model_validate_json(clear, strict=True)  # it may be a client's own words, passed on unread
-        return cls.model_validate_json(body, context=envelope)
+    def from_json(cls, body: bytes) -> Self:
+        """The message in JSON, read strictly: a number is not a text. ValidationError when it is not this message."""
+        return cls.model_validate_json(body, strict=True)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         described = handler(schema)
-        if cls.wholly_sealed:
-            handler.resolve_ref_schema(described)["x-sealed"] = True
+        definition = handler.resolve_ref_schema(described)
+        if cls.is_sealed:
+            definition["x-sealed"] = True
+        if handler.mode == "serialization":  # a field that is left out when it is None is never null
+            for name in (name for name, field in cls.fields().items() if field.exclude_if is not None):
+                optional = definition["properties"][name]
+                definition["properties"][name] = {**optional.pop("anyOf")[0], **optional}
+                del definition["properties"][name]["default"]
         return described
-
-    def to_client(self) -> bytes:
-        """JSON for the client who may see the secrets in it."""
-        return self.__pydantic_serializer__.to_json(self, context=Shown(), exclude_none=self.omits_nulls)
 
 
 class Command(Message, Generic[ReplyT]):

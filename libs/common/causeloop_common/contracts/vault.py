@@ -8,7 +8,6 @@ from causeloop_common.contracts.base import (
     Command,
     Event,
     Hash,
-    Hidden,
     KeyId,
     Limit,
     Message,
@@ -149,9 +148,8 @@ class ListKeys(Command[KeyPage], permission=Permission.KEYS_READ, keyed=False):
 ITEMS = 1000
 """The most that one request encrypts or decrypts."""
 
-PLAINTEXT_CHARS = 65_536
 CIPHERTEXT_CHARS = 65_655
-"""Of a plaintext of that length."""
+"""The length of a ciphertext of the longest plaintext, 65 536 characters of base64."""
 
 Context = Annotated[
     dict[
@@ -178,7 +176,7 @@ class ItemError(Message):
 class PlainItem(Message):
     """A plaintext, and the context to bind it to."""
 
-    plaintext: str = Field(max_length=PLAINTEXT_CHARS, repr=False, description="In base64: at most 48 KiB.")
+    plaintext: Sealed = Field(description="In base64: at most 48 KiB.")
     context: Context = Field(default_factory=dict)
 
 
@@ -189,54 +187,51 @@ class CipherItem(Message):
     context: Context = Field(default_factory=dict)
 
 
+def _is_absent(value: object) -> bool:
+    return value is None
+
+
 class EncryptedItem(Message):
     """The ciphertext of an item, or why there is none."""
 
-    ciphertext: str | None = None
-    error: ItemError | None = None
+    ciphertext: str | None = Field(default=None, exclude_if=_is_absent)
+    error: ItemError | None = Field(default=None, exclude_if=_is_absent)
 
 
 class DecryptedItem(Message):
     """The plaintext of an item in base64, or why there is none."""
 
-    plaintext: str | None = Field(default=None, repr=False)
-    error: ItemError | None = None
+    plaintext: Sealed | None = Field(default=None, exclude_if=_is_absent)
+    error: ItemError | None = Field(default=None, exclude_if=_is_absent)
 
 
 class Encrypted(Message):
     """`ciphertext` of one plaintext, or `results` of the items, in their order."""
 
-    omits_nulls: ClassVar[bool] = True
-
-    ciphertext: str | None = None
-    results: list[EncryptedItem] | None = None
+    ciphertext: str | None = Field(default=None, exclude_if=_is_absent)
+    results: list[EncryptedItem] | None = Field(default=None, exclude_if=_is_absent)
 
 
 class Decrypted(Message):
     """`plaintext` of one ciphertext in base64, or `results` of the items, in their order."""
 
-    wholly_sealed: ClassVar[bool] = True
-    omits_nulls: ClassVar[bool] = True
-
-    plaintext: Sealed | None = None
-    results: Annotated[list[DecryptedItem], Hidden] | None = None
+    plaintext: Sealed | None = Field(default=None, exclude_if=_is_absent)
+    results: list[DecryptedItem] | None = Field(default=None, exclude_if=_is_absent)
 
 
 class Encrypt(Command[Encrypted], permission=Permission.KEYS_USE, keyed=False):
     """Encrypt one `plaintext`, or `items`, under a named key, each bound to its context."""
 
-    wholly_sealed: ClassVar[bool] = True
-
     name: KeyName
     plaintext: Sealed | None = Field(default=None, description="In base64: at most 48 KiB.")
     context: Context | None = None
-    items: Annotated[list[PlainItem], Hidden, Field(min_length=1, max_length=ITEMS)] | None = None
+    items: list[PlainItem] | None = Field(default=None, min_length=1, max_length=ITEMS)
 
 
 class Decrypt(Command[Decrypted], permission=Permission.KEYS_USE, keyed=False):
     """Decrypt one `ciphertext`, or `items`, under a named key; recorded before the answer."""
 
-    wholly_sealed: ClassVar[bool] = True
+    is_sealed: ClassVar[bool] = True  # so that nobody on the bus can ask for another plaintext
 
     name: KeyName
     ciphertext: Ciphertext | None = None

@@ -159,7 +159,7 @@ class Transaction:
                 raise IdempotencyMismatch(
                     "This Idempotency-Key was used with another request. Use a new key for a new request."
                 )
-            if command.reply.sealed_fields:
+            if command.reply.is_sealed:
                 shown = str(orjson.loads(done["reply"]).get("id", ""))
                 raise SecretAlreadyShown(
                     f"This request was done before and its secret was shown then. It made {shown}.",
@@ -212,7 +212,7 @@ class Transaction:
                 command.operation,
                 asked.key,
                 asked.fingerprint,
-                self._answer.to_wire().decode(),  # without an envelope secrets are stars
+                self._answer.model_dump_json(),  # secrets are stars
             )
         if len(self._events) == 1:
             await connection.execute(statements.publish, *self._events[0])

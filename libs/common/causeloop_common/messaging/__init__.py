@@ -16,7 +16,7 @@ costs more than the rest of the way; events are FastStream's (`docs/decisions/00
     commands     CommandRouter: answers commands                  events     EventRouter: follows a durable consumer
 """
 
-from causeloop_common.messaging.bus import Answer, Bus, Unread
+from causeloop_common.messaging.bus import Answer, Bus
 from causeloop_common.messaging.cloudevents import announced, event_headers
 from causeloop_common.messaging.commands import CommandRouter
 from causeloop_common.messaging.events import EventRouter
@@ -49,7 +49,6 @@ __all__ = [
     "Bus",
     "CommandRouter",
     "EventRouter",
-    "Unread",
     "announced",
     "event_headers",
     "invalid_input",

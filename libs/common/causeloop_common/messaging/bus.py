@@ -12,7 +12,8 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import nats.errors
 from faststream import AckPolicy
@@ -26,7 +27,7 @@ from nats.js import JetStreamContext
 from causeloop_common import telemetry
 from causeloop_common.context import AuthContext, ServiceTokens
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.base import Announced, Command, Envelope, Message
+from causeloop_common.contracts.base import Announced, Command, Message
 from causeloop_common.errors import AppError, PayloadTooLarge, Timeout, Unavailable
 from causeloop_common.keys import KeyRing, Sealer
 from causeloop_common.messaging.cloudevents import announced, event_headers
@@ -42,6 +43,7 @@ from causeloop_common.messaging.wire import (
     TOKEN,
     TRACEPARENT,
     error_from,
+    label,
 )
 from causeloop_common.settings import Settings
 from causeloop_common.telemetry import Kind, Tracer
@@ -57,25 +59,12 @@ of these, within a second."""
 _UNSENT_MILLISECONDS = 1000
 
 
-class Answer(NamedTuple):
-    """A reply as it arrived: its JSON (sealed fields still sealed), and whether it is a replay."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply's JSON, with its secrets in clear, and whether it is the first answer again."""
 
-    body: bytes
+    body: bytes = field(repr=False)
     replayed: bool
-
-
-class Unread:
-    """A wholly sealed command that is passed on without having been read: its receiver validates it."""
-
-    __slots__ = ("_clear", "keyed", "service", "subject", "timeout")
-
-    def __init__(self, kind: type[Command[Any]], clear: bytes) -> None:
-        self.service, self.subject, self.timeout, self.keyed = kind.service, kind.subject, kind.timeout, kind.keyed
-        self._clear = clear
-
-    def to_wire(self, envelope: Envelope) -> bytes:
-        """As a message does."""
-        return envelope.seal(self._clear)
 
 
 class Bus:
@@ -85,9 +74,8 @@ class Bus:
         self.service = settings.service
         self.tracer = tracer
         self.tokens = ServiceTokens(keys)
-        self._sealers: dict[tuple[str, str], Sealer] = {
-            pair: Sealer(keys.pair(*pair)) for pair in topology.pairs() if self.service in pair
-        }
+        self.sealers = {pair: Sealer(keys.pair(*pair)) for pair in topology.pairs() if self.service in pair}
+        """By (issuer, audience): what seals and opens the bodies of this pair."""
         seed = settings.nats_nkey_seed
         trusted = ssl.create_default_context(cafile=settings.nats_ca_file) if settings.nats_ca_file else None
         self.broker = NatsBroker(
@@ -160,53 +148,51 @@ class Bus:
 
     async def call(self, ctx: AuthContext, command: Command[ReplyT]) -> ReplyT:
         """Ask and wait: the reply, or the AppError that the owner answered."""
-        answer = await self.request(ctx, command)
-        return command.reply.from_wire(answer.body, self.envelope_of_reply(ctx, command))  # type: ignore[return-value]
+        kind = type(command)
+        answer = await self.request(ctx, kind, command.to_json())
+        return kind.reply.from_json(answer.body)  # type: ignore[return-value]
 
-    async def request(self, ctx: AuthContext, command: "Command[Any] | Unread") -> Answer:
-        """Ask and wait for the reply's bytes."""
+    async def request(self, ctx: AuthContext, kind: type[Command[Any]], body: bytes) -> Answer:
+        """Ask with a command's JSON, and wait for the reply's. The owner validates: the body may be a client's."""
         if self.tracer is None:
-            return await self._request(ctx, command, telemetry.child_traceparent(ctx.traceparent))
-        with self.tracer.begin(command.subject, Kind.CLIENT, ctx.traceparent) as span:
+            return await self._request(ctx, kind, body, telemetry.child_traceparent(ctx.traceparent))
+        with self.tracer.begin(kind.subject, Kind.CLIENT, ctx.traceparent) as span:
             span.set("messaging.system", "nats")
             span.set("causeloop.tenant", ctx.tenant)
             span.set("causeloop.request_id", ctx.request_id)
-            return await self._request(ctx, command, span.traceparent)
+            return await self._request(ctx, kind, body, span.traceparent)
 
-    async def _request(self, ctx: AuthContext, command: "Command[Any] | Unread", traceparent: str) -> Answer:
+    async def _request(self, ctx: AuthContext, kind: type[Command[Any]], body: bytes, traceparent: str) -> Answer:
         _ = self.client
         headers = {
-            TOKEN: self.tokens.mint(ctx, command.service),
-            DEADLINE: str(int((time.time() + command.timeout) * 1000)),
+            TOKEN: self.tokens.mint(ctx, kind.service),
+            DEADLINE: str(int((time.time() + kind.timeout) * 1000)),
             REQUEST_ID: ctx.request_id,
             TRACEPARENT: traceparent,
         }
-        if ctx.idempotency is not None and command.keyed:
+        if ctx.idempotency is not None and kind.keyed:
             headers[IDEMPOTENCY_KEY], headers[FINGERPRINT] = ctx.idempotency
-        body = command.to_wire(self.envelope(self.service, command.service, ctx, command.subject))
+        sealer = self.sealers[self.service, kind.service]
+        if kind.is_sealed:
+            body = sealer.seal(body, label(kind.subject, ctx.tenant))
         if len(body) > topology.MAX_PAYLOAD_BYTES - HEADROOM_BYTES:
             raise PayloadTooLarge(f"The request is {len(body)} bytes on the bus, more than fits. Send less at once.")
         try:
-            message = await self._replies.ask(command.subject, body, headers, command.timeout)
+            message = await self._replies.ask(kind.subject, body, headers, kind.timeout)
         except nats.errors.NoRespondersError as error:
-            raise Unavailable(f"The {command.service} service is not running. Nothing was done; try again.") from error
+            raise Unavailable(f"The {kind.service} service is not running. Nothing was done; try again.") from error
         except (nats.errors.Error, TimeoutError, OSError) as error:
             raise Timeout(
-                f"The {command.service} service did not answer in time; it may have acted. "
+                f"The {kind.service} service did not answer in time; it may have acted. "
                 "Retry with the same Idempotency-Key."
             ) from error
-        told = message.headers or {}
-        if (code := told.get(ERROR_CODE)) is not None:
-            raise error_from(code, told, message.data)
-        return Answer(message.data, REPLAYED in told)
-
-    def envelope_of_reply(self, ctx: AuthContext, command: "Command[Any] | Unread") -> Envelope:
-        """What opens the sealed fields of the reply to this command."""
-        return self.envelope(self.service, command.service, ctx, f"{command.subject}.reply")
-
-    def envelope(self, issuer: str, audience: str, ctx: AuthContext, label: str) -> Envelope:
-        """What seals for `audience`, and opens there what `issuer` sealed, under one label in one tenant."""
-        return Envelope(self._sealers[issuer, audience], f"{label}:{ctx.tenant}")
+        answered = message.headers or {}
+        if (code := answered.get(ERROR_CODE)) is not None:
+            raise error_from(code, answered, message.data)
+        reply = message.data
+        if kind.reply.is_sealed:
+            reply = sealer.open(reply, label(f"{kind.subject}.reply", ctx.tenant))
+        return Answer(reply, REPLAYED in answered)
 
     def follow(self, subject: str, receive: Callable[[Announced], Awaitable[None]]) -> None:
         """Follow live events without durability: what was missed is gone. Call before `start`."""

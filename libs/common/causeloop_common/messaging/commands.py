@@ -25,7 +25,7 @@ from causeloop_common import telemetry
 from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import Command, Message
-from causeloop_common.errors import AppError, Forbidden, Internal, PayloadTooLarge, Unavailable
+from causeloop_common.errors import AppError, Forbidden, Internal, InvalidInput, PayloadTooLarge, Unavailable
 from causeloop_common.idempotency import Replayed
 from causeloop_common.messaging.bus import Answer, Bus
 from causeloop_common.messaging.wire import (
@@ -41,6 +41,7 @@ from causeloop_common.messaging.wire import (
     TRACEPARENT,
     deadline,
     invalid_input,
+    label,
 )
 from causeloop_common.telemetry import Kind, Span
 
@@ -171,18 +172,25 @@ class CommandRouter:
             span.set("causeloop.tenant", ctx.tenant)
             span.set("causeloop.request_id", ctx.request_id)
         telemetry.bind(telemetry.Act(bus.service, ctx.request_id, ctx.tenant, ctx.traceparent))
+        sealer = bus.sealers[ctx.issuer, bus.service]
         try:
-            command = kind.from_wire(body, bus.envelope(ctx.issuer, bus.service, ctx, kind.subject))
+            command = kind.from_json(sealer.open(body, label(kind.subject, ctx.tenant)) if kind.is_sealed else body)
         except ValidationError as error:
             raise invalid_input(error) from error
+        except ValueError as error:
+            raise InvalidInput.of(body="is not sealed for this receiver and message") from error
         try:
             reply = await handler(ctx, command)
         except Replayed as done:
             if span is not None:
                 span.set("causeloop.replayed", True)
             return Answer(done.reply, replayed=True)
-        envelope = bus.envelope(ctx.issuer, bus.service, ctx, f"{kind.subject}.reply")
-        return Answer(reply.to_wire(envelope), replayed=False)
+        if type(reply) is not kind.reply:  # sealed or not, it would be taken for the other
+            raise TypeError(f"{kind.__name__} is answered with {type(reply).__name__}, not with {kind.reply.__name__}.")
+        body = reply.to_json()
+        if kind.reply.is_sealed:
+            body = sealer.seal(body, label(f"{kind.subject}.reply", ctx.tenant))
+        return Answer(body, replayed=False)
 
     async def _refuse(self, kind: type[Command[Any]], message: Msg, error: AppError, span: Span | None = None) -> None:
         if span is not None:

@@ -40,6 +40,11 @@ def error_from(code: str, headers: dict[str, str], body: bytes) -> AppError:
     return AppError.from_wire(code, headers.get(ERROR, ""), fields, int(retry_after) if retry_after else None)
 
 
+def label(subject: str, tenant: str) -> str:
+    """What is bound to a sealed body: the subject it is sent to (`….reply` for an answer), and the tenant."""
+    return f"{subject}:{tenant}"
+
+
 def deadline(headers: dict[str, str]) -> int:
     """Milliseconds since the epoch after which a command is not executed; Unauthorized without one."""
     try:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+from pydantic import SecretStr
+
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.vault import (
@@ -121,7 +123,7 @@ class KeyService:
         if command.items is None:
             if command.plaintext is None:
                 raise InvalidInput.of(plaintext="is needed, or items")
-            one = _plaintext(command.plaintext.get_secret_value())
+            one = _plaintext(command.plaintext)
             if one is None:
                 raise InvalidInput.of(plaintext=_NO_BASE64)
             (ciphertext,) = key.seal_all([(one, command.context)], self._entropy(envelope.ENTROPY_BYTES))
@@ -141,7 +143,7 @@ class KeyService:
                 if opened is None:
                     raise InvalidInput.of(ciphertext=_NOT_OPENED)
                 count = 1
-                answer = Decrypted.model_validate({"plaintext": named_keys.write_plaintext(opened)})
+                answer = Decrypted(plaintext=_shown(opened))
             else:
                 _refuse_both(command.context, ciphertext=command.ciphertext)
                 results = _decrypt_items(key, command.items)
@@ -178,14 +180,18 @@ class KeyService:
 def _decrypt_items(key: NamedKey, items: Sequence[CipherItem]) -> list[DecryptedItem]:
     refused = DecryptedItem(error=ItemError(code=InvalidInput.code, detail=f"The ciphertext {_NOT_OPENED}."))
     return [
-        refused if opened is None else DecryptedItem(plaintext=named_keys.write_plaintext(opened))
+        refused if opened is None else DecryptedItem(plaintext=_shown(opened))
         for opened in key.open_all([(item.ciphertext, item.context) for item in items])
     ]
 
 
-def _plaintext(text: str) -> bytes | None:
+def _shown(opened: bytes) -> SecretStr:
+    return SecretStr(named_keys.write_plaintext(opened))
+
+
+def _plaintext(text: SecretStr) -> bytes | None:
     try:
-        return named_keys.read_plaintext(text)
+        return named_keys.read_plaintext(text.get_secret_value())
     except ValueError:  # binascii.Error is one, and so is a letter that is not ASCII
         return None
 

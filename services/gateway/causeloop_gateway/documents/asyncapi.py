@@ -72,7 +72,9 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "Causeloop messages",
             "version": version("causeloop-common"),
-            "description": "The commands and events that services exchange over NATS. Clients use the HTTP interface.",
+            "description": "The commands and events that services exchange over NATS. Clients use the HTTP interface. "
+            "A message whose payload is `x-sealed` is sent as one ciphertext of its JSON: salt 16, nonce 12, "
+            "AES-256-GCM ciphertext and tag.",
         },
         "defaultContentType": "application/json",
         "servers": {

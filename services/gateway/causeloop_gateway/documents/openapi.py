@@ -212,7 +212,7 @@ def refusals(endpoint: Endpoint) -> Iterator[AppError]:
         yield PayloadTooLarge(f"The body is larger than {most} bytes. Send less at once.")
     if endpoint.keyed:
         yield from _KEYED
-        if command.reply.sealed_fields:
+        if command.reply.is_sealed:
             yield SecretAlreadyShown(
                 f"This request was done before and its secret was shown then. It made {_SHOWN}.",
                 fields={"id": [_SHOWN]},
@@ -245,8 +245,6 @@ class _Writer:
         self._commands = {endpoint.command: self._schemas.pop(endpoint.command.__name__) for endpoint in ENDPOINTS}
         self._responses: dict[str, Any] = {}
         for reply in replies:
-            if reply.omits_nulls:
-                self._omit_nulls(reply.__name__)
             if issubclass(reply, Page):
                 properties = self._schemas[reply.__name__]["properties"]
                 properties["page"] = {"$ref": f"{_REFERENCE}Page"}
@@ -401,30 +399,9 @@ class _Writer:
                 return schema[constant]
         return schema["enum"][0] if "enum" in schema else None
 
-    def _omit_nulls(self, name: str) -> None:
-        """Describe a reply whose fields are absent instead of null, and what it holds."""
-        schema = self._schemas[name]
-        for field, described in schema.get("properties", {}).items():
-            if "anyOf" in described:
-                schema["properties"][field] = {**described.pop("anyOf")[0], **described}
-                schema["properties"][field].pop("default", None)
-            for inner in _references(described):
-                self._omit_nulls(inner.removeprefix(_REFERENCE))
-
 
 def _headers(*names: str) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
-
-
-def _references(part: Any) -> Iterator[str]:
-    if isinstance(part, dict):
-        if "$ref" in part:
-            yield part["$ref"]
-        for value in part.values():
-            yield from _references(value)
-    elif isinstance(part, list):
-        for value in part:
-            yield from _references(value)
 
 
 def _without(part: Any, name: str) -> Any:

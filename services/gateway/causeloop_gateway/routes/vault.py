@@ -28,6 +28,6 @@ ENDPOINTS = (
         errors=(RECORDED, Conflict("There is a key 'orders' in this workspace already. Use it, or another name.")),
     ),
     Endpoint("GET", "/keys", ListKeys),
-    Endpoint("POST", "/keys/{name}/encrypt", Encrypt, errors=(_NO_KEY,)),
-    Endpoint("POST", "/keys/{name}/decrypt", Decrypt, errors=(RECORDED, _NO_KEY)),
+    Endpoint("POST", "/keys/{name}/encrypt", Encrypt, unread=True, errors=(_NO_KEY,)),
+    Endpoint("POST", "/keys/{name}/decrypt", Decrypt, unread=True, errors=(RECORDED, _NO_KEY)),
 )  # fmt: skip
