@@ -21,8 +21,9 @@ def read(leaf: bytes) -> Entry:
     """The entry of a leaf; NotCanonical unless these are the very bytes that its version writes for it."""
     value = read_data(leaf)
     version = value.get("v")
-    if type(version) is int and version == v2.VERSION:
-        return v2.entry_of(value, leaf)
-    if type(version) is int and version == v1.VERSION:
-        return v1.entry_of(value, leaf)
+    if type(version) is int:
+        if version == v1.VERSION:
+            return v1.entry_of(value, leaf)
+        if version == v2.VERSION:
+            return v2.entry_of(value, leaf)
     raise NotCanonical("is not an entry of version 1 or 2", rule=3)

@@ -20,9 +20,8 @@ from causeloop_log.entry.value import Entry
 VERSION = 1
 SALT_BYTES = 16
 _DEEPEST = 16
-_TEXTS = ("action", "actor", "id", "request", "salt", "target", "tenant", "time")
-_FIELDS = frozenset((*_TEXTS, "credential", "data", "v"))
-_texts = itemgetter(*_TEXTS)
+_FIELDS = ("action", "actor", "credential", "data", "id", "request", "salt", "target", "tenant", "time", "v")
+_fields = itemgetter(*_FIELDS)
 
 
 class Fields(NamedTuple):
@@ -63,13 +62,17 @@ def leaf(fields: Fields, salt: bytes) -> bytes:
 
 def entry_of(value: dict[str, Any], leaf: bytes) -> Entry:
     """The entry of a leaf whose JSON is this value; NotCanonical unless these are the very bytes written for it."""
-    if value.keys() != _FIELDS:
+    try:
+        action, actor, credential, data, event, request, salt, target, tenant, time, _ = _fields(value)
+    except KeyError as error:
+        raise NotCanonical(f"is not an entry of version {VERSION}") from error
+    if len(value) != len(_FIELDS):
         raise NotCanonical(f"is not an entry of version {VERSION}")
-    texts = action, actor, event, request, salt, target, tenant, time = _texts(value)
-    credential, data = value["credential"], value["data"]
-    if set(map(type, texts)) != {str} or type(data) is not dict:
-        raise NotCanonical("has a field of another type")
-    if credential is not None and type(credential) is not str:
+    # A chain, which takes a third of a loop's time: whole logs are read.
+    if not (
+        type(action) is type(actor) is type(event) is type(request) is type(salt) is type(target) is type(tenant)
+        is type(time) is str and (credential is None or type(credential) is str) and type(data) is dict
+    ):  # fmt: skip
         raise NotCanonical("has a field of another type")
     _check(data, 0)
     if written(value) != leaf:
