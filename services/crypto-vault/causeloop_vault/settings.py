@@ -34,7 +34,7 @@ class VaultSettings(Settings):
         return value
 
     def unsafe(self) -> list[str]:
-        """The common ones, and the development origin, under which nobody can tell whose log it is."""
+        """The common ones, and the development origin, which does not show whose log it is."""
         problems = super().unsafe()
         if self.origin == DEVELOPMENT_ORIGIN:
             problems.append(

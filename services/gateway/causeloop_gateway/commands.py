@@ -1,4 +1,4 @@
-"""The routes: who calls, what they ask, the owner's answer.
+"""The routes: caller, command, the owner's answer.
 
 A request passes these steps and no framework's: caller, permission, fields, command, reply. The router has the routes
 for matching; a framework's pipeline per request would cost more than all the rest.
@@ -31,7 +31,7 @@ REPLAYED = (b"idempotency-replayed", b"true")
 
 @dataclass(frozen=True)
 class Gateway:
-    """What every route works with."""
+    """The parts that all routes share."""
 
     bus: Bus
     security: Security
@@ -45,7 +45,7 @@ class Route(MatchedRoute):
     """A route that the router matches, and that answers by itself: `_respond`, of each kind its own."""
 
     timed: ClassVar[bool] = True
-    """Whether the time to its answers' end says how fast the gateway is."""
+    """Whether the time to its answers' end is a measure of the gateway."""
 
     def __init__(self, gateway: Gateway, endpoint: Endpoint) -> None:
         super().__init__(f"/v1{endpoint.path}", self._respond_or_note, name=endpoint.command.operation)
@@ -75,7 +75,7 @@ class Route(MatchedRoute):
             raise
 
     async def _signed_in(self, request: Inbound) -> AuthContext:
-        """The caller, who may call this; Unauthorized or Forbidden for any other."""
+        """The caller, if permitted; Unauthorized or Forbidden for any other."""
         caller = await self._gateway.security.caller(
             request.headers.get("authorization"), request.request_id, request.traceparent
         )

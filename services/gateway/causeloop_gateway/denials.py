@@ -1,4 +1,4 @@
-"""Refused acts, for the log: who was refused what, how often, summed per minute.
+"""Refused acts, for the log: principal, operation and code, summed per minute.
 
 One event per refusal would let anybody fill a tenant's log; a sum cannot. The gateway has no database: sums wait in
 memory for at most a minute, and longer while the bus is away. Nothing personal is in them.
@@ -27,7 +27,7 @@ _RECORDED = frozenset({"unauthorized", "invalid_grant", "forbidden", "mfa_requir
 
 
 class Denial(NamedTuple):
-    """What is summed up. `principal` is None for somebody unknown."""
+    """One kind of refusal, which is counted. `principal` is None for an unknown caller."""
 
     tenant: str
     principal: str | None
@@ -45,11 +45,11 @@ class Denials:
         self._since = datetime.now(UTC)
 
     def note(self, denial: Denial) -> None:
-        """Count a refusal, if it is one that the log should know of."""
+        """Count a refusal, if it is one that belongs in the log."""
         if denial.code not in _RECORDED:
             return
         if denial not in self._counts and len(self._counts) >= _MOST:
-            denial = Denial(ids.INSTALLATION, None, None, "more than can be told apart", denial.code)
+            denial = Denial(ids.INSTALLATION, None, None, "more than are counted apart", denial.code)
         self._counts[denial] = self._counts.get(denial, 0) + 1
 
     async def run(self) -> None:
@@ -59,14 +59,14 @@ class Denials:
             await self.flush()
 
     async def flush(self) -> None:
-        """Announce what was counted; what cannot be announced now stays counted, whatever interrupts."""
+        """Announce the sums; one that cannot be announced now stays counted, whatever interrupts."""
         began = datetime.now(UTC)
         for denial, count in list(self._counts.items()):
             try:
                 await self._announce(denial, count, self._since)
             except (AppError, nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError) as error:
                 _log.warning("refusals wait to be announced: %s", type(error).__name__)
-                return  # what hinders one hinders the next
+                return  # the next would fail too
             self._counts[denial] -= count
             if not self._counts[denial]:
                 del self._counts[denial]
@@ -82,7 +82,7 @@ class Denials:
             event = SigninFailed(operation=denial.operation, code=denial.code, count=count, since=since)
         tracer = self._bus.tracer
         span = None if tracer is None else tracer.begin(f"evt.{event.type}", telemetry.Kind.PRODUCER)
-        told = Announced(
+        announced = Announced(
             id=ids.new("evt"),
             tenant=denial.tenant,
             type=event.type,
@@ -94,6 +94,6 @@ class Denials:
             traceparent=telemetry.new_traceparent() if span is None else span.traceparent,
             data=event.to_json(),
         )
-        subject = f"evt.{told.tenant}.{told.type}"
+        subject = f"evt.{announced.tenant}.{announced.type}"
         with span or nullcontext():
-            await self._bus.jetstream().publish(subject, told.data, headers=event_headers(told))
+            await self._bus.jetstream().publish(subject, announced.data, headers=event_headers(announced))

@@ -1,4 +1,4 @@
-"""The outermost room: what every request meets first and every answer last.
+"""The outermost room: the first step of every request and the last of every answer.
 
 Gives a request its ids, turns every failure into a problem, sets the headers every answer has, answers CORS, logs
 and counts. Raw ASGI, since it stands before everything.
@@ -100,7 +100,7 @@ class Edge:
             self._observe(scope, request, status, time.perf_counter() - started)
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any) -> None:
-        """To the route directly; FastAPI has its own pages, and its router tells 404 from 405."""
+        """To the route directly; FastAPI has its own pages, and its router distinguishes 404 from 405."""
         for route in self._routes.get((scope["method"], _section(scope["path"])), ()):
             if (found := route.path_regex.match(scope["path"])) is not None:
                 scope["route"], scope["path_params"] = route, found.groupdict()
@@ -115,7 +115,7 @@ class Edge:
         if request.span is not None:
             request.span.fail(error)
         if sent:
-            return  # the answer has begun; the connection's end tells the client
+            return  # the answer has begun; the connection's end is the only sign left
         status, headers, body = problem(error, request.request_id)
         await send({"type": WHOLE, "status": status, "headers": headers, "body": body})
 
@@ -167,7 +167,7 @@ def _end(span: telemetry.Span, request: Inbound, tenant: str, route: str, status
 
 
 def _section(path: str) -> str:
-    """The part of a path that tells one noun's routes from the others': of `/v1/keys/a/encrypt` the second."""
+    """The part of a path that separates one noun's routes from the others': of `/v1/keys/a/encrypt` the second."""
     return path.split("/", 3)[2] if path.count("/") > 1 else ""
 
 

@@ -87,7 +87,7 @@ class Inbound:
         return b"".join(chunks)
 
     def client_address(self, trusted_proxies: int) -> str:
-        """The client's address: what the last trusted proxy saw, counted from the right."""
+        """The client's address as the last trusted proxy saw it, counted from the right."""
         peer = self.scope.get("client") or ("", 0)
         if trusted_proxies:
             lines = [value for name, value in self.scope["headers"] if name == b"x-forwarded-for"]

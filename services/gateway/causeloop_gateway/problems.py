@@ -31,7 +31,7 @@ MEDIA_TYPE = b"application/problem+json"
 
 
 def problem(error: AppError, request_id: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Status, headers and body that tell the caller of an error."""
+    """Status, headers and body of an error's answer."""
     status, title = STATUS[error.code]
     body: dict[str, object] = {
         "type": f"urn:causeloop:problem:{error.code}",

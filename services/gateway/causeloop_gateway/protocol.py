@@ -24,10 +24,10 @@ _REASONS = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 
 
 async def respond(send: Any, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
-    """Send a whole answer, in one write where nothing speaks against it: two would be two packets and two wake-ups.
+    """Send a whole answer, in one write where possible: two would be two packets and two wake-ups.
 
     The headers are the gateway's own, checked where they came from, and count the body. An answer before the whole
-    request came ends the connection, and says so: the client must not send another one on it.
+    request came ends the connection, with the header for it: the client must not send another one on it.
     """
     cycle = getattr(send, "__self__", None)
     early = isinstance(cycle, RequestResponseCycle) and cycle.more_body
@@ -69,7 +69,7 @@ class _Lingering:
         return getattr(self._transport, name)
 
     def is_closing(self) -> bool:
-        """Whether nothing more can be said."""
+        """Whether nothing more can be sent."""
         return self._ending or bool(self._transport.is_closing())
 
     def close(self) -> None:
@@ -77,7 +77,7 @@ class _Lingering:
         if self.is_closing():
             return
         self._ending = True
-        self.write = _unsaid
+        self.write = _discarded
         if self._linger() and self._transport.can_write_eof():
             self._transport.resume_reading()
             self._transport.write_eof()
@@ -89,8 +89,8 @@ class _Lingering:
 _BODILY = frozenset({b"content-length", b"transfer-encoding"})
 
 
-def _unsaid(_: bytes) -> None:
-    """What is said on a connection that was closed."""
+def _discarded(_: bytes) -> None:
+    """Discard what is written to a closed connection."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -183,7 +183,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refuse(Malformed("This is not an HTTP/1.1 request."))
 
     def _throw_away_the_rest(self) -> bool:
-        """Whether a refused request may still be arriving; what comes of it is not looked at."""
+        """Whether a refused request may still be arriving; its rest is thrown away."""
         self._refused = self._refused or self._in_body
         return self._refused
 

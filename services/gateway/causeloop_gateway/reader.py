@@ -83,7 +83,7 @@ class Reader:
             raise Malformed("The body is nested too deep.") from error
 
     def _bind(self, ctx: AuthContext, parameters: dict[str, str]) -> tuple[str, ...]:
-        """What a cursor is bound to: tenant, person, list and filters, whatever their order."""
+        """The scope of a cursor: tenant, person, list and filters, whatever their order."""
         filters = sorted(f"{name}={value}" for name, value in parameters.items() if name not in ("cursor", "limit"))
         return (ctx.tenant, ctx.principal, self._command.subject, "&".join(filters))
 

@@ -1,8 +1,9 @@
-"""Who calls, and what they may do: two questions, two memories.
+"""The caller and their permissions: two questions, two caches.
 
-auth says who a token stands for, tenancy what that person may do in the token's workspace; here the two meet. Both
-answers are remembered for a hard, non-sliding life and evicted by events. An answer is kept only if no eviction of its
-key and no loss of the bus came since it was asked for. Without the bus nothing is remembered and all are refused.
+auth answers with the identity behind a token, tenancy with that person's permissions in the token's workspace; here
+the two meet. Both answers are remembered for a hard, non-sliding life and evicted by events. An answer is kept only
+if no eviction of its key and no loss of the bus came since it was asked for. Without the bus nothing is remembered
+and all are refused.
 """
 
 import hashlib
@@ -44,7 +45,7 @@ class Remembered(Generic[K, V]):
         self._evicted: dict[str, int] = {}
 
     def get(self, key: K) -> V | None:
-        """What is remembered and not too old."""
+        """The remembered value, if it is not too old."""
         found = self._answers.get(key)
         if found is None:
             self._misses.inc()
@@ -123,9 +124,9 @@ class Security:
         self._identities: Remembered[bytes, Identity] = Remembered(name="identities")
         self._standings: Remembered[tuple[str, str], frozenset[str] | None] = Remembered(name="standings")
         self.on_evict: list[Callable[[str], None]] = []
-        """Called with a credential or tenant of which something was forgotten: whoever relies on it asks again."""
+        """Called with a credential or tenant of which something was evicted, so that an open stream asks again."""
         bus.on_disconnect.append(self.forget)
-        for kind in ("now", "evt"):  # said before the answer; and by the relay, should the first word be lost
+        for kind in ("now", "evt"):  # published before the answer; and again by the relay, if the first is lost
             bus.follow(f"{kind}.*.auth.>", self._on_auth)
             bus.follow(f"{kind}.*.tenancy.>", self._on_tenancy)
 
@@ -135,7 +136,7 @@ class Security:
         self._standings.clear()
 
     async def caller(self, authorization: str | None, request_id: str, traceparent: str) -> Caller:
-        """Who calls with this Authorization header; `Unauthorized` for nobody."""
+        """The caller with this Authorization header; `Unauthorized` for nobody."""
         _ = self._bus.client  # without the bus nobody is known
         token = _bearer(authorization)
         identity = await self._identify(token, request_id, traceparent)
@@ -156,7 +157,7 @@ class Security:
         return identity
 
     async def _permissions(self, identity: Identity, request_id: str, traceparent: str) -> frozenset[str]:
-        """What a role gives, capped by the token's scopes; a session has its person's own rights as well."""
+        """The role's permissions, capped by the token's scopes; a session also has its person's own."""
         if identity.tenant == identity.principal:
             return REALM_PERMISSIONS
         standing = await self._standing(identity, request_id, traceparent)
@@ -180,20 +181,20 @@ class Security:
 
     async def _on_auth(self, event: Announced) -> None:
         self._identities.evict(event.target)
-        self._told(event.target)
+        self._evicted(event.target)
 
     async def _on_tenancy(self, event: Announced) -> None:
         self._standings.evict(event.tenant)
-        self._told(event.tenant)
+        self._evicted(event.tenant)
 
-    def _told(self, tag: str) -> None:
+    def _evicted(self, tag: str) -> None:
         for react in self.on_evict:
             react(tag)
 
 
 @lru_cache(maxsize=1024)
 def _with_own(standing: frozenset[str]) -> frozenset[str]:
-    """What a session may do; the same set for the same standing, whose hash is then known."""
+    """A session's permissions; the same set for the same standing, whose hash is then known."""
     return standing | REALM_PERMISSIONS
 
 

@@ -122,7 +122,7 @@ class TestBounds:
         denials.note(denial(ids.INSTALLATION, operation="7", code="unauthorized"))
 
         assert len(denials._counts) == 10_001
-        rest = denial(ids.INSTALLATION, operation="more than can be told apart", code="unauthorized")
+        rest = denial(ids.INSTALLATION, operation="more than are counted apart", code="unauthorized")
         assert denials._counts[rest] == 50
         assert denials._counts[denial(ids.INSTALLATION, operation="7", code="unauthorized")] == 2
 

@@ -1,4 +1,4 @@
-"""Use cases of tenancy: workspaces, who belongs to them, and what somebody may do."""
+"""Use cases of tenancy: workspaces, their members, and the permissions of each."""
 
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.tenancy import (
@@ -59,7 +59,7 @@ class TenancyService:
         return MyWorkspacePage(data=page, next_position=page[-1].workspace_id if more else None)
 
     async def resolve(self, ctx: AuthContext, command: Resolve) -> Standing:
-        """What a person may do in the context's workspace."""
+        """A person's role and permissions in the context's workspace."""
         async with self._database.transaction(ctx) as tx:
             role = await repository.role_of(tx, command.principal)
         return Standing(role=role, permissions=sorted(standing.permissions_of(role)))

@@ -1,4 +1,4 @@
-"""What proofs are made of, and the checkpoints they lead to, under row security."""
+"""The hashes for proofs, and the checkpoints that proofs lead to, under row security."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

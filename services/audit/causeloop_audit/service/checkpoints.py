@@ -35,10 +35,10 @@ from causeloop_log.tlog.proof import LogProof
 _log = logging.getLogger(__name__)
 
 _TRIES = 3
-"""The vault may have signed a later head than the one known here; it says which, and is asked again from there."""
+"""The vault may have signed a later head than the one known here; its refusal names that size, for the next try."""
 
 _NOT_CONTINUED = "The log does not continue what was signed of it: "
-"""Said here, and by the vault, whose reason is told on."""
+"""How the refusal begins here, and in the vault, whose reason is passed on."""
 
 
 class CheckpointService:
@@ -143,14 +143,14 @@ class CheckpointService:
 
 
 def _broken(ctx: AuthContext, why: str) -> Conflict:
-    """What nobody wants to see: a log that was shortened, changed or restored from before what was signed of it."""
+    """Log and count a log that was shortened, changed, or restored from before what was signed of it."""
     telemetry.LOGS_BROKEN.inc()
     _log.critical("the log of %s does not continue what was signed of it: %s", ctx.tenant, why)
     return Conflict(f"{_NOT_CONTINUED}{why}. An operator must look at it.")
 
 
 async def _proof(tx: Transaction, spans: Sequence[Span]) -> list[bytes]:
-    """The roots of these subtrees, from what is stored. What the head says there is, and is not, was taken away."""
+    """The roots of these subtrees, from stored hashes. A hash that is missing below the head's size was removed."""
     stored = await repository.hashes(tx, [run for span in spans for run in merkle.runs(span)])
     try:
         return merkle.proof(spans, iter(stored))

@@ -1,7 +1,7 @@
 """The signer: keeps every log's checkpoint near its head, whether somebody asks for it or not.
 
-What nobody signed can still be rewritten by whoever can write to the database. So no head stays unsigned for longer
-than a pause, however quiet its readers are.
+An attacker who can write to the database can rewrite what nobody signed. So no head stays unsigned for longer than a
+pause, even if no reader asks for it.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class Signer:
             await asyncio.sleep(self._seconds)
 
     async def _round(self) -> None:
-        """Every log that moved, once. One that does not continue what was signed of it keeps nobody else waiting.
+        """Every log that moved, once. One that does not continue what was signed of it delays no other.
 
         After a fault the round goes on behind the log it was at, so that no log can hold up those after it for ever.
         """
@@ -67,11 +67,11 @@ class Signer:
         self._after = ids.NIL
 
     async def _sign(self, tenant: str) -> None:
-        """What concerns this log alone is told and passed over; what concerns all is waited out."""
+        """Sign one log. A fault of this log alone is logged and passed over; a fault that concerns all is raised."""
         try:
             await self._checkpoints.sign(_context(tenant))
         except Conflict:
-            pass  # told where it was found
+            pass  # logged where it was found
         except (Unavailable, Timeout):
             raise
         except AppError as error:

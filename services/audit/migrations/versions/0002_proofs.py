@@ -1,4 +1,4 @@
-"""What proofs are made from, and the checkpoints the vault signed."""
+"""The nodes that proofs are made from, and the checkpoints that the vault signed."""
 
 from alembic import op
 from sqlalchemy import Connection

@@ -57,7 +57,7 @@ class IdentityProvider:
         await self._client.aclose()
 
     async def verify(self, token: str) -> Subject:
-        """Who the token is for; InvalidGrant when it is not good, Unavailable when that cannot be known now."""
+        """The token's subject; InvalidGrant when it is not good, Unavailable when that cannot be known now."""
         try:
             header = jwt.get_unverified_header(token)
         except jwt.InvalidTokenError as error:

@@ -16,7 +16,7 @@ _REQUIRED = ["iss", "sub", "sid", "ten", "iat", "exp"]
 
 
 class AccessClaims(NamedTuple):
-    """What an access token says."""
+    """The claims of an access token."""
 
     person: str
     session: str

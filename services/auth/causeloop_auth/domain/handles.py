@@ -1,8 +1,8 @@
 """Secret handles: `clp_<type>_<tenant>_<secret>_<checksum>`.
 
 The tenant stands in clear, so that even a look-up by hash runs under row security. The secret is 256 random bits, of
-which only the SHA-256 is stored: a slow hash is for passwords, which people choose. The checksum (CRC-32) lets
-anybody, a secret scanner included, tell a handle from a look-alike without asking us.
+which only the SHA-256 is stored: a slow hash is for passwords, which people choose. By the checksum (CRC-32) anybody,
+a secret scanner included, can distinguish a handle from a look-alike without asking us.
 """
 
 import base64
@@ -42,7 +42,7 @@ def make(kind: str, tenant: str, entity: str, secret: bytes) -> str:
 
 
 def parse(text: str, kind: str) -> Handle | None:
-    """What a handle says, or None when it is not one of the kind."""
+    """The parts of a handle, or None when the text is not one of the kind."""
     found = _HANDLE.fullmatch(text)
     if found is None or found["kind"] != kind or _checksum(text.rpartition("_")[0]) != found["check"]:
         return None
@@ -57,7 +57,7 @@ def parse(text: str, kind: str) -> Handle | None:
 def issued_secret(key: bytes, tenant: str, entity: str, nonce: bytes) -> bytes:
     """A secret that shows, to the holder of `key`, that it was issued: 16 random bytes and their HMAC for this thing.
 
-    What was issued once and is no longer good can then be told from what never was.
+    So a secret that was issued once and is no longer good differs from one that never was.
     """
     if len(nonce) != NONCE_BYTES:
         raise ValueError(f"An issued secret needs {NONCE_BYTES} random bytes.")
@@ -72,7 +72,7 @@ def was_issued(key: bytes, handle: Handle) -> bool:
 
 
 def digest(text: str) -> bytes:
-    """What is stored of a handle."""
+    """The digest that is stored in place of a handle."""
     return hashlib.sha256(text.encode()).digest()
 
 

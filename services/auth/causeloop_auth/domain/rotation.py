@@ -14,7 +14,7 @@ GRACE = timedelta(seconds=30)
 
 
 class Verdict(Enum):
-    """What to do with a presented refresh token."""
+    """The decision about a presented refresh token."""
 
     ROTATE = "rotate"
     """It is the newest: the predecessor is forgotten, this one becomes the predecessor."""

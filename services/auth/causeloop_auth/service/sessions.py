@@ -32,7 +32,7 @@ from causeloop_common.permissions import REALM_PERMISSIONS, Internal
 
 
 class Subject(NamedTuple):
-    """Who an identity provider says signed in."""
+    """A person as their identity provider names them."""
 
     issuer: str
     subject: str
@@ -42,7 +42,7 @@ class Provider(Protocol):
     """An identity provider."""
 
     async def verify(self, token: str) -> Subject:
-        """Who a session token is for; InvalidGrant when it is not good, Unavailable when that cannot be known now."""
+        """A session token's subject; InvalidGrant when it is not good, Unavailable when that cannot be known now."""
         ...
 
 
@@ -78,7 +78,7 @@ class SessionService:
         self._entropy = entropy
 
     async def exchange(self, ctx: AuthContext, command: Exchange) -> Grant:
-        """Start a session for whom the identity provider says signed in."""
+        """Start a session for the person who signed in at the identity provider."""
         subject = await self._provider.verify(command.subject_token.get_secret_value())
         person, session = ids.realm(*subject), ids.new("ses")
         ctx = replace(ctx.of_tenant(person), principal=person, credential=session)
@@ -156,7 +156,7 @@ class SessionService:
         return Nothing()
 
     async def _scope(self, ctx: AuthContext, workspace: str | None) -> frozenset[str] | None:
-        """What the person may do there; None where they do not belong."""
+        """The person's permissions there; None if they do not belong to it."""
         if workspace is None:
             return REALM_PERMISSIONS
         asked = ctx.of_tenant(workspace, Internal.RESOLVE)

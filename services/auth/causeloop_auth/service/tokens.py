@@ -1,4 +1,4 @@
-"""Personal access tokens, and who a bearer token stands for."""
+"""Personal access tokens, and the identity behind a bearer token."""
 
 import os
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class TokenService:
         self._entropy = entropy
 
     async def authenticate(self, ctx: AuthContext, command: Authenticate) -> Identity:
-        """Who a token stands for; one refusal for every reason, so that nobody learns which."""
+        """The identity behind a token; one refusal for every reason, so that the reason stays unknown."""
         text = command.token.get_secret_value()
         if (handle := handles.parse(text, "pat")) is not None:
             identity = await self._of_token(ctx.of_tenant(handle.tenant), handle)

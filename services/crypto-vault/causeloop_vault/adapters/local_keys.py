@@ -38,5 +38,5 @@ class LocalMasterKeys:
 
 
 def fingerprint(key: bytes) -> str:
-    """A name for a master key that says nothing about it."""
+    """A name for a master key that reveals nothing about it."""
     return derive(key, "master-key/fingerprint/v1", length=8).hex()

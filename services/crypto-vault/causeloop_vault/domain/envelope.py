@@ -6,7 +6,7 @@ HKDF-SHA-256 (RFC 5869) of the data key under the random salt gives 64 bytes: th
 A message key seals the messages of one request, at most 1000, each under a random nonce of its own. Two nonces of a
 request are alike with probability 2^-77 and two salts hardly ever, so a key may serve 2^44 such requests before nonces
 of equal message keys collide with the probability of 2^-32 that NIST SP 800-38D allows: no key comes near its bound,
-and nothing has to be counted. What it gives away is that messages with one salt were sealed together. The commitment
+and nothing has to be counted. A common salt does reveal that messages were sealed together. The commitment
 ties the ciphertext to one key, which GCM alone does not. Tenant, purpose, record and key version are additional data,
 encoded by the reader from where it read: a ciphertext moved elsewhere does not open.
 """
@@ -33,7 +33,7 @@ _SMALLEST = _SALT + _COMMITMENT + _NONCE + 16
 
 
 class NotOpened(Exception):
-    """The ciphertext is damaged, under another key, or belongs to another place; which, it does not tell."""
+    """The ciphertext is damaged, under another key, or belongs to another place: the error hides which."""
 
 
 def place(tenant: str, purpose: str, record: str, version: int) -> bytes:
@@ -42,7 +42,7 @@ def place(tenant: str, purpose: str, record: str, version: int) -> bytes:
 
 
 class Places:
-    """The places of one purpose and key version; what they have in common is encoded once."""
+    """The places of one purpose and key version; their common parts are encoded once."""
 
     __slots__ = ("_before", "_behind")
 

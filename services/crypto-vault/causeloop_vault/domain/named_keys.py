@@ -1,4 +1,4 @@
-"""Named keys: what their ciphertexts are bound to, and how plaintext is written.
+"""Named keys: the place of their ciphertexts, and the form of their plaintext.
 
 A ciphertext of a named key is a `clv1` envelope at the place (tenant, `key/<key id>`, context, key version). The
 context becomes one text, the same for the same names and values in any order: sorted compact JSON, which on ASCII

@@ -1,7 +1,7 @@
 """The witness's rule: a log may only grow.
 
 Of every log the vault remembers the last head it signed, and signs another one only if that one begins with it. So
-whoever can write the log, but not to the vault, can neither shorten it nor change what was signed.
+an attacker who can write to the log, but not to the vault, can neither shorten it nor change what was signed.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ EMPTY = Head(0, merkle.EMPTY_ROOT)
 class Stale(Exception):
     """The proof does not begin at the size last signed, or the head is older than that: `size` is what to begin from.
 
-    That may be a race between two that ask, or a log that lost its end: whoever reads the log again can tell.
+    That may be a race between two that ask, or a log that lost its end: reading the log again shows which.
     """
 
     def __init__(self, size: int) -> None:
@@ -35,8 +35,8 @@ class Stale(Exception):
 def judge(signed: Head, old_size: int, head: Head, proof: list[bytes]) -> None:
     """Return if `head` may be signed after `signed`.
 
-    NotVerified says what is wrong with the log, Stale that another head or proof is needed. Another root at the size
-    last signed is wrong wherever the proof begins, and the very head last signed is right.
+    NotVerified names what is wrong with the log; Stale means that another head or proof is needed. Another root at the
+    size last signed is wrong wherever the proof begins, and the very head last signed is right.
     """
     if head.size == signed.size:
         if head.root != signed.root:

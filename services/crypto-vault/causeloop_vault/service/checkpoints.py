@@ -45,7 +45,7 @@ class SigningKey:
 
 
 class CheckpointService:
-    """Sign checkpoints, and tell the key that verifies them."""
+    """Sign checkpoints, and give out the key that verifies them."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class CheckpointService:
                 if await repository.add_signing_key(tx, public, sealed, self._origin):
                     tx.publish(SigningKeyCreated(public_key=public.hex(), origin=self._origin))
                 stored = await repository.signing_key(tx)
-            assert stored is not None  # noqa: S101  added here, or by whoever was faster
+            assert stored is not None  # noqa: S101  added here, or by a faster replica
 
             keyring = await self._keyrings.keyring(tx, envelope.version_of(stored.sealed))
             seed = keyring.open_(_PURPOSE, stored.origin, stored.sealed)

@@ -21,7 +21,7 @@ REMEMBERED_TENANTS = 10_000
 
 
 class MasterKeys(Protocol):
-    """Whoever keeps the master keys: wraps data keys and unwraps them, for one place each."""
+    """The keeper of the master keys: wraps data keys and unwraps them, each for one place."""
 
     def wrap(self, data_key: bytes, tenant: str, version: int) -> tuple[str, str]:
         """The wrapped data key and the fingerprint of its master key."""

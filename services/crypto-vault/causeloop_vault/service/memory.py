@@ -1,4 +1,4 @@
-"""What the vault holds in memory for a while: keys in clear, so that not every use asks the database."""
+"""The vault's memory: keys in clear, kept for a while, so that not every use reads the database."""
 
 import time
 from collections import OrderedDict
@@ -21,7 +21,7 @@ class Memory(Generic[K, V]):
         self._kept: OrderedDict[K, tuple[V, float]] = OrderedDict()
 
     def get(self, key: K) -> V | None:
-        """What is remembered and not too old."""
+        """The remembered value, if it is not too old."""
         found = self._kept.get(key)
         if found is None:
             return None

@@ -11,7 +11,7 @@ from causeloop_vault.domain import envelope
 from causeloop_vault.service.keyrings import Keyrings
 
 _PURPOSES = {"auth": {"session"}}
-"""What each issuer may have sealed."""
+"""The purposes for which each issuer can have data sealed."""
 
 
 class SealingService:

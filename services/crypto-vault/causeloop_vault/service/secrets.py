@@ -49,7 +49,7 @@ class SecretService:
             return tx.answer(secret)
 
     async def get_secret(self, ctx: AuthContext, command: GetSecret) -> SecretView:
-        """What is known of a secret without its value."""
+        """A secret without its value."""
         async with self._database.transaction(ctx) as tx:
             secret = await repository.secret(tx, command.path)
         if secret is None:

@@ -48,7 +48,7 @@ a personal access token. Send it as `Authorization: Bearer …`. An operation li
 in `x-credential`, and the permission it needs in `x-permission`. `make dev` writes two personal access tokens to \
 `.causeloop/dev.json`.
 - **Errors** are problem details (RFC 9457). Switch on `code`; `detail` is for people; `trace_id` equals the header \
-`X-Request-Id`. What belongs to another workspace is 404, never 403.
+`X-Request-Id`. A thing of another workspace is 404, never 403.
 - **Retries.** Send an `Idempotency-Key` with a request that must not take effect twice.
 - **Lists** give up to `limit` items and a `next_cursor`; send it back as `cursor` until `has_more` is false.
 """

@@ -1,7 +1,7 @@
 """The streams that are open: how many may be, what wakes them, what ends them all.
 
-Each is found by its tenant, its principal and its credential. The gateway hears `head.<tenant>` only of tenants with a
-stream open, one subscription each, however many follow.
+Each is found by its tenant, its principal and its credential. The gateway subscribes `head.<tenant>` only for tenants
+with a stream open, once each, however many follow.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class Streams:
         tenant = stream.identity.tenant
         try:
             if tenant not in self._heads:
-                await self._hear(tenant)
+                await self._subscribe(tenant)
             yield
         finally:
             self._forget(stream)
@@ -86,7 +86,7 @@ class Streams:
         for stream in self._found.get(tag, ()):
             stream.doubt()
 
-    async def _hear(self, tenant: str) -> None:
+    async def _subscribe(self, tenant: str) -> None:
         async def on_head(message: Msg) -> None:
             size = int(message.data) if message.data.isdigit() else 0
             for stream in self._found.get(tenant, ()):

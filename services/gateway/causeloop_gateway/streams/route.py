@@ -20,7 +20,7 @@ from causeloop_gateway.streams.stream import SLOW_SECONDS, Stream
 FROM = "from"
 LAST_EVENT_ID = "last-event-id"
 _SYSTEM_BYTES = 128 * 1024
-"""What the system may hold of a stream; by itself it would take megabytes. Enough for 1 MB/s over 100 ms."""
+"""The kernel's buffer for a stream; by default it takes megabytes. Enough for 1 MB/s over 100 ms."""
 
 _INDEX = re.compile(r"[0-9]{1,16}")
 _POSITION = re.compile(r"-1|[0-9]{1,16}")
@@ -52,7 +52,7 @@ class StreamRoute(Route):
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             why = await stream.run(transport.abort)
         telemetry.STREAMS_ENDED.labels(why).inc()
-        if why != "left":  # they may not take the last words either
+        if why != "left":  # the client may not read the end either
             asyncio.get_running_loop().call_later(SLOW_SECONDS, transport.abort)
 
 
@@ -67,7 +67,7 @@ def _narrow(transport: Any) -> None:
 
 
 def _start(request: Inbound) -> int | None:
-    """The first index to be told; None for what comes from now on."""
+    """The first index to send; None for what comes from now on."""
     given = request.parameters()
     begin = given.pop(FROM, None)
     if given:
@@ -78,5 +78,5 @@ def _start(request: Inbound) -> int | None:
     if position is None:
         return None if begin is None else int(begin)
     if _POSITION.fullmatch(position) is None or int(position) >= LAST_INDEX:
-        raise Malformed("Last-Event-ID is not an id of this stream. Send the last one you were told, or none.")
+        raise Malformed("Last-Event-ID is not an id of this stream. Send the last one you received, or none.")
     return int(position) + 1

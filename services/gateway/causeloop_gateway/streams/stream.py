@@ -6,8 +6,8 @@
 
 The pump asks before every write as well, which costs nothing while the answer is remembered; the guard is there for a
 stream that waits: for news, or for a client that does not read. Exactly once and in order follows from one number, the
-next index: only what was written moves it, and every page is read from it. What is announced on the bus says when to
-look, never what there is.
+next index: only what was written moves it, and every page is read from it. An announcement on the bus is a reason to
+look, never the content.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from causeloop_gateway.streams import wire
 _log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 64 * 1024
-"""What is read, written and waited for at once, and so what a stream holds: a page. One larger entry goes alone."""
+"""The size of a page, which is read, written and held at once. One larger entry goes alone."""
 
 HEARTBEAT_SECONDS = 15.0
 """Of silence. Proxies cut what is silent, most after 30 to 60 s, and a client knows that nothing is lost."""
@@ -40,7 +40,7 @@ SLOW_SECONDS = 30.0
 """A client that does not take a chunk for so long is cut. It resumes where it stopped to read."""
 
 END_SECONDS = 1.0
-"""For the last words, where a client may not be reading; then the connection is aborted."""
+"""For writing the end, since a client may not be reading; then the connection is aborted."""
 
 _PATIENCE_SECONDS = (0.1, 0.3, 0.6, 1.0)
 """Between attempts to read while audit restarts or is busy; then the stream ends, and the client comes back."""
@@ -52,7 +52,7 @@ class TooSlow(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """What was read, as it will be written: that is all a stream holds. `next` is the index after its last entry."""
+    """A page as it will be written; a stream holds nothing else. `next` is the index after its last entry."""
 
     chunk: bytes
     count: int
@@ -88,7 +88,7 @@ class Stream:
         self._written_at = 0.0
 
     def grew(self, size: int) -> None:
-        """The log has this many entries by now, as far as one hears."""
+        """The log has this many entries by now, according to the bus."""
         self._head = max(self._head, size)
         self._news.set()
 
@@ -97,7 +97,7 @@ class Stream:
         self._doubt.set()
 
     def end(self, error: AppError) -> None:
-        """End it, with these last words."""
+        """End it, with this error as the reason."""
         self._over = error
         self._doubt.set()
 
@@ -123,7 +123,7 @@ class Stream:
         else:
             _log.error("a stream failed", exc_info=failed)
             failed, why = Internal("Something failed on our side. Connect again to go on."), Internal.code
-        if not isinstance(failed, AppError) or not await self._said(wire.end(failed)):
+        if not isinstance(failed, AppError) or not await self._write_end(wire.end(failed)):
             abort()
             await self._left()
         return why
@@ -143,7 +143,7 @@ class Stream:
             self._page = await self._read(self._next)
 
     async def _wait(self) -> None:
-        """Wait for news, at most until it is time to look anyway; say that the connection is alive."""
+        """Wait for news, at most until it is time to look anyway; write heartbeats meanwhile."""
         clock = asyncio.get_running_loop().time
         look_at = clock() + POLL_SECONDS
         while self._head <= self._next:
@@ -194,8 +194,8 @@ class Stream:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def _said(self, last: bytes) -> bool:
-        """Whether the client takes the last words."""
+    async def _write_end(self, last: bytes) -> bool:
+        """Whether the client reads the end."""
         with suppress(TimeoutError):
             async with asyncio.timeout(END_SECONDS):
                 await self._send({"type": "http.response.body", "body": last})

@@ -1,7 +1,7 @@
-"""What a stream says, as server-sent events (WHATWG HTML 9.2).
+"""A stream on the wire: server-sent events (WHATWG HTML 9.2).
 
-    retry: 1000                          at the start: when to come back, and the position, so that whoever is cut off
-    id: 41                               before the first event resumes exactly; -1 stands before the first entry
+    retry: 1000                          at the start: the pause before reconnecting, and the position, for a client
+    id: 41                               that is cut off before the first event; -1 stands before the first entry
 
     id: 42                               an entry: its index, and the leaf's stored bytes
     data: {"action":"vault.secret_written",…}
@@ -12,7 +12,7 @@
 
     : heartbeat                          silence, and the connection is alive
 
-    event: end                           the last words, with the code and sentence of a problem
+    event: end                           the last event, with the code and sentence of a problem
     data: {"code":"unauthorized","detail":"…"}
 
 A leaf is one line of canonical JSON, in which line ends are escaped: it is one `data` line as it is.
@@ -31,7 +31,7 @@ _RETRY_MILLISECONDS = 1000
 
 
 def opening(position: int) -> bytes:
-    """The first words: the index of the last entry before what follows."""
+    """The first event: the index of the last entry before what follows."""
     return b"retry: %d\nid: %d\n\n" % (_RETRY_MILLISECONDS, position)
 
 
@@ -41,7 +41,7 @@ def events(entries: Sequence[StreamEntry]) -> bytes:
 
 
 def end(error: AppError) -> bytes:
-    """The last words. They have no id, so a client resumes after the last entry."""
+    """The last event. It has no id, so a client resumes after the last entry."""
     return b"event: end\ndata: " + orjson.dumps({"code": error.code, "detail": error.detail}) + b"\n\n"
 
 

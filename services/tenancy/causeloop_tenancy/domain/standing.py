@@ -1,11 +1,11 @@
-"""What a role allows."""
+"""The permissions of a role."""
 
 from causeloop_common.permissions import ROLES
 
 FIRST_ROLE = "owner"
-"""The role of whoever creates a workspace."""
+"""The role of the creator of a workspace."""
 
 
 def permissions_of(role: str | None) -> frozenset[str]:
-    """What a member with this role may do; nothing for a stranger or a role that is not known."""
+    """The permissions of a member with this role; none for a stranger or an unknown role."""
     return ROLES.get(role, frozenset()) if role is not None else frozenset()
