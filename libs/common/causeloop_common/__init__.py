@@ -1,1 +1,1 @@
-"""What every service of Causeloop is made of: messages, tenants, transactions, the bus."""
+"""The platform of Causeloop's services: messages, tenants, transactions, the bus."""

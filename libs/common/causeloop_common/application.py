@@ -1,10 +1,10 @@
-"""One service as a running thing: what it is made of, started in order, watched, and drained.
+"""One service as a running thing: its parts, started in order, watched, and drained.
 
     start   traces ─► database ─► isolation proof ─► bus ─► background tasks ─► commands
     stop    commands drained ─► background tasks ended ─► bus ─► database ─► last spans delivered
 
 A service that cannot prove its isolation does not start. `run` serves any number of services in one process with
-one operations port: `/health` (the process is alive), `/ready` (every check by name; 503 says which fails), `/metrics`.
+one operations port: `/health` (the process is alive), `/ready` (every check by name; 503 when one fails), `/metrics`.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ GRACE_SECONDS = 8.0
 _START_SECONDS = 60.0
 _PROOF_REMEMBERED_SECONDS = 15.0
 _GC_THRESHOLDS = (20_000, 20, 50)
-"""What is there when serving begins stays for ever and need not be looked at; a request's objects die by themselves."""
+"""Objects from before serving stay for ever, so nothing need scan them; a request's objects die by themselves."""
 
 
 def settle_memory() -> None:
@@ -184,18 +184,18 @@ class Application:
             return {"started": self._not_serving}
 
         names = list(self._checks)
-        return dict(zip(names, await asyncio.gather(*map(_told, self._checks.values())), strict=True))
+        return dict(zip(names, await asyncio.gather(*map(_finding, self._checks.values())), strict=True))
 
     async def examine(self) -> dict[str, str]:
-        """What a start would prove, once and without serving; by name 'ok' or the sentence of what is wrong."""
+        """The checks of a start, once and without serving; by name 'ok' or a sentence with what is wrong."""
         steps: dict[str, Check] = {}
         for database in self._databases:
             steps |= {"database": database.start, "isolation": self._prove}
         steps["bus"] = self.bus.connect
-        known = {*steps, *(name for name, _ in self._background)}  # a task that does not run has nothing to tell
+        known = {*steps, *(name for name, _ in self._background)}  # a task that does not run has no state to check
         steps |= {name: check for name, check in self._checks.items() if name not in known}
         try:
-            return {name: await _told(step, seconds=10) for name, step in steps.items()}
+            return {name: await _finding(step, seconds=10) for name, step in steps.items()}
         finally:
             for step in self._after:
                 await step()
@@ -246,7 +246,7 @@ def _tracer(settings: Settings) -> telemetry.Tracer | None:
     )
 
 
-async def _told(check: Check, seconds: float = 3) -> str:
+async def _finding(check: Check, seconds: float = 3) -> str:
     """'ok', or the sentence of what is wrong."""
     try:
         await asyncio.wait_for(check(), timeout=seconds)
@@ -256,7 +256,7 @@ async def _told(check: Check, seconds: float = 3) -> str:
         return str(error)
     except TimeoutError:
         return f"No answer within {seconds:g} seconds."
-    except Exception as error:  # noqa: BLE001  however a check fails, it is told by name
+    except Exception as error:  # noqa: BLE001  however a check fails, it is reported by name
         return f"The check failed: {type(error).__name__}."
     return "ok"
 
@@ -282,7 +282,7 @@ class Operations:
                 return 200, "application/json", b'{"status":"ok"}'
             case "/ready":
                 checks = await self.readiness()
-                ready = all(told == "ok" for told in checks.values())
+                ready = all(finding == "ok" for finding in checks.values())
                 body = {"status": "ready" if ready else "not_ready", "checks": checks}
                 return 200 if ready else 503, "application/json", orjson.dumps(body)
             case "/metrics":
@@ -292,11 +292,11 @@ class Operations:
 
     async def readiness(self) -> dict[str, str]:
         """Every check of every service here, as `service.check`."""
-        told = await asyncio.gather(*(application.readiness() for application in self._applications))
+        found = await asyncio.gather(*(application.readiness() for application in self._applications))
         return {
-            f"{application.name}.{check}": word
-            for application, checks in zip(self._applications, told, strict=True)
-            for check, word in checks.items()
+            f"{application.name}.{check}": finding
+            for application, checks in zip(self._applications, found, strict=True)
+            for check, finding in checks.items()
         }
 
 

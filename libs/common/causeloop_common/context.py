@@ -1,4 +1,4 @@
-"""Who asks, for which tenant, and with what right: `AuthContext`, and the service tokens that carry it.
+"""The caller, their tenant and their permissions: `AuthContext`, and the service tokens that carry it.
 
 A service token is a JWT (HS256) under the key of one pair of services: issuer `iss`, audience `aud`, the principal
 `sub`, the tenant `ten`, permissions `per`, and `act` (RFC 8693), the credential through which the principal acts.

@@ -1,4 +1,4 @@
-"""What can go wrong, as the caller should hear it.
+"""The errors that callers receive.
 
     AppError                     code                      the caller can
     ├── InvalidInput             validation_error          correct the fields named in `fields`
@@ -14,7 +14,7 @@
     ├── Conflict                 conflict                  read again and decide
     ├── IdempotencyMismatch      idempotency_mismatch      use a new key for a new request
     ├── IdempotencyInProgress    idempotency_in_progress   wait for the first one
-    ├── SecretAlreadyShown       secret_already_shown      make a new one, the id is told
+    ├── SecretAlreadyShown       secret_already_shown      make a new one; the error has the id
     ├── RateLimited              rate_limited              wait
     ├── AuditUnavailable         audit_unavailable         try again: the act could not be recorded, so it was not done
     ├── Unavailable              unavailable               try again: nothing was done
@@ -28,7 +28,7 @@ from typing import ClassVar, Self
 
 
 class AppError(Exception):
-    """A refusal the caller is told about: a stable `code` and a full sentence with what to do next."""
+    """A refusal that reaches the caller: a stable `code` and a full sentence with what to do next."""
 
     code: ClassVar[str]
 
@@ -108,7 +108,7 @@ class MfaRequired(AppError):
 
 
 class NotFound(AppError):
-    """Not there, or another tenant's: the caller cannot tell which."""
+    """Not there, or another tenant's: the caller cannot distinguish them."""
 
     code = "not_found"
 
@@ -144,7 +144,7 @@ class SecretAlreadyShown(AppError):
 
 
 class RateLimited(AppError):
-    """Too many requests; `retry_after` seconds are told."""
+    """Too many requests; `retry_after` has the seconds to wait."""
 
     code = "rate_limited"
 

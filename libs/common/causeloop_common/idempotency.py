@@ -1,7 +1,7 @@
 """Idempotency: commands already done, kept 24 hours in the transaction of their effect.
 
 The key is the client's, per tenant, principal and operation. The fingerprint is the gateway's keyed digest of the
-whole request, so that the table tells nobody what a secret was. An answer that shows a secret is stored without it.
+whole request, so that the table reveals no secret. An answer that shows a secret is stored without it.
 """
 
 from collections.abc import Iterator

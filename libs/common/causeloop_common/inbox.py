@@ -42,7 +42,7 @@ def ddl(schema: str) -> Iterator[str]:
 
 
 def claim(schema: str) -> Statement:
-    """Inserts the claim; 'INSERT 0 0' says that the event was seen before."""
+    """Inserts the claim; 'INSERT 0 0' means that the event was seen before."""
     return Statement.raw(
         f"INSERT INTO {schema}.inbox (consumer, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",  # noqa: S608
         "consumer",

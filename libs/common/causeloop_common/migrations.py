@@ -72,7 +72,7 @@ def _upgrade(connection: Connection, schema: str, folder: Path) -> None:
 
 
 def _database_ddl(database: str) -> Iterator[str]:
-    """What nobody but the services' roles may do in this database."""
+    """Take from PUBLIC the rights that only the services' roles have in this database."""
     quoted = database.replace('"', '""')
     yield f'REVOKE ALL ON DATABASE "{quoted}" FROM PUBLIC'
     yield "REVOKE ALL ON SCHEMA public FROM PUBLIC"
@@ -99,7 +99,7 @@ def _create_role(role: str, options: str) -> str:
 
 
 def scram_verifier(password: str, salt: bytes | None = None) -> str:
-    """What PostgreSQL stores of a password (SCRAM-SHA-256, RFC 5803)."""
+    """PostgreSQL's stored form of a password (SCRAM-SHA-256, RFC 5803)."""
     salt = salt or os.urandom(16)
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _ITERATIONS)
     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class Permission(StrEnum):
-    """What a role or a token's scope can grant in a workspace."""
+    """A permission that a role or a token's scope can grant in a workspace."""
 
     WORKSPACE_CREATE = "workspace:create"
     WORKSPACE_READ = "workspace:read"
@@ -48,7 +48,7 @@ class Permission(StrEnum):
 
 
 class Internal(StrEnum):
-    """What only a service may do, on its own account or before anybody is signed in."""
+    """A permission that only services hold, on their own account or before anybody is signed in."""
 
     SIGN_IN = "internal:sign_in"
     AUTHENTICATE = "internal:authenticate"
@@ -61,7 +61,7 @@ SELF = "self"
 """Held by every signed-in person in their own realm: own sessions, own memberships."""
 
 REALM_PERMISSIONS: frozenset[str] = frozenset({SELF, Permission.WORKSPACE_CREATE})
-"""What a realm token carries."""
+"""The permissions of a realm token."""
 
 
 def _built_in() -> dict[str, frozenset[str]]:

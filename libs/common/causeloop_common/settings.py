@@ -1,7 +1,7 @@
 """Settings of every service, read from the environment once, at the composition root.
 
-Each field names its variable and says what it is; the configuration reference is made from here. Secrets are
-`SecretStr`. A production process refuses unsafe values, each with a sentence that says what to set.
+Each field has its variable and a description; the configuration reference is made from here. Secrets are
+`SecretStr`. A production process refuses unsafe values, each with a sentence that names what to set.
 """
 
 import base64
@@ -23,11 +23,11 @@ _HEADER = re.compile(r"[A-Za-z0-9-]+: [\x20-\x7e]+")
 
 
 class SettingsError(Exception):
-    """The environment is not usable; the text says variable by variable what to set."""
+    """The environment is not usable; the text names, variable by variable, what to set."""
 
 
 class Settings(BaseModel):
-    """What every service needs. `{SERVICE}` in a variable's name stands for the service's own, such as `AUTH`."""
+    """The settings of every service. `{SERVICE}` in a variable's name stands for the service's own, such as `AUTH`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -94,7 +94,7 @@ class Settings(BaseModel):
         ge=0,
         le=1,
         alias="OTEL_TRACES_SAMPLER_ARG",
-        description="part of the traces beginning here that is kept; a trace that comes in says it itself",
+        description="fraction of the traces beginning here that is kept; others follow their own sampled bit",
     )
 
     @field_validator("otlp_endpoint")
@@ -123,11 +123,11 @@ class Settings(BaseModel):
         try:
             return cls.model_validate({"service": service, **values})
         except ValidationError as error:
-            told = [
+            lines = [
                 f"{names.get(str(e['loc'][0]), e['loc'][0]) if e['loc'] else ''}: {e['msg']}".lstrip(": ")
                 for e in error.errors(include_url=False, include_input=False, include_context=False)
             ]
-            raise SettingsError("\n".join(told)) from None
+            raise SettingsError("\n".join(lines)) from None
 
     @model_validator(mode="after")
     def _safe(self) -> Self:
@@ -138,7 +138,7 @@ class Settings(BaseModel):
         return self
 
     def unsafe(self) -> list[str]:
-        """What production refuses, a sentence each; subclasses add theirs."""
+        """The values that production refuses, a sentence each; subclasses add theirs."""
         problems = []
         if self.service_keys is None:
             secret = self.jwt_secret.get_secret_value() if self.jwt_secret else ""
@@ -207,7 +207,7 @@ def with_role(url: str, role: str, password: str) -> str:
 
 
 def read_key(text: str) -> bytes:
-    """A 32-byte key in base64; ValueError says what is wrong without showing it."""
+    """A 32-byte key in base64; ValueError names what is wrong without showing it."""
     try:
         key = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -218,7 +218,7 @@ def read_key(text: str) -> bytes:
 
 
 def read_headers(text: str) -> dict[str, str]:
-    """Headers as OpenTelemetry writes them; ValueError says what is wrong without showing it."""
+    """Headers as OpenTelemetry writes them; ValueError names what is wrong without showing it."""
     headers = {}
     for pair in filter(None, (part.strip() for part in text.split(","))):
         name, separator, value = (part.strip() for part in pair.partition("="))

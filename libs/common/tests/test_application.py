@@ -178,7 +178,7 @@ class TestReadiness:
         }
 
     async def test_a_check_that_hangs_is_told(self, make: Compose) -> None:
-        told = await rooms._told(asyncio.Event().wait, seconds=0.01)  # type: ignore[arg-type]
+        told = await rooms._finding(asyncio.Event().wait, seconds=0.01)  # type: ignore[arg-type]
 
         assert told == "No answer within 0.01 seconds."
 

@@ -85,7 +85,7 @@ class TestWhatASpanSays:
         span.set("causeloop.path", "db/password")
         span.set("http.request.body", "v")
 
-        assert span.told() == {"causeloop.tenant": TENANT, "causeloop.log_index": 7}
+        assert span.exported() == {"causeloop.tenant": TENANT, "causeloop.log_index": 7}
 
     @pytest.mark.parametrize(
         "value",
@@ -105,7 +105,7 @@ class TestWhatASpanSays:
         span = a_span(tracer)
         span.set("causeloop.request_id", value)
 
-        assert span.told() == {}
+        assert span.exported() == {}
 
     def test_is_nothing_about_secrets_or_people(self) -> None:
         for word in ("path", "value", "token", "body", "email", "principal", "address", "agent", "statement", "query"):
@@ -128,7 +128,7 @@ class TestWhatASpanSays:
         with pytest.raises(type(error)), span:
             raise error
 
-        assert span.told() == {"error.type": code}
+        assert span.exported() == {"error.type": code}
         assert span.is_fault is is_fault
         assert span.ended
 

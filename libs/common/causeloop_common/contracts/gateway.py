@@ -1,4 +1,4 @@
-"""What the gateway announces: what it refused. It answers no commands."""
+"""The events of the gateway: refusals. It answers no commands."""
 
 from typing import Annotated
 

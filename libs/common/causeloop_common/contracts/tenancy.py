@@ -1,4 +1,4 @@
-"""What tenancy answers and announces: workspaces, members, and what somebody may do."""
+"""The commands and events of tenancy: workspaces, members, and the permissions of each."""
 
 from functools import cache
 from typing import Annotated

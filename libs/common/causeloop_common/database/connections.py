@@ -12,14 +12,14 @@ from causeloop_common import telemetry
 
 STATEMENT_TIMEOUT_SECONDS = 10
 SILENCE_SECONDS = STATEMENT_TIMEOUT_SECONDS + 2.0
-"""A server that has not answered by then is gone, whatever the network says: the connection is given up."""
+"""A server that has not answered by then is gone, even if the network reports nothing: the connection is given up."""
 KEEPALIVE = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
 """So that the server too notices a client that is gone, and frees its locks."""
 CONNECT_SECONDS = 5.0
 PASSING = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # what asyncpg raises when a connection dies while a statement is being sent
+    asyncpg.InternalClientError,  # raised when a connection dies while a statement is being sent
     asyncpg.QueryCanceledError,
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
@@ -98,11 +98,11 @@ class Connections:
                 connection.terminate()
 
     def watch(self, service: str) -> None:
-        """Show how many are in use and idle, and how many wait for one, whenever somebody looks at the metrics."""
-        told = telemetry.CONNECTIONS
-        told.labels(service, "in_use").set_function(lambda: self._out)
-        told.labels(service, "idle").set_function(lambda: len(self._idle))
-        told.labels(service, "waiting").set_function(lambda: len(self._waiting))
+        """Count those in use and idle, and the waiting use cases, whenever the metrics are read."""
+        gauge = telemetry.CONNECTIONS
+        gauge.labels(service, "in_use").set_function(lambda: self._out)
+        gauge.labels(service, "idle").set_function(lambda: len(self._idle))
+        gauge.labels(service, "waiting").set_function(lambda: len(self._waiting))
 
     def _lend(self) -> None:
         self._out += 1

@@ -4,9 +4,9 @@
     answer     message ──► token verified ──► issuer and permission allowed ──► in time? ──► handler ──► reply
 
 Promises: `Unavailable` means that the command did not run and will not: there was no connection or no responder, or
-the queue was full. Once it is sent, no answer is `Timeout`, outcome unknown; what arrives after its deadline is
-dropped unexecuted. Every failure is answered. Secrets are sealed for the receiver. Nothing larger than the server's
-limit is sent, so no tenant can make it close a connection that others share.
+the queue was full. Once it is sent, no answer is `Timeout`, outcome unknown; a command that arrives after its
+deadline is dropped unexecuted. Every failure is answered. Secrets are sealed for the receiver. Nothing larger than
+the server's limit is sent, so no tenant can make it close a connection that others share.
 
 Commands run directly on the NATS connection that the FastStream broker holds, since a framework's pipeline per message
 costs more than the rest of the way; events are FastStream's (`docs/decisions/0003-lean-command-path.md`).

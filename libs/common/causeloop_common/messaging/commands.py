@@ -2,8 +2,8 @@
 
     message ──► a free worker ──► in time? ──► token, issuer, permission ──► body ──► handler ──► reply
 
-Every failure is answered; what is late is dropped unexecuted, since its caller was told long ago. Beyond a bounded
-queue commands are refused: that is `Unavailable`, and nothing was done.
+Every failure is answered; a late command is dropped unexecuted, since its caller has a `Timeout` long since. Beyond a
+bounded queue commands are refused: that is `Unavailable`, and nothing was done.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ Handler = Callable[[AuthContext, Any], Awaitable[Message]]
 
 
 class _Route(NamedTuple):
-    """What answers one kind of command, and its metrics."""
+    """The handler of one kind of command, and its metrics."""
 
     kind: type[Command[Any]]
     handler: Handler
@@ -77,7 +77,7 @@ class CommandRouter:
 
     @property
     def kinds(self) -> list[type[Command[Any]]]:
-        """What is answered here."""
+        """The commands that are answered here."""
         return list(self._handlers)
 
     async def start(self, bus: Bus, *, workers: int) -> None:
@@ -111,7 +111,7 @@ class CommandRouter:
 
     async def _receive(self, route: "_Route", message: Msg) -> None:
         if not message.reply.startswith(route.inboxes):
-            # An answer to any other subject would say there, with this service's rights, what the asker may not say.
+            # An answer to any other subject would be published with this service's rights, which the asker lacks.
             telemetry.COMMANDS.labels(route.kind.subject, "astray").inc()
             return
         if len(self._running) >= self._most:
@@ -134,7 +134,7 @@ class CommandRouter:
                     telemetry.COMMANDS.labels(kind.subject, "late").inc()
                     if span is not None:
                         span.code = "late"
-                    return  # the caller was told long ago; answering now could only confuse
+                    return  # the caller has a Timeout long since; an answer now could only confuse
                 reply = await self._run(kind, route.handler, headers, message.data, span)
             if len(reply.body) > topology.MAX_PAYLOAD_BYTES - HEADROOM_BYTES:
                 raise PayloadTooLarge("The answer is larger than fits on the bus. Ask for less at once.")
@@ -200,5 +200,5 @@ class CommandRouter:
         if error.retry_after is not None:
             headers[RETRY_AFTER] = str(error.retry_after)
         body = orjson.dumps({"fields": error.fields}) if error.fields else b""
-        with suppress(AppError, nats.errors.Error, OSError):  # the bus is gone: the caller's deadline tells them
+        with suppress(AppError, nats.errors.Error, OSError):  # the bus is gone: the caller's deadline ends the wait
             await self._bus.client.publish(message.reply, body, headers=headers)

@@ -41,7 +41,7 @@ def error_from(code: str, headers: dict[str, str], body: bytes) -> AppError:
 
 
 def label(subject: str, tenant: str) -> str:
-    """What is bound to a sealed body: the subject it is sent to (`….reply` for an answer), and the tenant."""
+    """The label bound to a sealed body: the subject it is sent to (`….reply` for an answer), and the tenant."""
     return f"{subject}:{tenant}"
 
 
@@ -54,7 +54,7 @@ def deadline(headers: dict[str, str]) -> int:
 
 
 def invalid_input(error: ValidationError) -> InvalidInput:
-    """A pydantic refusal as field → reasons; what was sent is not repeated."""
+    """A pydantic refusal as field → reasons; the values sent are not repeated."""
     fields: dict[str, list[str]] = {}
     for problem in error.errors(include_url=False, include_input=False, include_context=False):
         name = ".".join(str(part) for part in problem["loc"]) or "body"

@@ -8,7 +8,7 @@ Three roles per service: `causeloop_<s>_owner` (NOLOGIN, owns the tables), `caus
 in as, owns nothing, member of nothing), `causeloop_<s>_relay` (reads and marks the outbox). A migration declares with
 `protect`, the models with `protected`; at start `prove` compares the database with the models, exactly, and tries it.
 
-What this stops is forgotten filters and wrong code, not somebody who runs SQL of their own as the service's role.
+This stops forgotten filters and wrong code, not an attacker who runs their own SQL as the service's role.
 """
 
 from causeloop_common.rls.ddl import GUARD_STATE, functions_ddl, guard_ddl, protect, protect_from_service

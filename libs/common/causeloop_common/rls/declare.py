@@ -1,4 +1,4 @@
-"""What is declared of a schema: its tables' protection, the policies that follow from it, its login roles."""
+"""The declaration of a schema: its tables' protection, the policies that follow from it, its login roles."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ class IsolationError(Exception):
 
 
 class Connection(Protocol):
-    """What the proof needs of a connection: rows of a statement."""
+    """A connection, as far as the proof uses it: rows of a statement."""
 
     async def fetch(self, query: str, *args: Any) -> list[Any]:
         """All rows."""
@@ -25,7 +25,7 @@ class Connection(Protocol):
 
 
 async def prove(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
-    """What is not as declared, as sentences; an empty list is the proof. Runs as the service's role, no tenant set.
+    """Sentences about all that differs; an empty list is the proof. Runs as the service's role, no tenant set.
 
     1. the service's roles cannot bypass row security, belong to no role, own nothing and see only their schema;
     2. the schema holds exactly the declared tables, each with row security enabled and forced;

@@ -1,8 +1,8 @@
-"""What operators see: structured logs, traces, metrics; and what they must never see.
+"""The operators' view: structured logs, traces, metrics, without secrets and personal data.
 
 logs         JSON lines with redaction, each with the act it belongs to
 traceparent  W3C Trace Context, carried by HTTP, the bus and the outbox
-tracing      spans, and what they may say; export brings them to a collector
+tracing      spans and their few attributes; export brings them to a collector
 metrics      counters, gauges and histograms, served at /metrics
 """
 

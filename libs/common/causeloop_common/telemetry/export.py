@@ -48,7 +48,7 @@ class Export:
         self._scope = InstrumentationScope("causeloop", version("causeloop-common"))
         self._overflow = SPANS.labels(service, "overflow")
         self._taken = 0
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # `_Delivery` says it, and less often
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # `_Delivery` logs it, and less often
         self._delivery = _Delivery(
             OTLPSpanExporter(
                 endpoint=f"{endpoint.rstrip('/')}/v1/traces",
@@ -96,7 +96,7 @@ class Export:
             _context(span.traceparent, is_remote=False),
             _context(span.parent, is_remote=True) if span.parent else None,
             self._resource,
-            span.told(),
+            span.exported(),
             kind=SpanKind[span.kind.value],
             status=_FAULT if span.is_fault else _FINE,
             start_time=span.began,

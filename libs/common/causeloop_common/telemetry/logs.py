@@ -1,6 +1,6 @@
 """Structured logs: one JSON object per line on standard output.
 
-A line carries the service, request id, tenant and trace id of the act it belongs to. Whatever looks like a credential
+A line carries the service, request id, tenant and trace id of the act it belongs to. Text that looks like a credential
 is struck out before a line leaves the process, as the last of several defences: secrets are `SecretStr` or sealed long
 before.
 """
@@ -27,7 +27,7 @@ _CREDENTIAL = re.compile(
 
 
 class Act(NamedTuple):
-    """What a log line belongs to."""
+    """The piece of work that a log line belongs to."""
 
     service: str
     request_id: str
@@ -39,7 +39,7 @@ _act: contextvars.ContextVar[Act | None] = contextvars.ContextVar("act", default
 
 
 def bind(act: Act) -> None:
-    """Say what the current task works on; later log lines carry it."""
+    """Set the act of the current task; later log lines carry it."""
     _act.set(act)
 
 
@@ -107,7 +107,7 @@ def setup(service: str, level: str = "INFO") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # What no line shows need not be looked up for each (Python's logging HOWTO, "Optimization").
+    # No line shows these, so nothing looks them up (Python's logging HOWTO, "Optimization").
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for noisy in ("uvicorn.access", "httpx", "httpcore", "faststream"):

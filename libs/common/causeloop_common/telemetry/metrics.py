@@ -1,4 +1,4 @@
-"""Every metric, for `/metrics`; what each means to an operator stands in `docs/observability.md`.
+"""Every metric, for `/metrics`; `docs/observability.md` explains each to operators.
 
 Labels are services, routes' templates, names of commands and outcomes: never a tenant, a person or a path. What can be
 read when somebody looks (queues, pools, ages) is read then, and costs a request nothing.
@@ -10,23 +10,23 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _LAG_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 _EVENTS = (1, 2, 5, 10, 25, 50, 100, 250, 500)
 
-BUILD = Gauge("causeloop_build_info", "1; the labels say what runs.", ["service", "version"])
+BUILD = Gauge("causeloop_build_info", "1; the labels name the version that runs.", ["service", "version"])
 BUS_CONNECTED = Gauge("causeloop_bus_connected", "1 while the service is connected to the bus.", ["service"])
 
 HTTP_REQUESTS = Counter("causeloop_http_requests_total", "HTTP requests, by route and status.", ["route", "status"])
 HTTP_SECONDS = Histogram("causeloop_http_seconds", "Time to answer an HTTP request.", ["route"], buckets=_SECONDS)
 MEMORY_LOOKUPS = Counter(
-    "causeloop_memory_lookups_total", "Looks into the gateway's memories, by result.", ["memory", "result"]
+    "causeloop_memory_lookups_total", "Lookups in the gateway's caches, by result.", ["memory", "result"]
 )
 MEMORY_EVICTIONS = Counter(
-    "causeloop_memory_evictions_total", "Answers that the gateway forgot before their time.", ["memory"]
+    "causeloop_memory_evictions_total", "Cached answers that the gateway dropped before their time.", ["memory"]
 )
 
 COMMANDS = Counter("causeloop_commands_total", "Commands answered, by outcome.", ["command", "outcome"])
 COMMAND_SECONDS = Histogram(
     "causeloop_command_seconds", "Time from receipt of a command to its answer.", ["command"], buckets=_SECONDS
 )
-COMMANDS_HELD = Gauge("causeloop_commands_held", "Commands at work, and those that wait.", ["service", "state"])
+COMMANDS_HELD = Gauge("causeloop_commands_held", "Commands that run, and those that wait.", ["service", "state"])
 
 CONNECTIONS = Gauge(
     "causeloop_database_connections", "Connections in use and idle, and use cases waiting.", ["service", "state"]
@@ -48,7 +48,7 @@ RELAYED = Counter("causeloop_relayed_total", "Events put on the bus.", ["service
 RELAY_BATCH = Histogram("causeloop_relay_batch_events", "Events put on the bus at once.", ["service"], buckets=_EVENTS)
 
 STREAMS = Gauge("causeloop_streams_open", "Streams of the log that are open.")
-STREAMS_ENDED = Counter("causeloop_streams_ended_total", "Streams that ended, by why.", ["why"])
+STREAMS_ENDED = Counter("causeloop_streams_ended_total", "Streams that ended, by reason.", ["why"])
 STREAMED = Counter("causeloop_streamed_entries_total", "Entries written to streams.")
 
 APPENDED = Counter("causeloop_audit_appended_total", "Entries appended to logs.")
@@ -56,7 +56,7 @@ CHECKPOINTS = Counter(
     "causeloop_vault_checkpoints_total", "Checkpoints of logs, signed or refused as not continuing.", ["outcome"]
 )
 LOGS_BROKEN = Counter(
-    "causeloop_audit_logs_broken_total", "Times a log was found not to continue what the vault signed of it."
+    "causeloop_audit_logs_broken_total", "How often a log was found that does not continue what the vault signed of it."
 )
 MALFORMED = Counter("causeloop_audit_malformed_total", "Unreadable events appended as malformed.")
 INTAKE_BATCH = Histogram("causeloop_audit_intake_batch_events", "Events taken in at once.", buckets=_EVENTS)
@@ -67,4 +67,4 @@ INTAKE_LAG = Histogram(
 )
 APPEND_SECONDS = Histogram("causeloop_audit_append_seconds", "Time to append a batch.", buckets=_SECONDS)
 
-SPANS = Counter("causeloop_spans_total", "Spans of traces, by what became of them.", ["service", "outcome"])
+SPANS = Counter("causeloop_spans_total", "Spans of traces, by outcome of their delivery.", ["service", "outcome"])

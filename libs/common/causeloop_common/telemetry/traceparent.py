@@ -1,4 +1,4 @@
-"""W3C Trace Context: what carries a trace through HTTP, the bus and the outbox, whether or not spans are recorded.
+"""W3C Trace Context: the text that carries a trace through HTTP, the bus and the outbox, with or without spans.
 
 00-<trace id, 32 hex>-<span id, 16 hex>-<flags, 2 hex; the lowest bit: sampled>
 """

@@ -1,7 +1,7 @@
-"""Spans: what one service did for one request, how long it took, and what caused it.
+"""Spans: one service's work for one request, its duration and its cause.
 
     with tracer.begin("cmd.vault.put_secret", Kind.CLIENT, ctx.traceparent) as span:
-        ask(…, traceparent=span.traceparent)        # what follows is this span's child
+        ask(…, traceparent=span.traceparent)        # the work it causes is this span's child
         span.set("causeloop.tenant", ctx.tenant)
 
 A span's identity is the traceparent that travels on, so spans agree with what HTTP, the bus and the outbox carry. A
@@ -11,7 +11,7 @@ meets them in `export`, on a thread (`docs/decisions/0012-lean-tracing.md`).
 
 Names are templates, of which there are few. Attributes are ids, templates and numbers: a name that is not listed here,
 or a text that is no such thing, does not leave the process. Without a collector there is no tracer, and nothing of
-this runs: who may have one asks `if tracer is not None`.
+this runs: code that may have one checks `if tracer is not None`.
 """
 
 import enum
@@ -31,7 +31,7 @@ Value = str | int | bool
 
 ATTRIBUTES = frozenset(
     {
-        "causeloop.action",  # what an event says happened: `vault.secret_written`
+        "causeloop.action",  # an event's type: `vault.secret_written`
         "causeloop.event_id",
         "causeloop.log_index",
         "causeloop.replayed",
@@ -47,7 +47,7 @@ ATTRIBUTES = frozenset(
         "messaging.system",
     }
 )
-"""All that a span may say. None of it is a secret, a token, a path of a secret, a body or about a person."""
+"""A span's only attributes. None of them is a secret, a token, a path of a secret, a body or about a person."""
 
 _TEXT = re.compile(r"[A-Za-z0-9_.:/{}*-]{1,128}")
 _FAULTS = frozenset({"internal_error", "unavailable", "timeout", "audit_unavailable", "cancelled"})
@@ -90,11 +90,11 @@ class Span:
         self.end()
 
     def set(self, name: str, value: Value) -> None:
-        """Say something about the work; what is not listed in `ATTRIBUTES` is not said."""
+        """Set an attribute; one that is not listed in `ATTRIBUTES` does not leave the process."""
         self.attributes[name] = value
 
     def fail(self, error: BaseException) -> None:
-        """Say how it failed: by the error's code, never its text."""
+        """Record how it failed: by the error's code, never its text."""
         if isinstance(error, AppError):
             self.code = error.code
         elif isinstance(error, Exception):
@@ -118,10 +118,10 @@ class Span:
         """Whether it failed through no fault of the caller."""
         return self.code in _FAULTS
 
-    def told(self) -> dict[str, Value]:
+    def exported(self) -> dict[str, Value]:
         """The attributes that may leave the process."""
-        said = self.attributes if self.code is None else {**self.attributes, "error.type": self.code}
-        return {name: value for name, value in said.items() if name in ATTRIBUTES and _is_harmless(value)}
+        given = self.attributes if self.code is None else {**self.attributes, "error.type": self.code}
+        return {name: value for name, value in given.items() if name in ATTRIBUTES and _is_harmless(value)}
 
 
 class Tracer:
