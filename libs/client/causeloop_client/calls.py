@@ -1,6 +1,6 @@
 """Every operation of the HTTP interface and what it answers. Written by `make schemas`: change the contracts."""
 # fmt: off
-# ruff: noqa: D204, E702, I001
+# ruff: noqa: D204, I001
 
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -10,7 +10,7 @@ class Grant(TypedDict):
     """An access token and a refresh token (RFC 6749 5.1)."""
     access_token: str  # Sent as `Authorization: Bearer …`.
     refresh_token: str  # Exchanged once for the next pair.
-    token_type: NotRequired[Literal["Bearer"]]  # How the access token is sent.
+    token_type: Literal["Bearer"]  # How the access token is sent.
     expires_in: int  # Seconds until the access token expires.
     scope: str  # The permissions that the access token has now, separated by spaces.
     # The workspace that the access token is for; null for the person's own realm, where there are no secrets, keys or
@@ -77,16 +77,19 @@ class KeyView(TypedDict):
     created_at: str  # The time of its creation.
 
 class ItemError(TypedDict):
-    """Why one item of a request could not be done; the others were."""
-    code: str; detail: str
+    """The reason why one item of a request could not be done; the others were."""
+    code: str  # The code of a problem, such as `validation_error`.
+    detail: str  # A sentence for people.
 
 class EncryptedItem(TypedDict):
-    """The ciphertext of an item, or why there is none."""
-    ciphertext: NotRequired[str]; error: NotRequired[ItemError]
+    """The ciphertext of an item, or the reason why there is none."""
+    ciphertext: NotRequired[str]  # The item's ciphertext.
+    error: NotRequired[ItemError]  # Instead of a ciphertext.
 
 class Encrypted(TypedDict):
-    """`ciphertext` of one plaintext, or `results` of the items, in their order."""
-    ciphertext: NotRequired[str]; results: NotRequired[list[EncryptedItem]]
+    """The ciphertext, or the results of the items."""
+    ciphertext: NotRequired[str]  # Of the one plaintext; keep it.
+    results: NotRequired[list[EncryptedItem]]  # Of the items, in their order.
 
 class PlainItem(TypedDict):
     """A plaintext, and the context to bind it to."""
@@ -96,16 +99,18 @@ class PlainItem(TypedDict):
     context: NotRequired[dict[str, str]]
 
 class DecryptedItem(TypedDict):
-    """The plaintext of an item in base64, or why there is none."""
-    plaintext: NotRequired[str]; error: NotRequired[ItemError]
+    """The plaintext of an item, or the reason why there is none."""
+    plaintext: NotRequired[str]  # The item's plaintext, in base64.
+    error: NotRequired[ItemError]  # Instead of a plaintext.
 
 class Decrypted(TypedDict):
-    """`plaintext` of one ciphertext in base64, or `results` of the items, in their order."""
-    plaintext: NotRequired[str]; results: NotRequired[list[DecryptedItem]]
+    """The plaintext, or the results of the items."""
+    plaintext: NotRequired[str]  # Of the one ciphertext, in base64.
+    results: NotRequired[list[DecryptedItem]]  # Of the items, in their order.
 
 class CipherItem(TypedDict):
-    """A ciphertext, and the context it was bound to."""
-    ciphertext: str
+    """A ciphertext, and the context that it was bound to."""
+    ciphertext: str  # A ciphertext that `encrypt` gave, `clv1:…`.
     # Names and values that the ciphertext belongs to, such as table and row. They are neither secret nor stored; the
     # ciphertext decrypts only with the same ones, in any order.
     context: NotRequired[dict[str, str]]
@@ -146,7 +151,7 @@ class AuditKey(TypedDict):
     """The public key that verifies the checkpoints of a tenant's log."""
     origin: str  # The log's name, the first line of its checkpoints.
     key: str  # The verifier key, `name+id+base64`, as tools for signed notes read it.
-    algorithm: NotRequired[Literal["ed25519"]]  # The signature's algorithm.
+    algorithm: Literal["ed25519"]  # The signature's algorithm.
     created_at: str  # The time of the key's creation.
 
 class Exchange(Call[Grant], route="POST /auth/exchange"):
@@ -215,15 +220,18 @@ class ListKeys(List[KeyView], route="GET /keys"):
     """List the workspace's named keys."""
 
 class Encrypt(Call[Encrypted], route="POST /keys/{name}/encrypt"):
-    """Encrypt one `plaintext`, or `items`, under a named key, each bound to its context."""
+    """Encrypt under a named key."""
     name: str  # The key's name in the workspace.
-    plaintext: str | None = None  # In base64: at most 48 KiB.
-    context: dict[str, str] | None = None; items: list[PlainItem] | None = None
+    plaintext: str | None = None  # One plaintext, in base64: at most 48 KiB.
+    context: dict[str, str] | None = None  # The names and values to bind the ciphertext to.
+    items: list[PlainItem] | None = None  # Plaintexts with their contexts, instead of one.
 
 class Decrypt(Call[Decrypted], route="POST /keys/{name}/decrypt"):
-    """Decrypt one `ciphertext`, or `items`, under a named key; recorded before the answer."""
+    """Decrypt under a named key."""
     name: str  # The key's name in the workspace.
-    ciphertext: str | None = None; context: dict[str, str] | None = None; items: list[CipherItem] | None = None
+    ciphertext: str | None = None  # One ciphertext that `encrypt` gave.
+    context: dict[str, str] | None = None  # The context that was given to `encrypt`.
+    items: list[CipherItem] | None = None  # Ciphertexts with their contexts, instead of one.
 
 class ListEvents(List[EventView], route="GET /audit/events"):
     """List the log's entries."""

@@ -1,6 +1,6 @@
 """The client's calls and replies as a module of Python, written from the OpenAPI document: a class for each.
 
-Nobody writes it by hand, so it is dense: the fields of a class share lines, and one that is described has its own.
+Nobody writes it by hand, so its lines are as long as they may be.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 _HEAD = '''\
 """Every operation of the HTTP interface and what it answers. Written by `make schemas`: change the contracts."""
 # fmt: off
-# ruff: noqa: D204, E702, I001
+# ruff: noqa: D204, I001
 
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -106,26 +106,18 @@ class _Classes:
 
 
 class _Lines:
-    """A class: fields share a line while it lasts."""
+    """A class, line by line."""
 
     def __init__(self, head: str, described: str) -> None:
         self._lines = [head, *textwrap.wrap(f'"""{described.rstrip(".")}."""', _WIDTH - 4)]
-        self._is_open = False
 
     def add(self, field: str, schema: Schema) -> None:
-        comment = schema.get("description", "")
-        joined = f"{self._lines[-1]}; {field}"
-        if comment:
-            if len(field) + len(comment) + 8 > _WIDTH:
-                self._lines += textwrap.wrap(comment, _WIDTH - 4, initial_indent="# ", subsequent_indent="# ")
-                self._lines.append(field)
-            else:
-                self._lines.append(f"{field}  # {comment}")
-        elif self._is_open and len(joined) + 4 <= _WIDTH:
-            self._lines[-1] = joined
-        else:
+        comment = schema["description"]
+        if len(field) + len(comment) + 8 > _WIDTH:
+            self._lines += textwrap.wrap(comment, _WIDTH - 4, initial_indent="# ", subsequent_indent="# ")
             self._lines.append(field)
-        self._is_open = not comment
+        else:
+            self._lines.append(f"{field}  # {comment}")
 
     def text(self) -> str:
         head, *lines = self._lines

@@ -50,21 +50,3 @@ def problem(error: AppError, request_id: str) -> tuple[int, list[tuple[bytes, by
     if status == 401:
         headers.append((b"www-authenticate", b'Bearer realm="causeloop"'))
     return status, headers, content
-
-
-def schema() -> dict[str, object]:
-    """The JSON Schema of a problem, for OpenAPI."""
-    text = {"type": "string"}
-    return {
-        "type": "object",
-        "required": ["type", "title", "status", "detail", "code", "trace_id"],
-        "properties": {
-            "type": {"type": "string", "format": "uri"},
-            "title": text,
-            "status": {"type": "integer"},
-            "detail": text,
-            "code": {"type": "string", "enum": sorted(STATUS)},
-            "trace_id": {**text, "description": "Equal to the X-Request-Id header."},
-            "errors": {"type": "object", "additionalProperties": {"type": "array", "items": text}},
-        },
-    }

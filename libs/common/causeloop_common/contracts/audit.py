@@ -84,7 +84,7 @@ class ListEvents(Command[EventPage], permission=Permission.AUDIT_READ, keyed=Fal
     """
 
     limit: Limit = 25
-    position: Position | None = None
+    position: Position = None
     order: Literal["newest", "index"] = Field(
         default="newest", description="`newest` first, or `index`: from the log's beginning."
     )

@@ -156,7 +156,7 @@ class ListApiTokens(Command[ApiTokenPage], permission=Permission.TOKENS_OWN, key
     """
 
     limit: Limit = 25
-    position: Position | None = None
+    position: Position = None
 
 
 class RevokeApiToken(Command[Nothing], permission=Permission.TOKENS_OWN):

@@ -109,8 +109,9 @@ Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), Field(exampl
 """A SHA-256 hash in lower-case hex."""
 
 Limit = Annotated[int, Field(ge=1, le=100, description="The most items that a page has.")]
-Position = Annotated[str, Field(max_length=512)]
-"""Where a page begins, for the service that answers."""
+Position = Annotated[
+    str | None, Field(max_length=512, description="Where the page begins, for the service that answers.")
+]
 
 
 def _is_secret(annotation: Any) -> bool:
@@ -245,7 +246,7 @@ class Event(Message):
 class Page(Message):
     """Base of a list's reply: `data`, and where the next page begins for the service that answered."""
 
-    next_position: Position | None = Field(default=None, description="Where the next page begins; null on the last.")
+    next_position: Position = Field(default=None, description="Where the next page begins; null on the last.")
 
 
 class Nothing(Message):

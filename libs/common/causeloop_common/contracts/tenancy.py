@@ -99,7 +99,7 @@ class ListMyWorkspaces(Command[MyWorkspacePage], permission=SELF, keyed=False):
     """
 
     limit: Limit = 25
-    position: Position | None = None
+    position: Position = None
 
 
 class Standing(Message):

@@ -59,7 +59,10 @@ class PutSecret(Command[SecretView], permission=Permission.SECRETS_WRITE):
 
 
 class GetSecret(Command[SecretView], permission=Permission.SECRETS_READ, keyed=False):
-    """Show a secret without its value."""
+    """Show a secret without its value.
+
+    The audit log does not record it: only `reveal_secret` shows the value.
+    """
 
     path: SecretPath
 
@@ -77,7 +80,7 @@ class ListSecrets(Command[SecretPage], permission=Permission.SECRETS_READ, keyed
     """
 
     limit: Limit = 25
-    position: Position | None = None
+    position: Position = None
 
 
 class RevealedSecret(Message):
@@ -142,7 +145,7 @@ class ListKeys(Command[KeyPage], permission=Permission.KEYS_READ, keyed=False):
     """
 
     limit: Limit = 25
-    position: Position | None = None
+    position: Position = None
 
 
 ITEMS = 1000
@@ -151,6 +154,7 @@ ITEMS = 1000
 CIPHERTEXT_CHARS = 65_655
 """The length of a ciphertext of the longest plaintext, 65 536 characters of base64."""
 
+_CONTEXT = {"table": "orders", "row": "17"}
 Context = Annotated[
     dict[
         Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")],
@@ -160,28 +164,34 @@ Context = Annotated[
         max_length=16,
         description="Names and values that the ciphertext belongs to, such as table and row. They are neither secret "
         "nor stored; the ciphertext decrypts only with the same ones, in any order.",
-        examples=[{"table": "orders", "row": "17"}],
+        examples=[_CONTEXT],
     ),
 ]
-Ciphertext = Annotated[str, Field(max_length=CIPHERTEXT_CHARS)]
+_CIPHERTEXT = "clv1:1:mF0cZ5qX…"  # for examples
+Ciphertext = Annotated[
+    str,
+    Field(
+        max_length=CIPHERTEXT_CHARS, description="A ciphertext that `encrypt` gave, `clv1:…`.", examples=[_CIPHERTEXT]
+    ),
+]
 
 
 class ItemError(Message):
-    """Why one item of a request could not be done; the others were."""
+    """The reason why one item of a request could not be done; the others were."""
 
-    code: str
-    detail: str
+    code: str = Field(description="The code of a problem, such as `validation_error`.", examples=["validation_error"])
+    detail: str = Field(description="A sentence for people.", examples=["The plaintext is not base64."])
 
 
 class PlainItem(Message):
     """A plaintext, and the context to bind it to."""
 
-    plaintext: Sealed = Field(description="In base64: at most 48 KiB.")
+    plaintext: Sealed = Field(description="In base64: at most 48 KiB.", examples=["SGVsbG8h"])
     context: Context = Field(default_factory=dict)
 
 
 class CipherItem(Message):
-    """A ciphertext, and the context it was bound to."""
+    """A ciphertext, and the context that it was bound to."""
 
     ciphertext: Ciphertext
     context: Context = Field(default_factory=dict)
@@ -192,51 +202,81 @@ def _is_absent(value: object) -> bool:
 
 
 class EncryptedItem(Message):
-    """The ciphertext of an item, or why there is none."""
+    """The ciphertext of an item, or the reason why there is none."""
 
-    ciphertext: str | None = Field(default=None, exclude_if=_is_absent)
-    error: ItemError | None = Field(default=None, exclude_if=_is_absent)
+    ciphertext: str | None = Field(default=None, exclude_if=_is_absent, description="The item's ciphertext.")
+    error: ItemError | None = Field(default=None, exclude_if=_is_absent, description="Instead of a ciphertext.")
 
 
 class DecryptedItem(Message):
-    """The plaintext of an item in base64, or why there is none."""
+    """The plaintext of an item, or the reason why there is none."""
 
-    plaintext: Sealed | None = Field(default=None, exclude_if=_is_absent)
-    error: ItemError | None = Field(default=None, exclude_if=_is_absent)
+    plaintext: Sealed | None = Field(
+        default=None, exclude_if=_is_absent, description="The item's plaintext, in base64.", examples=["SGVsbG8h"]
+    )
+    error: ItemError | None = Field(default=None, exclude_if=_is_absent, description="Instead of a plaintext.")
 
 
 class Encrypted(Message):
-    """`ciphertext` of one plaintext, or `results` of the items, in their order."""
+    """The ciphertext, or the results of the items."""
 
-    ciphertext: str | None = Field(default=None, exclude_if=_is_absent)
-    results: list[EncryptedItem] | None = Field(default=None, exclude_if=_is_absent)
+    ciphertext: str | None = Field(
+        default=None, exclude_if=_is_absent, description="Of the one plaintext; keep it.", examples=[_CIPHERTEXT]
+    )
+    results: list[EncryptedItem] | None = Field(
+        default=None, exclude_if=_is_absent, description="Of the items, in their order."
+    )
 
 
 class Decrypted(Message):
-    """`plaintext` of one ciphertext in base64, or `results` of the items, in their order."""
+    """The plaintext, or the results of the items."""
 
-    plaintext: Sealed | None = Field(default=None, exclude_if=_is_absent)
-    results: list[DecryptedItem] | None = Field(default=None, exclude_if=_is_absent)
+    plaintext: Sealed | None = Field(
+        default=None, exclude_if=_is_absent, description="Of the one ciphertext, in base64.", examples=["SGVsbG8h"]
+    )
+    results: list[DecryptedItem] | None = Field(
+        default=None, exclude_if=_is_absent, description="Of the items, in their order."
+    )
 
 
 class Encrypt(Command[Encrypted], permission=Permission.KEYS_USE, keyed=False):
-    """Encrypt one `plaintext`, or `items`, under a named key, each bound to its context."""
+    """Encrypt under a named key.
+
+    Send one `plaintext` with its `context`, or up to 1000 `items` with theirs; of those, some may fail while the others
+    are done. The ciphertext is not stored: keep it.
+    """
 
     name: KeyName
-    plaintext: Sealed | None = Field(default=None, description="In base64: at most 48 KiB.")
-    context: Context | None = None
-    items: list[PlainItem] | None = Field(default=None, min_length=1, max_length=ITEMS)
+    plaintext: Sealed | None = Field(
+        default=None, description="One plaintext, in base64: at most 48 KiB.", examples=["SGVsbG8h"]
+    )
+    context: Context | None = Field(
+        default=None, description="The names and values to bind the ciphertext to.", examples=[_CONTEXT]
+    )
+    items: list[PlainItem] | None = Field(
+        default=None, min_length=1, max_length=ITEMS, description="Plaintexts with their contexts, instead of one."
+    )
 
 
 class Decrypt(Command[Decrypted], permission=Permission.KEYS_USE, keyed=False):
-    """Decrypt one `ciphertext`, or `items`, under a named key; recorded before the answer."""
+    """Decrypt under a named key.
+
+    Take `ciphertext` from the answer of `encrypt`, and send the same `context`. Send one, or up to 1000 `items`; of
+    those, some may fail while the others are done. The audit log records it before the answer leaves.
+    """
 
     is_sealed: ClassVar[bool] = True  # so that nobody on the bus can ask for another plaintext
 
     name: KeyName
-    ciphertext: Ciphertext | None = None
-    context: Context | None = None
-    items: list[CipherItem] | None = Field(default=None, min_length=1, max_length=ITEMS)
+    ciphertext: Ciphertext | None = Field(
+        default=None, description="One ciphertext that `encrypt` gave.", examples=[_CIPHERTEXT]
+    )
+    context: Context | None = Field(
+        default=None, description="The context that was given to `encrypt`.", examples=[_CONTEXT]
+    )
+    items: list[CipherItem] | None = Field(
+        default=None, min_length=1, max_length=ITEMS, description="Ciphertexts with their contexts, instead of one."
+    )
 
 
 class SealedData(Message):

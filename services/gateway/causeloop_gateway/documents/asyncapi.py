@@ -16,7 +16,8 @@ from pydantic.json_schema import models_json_schema
 
 from causeloop_common import messaging
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.base import Command, Event, commands, events
+from causeloop_common.contracts.base import Command, Event, Message, commands, events
+from causeloop_gateway.documents.words import words
 
 _Mode = Literal["validation", "serialization"]
 
@@ -71,6 +72,9 @@ def document() -> dict[str, Any]:
         "asyncapi": "3.0.0",
         "info": {
             "title": "Causeloop messages",
+            "contact": {"name": "The maintainers of Causeloop"},
+            "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+            "tags": [{"name": name} for name in topology.SERVICES],
             "version": version("causeloop-common"),
             "description": "The commands and events that services exchange over NATS. Clients use the HTTP interface. "
             "A message whose payload is `x-sealed` is sent as one ciphertext of its JSON: salt 16, nonce 12, "
@@ -129,7 +133,7 @@ def _operation(kind: type[Command[Any]]) -> dict[str, Any]:
         "channel": _channel(kind.subject),
         "messages": [_message_of(kind.subject, kind)],
         "reply": {"channel": _channel(reply), "messages": [_message_of(reply, kind.reply)]},
-        "summary": _summary(kind),
+        **_words(kind),
         "tags": [{"name": kind.service}],
         "bindings": {"nats": {"queue": kind.service}},
         "x-permission": str(kind.permission),
@@ -154,7 +158,7 @@ def _announcement(kind: type[Event]) -> dict[str, Any]:
         "action": "send",
         "channel": _channel(channel),
         "messages": [_message_of(channel, kind)],
-        "summary": _summary(kind),
+        **_words(kind),
         "tags": [{"name": kind.type.partition(".")[0]}],
         "x-target": kind.target,
     }
@@ -179,16 +183,17 @@ def _head() -> tuple[dict[str, Any], dict[str, Any]]:
         "action": "send",
         "channel": _channel("head"),
         "messages": [{"$ref": "#/channels/head/messages/Head"}],
-        "summary": "A tenant's log has grown.",
+        "summary": "A tenant's log has grown",
+        "description": "Sent after each batch of entries.",
         "tags": [{"name": "audit"}],
     }
     return channel, operation
 
 
-def _message(kind: type[BaseModel], payload: Any, headers: str) -> dict[str, Any]:
+def _message(kind: type[Message], payload: Any, headers: str) -> dict[str, Any]:
     return {
         "name": kind.__name__,
-        "summary": _summary(kind),
+        **_words(kind),
         "headers": {"$ref": f"#/components/schemas/{headers}"},
         "payload": payload,
     }
@@ -217,8 +222,9 @@ def _stream(stream: topology.Stream) -> dict[str, Any]:
     }
 
 
-def _summary(kind: type[BaseModel]) -> str:
-    return " ".join((kind.__doc__ or "").split())
+def _words(kind: type[Message]) -> dict[str, str]:
+    summary, description = words(kind)
+    return {"summary": summary, "description": description or f"{summary}."}
 
 
 def _channel(name: str) -> dict[str, str]:

@@ -7,15 +7,18 @@ takes a body, takes a key) and from what its use case raises, `Endpoint.errors`.
 Source: https://spec.openapis.org/oas/v3.1.0
 """
 
+import tomllib
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import cache
+from importlib.resources import files
 from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
-from causeloop_common.contracts.base import Nothing, Page
+from causeloop_common.contracts.base import Nothing, Page, example_id
 from causeloop_common.errors import (
     AppError,
     Forbidden,
@@ -32,142 +35,19 @@ from causeloop_common.errors import (
     Unauthorized,
     Unavailable,
 )
+from causeloop_gateway.documents.words import words
 from causeloop_gateway.endpoints import SESSION, Endpoint
 from causeloop_gateway.inbound import ANONYMOUS_BODY_BYTES, BODY_BYTES, HEADER_BYTES
-from causeloop_gateway.problems import MEDIA_TYPE, STATUS, problem, schema as problem_schema
+from causeloop_gateway.problems import MEDIA_TYPE, STATUS, problem
 from causeloop_gateway.routes import ENDPOINTS, STREAMS
 
-TITLE = "Causeloop"
-VERSION = "0.1.0"
-
-_DESCRIPTION = """\
-Sign-in and tokens, workspaces, secrets and keys, and a provable audit log.
-
-- **Signing in.** Exchange a session of your identity provider for an access token (`POST /v1/auth/exchange`), or use \
-a personal access token. Send it as `Authorization: Bearer …`. An operation lists the kinds of tokens that may call it \
-in `x-credential`, and the permission it needs in `x-permission`. `make dev` writes two personal access tokens to \
-`.causeloop/dev.json`.
-- **Errors** are problem details (RFC 9457). Switch on `code`; `detail` is for people; `trace_id` equals the header \
-`X-Request-Id`. A thing of another workspace is 404, never 403.
-- **Retries.** Send an `Idempotency-Key` with a request that must not take effect twice.
-- **Lists** give up to `limit` items and a `next_cursor`; send it back as `cursor` until `has_more` is false.
-"""
-
-_TAGS = {
-    "auth": "Signing in and out, and personal access tokens.",
-    "tenancy": "Workspaces, and the caller's memberships.",
-    "vault": "Secrets, and named keys that encrypt and decrypt.",
-    "audit": "The workspace's log of everything that was done, and proofs about it.",
-}
-
-_STREAM = {
-    "summary": "Stream the log",
-    "description": "Server-sent events: `id` is the index in the log, `data` the entry's stored bytes. Send the last "
-    "id as `Last-Event-ID` to go on exactly after it, or `from` to begin at an index (0: everything); without either "
-    "the stream begins now. An entry whose content retention removed is `event: pruned` with its hash. The stream ends "
-    "with `event: end` and the code of a problem, such as `unauthorized` when the token is revoked or expires, "
-    "`forbidden` when the permission is gone, `unavailable` when to connect again. A browser's EventSource cannot send "
-    "`Authorization`; use `fetch`.",
-    "parameters": [
-        {
-            "name": "from",
-            "in": "query",
-            "description": "The index of the first entry to send. Absent: entries from now on.",
-            "required": False,
-            "schema": {"type": "integer", "minimum": 0},
-        },
-        {
-            "name": "Last-Event-ID",
-            "in": "header",
-            "description": "The last id that was received: the stream goes on after it, whatever `from` is.",
-            "required": False,
-            "schema": {"type": "integer", "minimum": -1},
-        },
-    ],
-}
-_STREAM_EXAMPLE = """\
-retry: 1000
-id: 41
-
-id: 42
-data: {"action":"vault.secret_written","actor":"usr_…","occurred_at":"2026-01-31T12:00:00.000Z"}
-
-: heartbeat
-
-event: end
-data: {"code":"unauthorized","detail":"The token has expired. Sign in again or use another token."}
-
-"""
+_FRAME = tomllib.loads(files("causeloop_gateway.documents").joinpath("openapi.toml").read_text(encoding="utf-8"))
+TITLE: str = _FRAME["info"]["title"]
 
 _REFERENCE = "#/components/schemas/"
-_REQUEST_ID = "req_01m8dsrxbsema9yya5chhjw0tm"
-_SHOWN = "tok_01m8dsrxbsfkfbvv69fgcbmcqc"
-_PAGING = {"limit": "Limit", "position": "Cursor"}
-
-_PARAMETERS: dict[str, dict[str, Any]] = {
-    "IdempotencyKey": {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "description": "A text of your choice that stands for this act. Sent again within 24 hours with the same "
-        "request, the act is not done again: the first answer comes once more, with `Idempotency-Replayed: true`.",
-        "required": False,
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
-    },
-    "Cursor": {
-        "name": "cursor",
-        "in": "query",
-        "description": "Where to go on: `next_cursor` of the page before. It is good for this list, with these filters "
-        "and this caller. Absent: the first page.",
-        "required": False,
-        "schema": {"type": "string", "maxLength": 1024},
-    },
-    "Limit": {
-        "name": "limit",
-        "in": "query",
-        "description": "How many items a page has at most.",
-        "required": False,
-        "schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 25},
-    },
-}
-
-_HEADERS: dict[str, dict[str, Any]] = {
-    "X-Request-Id": {
-        "description": "The request's id: the `X-Request-Id` that was sent, if it is 8 to 64 letters, digits, `.`, `_` "
-        "or `-`, else a new one. Entries of the audit log carry it.",
-        "required": True,
-        "schema": {"type": "string"},
-    },
-    "Idempotency-Replayed": {
-        "description": "`true` when this is the first answer to the same `Idempotency-Key` once more.",
-        "schema": {"type": "string", "const": "true"},
-    },
-    "Retry-After": {"description": "Seconds to wait before trying again.", "schema": {"type": "integer"}},
-    "WWW-Authenticate": {
-        "description": "The scheme to authenticate with (RFC 6750).",
-        "schema": {"type": "string", "const": 'Bearer realm="causeloop"'},
-    },
-}
+_REQUEST_ID = example_id("req")
+_SHOWN = example_id("tok")
 _HEADERS_OF_STATUS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
-
-_BEARER = {
-    "type": "http",
-    "scheme": "bearer",
-    "description": "An access token (`exchange`, `refresh`) or a personal access token (`create_api_token`).",
-}
-
-_PAGE = {
-    "type": "object",
-    "description": "Where a list goes on.",
-    "properties": {
-        "next_cursor": {
-            "anyOf": [{"type": "string"}, {"type": "null"}],
-            "description": "Send it as `cursor` for the next page; null on the last one.",
-            "examples": [None],
-        },
-        "has_more": {"type": "boolean", "description": "Whether there is a next page.", "examples": [False]},
-    },
-    "required": ["next_cursor", "has_more"],
-}
 
 _EVERYWHERE: tuple[AppError, ...] = (
     HeadersTooLarge(f"The request's headers are larger than {HEADER_BYTES} bytes. Send less."),
@@ -241,7 +121,11 @@ class _Writer:
             *((reply, "serialization") for reply in sorted(replies, key=lambda reply: reply.__name__)),
         ]
         _, defined = models_json_schema(messages, ref_template=_REFERENCE + "{model}", schema_generator=_Schemas)
-        self._schemas: dict[str, Any] = {**_without(defined["$defs"], "x-sealed"), "Page": _PAGE}
+        self._schemas: dict[str, Any] = {
+            **_without(defined["$defs"], "x-sealed"),
+            **deepcopy(_FRAME["components"]["schemas"]),
+        }
+        self._schemas["Problem"]["properties"]["code"]["enum"] = sorted(STATUS)
         self._commands = {endpoint.command: self._schemas.pop(endpoint.command.__name__) for endpoint in ENDPOINTS}
         self._responses: dict[str, Any] = {}
         for reply in replies:
@@ -250,6 +134,11 @@ class _Writer:
                 properties["page"] = {"$ref": f"{_REFERENCE}Page"}
                 del properties["next_position"]
                 self._schemas[reply.__name__]["required"] = [*properties]
+        for schema in self._schemas.values():
+            for name, field in schema.get("properties", {}).items():
+                schema["properties"][name] = _not_null(field)
+                if {"const", "default"} <= field.keys():  # it is always there, though pydantic marks it as optional
+                    schema["required"].append(name)
 
     def document(self) -> dict[str, Any]:
         """The whole document."""
@@ -257,46 +146,28 @@ class _Writer:
         for endpoint in (*ENDPOINTS, *STREAMS):
             address = "/v1" + endpoint.path.replace(":path}", "}")
             paths.setdefault(address, {})[endpoint.method.lower()] = self._operation(endpoint)
-        return {
-            "openapi": "3.1.0",
-            "info": {
-                "title": TITLE,
-                "version": VERSION,
-                "description": _DESCRIPTION,
-                "contact": {"name": "The maintainers of Causeloop"},
-                "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-            },
-            "servers": [
-                {"url": "/", "description": "The gateway that serves this document."},
-                {"url": "http://127.0.0.1:4000", "description": "`make dev` on this machine."},
-            ],
-            "tags": [{"name": name, "description": words} for name, words in _TAGS.items()],
-            "paths": paths,
-            "components": {
-                "schemas": {**self._schemas, "Problem": problem_schema()},
-                "parameters": _PARAMETERS,
-                "headers": _HEADERS,
-                "responses": self._responses,
-                "securitySchemes": {"bearer": _BEARER},
-            },
-        }
+        frame = {name: part for name, part in _FRAME.items() if name != "stream"}
+        components = {**frame["components"], "schemas": self._schemas, "responses": self._responses}
+        components["parameters"] = {**components["parameters"], "Limit": self._limit}
+        return {**frame, "paths": paths, "components": components}
 
     def _operation(self, endpoint: Endpoint) -> dict[str, Any]:
         command = endpoint.command
-        summary, _, description = (command.__doc__ or "").strip().partition("\n")
+        summary, description = words(command)
         operation: dict[str, Any] = {
             "operationId": command.operation,
-            "summary": summary.rstrip("."),
-            "description": " ".join(description.split()),
+            "summary": summary,
+            "description": description,
             "tags": [command.service],
             "security": [{"bearer": []}] if endpoint.credentials else [],
             "x-permission": str(command.permission) if endpoint.credentials else None,
             "x-credential": sorted(endpoint.credentials),
-            "responses": {str(endpoint.status): self._answer(endpoint), **self._refusals(endpoint)},
         }
         if endpoint in STREAMS:
-            operation |= _STREAM
+            operation |= _FRAME["stream"]
+            operation["responses"] = operation["responses"] | self._refusals(endpoint)
             return operation
+        operation["responses"] = {str(endpoint.status): self._answer(endpoint), **self._refusals(endpoint)}
         if parameters := list(self._parameters(endpoint)):
             operation["parameters"] = parameters
         if endpoint.takes_body and endpoint.other_fields:
@@ -311,20 +182,21 @@ class _Writer:
             yield {"$ref": "#/components/parameters/IdempotencyKey"}
         if not endpoint.takes_body:
             for name in endpoint.other_fields:
-                if endpoint.is_list and name in _PAGING:
-                    yield {"$ref": f"#/components/parameters/{_PAGING[name]}"}
-                else:
-                    required = name in schema.get("required", ())
-                    yield self._parameter(name, "query", schema["properties"][name], required=required)
+                if endpoint.is_list and name == "position":
+                    yield {"$ref": "#/components/parameters/Cursor"}
+                    continue
+                required = name in schema.get("required", ())
+                parameter = self._parameter(name, "query", schema["properties"][name], required=required)
+                if endpoint.is_list and name == "limit":
+                    self._limit = parameter
+                    parameter = {"$ref": "#/components/parameters/Limit"}
+                yield parameter
 
     def _parameter(self, name: str, place: str, schema: dict[str, Any], *, required: bool) -> dict[str, Any]:
         schema = dict(schema)
         described = {"description": schema.pop("description")} if "description" in schema else {}
-        if "anyOf" in schema:  # null is for JSON
-            schema = {**schema.pop("anyOf")[0], **schema}
-            del schema["default"]
         example = {"example": self._example(schema)} if required else {}  # the explorer sends what has an example
-        return {"name": name, "in": place, **described, "required": required, "schema": schema, **example}
+        return {"name": name, "in": place, **described, "required": required, "schema": _not_null(schema), **example}
 
     def _body(self, endpoint: Endpoint) -> dict[str, Any]:
         name, schema = endpoint.command.__name__, self._commands[endpoint.command]
@@ -341,9 +213,6 @@ class _Writer:
     def _answer(self, endpoint: Endpoint) -> dict[str, Any]:
         reply = endpoint.command.reply
         headers = _headers("X-Request-Id", *(["Idempotency-Replayed"] if endpoint.keyed else []))
-        if endpoint in STREAMS:
-            content = {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM_EXAMPLE}}
-            return {"description": "The log, until the stream ends.", "headers": headers, "content": content}
         if reply is Nothing:
             return {"description": "Done.", "headers": headers}
         schema = self._schemas[reply.__name__]
@@ -402,6 +271,13 @@ class _Writer:
 
 def _headers(*names: str) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A field that is absent where it has no value: a parameter, or what an answer leaves out."""
+    if schema.get("default", "") is not None:
+        return schema
+    return {**schema["anyOf"][0], **{key: value for key, value in schema.items() if key not in ("anyOf", "default")}}
 
 
 def _without(part: Any, name: str) -> Any:
