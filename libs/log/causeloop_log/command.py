@@ -37,7 +37,11 @@ def verify_file(verification: Verification, name: str, pinned: str | None, kept:
         if line.startswith(export_file.START):
             head, leaves = export_file.read_after(line, file)
             return verify_log(verification, head, leaves, pinned, kept)
-        text = files.text_of(name, file, line)
+        content = files.content(name, file, line)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise Refused(2, "checkpoint", "the file is not UTF-8 text") from error
     if text.startswith(PROOF):
         if kept is not None:
             raise Unusable(
@@ -57,7 +61,7 @@ def verify_log(
     if kept is not None:
         with files.replacing(kept) as file:
             file.write(head.checkpoint.encode())
-        print(f"     kept    checkpoint    For the next time, in {kept}.")
+        print(f"     kept    checkpoint    For the next time, in {printable(str(kept))}.")
     return verdict
 
 

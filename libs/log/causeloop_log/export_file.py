@@ -50,9 +50,9 @@ def read_after(line: bytes, file: IO[bytes]) -> tuple[Head, Iterator[Leaf]]:
     """The same of a file whose first line has been read."""
     try:
         fields = json.loads(line)
-        head = Head(fields["checkpoint"], fields["key"])
+        head = Head(str(fields["checkpoint"]), str(fields["key"]))
         if _line({"causeloop": FORMAT, "checkpoint": head.checkpoint, "key": head.key}) != line:
-            raise ValueError("another version, or another form")
+            raise ValueError("another version, form or type")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Refused(1, "key", f"the first line is not that of the form {FORMAT}") from error
     return head, _leaves(file)

@@ -34,18 +34,19 @@ def opened(name: str) -> Iterator[IO[bytes]]:
 def text(name: str) -> str:
     """The text of a file, - for standard input; Unusable when it cannot be read, or is far too large."""
     with opened(name) as file:
-        return text_of(name, file)
-
-
-def text_of(name: str, file: IO[bytes], start: bytes = b"") -> str:
-    """The text of an open file of which `start` has been read; line ends stay as they are."""
-    found = start + file.read(LARGEST + 1)
-    if len(found) > LARGEST:
-        raise Unusable(f"{name} is larger than anything that belongs there.")
+        found = content(name, file)
     try:
         return found.decode()
     except UnicodeDecodeError as error:
         raise Unusable(f"{name} is not text.") from error
+
+
+def content(name: str, file: IO[bytes], start: bytes = b"") -> bytes:
+    """All of an open file of which `start` has been read; Unusable when it is far too large."""
+    found = start + file.read(LARGEST + 1)
+    if len(found) > LARGEST:
+        raise Unusable(f"{name} is larger than anything that belongs there.")
+    return found
 
 
 @contextmanager

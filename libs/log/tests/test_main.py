@@ -176,9 +176,9 @@ class TestMistakes:
         assert self.sentence(capsys, str(export), "--key", long) == f"{long} cannot be read: File name too long."
         assert "cannot be written" in self.sentence(capsys, str(export), "--key", KEY, "--kept", long)
 
-    def test_a_file_that_is_not_text(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def test_a_key_that_is_not_text(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (tmp_path / "x").write_bytes(b"\xff\xfe")
-        assert self.sentence(capsys, str(tmp_path / "x"), "--key", KEY) == f"{tmp_path / 'x'} is not text."
+        assert self.sentence(capsys, "x", "--key", str(tmp_path / "x")) == f"{tmp_path / 'x'} is not text."
 
     @pytest.mark.parametrize("start", ["", "c2sp.org/tlog-proof@v1\n", "\n\n"])
     def test_a_file_that_is_far_too_large(self, start: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

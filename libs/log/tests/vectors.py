@@ -366,6 +366,9 @@ def exports() -> dict[str, tuple[int, str, bytes]]:
         "header-with-a-field-missing": (1, "first line", b'{"causeloop":"log-export/v1"}\n' + b"".join(entries)),
         "header-with-a-key-twice": (1, "first line", whole.replace(b'"key":', b'"key":"","key":', 1)),
         "header-with-spaces": (1, "first line", whole.replace(b'"key":', b'"key": ', 1)),
+        "header-with-numbers": (
+            1, "first line", b'{"causeloop":"log-export/v1","checkpoint":5,"key":6}\n' + b"".join(entries)
+        ),
         "header-with-a-list": (1, "first line", whole.replace(b'"checkpoint":', b'"checkpoint":[],"x":', 1)),
         "header-nested-too-deep": (1, "first line", b'{"causeloop":"' + b"[" * 3_000 + b"\n"),
         "key-of-a-forger": (1, "not the one you pinned", export(LEAVES, signed(LEAVES, FORGER), forgers)),
@@ -457,6 +460,7 @@ def checkpoints() -> dict[str, tuple[int, str, bytes]]:
     }  # fmt: skip
     return {
         **{name: (step, why, text.encode()) for name, (step, why, text) in bent.items()},
+        "not-utf-8": (2, "not UTF-8", whole.encode() + b"\xe2\x80\x94 witness\xff AAAAAAAA\n"),
         "of-another-log-by-this-key": (
             2, "is of the log", noted(f"causeloop.example/log/{OTHER_TENANT}\n6\n{root}\n")
         ),
@@ -516,7 +520,10 @@ def proofs() -> dict[str, tuple[int, str, bytes]]:
             2, "no signature|control", f"{text.partition(ORIGIN)[0]}\x1b[2J\n1\nAAAA\n\n\u2014 a AAAAAAAA\n"
         ),
     }  # fmt: skip
-    return {name: (step, why, text.encode()) for name, (step, why, text) in bent.items()}
+    return {
+        **{name: (step, why, text.encode()) for name, (step, why, text) in bent.items()},
+        "not-utf-8": (2, "not UTF-8", text.encode().replace(b"index 2", b"index \xff")),
+    }
 
 
 def files() -> dict[str, Any]:
@@ -544,7 +551,7 @@ def files() -> dict[str, Any]:
         *((f"log-{name}.checkpoint", *one, None) for name, one in checkpoints().items()),
         ("log-rolled-back.checkpoint", 3, "only 4 are signed now", older.encode(), signed(LEAVES)),
         ("log-forked.checkpoint", 3, "two different logs", signed(FORKED).encode(), signed(LEAVES)),
-        *((f"entry-{name}.tlog-proof", *one, None) for name, one in proofs().items()),
+        *((f"proof-{name}.tlog-proof", *one, None) for name, one in proofs().items()),
     ]
     return {
         "format": "export, checkpoint and tlog-proof",
