@@ -1,4 +1,4 @@
-"""`causeloop doctor`: what a service checks before it serves, asked of all of them at once and told in lines.
+"""`causeloop doctor`: the checks of every service's start, made at once and printed line by line.
 
 For each service, as that service: its database role gets in and the isolation proof holds (the very proof of its
 start), so do its other roles, the bus lets it in, and the master key opens the database. Then streams and consumers
@@ -35,7 +35,7 @@ FINE = {
     "consumer": "As declared.",
     "role": "The database lets it in.",
 }
-"""What is told of a check that holds, by the first word of its name."""
+"""The sentence for a check that holds, by the first word of its name."""
 
 
 class Finding(NamedTuple):
@@ -43,24 +43,24 @@ class Finding(NamedTuple):
 
     about: str
     check: str
-    told: str
+    result: str
 
 
 def main(options: argparse.Namespace) -> int:
     """Print a line for each check; 1 when one fails."""
-    logging.getLogger().addHandler(logging.NullHandler())  # the lines below say it, once
+    logging.getLogger().addHandler(logging.NullHandler())  # the lines below are the report
     environs, origin = environments(os.environ, Path(running_dev.NAME))
     print(f"Settings from {origin}.\n")
     findings = asyncio.run(examine(environs))
     about, check = (max(len(finding[column]) for finding in findings) for column in (0, 1))
     for finding in findings:
-        fine = finding.told == "ok"
-        told = FINE.get(finding.check.split()[0], "It holds.") if fine else " ".join(finding.told.split())
-        print(f"{'ok  ' if fine else 'FAIL'}  {finding.about:<{about}}  {finding.check:<{check}}  {told}")
+        fine = finding.result == "ok"
+        sentence = FINE.get(finding.check.split()[0], "It holds.") if fine else " ".join(finding.result.split())
+        print(f"{'ok  ' if fine else 'FAIL'}  {finding.about:<{about}}  {finding.check:<{check}}  {sentence}")
     print("\nTables that may change without an audit event, and why:\n")
     for name, reason in unaudited():
         print(textwrap.fill(reason, 118, initial_indent=f"{name:<26}", subsequent_indent=" " * 26))
-    failed = sum(finding.told != "ok" for finding in findings)
+    failed = sum(finding.result != "ok" for finding in findings)
     print(f"\n{failed} of {len(findings)} checks failed." if failed else f"\nAll {len(findings)} checks hold.")
     return 1 if failed else 0
 
@@ -72,8 +72,8 @@ def environments(environ: Mapping[str, str], folder: Path) -> tuple[dict[str, Ma
     own = [name for name in SERVICES if environ.get(f"CAUSELOOP_KEYS_{name.upper()}")]
     if own:
         return dict.fromkeys((*own, OPERATOR), environ), f"the environment, which has keys for {', '.join(own)}"
-    if running_dev.running(folder) and (told := running_dev.read(folder, "environ.json")):
-        return told, f"the `causeloop dev` that runs in {folder.absolute().parent}"
+    if running_dev.running(folder) and (environs := running_dev.read(folder, "environ.json")):
+        return environs, f"the `causeloop dev` that runs in {folder.absolute().parent}"
     raise SettingsError(
         "There is nothing to examine. Set DATABASE_URL and what else the services need, or run this in the folder of "
         "a running `causeloop dev`."
@@ -101,7 +101,7 @@ async def _service(name: str, environ: Mapping[str, str]) -> list[Finding]:
     if name in OWNERS:
         for role, dsn in _other_roles(name, application.settings).items():
             checks[f"role {role.removeprefix(f'causeloop_{name}_')}"] = await _lets_in(name, dsn)
-    return [Finding(name, check, told) for check, told in checks.items()]
+    return [Finding(name, check, result) for check, result in checks.items()]
 
 
 def _other_roles(name: str, settings: Settings) -> dict[str, str]:
@@ -133,8 +133,8 @@ async def _bus(environs: Mapping[str, Mapping[str, str]]) -> list[Finding]:
         if seed is None:
             continue
         try:
-            told = await asyncio.wait_for(streams.differences(environ.get("NATS_URL", ""), name, seed), timeout=20)
+            found = await asyncio.wait_for(streams.differences(environ.get("NATS_URL", ""), name, seed), timeout=20)
         except (OSError, nats.errors.Error, TimeoutError) as error:
             return [Finding(name, "bus", f"NATS_URL does not let it in: {type(error).__name__}.")]
-        return [Finding("bus", check, word) for check, word in told.items()]
+        return [Finding("bus", check, result) for check, result in found.items()]
     return [Finding("bus", "streams", "Set NATS_NKEY_SEED_OPERATOR, so that streams and consumers can be compared.")]

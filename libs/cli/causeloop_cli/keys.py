@@ -5,8 +5,8 @@
     causeloop keys --nats config    the accounts part of the server's configuration, for the seeds in the environment
     causeloop keys --nats           new seeds, and the configuration for them
 
-Lines are NAME=value without quotes, as container engines and process managers read them. What a service gets holds
-nothing of another one: whoever reads audit's environment cannot speak for auth.
+Lines are NAME=value without quotes, as container engines and process managers read them. A service's lines
+hold nothing of another one: a reader of audit's environment cannot act as auth.
 """
 
 import argparse

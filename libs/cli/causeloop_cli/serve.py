@@ -13,7 +13,7 @@ from causeloop_common.application import run
 
 
 def main(options: argparse.Namespace) -> int:
-    """Serve until told to stop."""
+    """Serve until a signal to stop."""
     serve(options.services, os.environ)
     return 0
 

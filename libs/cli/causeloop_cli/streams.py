@@ -1,7 +1,7 @@
 """The one place that makes streams and consumers: the operator's credential, the declarations of the contracts.
 
-What is there and as declared is left alone; what differs is brought to the declaration where the server allows it.
-`differences` only compares, with whatever credential: the operator's sees everything, a service's its own.
+A stream or consumer as declared is left alone; another one is brought to the declaration where the server permits it.
+`differences` only compares, with any credential: the operator's sees everything, a service's its own.
 """
 
 import os
@@ -43,23 +43,23 @@ async def differences(url: str, name: str, seed: str) -> dict[str, str]:
     """Every stream and consumer that the credential `name` may look at: 'ok', or how it is not as declared."""
     client = await _connect(url, name, seed)
     allowed = topology.permissions(name).publish
-    told = {}
+    found = {}
     try:
         stream = client.jetstream(timeout=5)
         for declared in topology.STREAMS:
             if "$JS.API.>" in allowed or f"$JS.API.STREAM.INFO.{declared.name}" in allowed:
-                told[f"stream {declared.name}"] = await _stream_difference(stream, declared)
+                found[f"stream {declared.name}"] = await _stream_difference(stream, declared)
         for consumer in topology.CONSUMERS:
             if "$JS.API.>" in allowed or f"$JS.API.CONSUMER.INFO.{consumer.stream}.{consumer.name}" in allowed:
-                told[f"consumer {consumer.name}"] = await _consumer_difference(stream, consumer)
+                found[f"consumer {consumer.name}"] = await _consumer_difference(stream, consumer)
         if name == topology.OPERATOR:
             known = {declared.name for declared in topology.STREAMS}
             for info in await stream.streams_info():
                 if info.config.name not in known:
-                    told[f"stream {info.config.name}"] = "It is not declared: remove it, or find out who made it."
+                    found[f"stream {info.config.name}"] = "It is not declared: remove it, or find out who made it."
     finally:
         await client.close()
-    return told
+    return found
 
 
 async def _stream_difference(stream: JetStreamContext, declared: Stream) -> str:

@@ -42,7 +42,7 @@ async def superuser(servers: Servers) -> AsyncIterator[asyncpg.Connection]:
 
 
 def failed(findings: list[Finding]) -> list[Finding]:
-    return [finding for finding in findings if finding.told != "ok"]
+    return [finding for finding in findings if finding.result != "ok"]
 
 
 class TestExamine:
@@ -64,27 +64,27 @@ class TestExamine:
         finally:
             await superuser.execute("DROP POLICY open ON vault.secrets")
         assert (finding.about, finding.check) == ("vault", "isolation")
-        assert "vault.secrets has a policy that is not declared: open for select" in finding.told
+        assert "vault.secrets has a policy that is not declared: open for select" in finding.result
 
     async def test_another_master_key_is_told(self, environs: dict[str, dict[str, str]]) -> None:
         await doctor.examine(environs)  # the canary is there
         environs["vault"]["CAUSELOOP_MASTER_KEY"] = Installation.new().master_key
         [finding] = failed(await doctor.examine(environs))
         assert (finding.about, finding.check) == ("vault", "master_key")
-        assert "does not open this database's keys" in finding.told
+        assert "does not open this database's keys" in finding.result
 
     async def test_a_role_that_is_not_let_in_is_named(self, environs: dict[str, dict[str, str]]) -> None:
         good = environs["auth"]["DATABASE_URL_AUTH_RELAY"]
         environs["auth"]["DATABASE_URL_AUTH_RELAY"] = good.replace("auth_relay:", "auth_relay:not")
         [finding] = failed(await doctor.examine(environs))
         assert (finding.about, finding.check) == ("auth", "role relay")
-        assert "InvalidPasswordError" in finding.told
+        assert "InvalidPasswordError" in finding.result
 
     async def test_settings_that_cannot_be_read_are_told_by_variable(self, environs: dict[str, dict[str, str]]) -> None:
         del environs["auth"]["CLERK_JWKS_URL"]
         [finding] = failed(await doctor.examine(environs))
         assert (finding.about, finding.check) == ("auth", "settings")
-        assert finding.told.startswith("CLERK_JWKS_URL")
+        assert finding.result.startswith("CLERK_JWKS_URL")
 
     async def test_drift_of_streams_and_consumers_is_named(
         self, environs: dict[str, dict[str, str]], servers: Servers
@@ -98,7 +98,7 @@ class TestExamine:
         intake = (await manager.consumer_info("EVENTS", "audit_intake")).config
         await manager.add_consumer("EVENTS", ConsumerConfig(**{**vars(intake), "max_ack_pending": 7}))
         try:
-            told = {finding.check: finding.told for finding in failed(await doctor.examine(environs))}
+            told = {finding.check: finding.result for finding in failed(await doctor.examine(environs))}
         finally:
             await manager.delete_stream("STRANGE")
             await client.close()

@@ -1,8 +1,8 @@
-"""`.causeloop` in the current directory: what a running `causeloop dev` leaves for scripts, and its lock.
+"""`.causeloop` in the current directory: the files of a running `causeloop dev` for scripts, and its lock.
 
     dev.json          0600   addresses, workspace, tokens by role, process ids
     environ.json      0600   the environment of every service and of the operator, for `causeloop doctor`
-    logs/<name>.log   0600   everything a process says, from this start on
+    logs/<name>.log   0600   the output of a process, from this start on
 
 Promises: both JSON files appear whole and only while dev runs; one dev at a time in a folder. The lock is on the
 folder itself and held by the services too, so it is free once the last process of a killed dev has ended.

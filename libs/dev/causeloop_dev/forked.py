@@ -2,7 +2,7 @@
 
 The parent must have no thread and no running event loop at that moment. The child gets exactly the environment it
 is given, a session of its own (so that Ctrl-C reaches the supervisor alone), default signal handlers, its output in
-a file, and the pact: it is told to stop when its supervisor ends, whatever ended it.
+a file, and the pact: it gets a signal to stop when its supervisor ends, whatever ended it.
 """
 
 import os
@@ -17,10 +17,10 @@ from causeloop_cli.embedded import Janitor, death_pact
 from causeloop_cli.embedded.process import ServerFailed
 
 CAUGHT = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD})
-"""What the supervisor handles; a child starts without those handlers."""
+"""The signals that the supervisor handles; a child starts without those handlers."""
 
 Body = Callable[[TextIO], None]
-"""What the child does; it is given the supervisor's terminal, for what must not be overlooked."""
+"""The child's work; it is given the supervisor's terminal, for lines that must not be overlooked."""
 
 
 class Forked:

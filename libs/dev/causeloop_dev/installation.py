@@ -1,6 +1,6 @@
 """The secrets of a local installation: made at random, kept only when the data is kept.
 
-What production gets from its operator, development gets from here: the root secret, the master key, and an nkey for
+Development gets from here what an operator gives production: the root secret, the master key, and an nkey for
 every service and the operator.
 """
 
@@ -21,7 +21,7 @@ _FILE = "installation.json"
 
 @dataclass(frozen=True)
 class Installation:
-    """What only this installation knows."""
+    """The secrets of one installation."""
 
     jwt_secret: str
     master_key: str

@@ -1,6 +1,6 @@
 """The mock issuer: a development process that stands in for Clerk, so that the real exchange runs offline.
 
-Holds an RS256 key, made at start and kept in memory only, and signs a session for whoever asks:
+Holds an RS256 key, made at start and kept in memory only, and signs a session for any subject:
 
     GET  /.well-known/jwks.json     the public keys, newest first
     POST /v1/sessions               {"subject", "email"?, "ttl_seconds"?} → {"token", "session_id"}
@@ -50,7 +50,7 @@ class SessionRequest(BaseModel):
 
 
 class Refused(Exception):
-    """What is answered as a JSON error: status, code, message."""
+    """A refusal, answered as a JSON error: status, code, message."""
 
 
 class SigningKey:
@@ -74,7 +74,7 @@ class Issuer:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            raise NotImplementedError(f"The mock issuer speaks HTTP, not {scope['type']}.")
+            raise NotImplementedError(f"The mock issuer serves HTTP, not {scope['type']}.")
         try:
             status, answer = 200, self._answer(scope, await _read(receive))
         except Refused as refused:

@@ -19,7 +19,7 @@ Promises:
 - scram-sha-256 for everyone, C.UTF-8, UTC. A throw-away cluster lies in RAM where there is room and does not
   fsync; a lasting one fsyncs. With `fsync=True` a throw-away one goes to the temp folder: to fsync RAM would
   be a pretence.
-- Run by root, the server runs as an unprivileged account (`uid`, or whoever owns an existing cluster). No
+- Run by root, the server runs as an unprivileged account (`uid`, or the owner of an existing cluster). No
   user is added and no permission changed on any file or folder that was there before.
 - After `kill -9` of server or supervisor a lasting folder starts again, and nothing else is left.
 
@@ -279,18 +279,18 @@ class EmbeddedPostgres(EmbeddedServer):
         self._make_owned(fresh)
         password = secrets.token_urlsafe(24)
         write_private(self.home / "superuser_password", password)
-        told = self.socket_folder.with_name("password")  # initdb reads it as the account
-        write_private(told, password)
-        self._give(told)
+        password_file = self.socket_folder.with_name("password")  # initdb reads it as the account
+        write_private(password_file, password)
+        self._give(password_file)
         options = f"-U postgres --auth=scram-sha-256 -E UTF8 --locale={LOCALE} --no-instructions".split()
-        options += [f"--pwfile={told}", *([] if self._fsync else ["--no-sync"])]
+        options += [f"--pwfile={password_file}", *([] if self._fsync else ["--no-sync"])]
         log_start = self._log_size()
         initdb = self._spawn("initdb", fresh, *options, lock=lock)
         try:
             code = initdb.wait(START_PATIENCE)
         finally:
             initdb.stop()
-            told.unlink()
+            password_file.unlink()
         if code != 0:
             raise self._failure("could not make its cluster", log_start)
         fresh.rename(cluster)

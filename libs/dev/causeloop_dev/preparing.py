@@ -1,4 +1,4 @@
-"""What a managed PostgreSQL would hand over: a database, and a migrator that owns it and is no superuser."""
+"""A database as a managed PostgreSQL would give it: with a migrator that owns it and is no superuser."""
 
 import re
 

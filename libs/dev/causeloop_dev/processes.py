@@ -24,7 +24,7 @@ ALL_IN_ONE = "services"
 """The name of the one process of `--one-process`."""
 
 FEW_WORKERS = "4"
-"""Connections of each service in one process, unless told otherwise: each costs PostgreSQL 4 MB."""
+"""Connections of each service in one process, unless set otherwise: each costs PostgreSQL 4 MB."""
 
 PASSED_ON = (
     "ACCESS_TOKEN_SECONDS",
@@ -38,7 +38,7 @@ PASSED_ON = (
     "OTEL_TRACES_SAMPLER_ARG",
     "TRUSTED_PROXIES",
 )
-"""What a developer may set: passed on to the services that declare it, and to nobody else."""
+"""Variables that a developer may set: each is passed on to the services that declare it, and to no other."""
 
 _PORTS = "ports.json"
 _REPEATED_SECONDS = 10.0
@@ -145,7 +145,7 @@ def serving(names: Sequence[str], environ: Mapping[str, str]) -> Body:
     def body(terminal: TextIO) -> None:
         from causeloop_cli.serve import serve
 
-        _told(terminal, lambda: serve(names, environ, also=_on(terminal, ", ".join(names))))
+        _reported(terminal, lambda: serve(names, environ, also=_on(terminal, ", ".join(names))))
 
     return body
 
@@ -162,19 +162,19 @@ def issuing(addresses: Addresses) -> Body:
 
 
 def migrating(database_url: str, nats_url: str, installation: Installation) -> Body:
-    """Migrate database and bus. In a process of its own: what Alembic loads would stay in the supervisor."""
+    """Migrate database and bus. In a process of its own, since Alembic would stay in the supervisor's memory."""
 
     def body(terminal: TextIO) -> None:
         from causeloop_cli import migrate
 
         work = migrate.everything(database_url, installation.jwt_secret, nats_url, installation.seeds[OPERATOR])
-        _told(terminal, lambda: asyncio.run(work))
+        _reported(terminal, lambda: asyncio.run(work))
 
     return body
 
 
-def _told(terminal: TextIO, work: Callable[[], None]) -> None:
-    """Tell on the terminal what a person can mend; a surprise goes to the log with its traceback."""
+def _reported(terminal: TextIO, work: Callable[[], None]) -> None:
+    """Print an error that a person can correct on the terminal; a surprise goes to the log with its traceback."""
     from causeloop_common.errors import AppError
     from causeloop_common.rls import IsolationError
     from causeloop_common.settings import SettingsError
@@ -195,15 +195,15 @@ def _on(terminal: TextIO, name: str) -> logging.Handler:
 
 
 def _once_in_a_while() -> Callable[[logging.LogRecord], bool]:
-    """Lets a message through again only after a while: a service that has lost something says so ten times a second."""
-    said: dict[tuple[str, str], float] = {}
+    """Lets a message through again only after a while: a service that lost something logs it ten times a second."""
+    printed: dict[tuple[str, str], float] = {}
 
     def is_news(record: logging.LogRecord) -> bool:
         place = (record.name, str(record.msg))
         now = time.monotonic()
-        news = now - said.get(place, float("-inf")) > _REPEATED_SECONDS
+        news = now - printed.get(place, float("-inf")) > _REPEATED_SECONDS
         if news:
-            said[place] = now
+            printed[place] = now
         return news
 
     return is_news
@@ -219,7 +219,7 @@ class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         from causeloop_common.telemetry import redact
 
-        told = " ".join(record.getMessage().split())
+        text = " ".join(record.getMessage().split())
         if record.exc_info and record.exc_info[0]:
-            told += f" ({record.exc_info[0].__name__}: {record.exc_info[1]})"
-        return redact(f"{self._name}: {record.levelname.lower()}: {told}")
+            text += f" ({record.exc_info[0].__name__}: {record.exc_info[1]})"
+        return redact(f"{self._name}: {record.levelname.lower()}: {text}")

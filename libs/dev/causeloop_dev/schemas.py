@@ -47,7 +47,7 @@ def documents() -> dict[Path, str]:
 
 
 def of_owner(name: str, owner: ModuleType) -> dict[str, Any]:
-    """What one owner answers and announces."""
+    """The commands and events of one owner."""
     return {
         "owner": name,
         "commands": {kind.__name__: _command(kind) for kind in commands(owner)},
@@ -80,7 +80,7 @@ def _event(kind: type[Event]) -> dict[str, Any]:
 def _check(wanted: dict[Path, str]) -> int:
     missing = [path for path in wanted if not path.exists()]
     differing = [path for path, text in wanted.items() if path.exists() and path.read_text(encoding="utf-8") != text]
-    problems = {"is missing": missing, "is not what the code says": differing, "belongs to nobody": _stray(wanted)}
+    problems = {"is missing": missing, "differs from the code": differing, "belongs to nobody": _stray(wanted)}
     for what, paths in problems.items():
         for path in paths:
             print(f"{path} {what}.")

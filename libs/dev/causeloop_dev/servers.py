@@ -39,7 +39,7 @@ def main(options: argparse.Namespace) -> int:
         secret, operator = installation.jwt_secret, installation.seeds["operator"]
         with contextlib.redirect_stdout(StringIO()):
             asyncio.run(migrate.everything(database_url, secret, nats_url, operator))
-        told = {
+        addresses = {
             "database_url": database_url,
             "superuser_url": superuser_url,
             "nats_url": nats_url,
@@ -48,6 +48,6 @@ def main(options: argparse.Namespace) -> int:
             "environ": {name: installation.environ(name, database_url, nats_url) for name in topology.SERVICES},
             "pids": pids,
         }
-        print(json.dumps(told), flush=True)
+        print(json.dumps(addresses), flush=True)
         sys.stdin.buffer.read()
     return 0

@@ -1,8 +1,8 @@
-"""The supervisor of `causeloop dev`: what crashes is started again, what is asked to stop stops in order.
+"""The supervisor of `causeloop dev`: it restarts a process that crashes, and stops all of them in order.
 
 One thread, no event loop, because it forks: it sleeps until a signal or the next appointment. Something that ends is
 started again at once; when it ends again and again, after 0.2 s, doubling to 10 s; after 30 s of life that is
-forgotten. Each crash is told in one line.
+forgotten. Each crash is reported in one line.
 
 The first SIGINT, SIGTERM or SIGHUP becomes a KeyboardInterrupt at the supervisor's next look, where it is safe: raised
 by the handler it could come in a destructor, where Python drops it. A second one does not wait for that, and hurries
@@ -31,11 +31,11 @@ _LOOK_SECONDS = 1.0
 
 
 class Ward(Protocol):
-    """What can be supervised: a forked process, or an embedded server."""
+    """A forked process, or an embedded server."""
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name in reports."""
         ...
 
     @property
@@ -177,7 +177,7 @@ class Supervisor:
 
 
 def tell(sentence: str) -> None:
-    """Say one line to whoever watches the terminal."""
+    """Print one line on the terminal."""
     print(f"causeloop dev: {sentence}", file=sys.stderr, flush=True)
 
 

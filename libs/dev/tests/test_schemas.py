@@ -33,7 +33,7 @@ class TestCommitted:
 
         assert capsys.readouterr().out.splitlines() == [
             "docs/schemas/vault.json is missing.",
-            "docs/openapi.json is not what the code says.",
+            "docs/openapi.json differs from the code.",
             "docs/schemas/retired_owner.json belongs to nobody.",
             "Run `make schemas`, look at what changed, and commit it.",
         ]

@@ -1,13 +1,13 @@
-"""The janitor's own program: what is still cleaned up after the supervisor was killed without warning.
+"""The janitor's own program: it cleans up after a supervisor that was killed without warning.
 
-It holds a list of processes and folders, told line by line on standard input by `process.Janitor`:
+It holds a list of processes and folders, sent line by line on standard input by `process.Janitor`:
 
     watch <pid> <started> <stop signal>     forget <pid>
     folder <path as hex>                    unfolder <path as hex>
 
 It promises that, once standard input ends (the supervisor closed it or is gone), every watched process is
 ended and every folder removed, in that order. A process is signalled only while it is still the one that was
-watched: its id may have been given to another program since, and the moment of its start tells them apart.
+watched: its id may have been given to another program since, and the moment of its start distinguishes them.
 
 It is run by path in an interpreter of its own (`python -I -S janitor.py`), so that it needs little memory and
 nothing of ours: only the standard library, without `pathlib`, and the heavier parts only when there is work.

@@ -13,7 +13,7 @@ permissions as configuration text, appended as it is; here is only where the ser
 Promises: it listens on the loopback alone; the port, once chosen, is kept by `restart`, so that clients
 reconnect; `start` returns when this very server, and not another one on that port, has greeted.
 
-Leaves to others: who may publish and subscribe what (`config`), streams and consumers (messaging).
+Leaves to others: permissions to publish and subscribe (`config`), streams and consumers (messaging).
 """
 
 import json

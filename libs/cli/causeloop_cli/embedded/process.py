@@ -12,7 +12,7 @@ Promises, whichever way the supervisor ends (return, exception, Ctrl-C, SIGTERM,
 - Ctrl-C in a terminal reaches the supervisor alone: each child has a session of its own, so the supervisor
   decides the order of stopping.
 
-Leaves to others: what the programs are, and orderly stopping (`stop` on each, then `Janitor.close`). Only the
+Leaves to others: the programs themselves, and orderly stopping (`stop` on each, then `Janitor.close`). Only the
 process that started a child or janitor can stop it; in a forked child (a service) these calls do nothing.
 """
 
@@ -31,13 +31,13 @@ from typing import NamedTuple, Self
 from causeloop_cli.embedded import janitor as janitor_program
 
 GATE = 'read -r go && exec "$0" "$@" </dev/null'
-"""Shell line that becomes the server once it is told to go, and ends when nobody is left to tell it."""
+"""Shell line that becomes the server once it reads a line, and ends when its standard input ends."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 class ServerFailed(Exception):
-    """An embedded server could not be started, or cannot be used; the message says what to do."""
+    """An embedded server could not be started, or cannot be used; the message names what to do."""
 
 
 class Owner(NamedTuple):
@@ -48,7 +48,7 @@ class Owner(NamedTuple):
 
 
 def death_pact(stop_signal: Signals = SIGTERM) -> Callable[[], None] | None:
-    """What a child calls, after the fork and any change of user, to receive `stop_signal` when we end.
+    """The call that a child makes, after the fork and any change of user, to receive `stop_signal` when we end.
 
     Call this in the parent, the result in the child (as `preexec_fn`, or right after `os.fork`). None where
     the system has no parent-death signal: there, rely on `Janitor.watch`.
@@ -160,7 +160,7 @@ class Janitor:
     """Ends the watched processes and removes its folders if the supervisor no longer can.
 
     The work is done by a small helper process (`janitor.py`) that waits for the end of a pipe which only the
-    supervisor holds. Should the helper itself be killed, the next call starts another and tells it
+    supervisor holds. Should the helper itself be killed, the next call starts another and sends it
     everything.
     """
 
@@ -182,19 +182,19 @@ class Janitor:
         moment = janitor_program.started(pid)
         if moment is not None:
             self._watched[pid] = f"watch {pid} {moment} {int(stop_signal)}"
-            self._tell(self._watched[pid])
+            self._send(self._watched[pid])
 
     def forget(self, pid: int) -> None:
         """Stop watching: the process has ended. Idempotent."""
         if self._mine() and pid in self._watched:
             del self._watched[pid]
-            self._tell(f"forget {pid}")
+            self._send(f"forget {pid}")
 
     def make_folder(self, base: Path, purpose: str, mode: int = 0o700) -> Path:
         """Make a new folder `causeloop-<purpose>-<random>` in `base` that does not outlive us."""
         folder = base / f"causeloop-{purpose}-{secrets.token_hex(4)}"
         self._folders[folder] = f"folder {os.fsencode(folder).hex()}"
-        self._tell(self._folders[folder])  # before it exists, so that no moment is uncovered
+        self._send(self._folders[folder])  # before it exists, so that no moment is uncovered
         folder.mkdir(mode=0o700)
         folder.chmod(mode)
         return folder
@@ -204,10 +204,10 @@ class Janitor:
         if self._mine() and folder in self._folders:
             janitor_program.remove({str(folder)})
             del self._folders[folder]
-            self._tell(f"unfolder {os.fsencode(folder).hex()}")
+            self._send(f"unfolder {os.fsencode(folder).hex()}")
 
     def close(self) -> None:
-        """Let the helper finish: whatever is still registered is ended and removed now. Idempotent."""
+        """Let the helper finish: everything still registered is ended and removed now. Idempotent."""
         if self._mine() and self._helper:
             self._helper.communicate()
             self._helper = None
@@ -220,7 +220,7 @@ class Janitor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         if not self._mine() or self._helper is None:
             raise ServerFailed(
                 "This janitor is closed, or belongs to the parent of this process. Make one of your own."

