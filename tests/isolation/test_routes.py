@@ -77,7 +77,17 @@ async def attempts(tenants: Tenants, path: str, method: str, operation: dict[str
 
 @pytest.fixture(scope="module")
 async def openapi(stack: Stack) -> dict[str, Any]:
-    return dict(told(await stack.http.get("/openapi.json")))
+    document: dict[str, Any] = told(await stack.http.get("/openapi.json"))
+
+    def resolved(node: dict[str, Any]) -> dict[str, Any]:
+        *_, kind, name = node.get("$ref", "//").split("/")
+        return document["components"][kind][name] if name else node
+
+    for _, _, operation in operations(document):
+        operation["parameters"] = [resolved(each) for each in operation.get("parameters", [])]
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            content["schema"] = resolved(content["schema"])
+    return document
 
 
 class TestEveryRoute:
@@ -157,6 +167,6 @@ async def send(stack: Stack, caller: Caller, request: dict[str, Any]) -> httpx.R
     async with stack.http.stream(**given) as answer:
         with suppress(TimeoutError):
             async with asyncio.timeout(0.5):  # what is there comes at once; it does not end by itself
-                async for data in answer.aiter_raw():
+                async for data in answer.aiter_bytes():
                     heard += data
         return httpx.Response(answer.status_code, headers=answer.headers, content=heard, request=answer.request)

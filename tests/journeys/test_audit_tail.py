@@ -7,10 +7,10 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
+from causeloop_client.calls import CreatedApiToken
 from tests.support.log import stored_log
 from tests.support.stack import Person, Stack, told, until
 
@@ -65,7 +65,7 @@ async def tail(stack: Stack, token: str, *options: str) -> AsyncIterator[Tail]:
 
 
 @pytest.fixture
-async def token(owner: Person) -> dict[str, Any]:
+async def token(owner: Person) -> CreatedApiToken:
     made = await owner.personal_token("audit:stream")
     await owner.log(least=3)
     return made
@@ -73,7 +73,7 @@ async def token(owner: Person) -> dict[str, Any]:
 
 class TestAuditTail:
     async def test_prints_a_line_an_entry_and_ends_well_on_ctrl_c(
-        self, stack: Stack, owner: Person, token: dict[str, Any]
+        self, stack: Stack, owner: Person, token: CreatedApiToken
     ) -> None:
         async with tail(stack, token["token"], "--from", "0") as running:
             lines = await running.printed(3)
@@ -88,7 +88,7 @@ class TestAuditTail:
         ]
 
     async def test_prints_the_entries_as_they_lie_in_the_log(
-        self, stack: Stack, owner: Person, token: dict[str, Any]
+        self, stack: Stack, owner: Person, token: CreatedApiToken
     ) -> None:
         async with tail(stack, token["token"], "--from", "1", "--json") as running:
             lines = await running.printed(2)
@@ -97,7 +97,7 @@ class TestAuditTail:
         assert all(json.loads(line)["tenant"] == owner.workspace for line in lines)
 
     async def test_ends_with_a_sentence_when_its_token_is_revoked(
-        self, stack: Stack, owner: Person, token: dict[str, Any]
+        self, stack: Stack, owner: Person, token: CreatedApiToken
     ) -> None:
         async with tail(stack, token["token"], "--from", "0") as running:
             await running.printed(3)

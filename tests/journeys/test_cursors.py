@@ -1,10 +1,10 @@
 """Pages cover everything exactly once; a cursor opens for the list, filter and tenant it was made for, and no other."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
+from causeloop_client.calls import EventView
 from tests.support.stack import Person, Stack, refused, told
 
 PATHS = sorted(f"s/{number:02}" for number in range(11))
@@ -143,7 +143,7 @@ class TestFilters:
     async def test_narrow_by_actor_target_and_time(self, person: Person) -> None:
         entries = await person.log()
         middle = entries[9]["occurred_at"].replace("+", "%2B")
-        asks: dict[str, Callable[[dict[str, Any]], bool]] = {
+        asks: dict[str, Callable[[EventView], bool]] = {
             f"actor={person.id}": lambda entry: True,
             "actor=usr_00000000000000000000000000": lambda entry: False,
             f"target={entries[0]['target']}": lambda entry: entry["target"] == entries[0]["target"],

@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 
+from causeloop_client.calls import CreatedApiToken
 from causeloop_common import ids
 from tests.support.poller import Poller, have, outlived
 from tests.support.proxy import Proxy
@@ -33,7 +34,7 @@ async def ports(stack: Stack) -> AsyncIterator[list[int]]:
         yield [stack.port_of(name) for name in ("gateway", *more)]
 
 
-async def revoke(person: Person, token: dict[str, str]) -> None:
+async def revoke(person: Person, token: CreatedApiToken) -> None:
     told(await person.delete(f"/api-tokens/{token['id']}"), 204)
 
 

@@ -20,11 +20,11 @@ CUTS = 10
 
 
 async def opened(follower: Follower) -> asyncio.Task[None]:
-    """Follow in the background, once the position was told."""
+    """Follow in the background, once the stream is open."""
     following = asyncio.create_task(follower.follow(lambda: False))
 
     async def is_open() -> bool:
-        return bool(follower.last_id)
+        return follower.is_open
 
     await until("the stream is open", is_open)
     return following
@@ -123,7 +123,7 @@ class TestItsEnd:
             told(await owner.delete(f"/api-tokens/{made['id']}"), 204)
             answered = time.monotonic()
             await following
-            assert (follower.ended or {})["code"] == "unauthorized"
+            assert follower.ended == "unauthorized"
             waited.append(follower.ended_at - answered)
         worst = max(waited)
         assert worst < 0.5
@@ -136,7 +136,7 @@ class TestItsEnd:
         following = await opened(follower)
         told(await owner.post("/auth/logout"), 204)
         await following
-        assert (follower.ended or {})["code"] == "unauthorized"
+        assert follower.ended == "unauthorized"
 
     async def test_is_one_line_of_the_access_log_and_no_latency(self, stack: Stack, owner: Person) -> None:
         follower = Follower(stack, owner.token)

@@ -35,6 +35,16 @@ from causeloop_cli.embedded import EmbeddedNats, Janitor
 from causeloop_cli.embedded.nats import free_port
 from causeloop_cli.embedded.process import ServerProcess
 from causeloop_cli.keys import public_key
+from causeloop_client import AsyncClient
+from causeloop_client.calls import (
+    CreateApiToken,
+    CreatedApiToken,
+    CreateWorkspace,
+    EventView,
+    Exchange,
+    ListEvents,
+    Refresh,
+)
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
@@ -101,34 +111,37 @@ class Person:
         """DELETE."""
         return await self.call("DELETE", path, **more)
 
+    def client(self, token: str | None = None) -> AsyncClient:
+        """The client that users have, as this person."""
+        return self.stack.client(token or self.token or self.realm_token)
+
     async def sign_in(self) -> None:
         """A new session, in the realm."""
-        granted = told(await self.stack.exchange(self.subject))
+        session = await self.stack.session(self.subject)
+        granted = await self.stack.client().send(Exchange(subject_token=session))
         self.realm_token, self.refresh_token = granted["access_token"], granted["refresh_token"]
         self.id = handle_tenant(self.refresh_token)
 
     async def move(self, workspace: str) -> None:
         """Move the session into a workspace."""
-        body = {"refresh_token": self.refresh_token, "workspace_id": workspace}
-        granted = told(await self.stack.http.post("/v1/auth/refresh", json=body))
+        granted = await self.stack.client().send(Refresh(refresh_token=self.refresh_token, workspace_id=workspace))
         self.token, self.refresh_token, self.workspace = granted["access_token"], granted["refresh_token"], workspace
 
     async def create_workspace(self, name: str = "Acme", slug: str = "acme") -> str:
         """Make a workspace and move into it."""
-        made = told(await self.post("/workspaces", json={"name": name, "slug": slug}, token=self.realm_token), 201)
+        made = await self.client(self.realm_token).send(CreateWorkspace(name=name, slug=slug))
         await self.move(made["id"])
         return self.workspace
 
-    async def personal_token(self, *scopes: str, name: str = "a token") -> dict[str, Any]:
+    async def personal_token(self, *scopes: str, name: str = "a token") -> CreatedApiToken:
         """A personal access token, as it was shown."""
-        made: dict[str, Any] = told(await self.post("/api-tokens", json={"name": name, "scopes": list(scopes)}), 201)
-        return made
+        return await self.client().send(CreateApiToken(name=name, scopes=list(scopes)))
 
-    async def log(self, *, least: int = 0) -> list[dict[str, Any]]:
+    async def log(self, *, least: int = 0) -> list[EventView]:
         """The workspace's acts by index, once there are at least `least`; refusals, which come later, left out."""
 
-        async def read() -> list[dict[str, Any]] | None:
-            entries = [entry async for entry in self.pages("/audit/events?order=index&limit=100")]
+        async def read() -> list[EventView] | None:
+            entries = [entry async for entry in self.client().items(ListEvents(order="index", limit=100))]
             acts = [entry for entry in entries if not entry["action"].startswith("gateway.")]
             return acts if len(acts) >= least else None
 
@@ -254,7 +267,7 @@ class Stack:
         if "gateway" in services:  # nobody is to find a connection to the one before
             self._left.append(self.http)
             self.http = httpx.AsyncClient(
-                base_url=f"http://127.0.0.1:{self.port}",
+                base_url=self.url,
                 trust_env=False,
                 timeout=20,
                 event_hooks={"response": [check_documented]},
@@ -342,6 +355,11 @@ class Stack:
         return next((float(value) for series, _, value in values if series == name), 0.0)
 
     @property
+    def url(self) -> str:
+        """The gateway's address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
     def port(self) -> int:
         """The gateway's port."""
         return self.port_of("gateway")
@@ -359,6 +377,10 @@ class Stack:
         return [json.loads(line) for line in self.raw_log(service).splitlines() if line.startswith(b"{")]
 
     # People
+
+    def client(self, token: str = "") -> AsyncClient:
+        """The client that users have."""
+        return AsyncClient(self.url, token, http=self.http)
 
     async def session(self, subject: str, **more: Any) -> str:
         """A session token of the mock issuer."""

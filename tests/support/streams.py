@@ -1,20 +1,20 @@
 """Events put into a tenant's log as a service would, and a client that follows it over many connections."""
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any
 
 import httpx
 from nats.aio.client import Client
 
-from causeloop_cli.audit.sse import Event, Reader
+from causeloop_client import AsyncClient, ClientError, Problem, Unreachable
+from causeloop_client.stream import Event, Waiting
 from causeloop_common import ids
 from causeloop_common.contracts.base import Announced
 from causeloop_common.messaging import event_headers
+from tests.support.documented import check_documented
 from tests.support.stack import Stack
 
 TOGETHER = 50
@@ -42,72 +42,57 @@ async def announce(
 
 
 class Follower:
-    """Follows a log. What it received stays, whatever is cut; it goes on after the last entry it was told whole."""
+    """Follows a log. What it received stays, whatever is cut; it goes on after the last entry it received whole."""
 
     def __init__(self, stack: Stack, token: str, start: int | None = None) -> None:
         self._stack = stack
         self._token = token
         self._start = start
-        self.last_id = ""
         self.events: list[Event] = []
-        self.ended: dict[str, Any] | None = None
-        self.ended_at = 0.0
+        self.is_open = False
         self.connections = 0
+        self.ended = ""
+        """The code with which the stream ended."""
+        self.ended_at = 0.0
 
     async def follow(self, until: Callable[[], bool], *, seconds: float = 60) -> None:
         """Over one connection, until so or until it ends; then the connection is dropped, whatever is on its way."""
-        async with asyncio.timeout(seconds), self._connected() as chunks:
-            async for _ in chunks:
-                if until():
-                    return
+
+        def end(_: float, failure: ClientError | None) -> None:
+            raise failure or Unreachable("The connection ended.")
+
+        try:
+            await self._follow(until, seconds, end)
+        except Problem as end_of_stream:
+            if end_of_stream.status:
+                raise
+            self.ended, self.ended_at = end_of_stream.code, time.monotonic()
 
     async def insist(self, count: int, *, seconds: float = 60) -> None:
         """Until it has so many events, over as many connections as it takes."""
-        async with asyncio.timeout(seconds):
-            while len(self.events) < count:
-                try:
-                    await self.follow(lambda: len(self.events) >= count, seconds=seconds)
-                except (httpx.TransportError, Refused):
-                    await asyncio.sleep(0.1)
+        if len(self.events) < count:
+            await self._follow(lambda: len(self.events) >= count, seconds, None)
 
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[AsyncGenerator[None, None]]:
-        headers = {"authorization": f"Bearer {self._token}"}
-        query: dict[str, str] = {}
-        if self.last_id:
-            headers["last-event-id"] = self.last_id
-        elif self._start is not None:
-            query["from"] = str(self._start)
-        async with self._stack.http.stream("GET", "/v1/audit/stream", headers=headers, params=query) as response:
-            if response.status_code != 200:
-                raise Refused(response.status_code, await response.aread())
-            self.connections += 1
-            async with aclosing(self._read(response)) as chunks:
-                yield chunks
+    async def _follow(self, until: Callable[[], bool], seconds: float, waiting: Waiting) -> None:
+        after = self.events[-1].index if self.events else None
+        hooks = {"response": [check_documented, self._opened]}
+        async with asyncio.timeout(seconds), httpx.AsyncClient(trust_env=False, event_hooks=hooks) as http:
+            client = AsyncClient(self._stack.url, self._token, patience=seconds, http=http)
+            async with aclosing(client.follow(self._start, after=after, waiting=waiting)) as entries:
+                async for event in entries:
+                    self.events.append(event)
+                    if until():
+                        return
 
-    async def _read(self, response: httpx.Response) -> AsyncGenerator[None, None]:
-        reader = Reader(self.last_id)
-        async for data in response.aiter_raw():
-            events = reader.feed(data)
-            self.last_id = reader.last_id
-            self.events += [event for event in events if event.kind != "end"]
-            if events and events[-1].kind == "end":
-                self.ended, self.ended_at = json.loads(events[-1].data), time.monotonic()
-            yield
+    async def _opened(self, response: httpx.Response) -> None:
+        self.is_open = response.status_code == 200
+        self.connections += self.is_open
 
     def ids(self) -> list[str]:
         """The ids of the events received, as they came."""
-        return [json.loads(event.data)["id"] for event in self.events]
-
-
-class Refused(Exception):
-    """The stream did not begin."""
-
-    def __init__(self, status: int, body: bytes) -> None:
-        super().__init__(status, body[:300])
-        self.status = status
+        return [event.body["id"] for event in self.events]
 
 
 def assert_exactly_once(events: Sequence[Event], first: int = 0) -> None:
     """Every index from the first on, once and in order."""
-    assert [int(event.id) for event in events] == list(range(first, first + len(events)))
+    assert [event.index for event in events] == list(range(first, first + len(events)))

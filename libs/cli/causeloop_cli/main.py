@@ -13,14 +13,14 @@ from causeloop_common.contracts.topology import SERVICES
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand; errors that a person can mend are told as a sentence, without a traceback."""
+    """Run one subcommand; an error that a person can mend is printed as a sentence, without a traceback."""
     options = _parser().parse_args(arguments)
     try:
         command = import_module(f"{options.package}.{options.command}")
         return int(command.main(options) or 0)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output, such as `head`, has had enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
@@ -33,12 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _mendable() -> tuple[type[Exception], ...]:
     """What a person can mend. Imported when it happens: a command starts sooner without."""
     from causeloop_cli.embedded.process import ServerFailed
+    from causeloop_client import ClientError
     from causeloop_common.errors import AppError
     from causeloop_common.rls import IsolationError
     from causeloop_common.settings import SettingsError
     from causeloop_log.files import Unusable
 
-    return (SettingsError, Unusable, IsolationError, AppError, ServerFailed)
+    return (SettingsError, Unusable, IsolationError, AppError, ClientError, ServerFailed)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,16 +11,16 @@ NAME = ".causeloop"
 def read(path: Path, name: str = "dev.json") -> dict[str, Any]:
     """What a dev wrote in this folder; empty when there is none."""
     try:
-        told = json.loads((path / name).read_text(encoding="utf-8"))
+        found = json.loads((path / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def running(path: Path) -> dict[str, Any]:
-    """What the dev that runs in this folder told; empty when none runs."""
-    told = read(path)
-    return told if lives(told.get("pids", {}).get("supervisor")) else {}
+    """What the dev that runs in this folder wrote; empty when none runs."""
+    found = read(path)
+    return found if lives(found.get("pids", {}).get("supervisor")) else {}
 
 
 def lives(pid: int | None) -> bool:

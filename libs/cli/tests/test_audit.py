@@ -1,4 +1,4 @@
-"""`causeloop audit`: reading server-sent events, and where gateway and token come from."""
+"""`causeloop audit`: the address of the gateway and the token, and what `tail` prints."""
 
 import argparse
 import io
@@ -9,50 +9,8 @@ from pathlib import Path
 import pytest
 
 from causeloop_cli.audit import client
-from causeloop_cli.audit.sse import Event, Reader
 from causeloop_cli.main import main
 from causeloop_common.settings import SettingsError
-
-# White space, line breaks of Unicode that are none here, and an event without data, which is not dispatched.
-STREAM = (
-    '\ufeff: a comment\nretry: 2500\nid: 6\n\nid: 7\ndata: {"a":"\u2028 \u0085 \x0b"}\n\n'
-    "event: pruned\nid:8\ndata:first\ndata: second\n\nunknown: field\ndata\n\nid: 9\ndata: never finished\n"
-)
-EVENTS = [
-    Event("message", '{"a":"\u2028 \u0085 \x0b"}', "7"),
-    Event("pruned", "first\nsecond", "8"),
-    Event("message", "", "8"),
-]
-
-
-class TestReader:
-    @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"], ids=["LF", "CR", "CR LF"])
-    @pytest.mark.parametrize("size", [1, 2, 7, 10_000])
-    def test_events_come_out_whatever_ends_the_lines_and_wherever_the_bytes_are_cut(self, end: str, size: int) -> None:
-        data = STREAM.replace("\n", end).encode()
-        reader = Reader()
-        events = [event for at in range(0, len(data), size) for event in reader.feed(data[at : at + size])]
-        assert events == EVENTS
-        assert (reader.last_id, reader.retry) == ("8", 2.5)
-
-    def test_an_id_without_data_is_a_position_and_no_event(self) -> None:
-        reader = Reader("3")
-        assert reader.feed(b"retry: 1000\nid: 41\n") == []
-        assert reader.last_id == "3"
-        assert reader.feed(b"\n") == []
-        assert reader.last_id == "41"
-
-    @pytest.mark.parametrize("field", [b"id: a\0b", b"retry: soon", b"retry: -1", b"retry: 1.5"])
-    def test_a_field_that_is_not_well_formed_is_passed_over(self, field: bytes) -> None:
-        reader = Reader("3")
-        reader.feed(field + b"\n\n")
-        assert (reader.last_id, reader.retry) == ("3", 1.0)
-
-    def test_a_line_that_never_ends_is_refused(self) -> None:
-        reader = Reader()
-        reader.feed(b"x" * 1_000_000)
-        with pytest.raises(ValueError, match=r"^A line of the stream does not end\.$"):
-            reader.feed(b"x" * 100_000)
 
 
 def options(url: str | None = None, token_file: str | None = None) -> argparse.Namespace:
@@ -77,7 +35,8 @@ class TestGateway:
 
     @pytest.mark.usefixtures("dev")
     def test_is_that_of_the_dev_that_runs_here_with_its_owner_s_token(self) -> None:
-        assert client.gateway(options()) == ("http://127.0.0.1:4000", "of-dev")
+        found = client.gateway(options())
+        assert (found.url, found.token) == ("http://127.0.0.1:4000", "of-dev")
 
     @pytest.mark.usefixtures("dev")
     def test_a_dev_s_token_is_sent_nowhere_else(self) -> None:
@@ -87,7 +46,8 @@ class TestGateway:
     @pytest.mark.usefixtures("dev")
     def test_options_and_environment_go_before_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(client.TOKEN, "mine")
-        assert client.gateway(options("https://causeloop.example.com/")) == ("https://causeloop.example.com", "mine")
+        found = client.gateway(options("https://causeloop.example.com/"))
+        assert (found.url, found.token) == ("https://causeloop.example.com", "mine")
 
     def test_the_token_is_read_from_a_file_or_from_standard_input(self, monkeypatch: pytest.MonkeyPatch) -> None:
         Path("token").write_text("of-file\n")

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from causeloop_cli.audit import log
-from causeloop_cli.audit.sse import Reader
 from causeloop_cli.main import main
 
 VECTORS = json.loads(resources("causeloop_log").joinpath("vectors", "files.json").read_text(encoding="ascii"))
@@ -93,10 +92,3 @@ class TestALogAtAGateway:
     def test_a_checkpoint_that_is_none_asks_for_no_entries(self) -> None:
         for size in ("²", "9" * 5000, "-1"):
             assert log.size_of(f"a\n{size}\nb\n\n— a b\n") == 0
-
-    def test_an_entry_that_looks_like_a_heartbeat_ends_nothing(self) -> None:
-        reader, between = Reader(), []
-        for data in (b"", b"data: the first half", b": heartbeat\n", b"\n"):
-            reader.feed(data)
-            between.append(reader.is_between)
-        assert between == [True, False, False, True]

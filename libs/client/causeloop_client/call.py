@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, TypedDict, TypeVar, dataclass_transform, get_args
 from urllib.parse import quote
 
+from causeloop_client.errors import Problem
+
 Reply = TypeVar("Reply")
 Item = TypeVar("Item")
 
@@ -40,7 +42,7 @@ class Request(NamedTuple):
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 class Call(Generic[Reply]):
-    """An operation with its fields. Its repr shows method and path only: a field may be a secret.
+    """An operation with its fields. Its repr shows none of them: one may be a secret.
 
     `takes_key`: it takes an Idempotency-Key, and has one effect under it. Any other may be sent again as it is.
     """
@@ -58,7 +60,7 @@ class Call(Generic[Reply]):
             cls._required = getattr(reply, "__required_keys__", frozenset())
 
     def to_http(self) -> Request:
-        """The call as HTTP; ValueError when a field would lead the path elsewhere."""
+        """The call as HTTP; Problem when a field would lead the path elsewhere."""
         method, _, path = self._route.partition(" ")
         given = {name.rstrip("_"): value for name, value in vars(self).items() if value is not None}
         path = re.sub(r"\{(\w+)\}", lambda found: _segments(found[1], given.pop(found[1])), path)
@@ -70,7 +72,7 @@ class Call(Generic[Reply]):
         return not self._required or (isinstance(body, dict) and self._required <= body.keys())
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {' '.join(self.to_http()[:2])}>"
+        return f"<{type(self).__name__}: {self._route}>"
 
 
 class List(Call[Page[Item]], Generic[Item]):
@@ -83,5 +85,6 @@ class List(Call[Page[Item]], Generic[Item]):
 def _segments(name: str, value: str) -> str:
     """A value in the path; only one that is a path itself has more than one segment."""
     if any(segment in ("", ".", "..") for segment in value.split("/")):
-        raise ValueError(f"{name} has an empty segment, or one of dots alone.")
+        errors = {name: ["has an empty segment, or one of dots alone"]}
+        raise Problem(422, "validation_error", "The request has invalid fields; see 'errors'.", errors)
     return quote(value, safe="/" if name == "path" else "")

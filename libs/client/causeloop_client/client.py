@@ -76,10 +76,10 @@ class Client(_Client[httpx.Client]):
         while True:
             try:
                 with self._http.stream(**sending.request(self._headers())) as response:
-                    for part in response.iter_raw():
+                    for part in response.iter_bytes():
                         sending.take(part)
                 return sending.answer(response)
-            except (httpx.TransportError, ClientError) as error:
+            except (httpx.RequestError, ClientError) as error:
                 seconds = sending.wait(error)
             time.sleep(seconds)
 
@@ -106,11 +106,11 @@ class Client(_Client[httpx.Client]):
             try:
                 with self._http.stream(**following.request(self._headers())) as response:
                     following.opened(response)
-                    for part in response.iter_raw():
+                    for part in response.iter_bytes():
                         yield from following.feed(part)
                         if following.is_done():
                             return
-            except (httpx.TransportError, ClientError) as error:
+            except (httpx.RequestError, ClientError) as error:
                 seconds = following.wait(error)
             else:
                 seconds = following.wait()
@@ -143,10 +143,10 @@ class AsyncClient(_Client[httpx.AsyncClient]):
         while True:
             try:
                 async with self._http.stream(**sending.request(self._headers())) as response:
-                    async for part in response.aiter_raw():
+                    async for part in response.aiter_bytes():
                         sending.take(part)
                 return sending.answer(response)
-            except (httpx.TransportError, ClientError) as error:
+            except (httpx.RequestError, ClientError) as error:
                 seconds = sending.wait(error)
             await asyncio.sleep(seconds)
 
@@ -169,12 +169,12 @@ class AsyncClient(_Client[httpx.AsyncClient]):
             try:
                 async with self._http.stream(**following.request(self._headers())) as response:
                     following.opened(response)
-                    async for part in response.aiter_raw():
+                    async for part in response.aiter_bytes():
                         for event in following.feed(part):
                             yield event
                         if following.is_done():
                             return
-            except (httpx.TransportError, ClientError) as error:
+            except (httpx.RequestError, ClientError) as error:
                 seconds = following.wait(error)
             else:
                 seconds = following.wait()

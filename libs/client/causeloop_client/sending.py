@@ -70,7 +70,7 @@ class Sending(Generic[Reply]):
         is_replayed = headers.get("idempotency-replayed") == "true"
         return Answer(body, response.status_code, headers.get("x-request-id", ""), is_replayed)
 
-    def wait(self, error: httpx.TransportError | ClientError) -> float:
+    def wait(self, error: httpx.RequestError | ClientError) -> float:
         """Seconds until the next attempt; the error when there is to be none."""
         failure = failed(self._url, error)
         self._seconds = seconds = min(self._seconds * 2, _LONGEST_WAIT_SECONDS)
@@ -91,7 +91,7 @@ def append(body: bytearray, part: bytes) -> None:
         raise Unreachable("The answer is larger than a gateway's answer is.")
 
 
-def failed(url: str, error: httpx.TransportError | ClientError) -> ClientError:
+def failed(url: str, error: httpx.RequestError | ClientError) -> ClientError:
     """A failure in our words."""
     if isinstance(error, ClientError):
         return error

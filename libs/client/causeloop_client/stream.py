@@ -172,7 +172,7 @@ class Following:
                 yield event
         self._last_id = self._reader.last_id
 
-    def wait(self, error: httpx.TransportError | ClientError | None = None) -> float:
+    def wait(self, error: httpx.RequestError | ClientError | None = None) -> float:
         """Seconds until the next connection; the failure of this one when another is of no use."""
         seconds, failure = self._reader.retry, None if error is None else failed(self._url, error)
         barren = time.monotonic() - self._fertile_at

@@ -6,7 +6,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from causeloop_client import calls
+from causeloop_client import Problem, calls
 from causeloop_client.call import Call, List, Request
 from causeloop_client.calls import (
     CreateApiToken,
@@ -89,8 +89,9 @@ class TestACall:
 
     @pytest.mark.parametrize("path", ["", ".", "..", "a/../../keys", "a//b", "/a", "a/", "a/."])
     def test_whose_path_would_lead_elsewhere_is_refused(self, path: str) -> None:
-        with pytest.raises(ValueError, match=r"^path has an empty segment, or one of dots alone\.$"):
+        with pytest.raises(Problem, match=r"path: has an empty segment, or one of dots alone\.$") as refusal:
             RevealSecret(path=path).to_http()
+        assert refusal.value.code == "validation_error"
 
     def test_has_one_segment_in_its_path_for_a_field_that_is_no_path(self) -> None:
         assert GetEvent(id="a/proof?x#y").to_http().path == "/v1/audit/events/a%2Fproof%3Fx%23y"
@@ -98,7 +99,7 @@ class TestACall:
 
     def test_shows_no_field_that_may_be_secret(self) -> None:
         call = PutSecret(path="db/password", value="correct horse")
-        assert repr(call) == "<PutSecret: PUT /v1/secrets/db/password>"
+        assert repr(call) == "<PutSecret: PUT /secrets/{path}>"
         assert "correct horse" not in f"{call} {[call]}"
 
     def test_is_compared_by_its_fields_and_cannot_be_changed(self) -> None:

@@ -250,6 +250,21 @@ class TestAClient:
         with pytest.raises(RuntimeError, match="closed"):
             client.send(GetWorkspace())
 
+    def test_leaves_an_answer_to_the_hooks_of_the_connections_it_was_given(self) -> None:
+        seen: list[bytes] = []
+
+        def handle(_: httpx.Request) -> httpx.Response:
+            return httpx.Response(409, stream=httpx.ByteStream(b'{"code":"conflict","detail":"Not so."}'))
+
+        def look(response: httpx.Response) -> None:
+            seen.append(response.read())
+
+        with httpx.Client(transport=httpx.MockTransport(handle), event_hooks={"response": [look]}) as http:
+            client = Client(URL, http=http)
+            with pytest.raises(Problem, match="Not so"):
+                client.send(PUT)
+        assert len(seen) == 1
+
     async def test_of_asyncio_does_too(self) -> None:
         async with httpx.AsyncClient() as mine:
             async with AsyncClient(URL, http=mine):

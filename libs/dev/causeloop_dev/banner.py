@@ -20,7 +20,7 @@ def text(gateway_url: str, issuer_url: str, demo: Demo | None, *, data: str | No
         ("Files", ".causeloop/dev.json  addresses and tokens; .causeloop/logs"),
     ]
     lines = ["", f"  {bold}Causeloop is ready{plain} {dim}in {seconds:.1f} s{plain}", ""]
-    lines += [f"  {dim}{name:<10}{plain}{told}" for name, told in facts]
+    lines += [f"  {dim}{name:<10}{plain}{fact}" for name, fact in facts]
     lines += ["", f"  {bold}Try{plain}", ""]
     lines += [f"    {line}" for line in (_with_token(gateway_url) if demo else _signing_in(gateway_url, issuer_url))]
     lines += ["", f"  {dim}{kept} Ctrl-C stops everything.{plain}", ""]

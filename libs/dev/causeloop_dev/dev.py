@@ -17,6 +17,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
+
 from causeloop_cli.embedded import EmbeddedNats, Janitor, ServerFailed
 from causeloop_cli.running_dev import NAME
 from causeloop_common.contracts.topology import SERVICES
@@ -24,7 +26,6 @@ from causeloop_dev import banner, seed
 from causeloop_dev.folder import DevFolder
 from causeloop_dev.forked import CAUGHT, Forked
 from causeloop_dev.installation import Installation
-from causeloop_dev.local_http import ask
 from causeloop_dev.postgres import EmbeddedPostgres
 from causeloop_dev.processes import (
     ALL_IN_ONE,
@@ -74,20 +75,21 @@ class Dev:
         self._installation = Installation.kept_in(self._data) if self._data else Installation.new()
         self._addresses = Addresses.chosen(port, self._processes, self._data)
         self._janitor = stack.enter_context(Janitor())
-        self._told: dict[str, object] | None = None
+        self._ready: dict[str, object] | None = None
 
     def run(self) -> None:
-        """Start, seed, tell, and watch until KeyboardInterrupt."""
+        """Start, seed, print, and watch until KeyboardInterrupt."""
         self._start_servers()
         self._migrate()
         self._start_services()
-        self._await_ready()
         addresses = self._addresses
         made = None
-        if self._seeds:
-            keep = self._data / "demo.json" if self._data else None
-            made = seed.workspace(addresses.gateway_url, addresses.issuer_url, keep)
-        self._told = {
+        with httpx.Client(trust_env=False) as http:  # no thread and no event loop, since this process forks
+            self._await_ready(http)
+            if self._seeds:
+                keep = self._data / "demo.json" if self._data else None
+                made = seed.workspace(http, addresses.gateway_url, addresses.issuer_url, keep)
+        self._ready = {
             "gateway_url": addresses.gateway_url,
             "issuer_url": addresses.issuer_url,
             "nats_url": self._nats.url,
@@ -148,7 +150,7 @@ class Dev:
             child.start()
         return children
 
-    def _await_ready(self) -> None:
+    def _await_ready(self, http: httpx.Client) -> None:
         """Wait for every /ready; give up on a process that crashes again and again, and say where it tells why."""
         addresses = self._addresses
         waiting = {name: f"{addresses.ops_urls[name]}/ready" for name in SERVICES}
@@ -157,9 +159,9 @@ class Dev:
         deadline = time.monotonic() + _READY_SECONDS
         while True:
             for name, url in [*waiting.items()]:
-                answer = ask("GET", url, timeout=5)
-                if answer is not None and answer.status == 200:
-                    del waiting[name]
+                with contextlib.suppress(httpx.TransportError):
+                    if http.get(url).status_code == 200:
+                        del waiting[name]
             if not waiting:
                 return
             self._supervisor.sleep(0.03)
@@ -170,11 +172,11 @@ class Dev:
 
     def _changed(self) -> None:
         """Write dev.json again: what was restarted has another process id."""
-        if self._told is None:
+        if self._ready is None:
             return
         pids = self._supervisor.pids()
         if (common := pids.pop(ALL_IN_ONE, None)) is not None:
             pids |= dict.fromkeys(SERVICES, common)
         pids["nats"] = pids.pop(self._nats.name)
         pids |= {"supervisor": os.getpid(), "janitor": self._janitor.pid or 0}
-        self._folder.write("dev.json", {**self._told, "pids": pids})
+        self._folder.write("dev.json", {**self._ready, "pids": pids})

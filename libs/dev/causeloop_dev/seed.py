@@ -6,17 +6,26 @@ Each step finds what an earlier start made, so that a lasting data folder keeps 
 workspace by its Idempotency-Key, the tokens in a 0600 file of that folder, since a token's secret is shown only once.
 """
 
-import time
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import httpx
 
 from causeloop_cli.embedded.process import ServerFailed
 from causeloop_cli.running_dev import read
+from causeloop_client import Client, ClientError, Problem
+from causeloop_client.calls import (
+    CreateApiToken,
+    CreateWorkspace,
+    Exchange,
+    GetWorkspace,
+    Grant,
+    PutSecret,
+    Refresh,
+    RevealSecret,
+)
 from causeloop_common.permissions import ROLES, Permission
 from causeloop_dev.folder import write_private_json
-from causeloop_dev.local_http import ask
 
 PERSON = "alice"
 SECRET_PATH = "demo/greeting"  # noqa: S105  where it is, not what it is
@@ -39,56 +48,57 @@ class Demo:
     tokens: dict[str, str]
 
 
-def workspace(gateway_url: str, issuer_url: str, keep: Path | None) -> Demo:
+def workspace(http: httpx.Client, gateway_url: str, issuer_url: str, keep: Path | None) -> Demo:
     """Make or find the demo; `keep` is the file that remembers its tokens, None for throw-away data."""
-    signed_in = _do("POST", f"{issuer_url}/v1/sessions", {"subject": PERSON, "ttl_seconds": 60}, expect={200})
-    api = f"{gateway_url}/v1"
-    grant = _do("POST", f"{api}/auth/exchange", {"subject_token": signed_in["token"]}, expect={200})
-    named = {"name": "Demo", "slug": "demo"}
-    made = _do("POST", f"{api}/workspaces", named, token=grant["access_token"], key=_KEY, expect={201})
-    workspace_id = made["id"]
-    moved = {"refresh_token": grant["refresh_token"], "workspace_id": workspace_id}
-    grant = _do("POST", f"{api}/auth/refresh", moved, expect={200})
+    client = Client(gateway_url, patience=_PATIENCE_SECONDS, http=http)
+    try:
+        return _workspace(client, sign_in(client, http, issuer_url, PERSON), keep)
+    except (ClientError, httpx.HTTPError) as error:
+        raise ServerFailed(
+            f"The demo workspace could not be made: {error} The logs are in .causeloop/logs; start with --no-seed to "
+            "go on without it."
+        ) from error
 
-    tokens = _kept(keep, workspace_id, api)
+
+def sign_in(client: Client, http: httpx.Client, issuer_url: str, subject: str) -> Grant:
+    """A session of the mock issuer, exchanged; from now on the client asks as this person, in their own realm."""
+    session = http.post(f"{issuer_url}/v1/sessions", json={"subject": subject, "ttl_seconds": 60}).raise_for_status()
+    grant = client.send(Exchange(subject_token=session.json()["token"]))
+    client.token = grant["access_token"]
+    return grant
+
+
+def _workspace(client: Client, grant: Grant, keep: Path | None) -> Demo:
+    workspace_id = client.send(CreateWorkspace(name="Demo", slug="demo"), key=_KEY)["id"]
+    grant = client.send(Refresh(refresh_token=grant["refresh_token"], workspace_id=workspace_id))
+    tokens = _kept(client, keep, workspace_id)
+    client.token = grant["access_token"]
     for role, scopes in SCOPES.items():
         if role not in tokens:
-            wanted = {"name": f"causeloop dev: {role}", "scopes": sorted(scopes), "expires_in_days": 365}
-            token = _do("POST", f"{api}/api-tokens", wanted, token=grant["access_token"], expect={201})
-            tokens[role] = token["token"]
+            wanted = CreateApiToken(name=f"causeloop dev: {role}", scopes=sorted(scopes), expires_in_days=365)
+            tokens[role] = client.send(wanted)["token"]
     if keep is not None:
         write_private_json(keep, {"workspace_id": workspace_id, "tokens": tokens})
 
-    secret, new_only = f"{api}/secrets/{SECRET_PATH}", {"value": _SECRET_VALUE, "version": 0}
-    _do("PUT", secret, new_only, token=tokens["owner"], expect={200, 409})
-    _do("POST", f"{secret}/reveal", {}, token=tokens["owner"], expect={200})
+    client.token = tokens["owner"]
+    try:
+        client.send(PutSecret(path=SECRET_PATH, value=_SECRET_VALUE, version=0))
+    except Problem as problem:
+        if problem.code != "conflict":  # an earlier start put it
+            raise
+    client.send(RevealSecret(path=SECRET_PATH))
     return Demo(workspace_id, tokens)
 
 
-def _kept(keep: Path | None, workspace_id: str, api: str) -> dict[str, str]:
+def _kept(client: Client, keep: Path | None, workspace_id: str) -> dict[str, str]:
     """The tokens of an earlier start that are still good."""
-    told = read(keep.parent, keep.name) if keep else {}
-    if told.get("workspace_id") != workspace_id:
-        return {}
+    kept = read(keep.parent, keep.name) if keep else {}
     good = {}
-    for role, token in told.get("tokens", {}).items():
-        answer = ask("GET", f"{api}/workspace", token=token)
-        if answer is not None and answer.status == 200:
-            good[role] = token
+    for role, token in kept.get("tokens", {}).items() if kept.get("workspace_id") == workspace_id else ():
+        client.token = token
+        try:
+            client.send(GetWorkspace())
+        except Problem:
+            continue
+        good[role] = token
     return good
-
-
-def _do(method: str, url: str, body: Any, *, expect: Collection[int], token: str = "", key: str = "") -> Any:
-    """The answer's body; what passes is waited out, anything else is told."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        answer = ask(method, url, body, token=token, key=key)
-        if answer is not None and answer.status in expect:
-            return answer.body
-        if (answer is not None and answer.status not in (429, 503, 504)) or time.monotonic() > deadline:
-            told = "no answer" if answer is None else f"{answer.status} {(answer.body or {}).get('detail', '')}"
-            raise ServerFailed(
-                f"The demo workspace could not be made: {method} {url} gave {told.strip()}. The logs are in "
-                ".causeloop/logs; start with --no-seed to go on without it."
-            )
-        time.sleep(0.2)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from causeloop_audit import app as audit
-from causeloop_cli.audit.sse import Event, Reader
+from causeloop_client.stream import Event, Reader
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.audit import ReadStream, StreamPage

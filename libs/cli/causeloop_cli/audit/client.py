@@ -1,4 +1,4 @@
-"""Where the gateway is and who asks: from options, the environment, or a `causeloop dev` that runs here.
+"""The gateway of a command, and the token: from options, the environment, or a `causeloop dev` that runs here.
 
     --url, else the running dev's gateway
     CAUSELOOP_TOKEN, else --token-file (- for standard input), else, at the dev's own gateway, its owner's token
@@ -7,32 +7,20 @@ A token is never an argument: those are in the shell's history and in everybody'
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import httpx
-
 from causeloop_cli import running_dev
-from causeloop_common.errors import AppError, Unavailable
+from causeloop_client import Client
 from causeloop_common.settings import SettingsError
-from causeloop_log.files import LARGEST
 
 TOKEN = "CAUSELOOP_TOKEN"  # noqa: S105  a variable's name
 
 
-class Gateway(NamedTuple):
-    """A gateway's address without a slash at the end, and the token to call it with."""
-
-    url: str
-    token: str
-
-
-def gateway(options: argparse.Namespace) -> Gateway:
-    """The gateway to ask; SettingsError with what is missing."""
+def gateway(options: argparse.Namespace) -> Client:
+    """A client of the gateway; SettingsError with what is missing."""
     dev = running_dev.running(Path(running_dev.NAME))
     url = options.url or dev.get("gateway_url", "")
     if not url:
@@ -44,33 +32,7 @@ def gateway(options: argparse.Namespace) -> Gateway:
         token = dev.get("tokens", {}).get("owner", "")
     if not token or not token.isascii() or not token.isprintable():
         raise SettingsError(f"Give a token in {TOKEN} or in a file with --token-file.")
-    return Gateway(url.rstrip("/"), token)
-
-
-def ask(gateway: Gateway, path: str) -> str:
-    """The answer's text, of a route that has one; AppError with what the gateway says against it."""
-    headers = {"authorization": f"Bearer {gateway.token}", "accept": "text/plain"}
-    try:
-        with httpx.stream("GET", f"{gateway.url}/v1{path}", headers=headers, timeout=30) as answer:
-            if answer.status_code != 200:
-                raise refusal(answer)
-            body = b""
-            for part in answer.iter_bytes():
-                body += part
-                if len(body) > LARGEST:
-                    raise Unavailable(f"{gateway.url} sends more than belongs there.")
-            return body.decode(errors="replace")
-    except httpx.TransportError as error:
-        raise Unavailable(f"Nobody answers at {gateway.url}: {type(error).__name__}.") from error
-
-
-def refusal(answer: httpx.Response) -> AppError:
-    """What a gateway says against a request; its body need not be read yet."""
-    try:
-        told = json.loads(answer.read())
-        return AppError.from_wire(str(told["code"]), str(told["detail"]), told.get("errors"), None)
-    except (ValueError, TypeError, KeyError):
-        return Unavailable(f"The gateway answered {answer.status_code}, and not as a gateway does.")
+    return Client(url, token)
 
 
 def _read(name: str) -> str:

@@ -9,9 +9,9 @@ from causeloop_log import export_file, files
 
 def main(options: argparse.Namespace) -> int:
     """Write the file, whole or not at all."""
-    gateway, target = client.gateway(options), Path(options.to)
-    head = log.head(gateway)
-    with files.replacing(target) as file:
+    target = Path(options.to)
+    with client.gateway(options) as gateway, files.replacing(target) as file:
+        head = log.head(gateway)
         count = export_file.write(file, head, log.leaves(gateway, log.size_of(head.checkpoint)))
     print(f"{count} entries in {target}. Verify them with: causeloop audit verify {target}")
     return 0

@@ -4,13 +4,15 @@ import argparse
 from pathlib import Path
 
 from causeloop_cli.audit import client
+from causeloop_client.calls import GetEventProof
 from causeloop_log import files
 from causeloop_log.tlog.proof import SUFFIX
 
 
 def main(options: argparse.Namespace) -> int:
     """Write the file; it has the entry in it."""
-    text = client.ask(client.gateway(options), f"/audit/events/{options.event}/proof")
+    with client.gateway(options) as gateway:
+        text = str(gateway.send(GetEventProof(id=options.event))["tlog_proof"])
     target = Path(options.to or f"{options.event}{SUFFIX}")
     with files.replacing(target) as file:
         file.write(text.encode())

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from causeloop_cli.audit import client, log
-from causeloop_common.errors import Conflict
+from causeloop_client import Problem
 from causeloop_log import command
 from causeloop_log.verification import Refused, Verdict, Verification
 
@@ -27,12 +27,14 @@ def main(options: argparse.Namespace) -> int:
     def verify(verification: Verification) -> Verdict:
         if options.file is not None:
             return command.verify_file(verification, options.file, pinned, kept)
-        gateway = client.gateway(options)
-        try:
-            head = log.head(gateway)
-        except Conflict as error:
-            raise Refused(2, "checkpoint", error.detail.removesuffix(".")) from error
-        leaves = log.leaves(gateway, log.size_of(head.checkpoint))
-        return command.verify_log(verification, head, leaves, pinned, kept)
+        with client.gateway(options) as gateway:
+            try:
+                head = log.head(gateway)
+            except Problem as problem:
+                if problem.code != "conflict":
+                    raise
+                raise Refused(2, "checkpoint", problem.detail.removesuffix(".")) from problem
+            leaves = log.leaves(gateway, log.size_of(head.checkpoint))
+            return command.verify_log(verification, head, leaves, pinned, kept)
 
     return 0 if command.run(verify, pinned=pinned is not None) else 1

@@ -13,11 +13,10 @@ from pathlib import Path
 import httpx
 
 from causeloop_cli import running_dev
-from causeloop_common.errors import AppError
+from causeloop_client import ClientError
 from causeloop_common.settings import SettingsError
 from causeloop_dev.demo import journey
-from causeloop_dev.demo.page import Page
-from causeloop_dev.demo.person import Unexpected
+from causeloop_dev.demo.page import Page, Unexpected
 from causeloop_log.verification import Refused
 
 
@@ -33,10 +32,8 @@ def main(_: argparse.Namespace) -> int:
         page.failed(unexpected.expected, unexpected.came)
     except Refused as refused:
         page.failed("every step of the verification holds", str(refused))
-    except AppError as error:
-        page.failed("the gateway answers", f"{error.code}: {error.detail}")
-    except httpx.TransportError as error:
-        page.failed("the gateway answers", type(error).__name__)
+    except (ClientError, httpx.HTTPError) as error:  # the second is of the issuer
+        page.failed("everything is answered", f"{type(error).__name__}: {error}")
     else:
         return 0
     return 1

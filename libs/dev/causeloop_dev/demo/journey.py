@@ -3,23 +3,40 @@
 import base64
 import secrets
 import time
+from typing import Any
 
 import httpx
 
-from causeloop_cli.audit import client
+from causeloop_client import Client, Problem
+from causeloop_client.call import Call, Reply
+from causeloop_client.calls import (
+    CreateApiToken,
+    CreateKey,
+    CreateWorkspace,
+    Decrypt,
+    Encrypt,
+    ListEvents,
+    ListSecrets,
+    PutSecret,
+    Refresh,
+    RevealSecret,
+    RevokeApiToken,
+)
 from causeloop_dev.demo import proving
-from causeloop_dev.demo.listener import Heard, Listener
-from causeloop_dev.demo.page import Page
-from causeloop_dev.demo.person import Answer, Person, Unexpected
+from causeloop_dev.demo.listener import Arrival, Listener
+from causeloop_dev.demo.page import Page, Unexpected
+from causeloop_dev.seed import sign_in
 
 SCOPES = ["audit:read", "audit:stream", "keys:use", "keys:write", "secrets:reveal", "secrets:write"]
 VALUE = "correct horse battery staple"
 PLAINTEXT = "IBAN of order 7"
 _STILL = 10
+_REVOKED_SECONDS = 1.0
+"""After this a revocation that is still not known breaks its promise."""
 
 _SHOWN = (
-    "Shown: who may not is refused, a stranger finds nothing, and what is in the log cannot be changed, cut, forked or "
-    "rolled back unnoticed by whoever pinned its key and kept a checkpoint."
+    "Shown: an act without permission is refused, a stranger finds nothing, and a log that was changed, cut, forked or "
+    "rolled back is noticed by anybody who pinned its key and kept a checkpoint."
 )
 _NOT_SHOWN = (
     "Not shown: that an event tells the truth, that everybody is shown the same log (it takes witnesses elsewhere), or "
@@ -31,10 +48,8 @@ def run(page: Page, gateway_url: str, issuer_url: str) -> None:
     """All of it; Unexpected at the first thing that is not as it should be."""
     began = time.monotonic()
     page.title("Causeloop, the whole journey", f"A new person, over HTTP alone, at {gateway_url}.")
-    with httpx.Client(timeout=10, follow_redirects=False) as http:
-        suffix = secrets.token_hex(4)
-        person, stranger = [Person(http, gateway_url, issuer_url, f"{name}-{suffix}") for name in ("ada", "eve")]
-        journey = Journey(page, person, stranger, gateway_url, suffix)
+    with httpx.Client(trust_env=False) as http:
+        journey = Journey(page, http, gateway_url, issuer_url)
         journey.sign_in()
         journey.workspace()
         journey.token()
@@ -49,167 +64,197 @@ def run(page: Page, gateway_url: str, issuer_url: str) -> None:
 
 
 class Journey:
-    """A person with a workspace of their own, and a stranger with another."""
+    """A person with a workspace of their own, their program with a token, and a stranger with another workspace."""
 
-    def __init__(self, page: Page, person: Person, stranger: Person, gateway_url: str, suffix: str) -> None:
+    def __init__(self, page: Page, http: httpx.Client, gateway_url: str, issuer_url: str) -> None:
         self._page = page
-        self._person = person
-        self._stranger = stranger
-        self._gateway_url = gateway_url
-        self._suffix = suffix
-        self._pat = ""
-        self._pat_id = ""
+        self._http = http
+        self._issuer_url = issuer_url
+        self._suffix = secrets.token_hex(4)
+        self._person, self._program, self._stranger = (Client(gateway_url, http=http) for _ in range(3))
+        self._answered_at = 0.0
 
     def sign_in(self) -> None:
         """1: the identity provider's session, exchanged."""
-        page, person = self._page, self._person
+        page, subject = self._page, f"ada-{self._suffix}"
         page.heading(
             1, "Sign in", "The identity provider's session is exchanged, never used: what is ours can be revoked."
         )
-        _, grant = person.sign_in()
-        page.did("POST issuer/v1/sessions", "200", f"a session of {person.subject}, mock issuer")
-        minutes = grant.body.get("expires_in", 0) // 60
+        self._grant = sign_in(self._person, self._http, self._issuer_url, subject)
+        page.did("POST issuer/v1/sessions", "200", f"a session of {subject}, mock issuer")
+        minutes = self._grant["expires_in"] // 60
         page.did("POST /v1/auth/exchange", "200", f"a token for their own realm, {minutes} minutes")
 
     def workspace(self) -> None:
         """2: one workspace from two requests."""
-        page, person = self._page, self._person
+        page = self._page
         page.heading(2, "A workspace", "A request repeated under its Idempotency-Key has one effect.")
-        named = ("Demo of Ada", f"ada-{self._suffix}", f"demo-{self._suffix}")
-        first, again = person.make_workspace(*named), person.make_workspace(*named)
-        if first.body["id"] != again.body["id"] or first.replayed or not again.replayed:
-            raise Unexpected("the same workspace, replayed", f"{again.body['id']}, replayed: {again.replayed}")
-        page.did("POST /v1/workspaces", "201", first.body["id"])
+        call, key = CreateWorkspace(name="Demo of Ada", slug=f"ada-{self._suffix}"), f"demo-{self._suffix}"
+        first, again = self._person.answer(call, key=key), self._person.answer(call, key=key)
+        made = first.body["id"]
+        if again.body["id"] != made or first.is_replayed or not again.is_replayed:
+            raise Unexpected("the same workspace, replayed", f"{again.body['id']}, replayed: {again.is_replayed}")
+        page.did("POST /v1/workspaces", "201", made)
         page.did("POST /v1/workspaces, repeated", "201 replayed", "the same one, not a second")
-        person.move(first.body["id"])
+        _move(self._person, self._grant["refresh_token"], made)
         page.did("POST /v1/auth/refresh", "200", "moved into it: a token is for one workspace")
 
     def token(self) -> None:
         """3: a personal access token, and a listener with it."""
-        page, person = self._page, self._person
+        page = self._page
         page.heading(
             3, "A token with few scopes", "A program gets what it needs and nothing more; from now on it acts."
         )
-        body = {"name": "demo", "scopes": SCOPES, "expires_in_days": 1}
-        made = person.ask("POST", "/api-tokens", body, expect=201)
-        self._pat, self._pat_id = made.body["token"], made.body["id"]
-        page.did("POST /v1/api-tokens", "201", f"{self._pat_id}, shown once")
+        made = self._person.send(CreateApiToken(name="demo", scopes=SCOPES, expires_in_days=1))
+        self._program.token, self._token_id = made["token"], made["id"]
+        page.did("POST /v1/api-tokens", "201", f"{self._token_id}, shown once")
         page.note(f"Scopes: {', '.join(SCOPES)}.")
-        self._no("GET", "/secrets", 403, token=self._pat)
-        self._gateway = client.Gateway(self._gateway_url, self._pat)
-        self._listener = Listener(self._gateway)
-        page.did("GET /v1/audit/stream", "200 open", "a listener; lines with ~ are what it hears")
+        self._refused(self._program, ListSecrets(), 403)
+        self._listener = Listener(self._program.url, self._program.token, 0)
+        self._listener.until("auth.token_created")
+        page.did("GET /v1/audit/stream", "200 open", "a listener; lines with ~ are what reaches it")
 
     def secret(self) -> None:
         """4: a secret, and a stranger."""
-        page, person, stranger = self._page, self._person, self._stranger
+        page = self._page
         page.heading(4, "A secret", "Encrypted under the workspace's own key; to others it does not even exist.")
-        put = person.ask("PUT", "/secrets/db/password", {"value": VALUE}, token=self._pat)
-        page.did("PUT /v1/secrets/db/password", "200", f"version {put.body['version']}, its value not in the answer")
-        self._hear("vault.secret_written", put)
-        shown = person.ask("POST", "/secrets/db/password/reveal", {}, token=self._pat)
-        if shown.body["value"] != VALUE:
+        put = self._do(PutSecret(path="db/password", value=VALUE))
+        page.did("PUT /v1/secrets/db/password", "200", f"version {put['version']}, its value not in the answer")
+        self._listen("vault.secret_written")
+        if self._do(RevealSecret(path="db/password"))["value"] != VALUE:
             raise Unexpected("the value that was put", "another one")
         page.did("POST …/db/password/reveal", "200", f'"{VALUE}", on record')
-        self._hear("vault.secret_revealed", shown)
-        stranger.sign_in()
-        made = stranger.make_workspace("Demo of Eve", f"eve-{self._suffix}", f"demo-{self._suffix}")
-        stranger.move(made.body["id"])
+        self._listen("vault.secret_revealed")
+        grant = sign_in(self._stranger, self._http, self._issuer_url, f"eve-{self._suffix}")
+        made = self._stranger.send(CreateWorkspace(name="Demo of Eve", slug=f"eve-{self._suffix}"))
+        _move(self._stranger, grant["refresh_token"], made["id"])
         page.note("Eve, owner of another workspace, tries the same path:")
-        self._no("POST", "/secrets/db/password/reveal", 404, person=stranger)
+        self._refused(self._stranger, RevealSecret(path="db/password"), 404)
 
     def named_key(self) -> None:
         """5: a ciphertext, in its context and in another."""
-        page, person = self._page, self._person
+        page = self._page
         page.heading(5, "A named key", "Data that lies elsewhere is encrypted here, bound to where it belongs.")
-        made = person.ask("POST", "/keys", {"name": "orders", "type": "aes256-gcm"}, expect=201, token=self._pat)
-        page.did("POST /v1/keys", "201", f"orders, {made.body['type']}; it stays in the vault")
-        self._hear("vault.key_created", made)
+        made = self._do(CreateKey(name="orders", type="aes256-gcm"))
+        page.did("POST /v1/keys", "201", f"orders, {made['type']}; it stays in the vault")
+        self._listen("vault.key_created")
         plaintext, right = base64.b64encode(PLAINTEXT.encode()).decode(), {"order": "7"}
-        sealed = person.ask(
-            "POST", "/keys/orders/encrypt", {"plaintext": plaintext, "context": right}, token=self._pat
-        ).body["ciphertext"]
+        sealed = self._do(Encrypt(name="orders", plaintext=plaintext, context=right)).get("ciphertext") or ""
         page.did("POST /v1/keys/orders/encrypt", "200", f"{sealed[:24]}…, for order 7")
-        opened = person.ask("POST", "/keys/orders/decrypt", {"ciphertext": sealed, "context": right}, token=self._pat)
-        if opened.body["plaintext"] != plaintext:
+        opened = self._do(Decrypt(name="orders", ciphertext=sealed, context=right))
+        if opened.get("plaintext") != plaintext:
             raise Unexpected("the text that was encrypted", "another one")
         page.did("POST /v1/keys/orders/decrypt", "200", f'"{PLAINTEXT}", for order 7')
-        self._hear("vault.data_decrypted", opened)
+        self._listen("vault.data_decrypted")
         page.note("The ciphertext, moved to order 8:")
-        moved = {"ciphertext": sealed, "context": {"order": "8"}}
-        self._no("POST", "/keys/orders/decrypt", 422, moved, token=self._pat)
+        self._refused(self._program, Decrypt(name="orders", ciphertext=sealed, context={"order": "8"}), 422)
 
     def stream(self) -> None:
         """6: a listener that is cut off."""
-        page, person = self._page, self._person
+        page, before = self._page, self._last
         page.heading(6, "The stream, cut off", "A listener may miss the connection, and no entry.")
-        before = self._listener.last_id
         self._listener.cut()
-        page.did("connection dropped", f"after {before}", "the last entry the listener was told")
+        page.did("connection dropped", f"after {before}", "the last entry that reached the listener")
         away = range(1, 4)
         for number in away:
-            person.ask("PUT", f"/secrets/away/{number}", {"value": "x"}, token=self._pat)
-        page.did("PUT /v1/secrets/away/1, 2, 3", "200", "three acts that nobody hears")
-        self._listener = Listener(self._gateway, before)
+            self._do(PutSecret(path=f"away/{number}", value="x"))
+        page.did("PUT /v1/secrets/away/1, 2, 3", "200", "three acts while nobody listens")
+        self._listener = Listener(self._program.url, self._program.token, after=before)
+        found: list[Arrival] = []
+        while [each.event.body["action"] for each in found].count("vault.secret_written") < len(away):
+            found += self._listener.until("vault.secret_written")
         page.did("GET /v1/audit/stream", "200 open", f"Last-Event-ID: {before}")
-        heard: list[Heard] = []
-        while [one.leaf["action"] for one in heard].count("vault.secret_written") < len(away):
-            heard += self._listener.until("vault.secret_written")
-        for one in heard:
-            page.heard(one.event.id, one.leaf["action"], "made while away")
-        indexes = [int(one.event.id) for one in heard]
-        if indexes != list(range(int(before) + 1, int(before) + 1 + len(heard))):
-            raise Unexpected(f"entries from {int(before) + 1} on, each once", f"{indexes}")
+        for each in found:
+            page.arrived(each.event.id, each.event.body["action"], "made while away")
+        indexes = [each.event.index for each in found]
+        if indexes != list(range(before + 1, before + 1 + len(found))):
+            raise Unexpected(f"entries from {before + 1} on, each once", f"{indexes}")
         page.held("resumed exactly", f"entries {indexes[0]} to {indexes[-1]}, each once, in order, none missing")
 
     def proof(self) -> None:
         """7: the log, verified and bent."""
-        page, person = self._page, self._person
-        page.heading(
+        self._page.heading(
             7, "The log, proven", "Nobody needs to trust us: the log is checked offline, by a key that was pinned."
         )
-        proving.run(page, self._gateway, lambda: self._one_more(person))
+        proving.run(self._page, self._program, self._one_more)
 
     def revocation(self) -> None:
         """8: the token, and its stream, end."""
-        page, person = self._page, self._person
+        page, looks = self._page, ListEvents(limit=1)
         page.heading(
             8,
             "Revocation",
             "A token that leaked must be worth nothing at once, and an open stream must not outlive it.",
         )
-        person.ask("GET", "/audit/events?limit=1", token=self._pat)
+        self._do(looks)
         page.did("GET /v1/audit/events", "200", "the token works, its stream is open")
-        revoked = person.ask("DELETE", f"/api-tokens/{self._pat_id}", expect=204)
+        self._person.send(RevokeApiToken(id=self._token_id))
+        self._answered_at = time.monotonic()
         page.did("DELETE /v1/api-tokens/{id}", "204", "revoked by the person")
-        refused, served = person.until_refused("/audit/events?limit=1", self._pat)
-        page.refused("GET /v1/audit/events", "401", f"{refused.code}: {refused.problem}")
-        for _ in range(_STILL):
-            person.ask("GET", "/audit/events?limit=1", expect=401, token=self._pat)
-        told = f"{_after(refused.at, revoked)}; {served} requests served in between, then {_STILL} more refused"
-        page.held("and stays refused", told)
-        end = self._listener.until("end")[-1]
-        page.heard("-", "stream ended by itself", f"{end.leaf['code']}, {_after(end.at, revoked)}")
+        served = 0
+        while (problem := self._problem(looks)) is None and time.monotonic() < self._answered_at + _REVOKED_SECONDS:
+            served += 1
+        after = self._after(time.monotonic())
+        if problem is None:
+            raise Unexpected("a refusal soon after the revocation", f"{served} requests served")
+        page.refused("GET /v1/audit/events", "401", _reasons(problem))
+        for still in (problem, *(self._problem(looks) for _ in range(_STILL))):
+            if still is None or still.status != 401:
+                raise Unexpected("401 for GET /v1/audit/events", str(still or "200"))
+        page.held("and stays refused", f"{after}; {served} requests served in between, then {_STILL} more refused")
+        end, at = self._listener.end()
+        if not isinstance(end, Problem):
+            raise Unexpected("a stream that ends by itself", str(end))
+        page.arrived("-", "stream ended by itself", f"{end.code}, {self._after(at)}")
         self._listener.cut()
 
-    def _one_more(self, person: Person) -> None:
-        written = person.ask("PUT", "/secrets/later", {"value": "x"}, token=self._pat)
-        self._page.did("PUT /v1/secrets/later", "200", "one more act, for the log to grow")
-        self._hear("vault.secret_written", written)
+    def _do(self, call: Call[Reply]) -> Reply:
+        """What the program does."""
+        reply = self._program.send(call)
+        self._answered_at = time.monotonic()
+        return reply
 
-    def _hear(self, action: str, answer: Answer) -> None:
-        for one in self._listener.until(action):
-            self._page.heard(one.event.id, one.leaf["action"], _after(one.at, answer))
+    def _problem(self, call: Call[Any]) -> Problem | None:
+        """The refusal of what the program asks."""
+        try:
+            self._program.send(call)
+        except Problem as problem:
+            return problem
+        return None
 
-    def _no(
-        self, method: str, path: str, status: int, body: object = None, *, person: Person | None = None, token: str = ""
-    ) -> None:
+    def _refused(self, client: Client, call: Call[Any], status: int) -> None:
         """What must be refused."""
-        asked = {} if body is None and method == "POST" else body
-        answer = (person or self._person).ask(method, path, asked, expect=status, token=token)
-        self._page.refused(f"{method} /v1{path}", str(status), f"{answer.code}: {answer.problem}")
+        asked = " ".join(call.to_http()[:2])
+        try:
+            client.send(call)
+        except Problem as problem:
+            if problem.status != status:
+                raise
+            self._page.refused(asked, str(status), _reasons(problem))
+        else:
+            raise Unexpected(f"{status} for {asked}", "that it was done")
+
+    def _one_more(self) -> None:
+        self._do(PutSecret(path="later", value="x"))
+        self._page.did("PUT /v1/secrets/later", "200", "one more act, for the log to grow")
+        self._listen("vault.secret_written")
+
+    def _listen(self, action: str) -> None:
+        for each in self._listener.until(action):
+            self._last = each.event.index
+            self._page.arrived(each.event.id, each.event.body["action"], self._after(each.at))
+
+    def _after(self, at: float) -> str:
+        milliseconds = (at - self._answered_at) * 1000
+        return f"{milliseconds:.0f} ms after the answer" if milliseconds > 0 else "before the answer"
 
 
-def _after(at: float, answer: Answer) -> str:
-    milliseconds = (at - answer.at) * 1000
-    return f"{milliseconds:.0f} ms after the answer" if milliseconds > 0 else "before the answer"
+def _move(client: Client, refresh_token: str, workspace_id: str) -> None:
+    """Into a workspace: from now on the client's token is for it."""
+    client.token = client.send(Refresh(refresh_token=refresh_token, workspace_id=workspace_id))["access_token"]
+
+
+def _reasons(problem: Problem) -> str:
+    """A refusal's code with its sentence, or with what is wrong with each field."""
+    fields = "; ".join(f"{name} {reasons[0]}" for name, reasons in problem.errors.items())
+    return f"{problem.code}: {fields or problem.detail}"

@@ -11,6 +11,15 @@ _TEXT = 3 + _LABEL + 1 + _RESULT + 1
 _NAMED = 20
 
 
+class Unexpected(Exception):
+    """Something else came than was expected; no token is in either text."""
+
+    def __init__(self, expected: str, came: str) -> None:
+        super().__init__(f"expected {expected}, came {came}")
+        self.expected = expected
+        self.came = came
+
+
 class Page:
     """Lines are `what was done   what came back   in words`, with the reason below where one is needed."""
 
@@ -25,30 +34,30 @@ class Page:
         self._print(f"\n{self._bold}{number}  {title}{self._plain}")
         self.note(why)
 
-    def title(self, title: str, told: str) -> None:
+    def title(self, title: str, text: str) -> None:
         """The first lines."""
         self._print(f"\n{self._bold}{title}{self._plain}")
-        self.note(told)
+        self.note(text)
 
-    def did(self, what: str, result: str, told: str) -> None:
+    def did(self, what: str, result: str, text: str) -> None:
         """Something was done, and came back as it should."""
-        self._line(self._good, what, result, told)
+        self._line(self._good, what, result, text)
 
-    def refused(self, what: str, result: str, told: str) -> None:
+    def refused(self, what: str, result: str, text: str) -> None:
         """Something was refused, as it should."""
-        self._line(self._bad, what, result, told)
+        self._line(self._bad, what, result, text)
 
-    def heard(self, index: str, action: str, told: str) -> None:
+    def arrived(self, index: str, action: str, text: str) -> None:
         """Something arrived on the stream."""
-        self._line(self._live, f"~ {action}", f"entry {index}", told)
+        self._line(self._live, f"~ {action}", f"entry {index}", text)
 
-    def held(self, name: str, told: str) -> None:
+    def held(self, name: str, text: str) -> None:
         """A step of a verification held."""
-        self._judged(self._good, name, "held", told)
+        self._judged(self._good, name, "held", text)
 
-    def forgery(self, name: str, told: str) -> None:
+    def forgery(self, name: str, text: str) -> None:
         """A forgery was refused, as it should."""
-        self._judged(self._bad, name, "REFUSED", told)
+        self._judged(self._bad, name, "REFUSED", text)
 
     def note(self, text: str) -> None:
         """Words in between."""
@@ -58,24 +67,24 @@ class Page:
     def failed(self, expected: str, came: str) -> None:
         """The end before the end."""
         self._print(f"\n{self._bad}NOT AS PROMISED{self._plain}")
-        for name, told in (("expected", expected), ("came", came)):
-            first, *more = textwrap.wrap(printable(told), WIDTH - 13) or [""]
+        for name, text in (("expected", expected), ("came", came)):
+            first, *more = textwrap.wrap(printable(text), WIDTH - 13) or [""]
             self._print(f"   {name:<10}{first}")
             for line in more:
                 self._print(f"{'':<13}{line}")
 
-    def _judged(self, color: str, name: str, judged: str, told: str) -> None:
-        first, *more = textwrap.wrap(printable(told), WIDTH - _NAMED - 13) or [""]
+    def _judged(self, color: str, name: str, judged: str, text: str) -> None:
+        first, *more = textwrap.wrap(printable(text), WIDTH - _NAMED - 13) or [""]
         self._print(f"   {name:<{_NAMED}} {color}{judged:<8}{self._plain} {first}")
         for line in more:
             self._print(f"{'':<{_NAMED + 13}}{line}")
 
-    def _line(self, color: str, what: str, result: str, told: str) -> None:
+    def _line(self, color: str, what: str, result: str, text: str) -> None:
         what = printable(what)
         if len(what) > _LABEL:
             self._print(f"   {what}")
             what = ""
-        first, *more = textwrap.wrap(printable(told), WIDTH - _TEXT) or [""]
+        first, *more = textwrap.wrap(printable(text), WIDTH - _TEXT) or [""]
         self._print(f"   {what:<{_LABEL}} {color}{result:<{_RESULT}}{self._plain} {first}")
         for line in more:
             self._print(f"{'':<{_TEXT}}{line}")

@@ -6,12 +6,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from causeloop_cli.audit import client, log
-from causeloop_dev.demo.page import Page
-from causeloop_dev.demo.person import Unexpected
+from causeloop_cli.audit import log
+from causeloop_client import Client
+from causeloop_client.calls import GetConsistency, GetEventProof
+from causeloop_dev.demo.page import Page, Unexpected
 from causeloop_log import export_file
 from causeloop_log.export_file import Head
 from causeloop_log.tlog import NotVerified
@@ -24,55 +24,43 @@ _ACTION = b'"action":"vault.secret_revealed"'
 _BENT = b'"action":"vault.secret_revealeD"'
 
 
-def run(page: Page, gateway: client.Gateway, one_more: Callable[[], None]) -> None:
+def run(page: Page, client: Client, one_more: Callable[[], None]) -> None:
     """Pin, verify, prove, export, bend; `one_more` makes the log grow in between."""
-    pinned = log.head(gateway).key
+    pinned = log.head(client).key
     page.did("GET /v1/audit/key", "200", "pinned on first sight, from now on trusted")
-    earlier = log.head(gateway)
-    steps = Verification(lambda step: _told(page, step))
+    earlier = log.head(client)
+    steps = Verification(lambda step: page.held(f"{step.number} {step.name}", step.finding))
     old = steps.log(
-        earlier.key, pinned, earlier.checkpoint, log.leaves(gateway, log.size_of(earlier.checkpoint))
+        earlier.key, pinned, earlier.checkpoint, log.leaves(client, log.size_of(earlier.checkpoint))
     ).checkpoint
     one_more()
-    head = log.head(gateway)
-    _grown(page, gateway, old, Checkpoint.verified(head.checkpoint, VerifierKey.parse(pinned)))
+    head = log.head(client)
+    _grown(page, client, old, Checkpoint.verified(head.checkpoint, VerifierKey.parse(pinned)))
 
-    leaves = list(log.leaves(gateway, log.size_of(head.checkpoint)))
+    leaves = list(log.leaves(client, log.size_of(head.checkpoint)))
     at = next(n for n, leaf in enumerate(leaves) if isinstance(leaf, bytes) and _ACTION in leaf)
-    _one(page, gateway, pinned, leaves[at])
+    _one(page, client, pinned, leaves[at])
     with tempfile.TemporaryDirectory(prefix="causeloop-demo-") as folder:
         _forgeries(page, Path(folder) / "log.ndjson", pinned, head, earlier, leaves, at)
 
 
-def _told(page: Page, step: Step) -> None:
-    page.held(f"{step.number} {step.name}", step.finding)
-
-
-def _grown(page: Page, gateway: client.Gateway, old: Checkpoint, new: Checkpoint) -> None:
-    answer = httpx.get(
-        f"{gateway.url}/v1/audit/consistency",
-        params={"from": old.size, "to": new.size},
-        headers={"authorization": f"Bearer {gateway.token}"},
-        timeout=10,
-    )
-    if answer.status_code != 200:
-        raise client.refusal(answer)
-    path = [bytes.fromhex(one) for one in answer.json()["path"]]
+def _grown(page: Page, client: Client, old: Checkpoint, new: Checkpoint) -> None:
+    path = [bytes.fromhex(node) for node in client.send(GetConsistency(from_=old.size, to=new.size))["path"]]
     try:
         verify_consistency(old.size, old.root, new.size, new.root, path)
     except NotVerified as error:
         raise Unexpected("a log that only grew", str(error)) from error
-    told = f"{len(path)} hashes: the {new.size} begin with those {old.size}"
-    page.did("GET /v1/audit/consistency", "200, verified", told)
+    grown = f"{len(path)} hashes: the {new.size} begin with those {old.size}"
+    page.did("GET /v1/audit/consistency", "200, verified", grown)
 
 
-def _one(page: Page, gateway: client.Gateway, pinned: str, leaf: Leaf) -> None:
+def _one(page: Page, client: Client, pinned: str, leaf: Leaf) -> None:
     event = json.loads(leaf if isinstance(leaf, bytes) else b"")["id"]
-    text = client.ask(gateway, f"/audit/events/{event}/proof")
+    text = client.send(GetEventProof(id=event))["tlog_proof"]
     held: list[Step] = []
     Verification(held.append).proof(pinned, text)
-    told = f"{held[-1].finding} {len(text)} bytes, C2SP tlog-proof"
-    page.did("GET /v1/audit/events/{id}/proof", "200, verified", told)
+    proven = f"{held[-1].finding} {len(text)} bytes, C2SP tlog-proof"
+    page.did("GET /v1/audit/events/{id}/proof", "200, verified", proven)
 
 
 def _forgeries(page: Page, path: Path, pinned: str, head: Head, earlier: Head, leaves: list[Leaf], at: int) -> None:
