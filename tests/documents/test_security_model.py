@@ -9,9 +9,18 @@ import pytest
 from sqlalchemy import Table
 
 from causeloop_common import rls
+from causeloop_common.application import GRACE_SECONDS
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.topology import OPERATOR, OWNERS, SERVICES
+from causeloop_common.contracts.base import COMMAND_TIMEOUT_SECONDS, EVENT_BYTES
+from causeloop_common.contracts.topology import DEAD, EVENTS, MAX_PAYLOAD_BYTES, OPERATOR, OWNERS, SERVICES
+from causeloop_common.database.connections import STATEMENT_TIMEOUT_SECONDS
+from causeloop_common.messaging.wire import HEADROOM_BYTES
 from causeloop_common.rls import Protection
+from causeloop_gateway.inbound import ANONYMOUS_BODY_BYTES, BODY_BYTES, BODY_SECONDS, HEAD_SECONDS, HEADER_BYTES
+from causeloop_gateway.streams.registry import OF_PRINCIPAL, OF_PROCESS, OF_WORKSPACE
+from causeloop_vault.service.keyrings import REMEMBERED_TENANTS
+from causeloop_vault.service.keys import REMEMBERED_KEYS
+from causeloop_vault.service.memory import REMEMBERED_SECONDS
 from tests.documents.pages import ROOT, in_code, rows, text
 
 PAGE = "docs/security-model.md"
@@ -137,3 +146,28 @@ def written(node: ast.expr) -> str:
     if isinstance(node, ast.Constant):
         return node.value.decode() if isinstance(node.value, bytes) else str(node.value)
     return ast.unparse(node)[2:-1]
+
+
+class TestTheLimits:
+    def test_are_those_of_the_code(self) -> None:
+        printed = {what: limit for what, limit, _ in rows(PAGE, "Limits")}
+        kib, gib = 1024, 1024**3
+        declared = {
+            "headers and request line": f"{HEADER_BYTES // kib} KiB, within {HEAD_SECONDS:g} s",
+            "body": f"{BODY_BYTES // kib**2} MiB ({ANONYMOUS_BODY_BYTES // kib} KiB without a credential), "
+            f"within {BODY_SECONDS:g} s",
+            "command or reply on the bus": f"{MAX_PAYLOAD_BYTES // kib**2} MiB less {HEADROOM_BYTES // kib} KiB",
+            "event": f"{EVENT_BYTES // kib} KiB",
+            "command": f"{COMMAND_TIMEOUT_SECONDS:g} s",
+            "statement, or idle in transaction": f"{STATEMENT_TIMEOUT_SECONDS} s",
+            "stream EVENTS": f"{EVENTS.max_age_seconds // 86_400} days, {EVENTS.max_bytes // gib} GiB, new messages "
+            f"refused when full; duplicates known for {EVENTS.duplicate_window_seconds // 3600} h",
+            "stream DEAD": f"{DEAD.max_age_seconds // 86_400} days, {DEAD.max_bytes // gib} GiB",
+            "keyrings and named keys in the vault's memory": f"{REMEMBERED_TENANTS:_} tenants and {REMEMBERED_KEYS:_} "
+            f"keys, {REMEMBERED_SECONDS // 60:g} minutes",
+            "drain at stop": f"{GRACE_SECONDS:g} s",
+            "streams open at a gateway": f"{OF_PRINCIPAL} per principal, {OF_WORKSPACE} per workspace, {OF_PROCESS}",
+        }
+        assert {what: printed.get(what) for what in declared} == {
+            what: limit.replace("_", " ") for what, limit in declared.items()
+        }
