@@ -53,8 +53,9 @@ class Grant(Message):
 class Exchange(Command[Grant], permission=Internal.SIGN_IN, keyed=False):
     """Exchange a session of the identity provider for a pair of tokens.
 
-    Take `subject_token` from your identity provider's client library. Beside `make dev`, the mock issuer gives one:
-    `POST /v1/sessions` with `{"subject": "bob"}` at the `issuer_url` of `.causeloop/dev.json`.
+    Take `subject_token` from your identity provider's client library. Beside `make dev` the mock issuer gives one, to
+    `POST /v1/sessions` with `{"subject": "alice"}`. Its `issuer_url` stands in `.causeloop/dev.json`, and so does the
+    `workspace_id` of alice's demo workspace.
     """
 
     subject_token: Sealed = Field(

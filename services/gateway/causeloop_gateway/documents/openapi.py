@@ -45,6 +45,7 @@ _FRAME = tomllib.loads(files("causeloop_gateway.documents").joinpath("openapi.to
 TITLE: str = _FRAME["info"]["title"]
 
 _REFERENCE = "#/components/schemas/"
+_NULL = ("default", None)
 _REQUEST_ID = example_id("req")
 _SHOWN = example_id("tok")
 _HEADERS_OF_STATUS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
@@ -204,7 +205,10 @@ class _Writer:
         self._schemas[name] = {
             **schema,
             "description": f"The body of `{endpoint.command.operation}`.",
-            "properties": {field: schema["properties"][field] for field in endpoint.other_fields},
+            "properties": {
+                field: {key: value for key, value in schema["properties"][field].items() if (key, value) != _NULL}
+                for field in endpoint.other_fields
+            },
             "required": required,
         }
         content = {"schema": {"$ref": _REFERENCE + name}, "example": self._example(self._schemas[name])}
