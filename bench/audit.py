@@ -29,7 +29,7 @@ from causeloop_audit.settings import AuditSettings
 from causeloop_common import ids
 from causeloop_common.application import settle_memory
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.base import Announced
+from causeloop_common.contracts.announced import Announced
 from causeloop_common.database import Database
 from causeloop_common.messaging import Bus, event_headers
 
@@ -82,8 +82,8 @@ def events(count: int, workspaces: list[str]) -> list[Announced]:
         workspace, target = workspaces[number % len(workspaces)], ids.new("sec")
         made.append(
             Announced(
-                ids.new("evt"), workspace, "vault.secret_written", now, actor, credential, target, request, trace,
-                data % target.encode(),
+                ids.new("evt"), workspace, "vault.secret_written", now, data % target.encode(), actor, target,
+                credential, request, trace,
             )
         )  # fmt: skip
     return made
@@ -200,8 +200,8 @@ def audit_intake(rounds: int, seconds: float) -> Row:
                         tenant = message.subject.split(".")[1]
                         event = Announced(
                             told["ce-id"], tenant, told["ce-type"], datetime.fromisoformat(told["ce-time"]),
-                            told["ce-actor"], told["ce-credential"], told["ce-subject"], told["ce-requestid"], "",
-                            message.data,
+                            message.data, told["ce-actor"], told["ce-subject"], told["ce-credential"],
+                            told["ce-requestid"],
                         )  # fmt: skip
                         rows.append(row(event, places.take(tenant), message.data))
                     await insert(both.bare, rows)

@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from causeloop_client import AsyncClient, ClientError, Problem, Unreachable
 from causeloop_client.stream import Event, Waiting
 from causeloop_common import ids
-from causeloop_common.contracts.base import Announced
+from causeloop_common.contracts.announced import Announced
 from causeloop_common.messaging import event_headers
 from tests.support.documented import check_documented
 from tests.support.stack import Stack
@@ -29,7 +29,7 @@ async def announce(
 
     async def publish(one: str) -> None:
         event = Announced(
-            one, tenant, "vault.secret_written", datetime.now(UTC), "svc_vault", None, ids.new("sec"), "", "", data
+            one, tenant, "vault.secret_written", datetime.now(UTC), data, actor="svc_vault", target=ids.new("sec")
         )
         await stream.publish(f"evt.{tenant}.{event.type}", data, headers=event_headers(event), timeout=10)
 

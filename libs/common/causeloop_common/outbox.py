@@ -14,17 +14,18 @@ from sqlalchemy.dialects.postgresql import UUID
 
 from causeloop_common import ids, rls
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.base import EVENT_BYTES, Announced, Event
+from causeloop_common.contracts.announced import DEFAULTS, TEXTS, Announced
+from causeloop_common.contracts.base import EVENT_BYTES, Event
 from causeloop_common.errors import PayloadTooLarge
 from causeloop_common.statements import Statement
 
 BUCKETS = 3
 """Partitions, one per day in turn: today's, yesterday's, and the one to be emptied."""
 
-_FILLED = (
-    "event_id", "type", "target", "actor", "credential", "request_id", "traceparent", "occurred_at", "data",
-)  # fmt: skip
-_INSERTED = ("workspace_id", *_FILLED)
+EVENT = tuple({"id": "event_id", "tenant": "workspace_id"}.get(name, name) for name in Announced._fields)
+"""The columns of an event, in the order of `Announced`. Its texts are columns of their own names."""
+
+_FILLED = tuple(column for column in EVENT if column != "workspace_id")
 
 
 def _relay_policies(schema: str) -> tuple[rls.Policy, ...]:
@@ -35,7 +36,7 @@ def _relay_policies(schema: str) -> tuple[rls.Policy, ...]:
     )
 
 
-_COLUMNS = {"tenant_insert": _INSERTED, "tenant_select": ("xid", "workspace_id")}
+_COLUMNS = {"tenant_insert": EVENT, "tenant_select": ("xid", "workspace_id")}
 
 
 def tables(metadata: MetaData) -> Table:
@@ -63,13 +64,9 @@ def tables(metadata: MetaData) -> Table:
         Column("workspace_id", UUID, nullable=False),
         Column("event_id", UUID, nullable=False),
         Column("type", Text, nullable=False),
-        Column("target", Text, nullable=False),
-        Column("actor", Text, nullable=False),
-        Column("credential", Text),
-        Column("request_id", Text, nullable=False),
-        Column("traceparent", Text, nullable=False),
         Column("occurred_at", DateTime(timezone=True), nullable=False),
         Column("data", Text, nullable=False),
+        *(Column(name, Text, nullable=_may_be_null(name)) for name in TEXTS),
         Column("xid", Text, nullable=False),
         Column("published_at", DateTime(timezone=True)),
         Column("stream_seq", BigInteger),
@@ -87,6 +84,7 @@ def tables(metadata: MetaData) -> Table:
 
 def ddl(schema: str) -> Iterator[str]:
     """The statements that make the outbox, for a service's first migration."""
+    texts = ", ".join(f"{name} text {'' if _may_be_null(name) else 'NOT NULL'}" for name in TEXTS)
     yield f"CREATE SEQUENCE {schema}.outbox_seq"
     yield f"""
         CREATE TABLE {schema}.outbox (
@@ -95,13 +93,9 @@ def ddl(schema: str) -> Iterator[str]:
             workspace_id uuid NOT NULL DEFAULT {schema}.app_current_tenant(),
             event_id uuid NOT NULL,
             type text NOT NULL,
-            target text NOT NULL,
-            actor text NOT NULL,
-            credential text,
-            request_id text NOT NULL,
-            traceparent text NOT NULL,
             occurred_at timestamptz NOT NULL,
             data text NOT NULL CHECK (octet_length(data) <= {EVENT_BYTES}),
+            {texts},
             xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
             published_at timestamptz,
             stream_seq bigint,
@@ -139,45 +133,34 @@ def ddl(schema: str) -> Iterator[str]:
 
 
 def insert(schema: str) -> Statement:
-    """The statement that `row` fills."""
+    """The statement that `insertion` fills."""
     names = ", ".join(_FILLED)
     marks = ", ".join(f"${n}" for n in range(1, len(_FILLED) + 1))
     return Statement.raw(f"INSERT INTO {schema}.outbox ({names}) VALUES ({marks})", *_FILLED)  # noqa: S608
 
 
-def row(ctx: AuthContext, event: Event, traceparent: str | None = None) -> tuple[Any, ...]:
-    """The values of one event, in the order of `insert`; PayloadTooLarge over 64 KiB.
+def row(ctx: AuthContext, event: Event, traceparent: str = "") -> tuple[Any, ...]:
+    """One event's values, in the order of `EVENT`; PayloadTooLarge over 64 KiB.
 
-    Its cause is the context's span, or `traceparent` where the transaction is a span of its own.
+    Its cause is `traceparent` where the transaction is a span of its own, else the context's span.
     """
     data = event.to_json()
     if len(data) > EVENT_BYTES:
         raise PayloadTooLarge(f"The event '{event.type}' would be {len(data)} bytes; the limit is {EVENT_BYTES}.")
-    return (
-        ids.uuid7(),
-        event.type,
-        event.target_id,
-        ctx.principal,
-        ctx.credential,
-        ctx.request_id,
-        traceparent or ctx.traceparent,
-        datetime.now(UTC),
-        data.decode(),
-    )
+    identity = (ids.uuid7(), ctx.tenant_uuid, event.type, datetime.now(UTC), data.decode())
+    return (*identity, ctx.principal, event.target_id, ctx.credential, ctx.request_id, traceparent or ctx.traceparent)
 
 
-def announced(ctx: AuthContext, values: tuple[Any, ...]) -> Announced:
-    """The event that `row` made, as it is announced."""
-    event_id, kind, target, actor, credential, request_id, traceparent, occurred_at, data = values
-    return Announced(
-        id=ids.encode("evt", event_id),
-        tenant=ctx.tenant,
-        type=kind,
-        occurred_at=occurred_at,
-        actor=actor,
-        credential=credential,
-        target=target,
-        request_id=request_id,
-        traceparent=traceparent,
-        data=data.encode(),
-    )
+def insertion(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values of `insert`: the tenant is the column's default."""
+    return (row[0], *row[2:])
+
+
+def read(row: Any) -> Announced:
+    """The event of a row that begins with the columns of `EVENT`."""
+    event_id, workspace_id, kind, occurred_at, data, *texts = row[: len(EVENT)]
+    return Announced(ids.encode("evt", event_id), ids.tenant_id(workspace_id), kind, occurred_at, data.encode(), *texts)
+
+
+def _may_be_null(name: str) -> bool:
+    return DEFAULTS.get(name, "") is None

@@ -26,13 +26,12 @@ import orjson
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from causeloop_common import ids, telemetry
+from causeloop_common import outbox, telemetry
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.base import Announced
+from causeloop_common.contracts.announced import Announced
 from causeloop_common.database import KEEPALIVE, SILENCE_SECONDS
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.messaging import Bus, event_headers
-from causeloop_common.outbox import BUCKETS
 from causeloop_common.telemetry import Kind
 
 _log = logging.getLogger(__name__)
@@ -48,8 +47,7 @@ _LOOK_SECONDS = 60.0
 
 _LOCK = 0x0_CA05E_0001
 _PENDING = """
-    SELECT bucket, seq, workspace_id, event_id, type, target, actor, credential, request_id, traceparent, occurred_at,
-           data, stream_seq
+    SELECT {event}, bucket, seq, stream_seq
     FROM {schema}.outbox WHERE published_at IS NULL ORDER BY seq LIMIT {batch}
 """
 _MARK = """
@@ -181,11 +179,11 @@ class Relay:
         return server
 
     async def _move(self, connection: asyncpg.Connection, stream: "_Acknowledged") -> int:
-        rows = await connection.fetch(_PENDING.format(schema=self._schema, batch=BATCH))
+        rows = await connection.fetch(_PENDING.format(event=", ".join(outbox.EVENT), schema=self._schema, batch=BATCH))
         self._oldest = rows[0]["occurred_at"] if rows else None
         if not rows:
             return 0
-        events = [_announced(row) for row in rows]
+        events = [outbox.read(row) for row in rows]
         with self._traced(events) as leaving:
             sequences = await stream.publish(leaving)
         await connection.execute(
@@ -227,7 +225,7 @@ class Relay:
 
         Judged again under lock: what somebody commits into it at this moment is in use, and not lost.
         """
-        bucket = (int(datetime.now(UTC).timestamp()) // 86_400 + 1) % BUCKETS
+        bucket = (int(datetime.now(UTC).timestamp()) // 86_400 + 1) % outbox.BUCKETS
         partition = f"{self._schema}.outbox_{bucket}"
         if not await self._is_over(connection, bucket):
             return
@@ -314,19 +312,3 @@ class _Acknowledged:
         self._missing -= 1
         if self._missing == 0:
             self._complete.set()
-
-
-def _announced(row: Any) -> Announced:
-    """The event in an outbox row. Its tenant is a workspace or a person's realm; UUIDs of realms are version 8."""
-    return Announced(
-        id=ids.encode("evt", row["event_id"]),
-        tenant=ids.tenant_id(row["workspace_id"]),
-        type=row["type"],
-        occurred_at=row["occurred_at"],
-        actor=row["actor"],
-        credential=row["credential"],
-        target=row["target"],
-        request_id=row["request_id"],
-        traceparent=row["traceparent"],
-        data=row["data"].encode(),
-    )

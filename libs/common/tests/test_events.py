@@ -15,7 +15,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.base import Announced
+from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.tenancy import MemberAdded, WorkspaceCreated
 from causeloop_common.contracts.topology import Consumer
 from causeloop_common.errors import NotFound, Unavailable

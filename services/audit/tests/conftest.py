@@ -13,7 +13,7 @@ from causeloop_audit.service import LogService
 from causeloop_audit.settings import AuditSettings
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.base import Announced
+from causeloop_common.contracts.announced import Announced
 from causeloop_common.database import Database
 from causeloop_dev.testing import Servers
 

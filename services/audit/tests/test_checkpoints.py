@@ -17,8 +17,8 @@ from causeloop_audit.service import CheckpointService, LogService, Signer
 from causeloop_audit.settings import AuditSettings
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
+from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.audit import GetCheckpoint, GetConsistency, GetEventProof
-from causeloop_common.contracts.base import Announced
 from causeloop_common.contracts.vault import GetAuditKey
 from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, InvalidInput, NotFound, Unavailable

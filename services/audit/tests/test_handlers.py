@@ -13,8 +13,8 @@ from causeloop_common import ids
 from causeloop_common.application import Application
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
+from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.audit import EventPage, EventView, GetEvent, ListEvents, ReadStream
-from causeloop_common.contracts.base import Announced
 from causeloop_common.errors import Forbidden, InvalidInput, NotFound
 from causeloop_common.messaging import Bus, event_headers
 from causeloop_dev.testing import Servers

@@ -15,8 +15,8 @@ from causeloop_audit.service import LogService, Unreadable, place
 from causeloop_audit.settings import AuditSettings
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
+from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.audit import LAST_INDEX, GetEvent, ListEvents, ReadStream
-from causeloop_common.contracts.base import Announced
 from causeloop_common.errors import InvalidInput, NotFound
 from causeloop_dev.testing import Servers, context
 from causeloop_log.tlog.merkle import Frontier, leaf_hash

@@ -14,7 +14,8 @@ import nats.errors
 import nats.js.errors
 
 from causeloop_common import ids, telemetry
-from causeloop_common.contracts.base import Announced, Event
+from causeloop_common.contracts.announced import Announced
+from causeloop_common.contracts.base import Event
 from causeloop_common.contracts.gateway import AccessDenied, SigninFailed
 from causeloop_common.errors import AppError
 from causeloop_common.messaging import Bus, event_headers
@@ -90,7 +91,6 @@ class Denials:
             actor=denial.principal or "svc_gateway",
             credential=denial.credential,
             target=event.target_id,
-            request_id="",
             traceparent=telemetry.new_traceparent() if span is None else span.traceparent,
             data=event.to_json(),
         )

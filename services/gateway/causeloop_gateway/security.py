@@ -15,8 +15,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
+from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.auth import Authenticate, Identity
-from causeloop_common.contracts.base import Announced
 from causeloop_common.contracts.tenancy import Resolve
 from causeloop_common.errors import Forbidden, Unauthorized
 from causeloop_common.messaging import Bus

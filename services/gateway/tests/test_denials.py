@@ -14,7 +14,7 @@ from causeloop_cli import streams
 from causeloop_cli.embedded import EmbeddedNats, Janitor
 from causeloop_common import ids
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.base import Announced
+from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.gateway import AccessDenied, SigninFailed
 from causeloop_common.messaging import Bus, announced
 from causeloop_common.settings import Settings

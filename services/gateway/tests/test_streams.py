@@ -16,8 +16,8 @@ from causeloop_audit import app as audit
 from causeloop_client.stream import Event, Reader
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
+from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.audit import ReadStream, StreamPage
-from causeloop_common.contracts.base import Announced
 from causeloop_common.errors import Unavailable
 from causeloop_common.messaging import Bus, event_headers
 from causeloop_common.settings import Settings
@@ -65,7 +65,7 @@ async def announce(buses: dict[str, Bus], house: "House") -> Announce:
         made = [ids.new("evt") for _ in range(count)]
         stream = buses[kind.partition(".")[0]].jetstream()
         for one in made:
-            event = Announced(one, tenant, kind, datetime.now(UTC), "svc_x", None, ids.new("sec"), "", "", data)
+            event = Announced(one, tenant, kind, datetime.now(UTC), data, actor="svc_x", target=ids.new("sec"))
             await stream.publish(f"evt.{tenant}.{kind}", data, headers=event_headers(event))
 
         last = ids.decode(made[-1], "evt")

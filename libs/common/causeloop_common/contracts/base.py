@@ -12,9 +12,8 @@ Schema of every message and tests compare.
 
 import re
 from collections.abc import Iterator
-from datetime import datetime
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Generic, NamedTuple, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -251,21 +250,6 @@ class Page(Message):
 
 class Nothing(Message):
     """The reply of a command that has nothing to say."""
-
-
-class Announced(NamedTuple):
-    """One event as it arrived: the CloudEvents attributes, and its data."""
-
-    id: str
-    tenant: str
-    type: str
-    occurred_at: datetime
-    actor: str
-    credential: str | None
-    target: str
-    request_id: str
-    traceparent: str
-    data: bytes
 
 
 def commands(owner: ModuleType) -> Iterator[type[Command[Any]]]:

@@ -10,7 +10,8 @@ import asyncpg
 
 from causeloop_common import idempotency, ids, inbox, outbox, rls, telemetry
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.base import Announced, Command
+from causeloop_common.contracts.announced import Announced
+from causeloop_common.contracts.base import Command
 from causeloop_common.database.connections import (
     CONNECT_SECONDS,
     KEEPALIVE,

@@ -118,8 +118,8 @@ class Transaction:
         elif self._events:
             self._database.published.set()
             if self._database.at_once is not None:
-                for values in self._events:
-                    await self._database.at_once(outbox.announced(self.ctx, values))
+                for row in self._events:
+                    await self._database.at_once(outbox.read(row))
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
         """All rows."""
@@ -215,9 +215,9 @@ class Transaction:
                 self._answer.model_dump_json(),  # secrets are stars
             )
         if len(self._events) == 1:
-            await connection.execute(statements.publish, *self._events[0])
+            await connection.execute(statements.publish, *outbox.insertion(self._events[0]))
         elif self._events:
-            await connection.executemany(statements.publish, self._events)
+            await connection.executemany(statements.publish, map(outbox.insertion, self._events))
 
     async def _rollback(self) -> None:
         try:

@@ -27,7 +27,8 @@ from nats.js import JetStreamContext
 from causeloop_common import telemetry
 from causeloop_common.context import AuthContext, ServiceTokens
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.base import Announced, Command, Message
+from causeloop_common.contracts.announced import Announced
+from causeloop_common.contracts.base import Command, Message
 from causeloop_common.errors import AppError, PayloadTooLarge, Timeout, Unavailable
 from causeloop_common.keys import KeyRing, Sealer
 from causeloop_common.messaging.cloudevents import announced, event_headers

@@ -2,15 +2,19 @@
 
 import re
 from datetime import datetime
+from typing import Any
 
 from nats.aio.msg import Msg
 
 from causeloop_common import ids
-from causeloop_common.contracts.base import Announced
-from causeloop_common.messaging.wire import TRACEPARENT
+from causeloop_common.contracts.announced import ATTRIBUTES, DEFAULTS, TEXTS, Announced
 
-_ATTRIBUTES = ("ce-actor", "ce-credential", "ce-subject", "ce-requestid", TRACEPARENT)
-_ATTRIBUTE = re.compile(r"[\x20-\x7e]{0,256}")
+_MISSING = "\0"
+"""In place of an attribute that an event must have: refused like every text that is not printable."""
+_TEXTS = tuple((ATTRIBUTES[name].header, DEFAULTS.get(name, _MISSING)) for name in TEXTS)
+_HEADERS = tuple(header for header, _ in _TEXTS)
+_OMITTED = tuple(header for header, default in _TEXTS if default is None)
+_SHORT = re.compile(r"[\x20-\x7e]{0,256}")
 _FIRST_YEAR, _LAST_YEAR = 2000, 9000
 
 
@@ -23,40 +27,26 @@ def announced(message: Msg) -> Announced:
     headers = message.headers or {}
     ids.tenant_uuid(tenant)
     ids.decode(headers["ce-id"], "evt")
-    if not all(_ATTRIBUTE.fullmatch(headers.get(name, "")) for name in _ATTRIBUTES):
-        raise ValueError("an attribute is too long or not printable ASCII")
     occurred_at = datetime.fromisoformat(headers["ce-time"])
     if occurred_at.tzinfo is None or not _FIRST_YEAR <= occurred_at.year <= _LAST_YEAR:
         raise ValueError("the time has no zone or is out of bounds")
-    return Announced(
-        id=headers["ce-id"],
-        tenant=tenant,
-        type=f"{service}.{name}",
-        occurred_at=occurred_at,
-        actor=headers["ce-actor"],
-        credential=headers.get("ce-credential"),
-        target=headers["ce-subject"],
-        request_id=headers.get("ce-requestid", ""),
-        traceparent=headers.get(TRACEPARENT, ""),
-        data=message.data,
-    )
+    texts: list[Any] = [headers.get(header, default) for header, default in _TEXTS]
+    for text in texts:
+        if text is not None and _SHORT.fullmatch(text) is None:
+            raise ValueError("an attribute is missing, too long or not printable ASCII")
+    return Announced(headers["ce-id"], tenant, f"{service}.{name}", occurred_at, message.data, *texts)
 
 
 def event_headers(event: Announced) -> dict[str, str]:
     """The headers with which an event travels; `announced` reads them."""
-    headers = {
-        "Nats-Msg-Id": event.id,
-        "ce-specversion": "1.0",
-        "ce-id": event.id,
-        "ce-source": f"/causeloop/{event.type.partition('.')[0]}",
-        "ce-type": event.type,
-        "ce-subject": event.target,
-        "ce-time": event.occurred_at.isoformat(),
-        "ce-actor": event.actor,
-        "ce-requestid": event.request_id,
-        "content-type": "application/json",
-        TRACEPARENT: event.traceparent,
-    }
-    if event.credential is not None:
-        headers["ce-credential"] = event.credential
+    headers: dict[str, str] = dict(zip(_HEADERS, event[-len(_HEADERS) :], strict=True))  # type: ignore[arg-type]
+    for header in _OMITTED:
+        if headers[header] is None:
+            del headers[header]
+    headers["Nats-Msg-Id"] = headers["ce-id"] = event.id
+    headers["ce-specversion"] = "1.0"
+    headers["ce-source"] = f"/causeloop/{event.type.partition('.')[0]}"
+    headers["ce-type"] = event.type
+    headers["ce-time"] = event.occurred_at.isoformat()
+    headers["content-type"] = "application/json"
     return headers

@@ -12,7 +12,8 @@ from faststream.nats import JStream, NatsMessage, PullSub
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.base import Announced, Event
+from causeloop_common.contracts.announced import Announced
+from causeloop_common.contracts.base import Event
 from causeloop_common.errors import Unavailable
 from causeloop_common.messaging.bus import Bus, raw, undecoded
 from causeloop_common.messaging.cloudevents import announced

@@ -17,7 +17,7 @@ from causeloop_audit.repository import LogWriter
 from causeloop_audit.service import LogService, Unreadable, place
 from causeloop_common import ids, telemetry
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.base import Announced
+from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.topology import AUDIT_INTAKE
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.messaging import Bus, announced

@@ -11,6 +11,7 @@ from causeloop_audit import repository
 from causeloop_audit.repository import Appended, LogWriter, NewEntry, NotStorable, Place, StoredEntry
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
+from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.audit import (
     EventPage,
     EventView,
@@ -20,7 +21,7 @@ from causeloop_common.contracts.audit import (
     StreamEntry,
     StreamPage,
 )
-from causeloop_common.contracts.base import PAGE_BYTES, Announced
+from causeloop_common.contracts.base import PAGE_BYTES
 from causeloop_common.database import Database
 from causeloop_common.errors import InvalidInput, NotFound
 from causeloop_log import entry as entries

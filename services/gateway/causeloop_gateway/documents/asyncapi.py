@@ -16,6 +16,7 @@ from pydantic.json_schema import models_json_schema
 
 from causeloop_common import messaging
 from causeloop_common.contracts import topology
+from causeloop_common.contracts.announced import ATTRIBUTES, DEFAULTS
 from causeloop_common.contracts.base import Command, Event, Message, commands, events
 from causeloop_gateway.documents.words import words
 
@@ -39,18 +40,14 @@ _HEADERS = {
     "EventHeaders": {
         "Nats-Msg-Id": "The event's id: JetStream drops a second message with the same one.",
         "ce-specversion": "CloudEvents version, 1.0.",
-        "ce-id": "The event's id.",
         "ce-source": "The service that sent the event.",
-        "ce-type": "Service and event, such as `vault.secret_written`.",
-        "ce-subject": "The id of the target: the thing that was acted on.",
-        "ce-time": "The time of the act, RFC 3339.",
-        "ce-actor": "The principal who acted.",
-        "ce-credential": "The session or token they used, if any.",
-        "ce-requestid": "The id of the request that caused the event.",
-        messaging.TRACEPARENT: "W3C Trace Context.",
+        **dict(ATTRIBUTES.values()),
     },
 }
-_OPTIONAL = frozenset({"ce-credential", messaging.IDEMPOTENCY_KEY, messaging.FINGERPRINT, *_HEADERS["ReplyHeaders"]})
+_OPTIONAL = {
+    *(ATTRIBUTES[name].header for name, default in DEFAULTS.items() if default is None),
+    messaging.IDEMPOTENCY_KEY, messaging.FINGERPRINT, *_HEADERS["ReplyHeaders"],
+}  # fmt: skip
 
 
 def document() -> dict[str, Any]:
