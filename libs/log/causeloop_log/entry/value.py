@@ -49,6 +49,7 @@ class Entry(NamedTuple):
     user_agent: Sealed | None
     """The program that sent the request, by its User-Agent header."""
     data: dict[str, Any]
+    """Further facts that the action records."""
     salt: str
     """32 hexadecimal digits, random: without them nobody can guess a removed entry from its hash."""
 
