@@ -4,12 +4,15 @@ import argparse
 import io
 import json
 import os
+import re
+from importlib.resources import files as resources
 from pathlib import Path
 
 import pytest
 
-from causeloop_cli.audit import client
+from causeloop_cli.audit import client, tail
 from causeloop_cli.main import main
+from causeloop_client.stream import Event
 from causeloop_common.settings import SettingsError
 
 
@@ -82,6 +85,25 @@ class TestTail:
         assert main(["audit", "tail", "--url", "http://127.0.0.1:9"]) == 1
         said = capsys.readouterr().err
         assert said == "causeloop audit: Nobody answers at http://127.0.0.1:9: ConnectError.\n"
+
+    @pytest.mark.parametrize(
+        ("version", "name", "line"),
+        [
+            (1, "an entry", "7  2026-01-02T03:04:05.678901+00:00  vault.secret_written  usr_2…  sec_0…"),
+            (2, "an entry", "7  2026-01-02T03:04:05.678901Z  vault.secret_revealed  svc_0…  sec_0…  for usr_2…"),
+            (2, "a person, refused", "7  2026-01-02T03:04:05.678901Z  vault.secret_revealed  usr_2…  sec_0…  denied"),
+        ],
+    )
+    def test_shows_entries_of_both_versions(self, version: int, name: str, line: str) -> None:
+        text = resources("causeloop_log").joinpath("vectors", f"entry-v{version}.json").read_text(encoding="ascii")
+        leaf = next(vector["leaf"] for vector in json.loads(text)["accepted"] if vector["name"] == name)
+        shown = tail._readable(Event("message", leaf, "7"))
+        assert re.sub(r"(_[02])[0-9a-z]{25}\b", r"\1…", shown) == line
+
+    def test_shows_what_it_cannot_read_in_one_line(self) -> None:
+        assert tail._readable(Event("pruned", "{}", "7")) == "7  removed by retention"
+        shown = tail._readable(Event("message", '{"v":3}', "7"))
+        assert shown == "7  is not an entry of version 1 or 2: --json shows it"
 
     @pytest.mark.parametrize("given", ["-1", "x", "1.0", "1" * 16, "٣"])
     def test_an_index_that_is_none_is_refused(self, given: str, capsys: pytest.CaptureFixture[str]) -> None:
