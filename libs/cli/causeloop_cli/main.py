@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _mendable() -> tuple[type[Exception], ...]:
-    """What a person can mend. Imported when it happens: a command starts sooner without."""
+    """The errors that a person can correct. Imported when one happens: a command starts sooner without."""
     from causeloop_cli.embedded.process import ServerFailed
     from causeloop_client import ClientError
     from causeloop_common.errors import AppError
@@ -94,7 +94,7 @@ def _audit(parser: argparse.ArgumentParser) -> None:
 
 
 def _gateway(parser: argparse.ArgumentParser) -> None:
-    """The options that say where the gateway is and who asks; `audit.client` reads them."""
+    """The options for the gateway and the token; `audit.client` reads them."""
     parser.add_argument("--url", help="the gateway's address (that of the `causeloop dev` that runs in this folder)")
     parser.add_argument(
         "--token-file", metavar="FILE", help="has the token, - is standard input (unless CAUSELOOP_TOKEN is set)"

@@ -9,7 +9,7 @@ NAME = ".causeloop"
 
 
 def read(path: Path, name: str = "dev.json") -> dict[str, Any]:
-    """What a dev wrote in this folder; empty when there is none."""
+    """A file that a dev wrote in this folder; empty when there is none."""
     try:
         found = json.loads((path / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -18,7 +18,7 @@ def read(path: Path, name: str = "dev.json") -> dict[str, Any]:
 
 
 def running(path: Path) -> dict[str, Any]:
-    """What the dev that runs in this folder wrote; empty when none runs."""
+    """`dev.json` of the dev that runs in this folder; empty when none runs."""
     found = read(path)
     return found if lives(found.get("pids", {}).get("supervisor")) else {}
 

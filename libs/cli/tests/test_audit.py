@@ -69,7 +69,9 @@ class TestGateway:
     def test_without_one_it_is_said_what_to_do(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["audit", "tail"]) == 1
         said = capsys.readouterr().err
-        assert said == "causeloop audit: Say where the gateway is with --url: no `causeloop dev` runs in this folder.\n"
+        assert (
+            said == "causeloop audit: Give the gateway's address with --url: no `causeloop dev` runs in this folder.\n"
+        )
 
     @pytest.mark.parametrize("url", ["causeloop.example.com", "file:///etc/passwd", "http://", "//x"])
     def test_an_address_that_is_none_is_refused(self, url: str) -> None:

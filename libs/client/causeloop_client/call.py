@@ -1,4 +1,4 @@
-"""What a call is: an operation's class with its fields, typed by what the gateway answers.
+"""A call: an operation's class with its fields, typed by the gateway's answer.
 
     class PutSecret(Call[SecretView], route="PUT /secrets/{path}", keyed=True): ...
 

@@ -1,4 +1,4 @@
-"""What can go wrong.
+"""The errors of a call.
 
 ClientError
 ├── Problem        the gateway refused: switch on `code`
@@ -15,7 +15,7 @@ class ClientError(Exception):
 
 
 class Problem(ClientError):
-    """A refusal (RFC 9457): a stable `code`, a `detail` that says what to do, `errors` with the reasons by field.
+    """A refusal (RFC 9457): a stable `code`, a `detail` with what to do next, `errors` with the reasons by field.
 
     `code` is empty when the answer is not one of a Causeloop gateway, `status` 0 when it is the end of a stream.
     `trace_id` names the request to its operator; `retry_after` is in seconds.

@@ -1,4 +1,4 @@
-"""A call from its first attempt to its answer, without I/O: what is sent, what it means, when it is sent again."""
+"""A call from its first attempt to its answer, without I/O: the request, the answer's meaning, further attempts."""
 
 import json
 import random

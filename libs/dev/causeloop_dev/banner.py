@@ -1,11 +1,11 @@
-"""What `causeloop dev` says when it is ready: where things are, and lines to copy that really work."""
+"""The lines that `causeloop dev` prints when it is ready: where things are, and commands to copy that really work."""
 
 import os
 import sys
 
 from causeloop_dev.seed import Demo
 
-_READ_TOKEN = r"""TOKEN=$(sed -n 's/.*"owner": "\(.*\)".*/\1/p' .causeloop/dev.json)"""  # noqa: S105  a line of shell
+_READ_TOKEN = r"""export CAUSELOOP_TOKEN=$(sed -n 's/.*"owner": "\(.*\)".*/\1/p' .causeloop/dev.json)"""  # noqa: S105  a line of shell
 
 
 def text(gateway_url: str, issuer_url: str, demo: Demo | None, *, data: str | None, seconds: float) -> str:
@@ -15,7 +15,7 @@ def text(gateway_url: str, issuer_url: str, demo: Demo | None, *, data: str | No
     facts = [
         ("API", f"{gateway_url}/v1"),
         ("Docs", f"{gateway_url}/docs"),
-        ("Sign-in", f"{issuer_url}  mock: anybody may be anybody, so for development only"),
+        ("Sign-in", f"{issuer_url}  mock: anybody can be anybody, so for development only"),
         ("Workspace", f"{demo.workspace_id}  Demo, owned by alice" if demo else "none (--no-seed)"),
         ("Files", ".causeloop/dev.json  addresses and tokens; .causeloop/logs"),
     ]
@@ -28,7 +28,7 @@ def text(gateway_url: str, issuer_url: str, demo: Demo | None, *, data: str | No
 
 
 def _with_token(gateway_url: str) -> list[str]:
-    as_owner, json = '-H "Authorization: Bearer $TOKEN"', "-H 'Content-Type: application/json'"
+    as_owner, json = '-H "Authorization: Bearer $CAUSELOOP_TOKEN"', "-H 'Content-Type: application/json'"
     return [
         _READ_TOKEN,
         f'curl -sw "\\n" -X PUT {gateway_url}/v1/secrets/hello {as_owner} {json} -d \'{{"value": "world"}}\'',

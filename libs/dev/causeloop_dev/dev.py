@@ -36,7 +36,7 @@ from causeloop_dev.processes import (
     migrating,
     serving,
 )
-from causeloop_dev.supervisor import Supervisor, tell
+from causeloop_dev.supervisor import Supervisor, report
 
 _READY_SECONDS = 90.0
 _HOPELESS_CRASHES = 3
@@ -71,7 +71,7 @@ class Dev:
         self._processes = (ALL_IN_ONE,) if options.one_process else SERVICES
         port = gateway_port(options.port)
         if unused := [name for name in ("DATABASE_URL", "NATS_URL") if os.environ.get(name)]:
-            tell(f"{' and '.join(unused)} not used: this brings its own servers. Use `causeloop serve` with yours.")
+            report(f"{' and '.join(unused)} not used: this brings its own servers. Use `causeloop serve` with yours.")
         self._installation = Installation.kept_in(self._data) if self._data else Installation.new()
         self._addresses = Addresses.chosen(port, self._processes, self._data)
         self._janitor = stack.enter_context(Janitor())
@@ -120,7 +120,7 @@ class Dev:
         for server in (self._postgres, self._nats):
             self._supervisor.watch(server)
         gc.collect()
-        gc.freeze()  # what is there by now stays untouched, so that children go on sharing it
+        gc.freeze()  # these objects stay untouched, so that children go on sharing them
 
     def _migrate(self) -> None:
         body = migrating(self._database_url, self._nats.url, self._installation)
@@ -128,7 +128,7 @@ class Dev:
         while migration.alive():
             self._supervisor.sleep(0.1)
         if migration.code != 0:
-            raise ServerFailed(f"The migration {migration.ending}. Its log tells why: {migration.log}")
+            raise ServerFailed(f"The migration {migration.ending}. The reason is in its log: {migration.log}")
 
     def _start_services(self) -> None:
         made = environs(self._installation, self._addresses, self._database_url, self._nats.url)
@@ -151,7 +151,7 @@ class Dev:
         return children
 
     def _await_ready(self, http: httpx.Client) -> None:
-        """Wait for every /ready; give up on a process that crashes again and again, and say where it tells why."""
+        """Wait for every /ready; give up on a process that crashes again and again, and name its log."""
         addresses = self._addresses
         waiting = {name: f"{addresses.ops_urls[name]}/ready" for name in SERVICES}
         waiting |= {"the gateway": f"{addresses.gateway_url}/ready"}
@@ -168,10 +168,10 @@ class Dev:
             hopeless = [n for n in self._supervisor.pids() if self._supervisor.crashes(n) >= _HOPELESS_CRASHES]
             if hopeless or time.monotonic() > deadline:
                 names = " and ".join(hopeless or waiting)
-                raise ServerFailed(f"{names} did not become ready. The logs tell why: {self._folder.path / 'logs'}")
+                raise ServerFailed(f"{names} did not become ready. See the logs: {self._folder.path / 'logs'}")
 
     def _changed(self) -> None:
-        """Write dev.json again: what was restarted has another process id."""
+        """Write dev.json again: a restarted process has another id."""
         if self._ready is None:
             return
         pids = self._supervisor.pids()

@@ -254,7 +254,7 @@ class EmbeddedPostgres(EmbeddedServer):
             if not cluster.exists():
                 self._make_cluster(cluster, lock)
             self._password = self._read_password(cluster)
-            # The lock is ours, so no server lives here. What a killed one left would keep the new one from
+            # The lock is ours, so no server lives here. A killed one's files would keep the new one from
             # starting as soon as the process id in it belongs to some other program.
             (cluster / "postmaster.pid").unlink(missing_ok=True)
             for leftover in self.socket_folder.iterdir():

@@ -37,7 +37,7 @@ SCOPES: dict[str, frozenset[str]] = {
     "owner": ROLES["owner"],
     "viewer": frozenset({Permission.WORKSPACE_READ, Permission.SECRETS_READ, Permission.AUDIT_READ}),
 }
-"""The personal access tokens that are made, by name: what each may do."""
+"""The personal access tokens that are made, by name, with the scopes of each."""
 
 
 @dataclass(frozen=True)

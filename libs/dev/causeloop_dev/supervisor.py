@@ -143,7 +143,7 @@ class Supervisor:
             watched.due = now + watched.pause
             when = f"in {watched.pause:g} s" if watched.pause else "now"
             how, where = (ward.ending, f" (its log: {ward.log})") if isinstance(ward, Forked) else ("has ended", "")
-            tell(f"{ward.name} {how}; starting it again {when}{where}")
+            report(f"{ward.name} {how}; starting it again {when}{where}")
             watched.pause = _next_pause(watched.pause)
         if now < watched.due:
             return
@@ -151,7 +151,7 @@ class Supervisor:
             ward.restart()
         except ServerFailed as failure:
             watched.due = time.monotonic() + watched.pause
-            tell(f"{ward.name} could not be started; again in {watched.pause:g} s: {failure}")
+            report(f"{ward.name} could not be started; again in {watched.pause:g} s: {failure}")
             watched.pause = _next_pause(watched.pause)
         else:
             watched.due, watched.since = None, time.monotonic()
@@ -176,7 +176,7 @@ class Supervisor:
             raise KeyboardInterrupt
 
 
-def tell(sentence: str) -> None:
+def report(sentence: str) -> None:
     """Print one line on the terminal."""
     print(f"causeloop dev: {sentence}", file=sys.stderr, flush=True)
 

@@ -13,6 +13,10 @@ from causeloop_cli.embedded.nats import free_port
 from causeloop_cli.running_dev import running
 from causeloop_dev.demo import page
 
+README = Path(__file__).parents[3] / "README.md"
+BEGINNING = 42
+"""Columns of a line that are the same each time."""
+
 HEADINGS = (
     "Sign in", "A workspace", "A token with few scopes", "A secret", "A named key", "The stream, cut off",
     "The log, proven", "Revocation", "What was shown",
@@ -53,6 +57,10 @@ class TestDemo:
         assert not re.search(r"eyJ|[A-Za-z0-9_.-]{65,}", done.stdout.replace("log/ws_", "log ws_"))
         assert "\033" not in done.stdout
         assert max(map(len, done.stdout.splitlines())) <= page.WIDTH
+        shown = README.read_text().partition("make demo\n```\n\n```\n")[2].partition("```")[0].splitlines()
+        assert len(shown) > 8
+        printed = {line[:BEGINNING].rstrip() for line in done.stdout.splitlines()}
+        assert {line[:BEGINNING].rstrip() for line in shown} <= printed
 
     def test_without_a_dev_says_what_to_do(self, tmp_path: Path) -> None:
         done = demo(tmp_path)

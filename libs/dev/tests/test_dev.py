@@ -175,7 +175,11 @@ class TestReady:
             assert answer.status_code == 200
 
     def test_the_printed_lines_work_as_they_are(self, dev: Dev) -> None:
-        lines = [line.strip() for line in dev.said.splitlines() if line.strip().startswith(("TOKEN=", "curl "))]
+        lines = [
+            line.strip()
+            for line in dev.said.splitlines()
+            if line.strip().startswith(("export CAUSELOOP_TOKEN=", "curl "))
+        ]
         assert len(lines) == 4
         if shutil.which("curl") is None:
             pytest.skip("there is no curl on this machine")
@@ -290,7 +294,7 @@ class TestEnd:
         told = dev.said.splitlines()
         assert told[0] == "causeloop dev: ACCESS_TOKEN_SECONDS: Input should be greater than or equal to 60"
         assert told[1].startswith("causeloop dev: auth ended with code 1; starting it again now (its log: /")
-        assert told[-1] == "causeloop dev: auth did not become ready. The logs tell why: .causeloop/logs"
+        assert told[-1] == "causeloop dev: auth did not become ready. See the logs: .causeloop/logs"
         assert not dev.path.exists()
 
 

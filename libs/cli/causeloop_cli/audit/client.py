@@ -24,7 +24,7 @@ def gateway(options: argparse.Namespace) -> Client:
     dev = running_dev.running(Path(running_dev.NAME))
     url = options.url or dev.get("gateway_url", "")
     if not url:
-        raise SettingsError("Say where the gateway is with --url: no `causeloop dev` runs in this folder.")
+        raise SettingsError("Give the gateway's address with --url: no `causeloop dev` runs in this folder.")
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise SettingsError("--url is not an http or https address, such as https://causeloop.example.com.")
     token = os.environ.get(TOKEN) or (_read(options.token_file) if options.token_file else "")

@@ -1,4 +1,4 @@
-"""The journey, part by part: what is done, what must come back, and why it matters."""
+"""The journey, part by part: each step, the answer it must have, and why it matters."""
 
 import base64
 import secrets
@@ -39,7 +39,7 @@ _SHOWN = (
     "rolled back is noticed by anybody who pinned its key and kept a checkpoint."
 )
 _NOT_SHOWN = (
-    "Not shown: that an event tells the truth, that everybody is shown the same log (it takes witnesses elsewhere), or "
+    "Not shown: that an event is true, that everybody is shown the same log (it takes witnesses elsewhere), or "
     "how rows are kept apart and encrypted: `causeloop doctor` and `make test` look there."
 )
 
@@ -78,7 +78,7 @@ class Journey:
         """1: the identity provider's session, exchanged."""
         page, subject = self._page, f"ada-{self._suffix}"
         page.heading(
-            1, "Sign in", "The identity provider's session is exchanged, never used: what is ours can be revoked."
+            1, "Sign in", "The identity provider's session is exchanged, never used: our own tokens can be revoked."
         )
         self._grant = sign_in(self._person, self._http, self._issuer_url, subject)
         page.did("POST issuer/v1/sessions", "200", f"a session of {subject}, mock issuer")
@@ -209,7 +209,7 @@ class Journey:
         self._listener.cut()
 
     def _do(self, call: Call[Reply]) -> Reply:
-        """What the program does."""
+        """An act of the program."""
         reply = self._program.send(call)
         self._answered_at = time.monotonic()
         return reply
@@ -223,7 +223,7 @@ class Journey:
         return None
 
     def _refused(self, client: Client, call: Call[Any], status: int) -> None:
-        """What must be refused."""
+        """A request that must be refused."""
         asked = " ".join(call.to_http()[:2])
         try:
             client.send(call)
