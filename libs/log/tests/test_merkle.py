@@ -1,4 +1,4 @@
-"""The tree against the published vectors of RFC 6962 and 9162, against its definition, and against whoever bends it."""
+"""The tree against the published vectors of RFC 6962 and 9162, against its definition, and against bent proofs."""
 
 import base64
 import hashlib
@@ -151,14 +151,14 @@ class TestFrontier:
         left, right = leaf_hash(b"a"), leaf_hash(b"b")
         assert leaf_hash(left + right) != node_hash(left, right)
 
-    def test_tells_of_every_256_leaves_that_are_complete_and_of_nothing_else(self) -> None:
+    def test_collects_a_node_for_every_256_complete_leaves_and_no_other(self) -> None:
         frontier = Frontier()
         leaves = numbered(3 * 256 + 5)
         for leaf in leaves:
             frontier.append(leaf_hash(leaf))
         assert frontier.completed == [Node(1, n, mth(leaves[n * 256 : n * 256 + 256])) for n in range(3)]
 
-    def test_tells_of_every_level(self) -> None:
+    def test_collects_nodes_of_every_level(self) -> None:
         log = Stored(numbered(65_536))
         assert sorted(key for key in log.rows if key[0]) == [*((1, n) for n in range(256)), (2, 0)]
         assert log.rows[2, 0] == log.root
