@@ -25,7 +25,7 @@ ifneq ($(shell cat $(DEPENDENCIES) 2>/dev/null),$(CURDIR))
 .PHONY: $(DEPENDENCIES)
 endif
 
-# Quiet: what pip says goes to a file, and to the screen when it fails.
+# Quiet: the output of pip goes to a file, and to the screen when it fails.
 pip = $(BIN)/python -m pip --disable-pip-version-check install --quiet $(1) > $(VENV)/pip.log 2>&1 || \
 	{ cat $(VENV)/pip.log >&2; echo "make: pip could not install; see above. Then run make again." >&2; exit 1; }
 

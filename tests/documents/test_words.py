@@ -7,15 +7,20 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 UNPLAIN = re.compile(
-    r"(?<![a-z])(told|whoever|hear|hears|heard|says so|last words?|own words?|who may not)(?![a-z])", re.IGNORECASE
+    r"(?<![a-z])(tells?|told|says?|said|hears?|heard|whoever|last words?|own words?|who may not)(?![a-z])",
+    re.IGNORECASE,
 )
-"""Things do not tell, say or hear, and a sentence has its subject's noun first."""
+"""Only people talk, and a sentence has its subject's noun first."""
 
 LEFT: frozenset[str] = frozenset(
     {
+        "libs/common/causeloop_common/application.py",
+        "libs/common/causeloop_common/contracts/base.py",
         "libs/common/causeloop_common/contracts/topology.py",
         "libs/common/causeloop_common/database/database.py",
+        "libs/common/causeloop_common/ids.py",
         "libs/common/causeloop_common/messaging/bus.py",
+        "libs/common/causeloop_common/outbox.py",
         "libs/common/causeloop_common/relay.py",
         "services/audit/causeloop_audit/handlers/intake.py",
         "services/audit/causeloop_audit/repository/writer.py",
@@ -46,13 +51,14 @@ class TestPlainWords:
     @pytest.mark.parametrize(
         "sentence",
         [
-            "It was told so.", "Whoever has the key may open it.", "A gateway hears of it.", "NAMED_TOLD = 1",
-            "The page says so.", "The last words of a stream.", "In the log's own words.", "Who may not is refused.",
+            "It was told so.", "The log tells it.", "Whoever has the key may open it.", "A gateway hears of it.",
+            "NAMED_TOLD = 1", "def _say(line):", "The reply says why.", "The last words of a stream.",
+            "In the log's own words.", "Who may not is refused.",
         ],
     )  # fmt: skip
     def test_the_words_are_found(self, sentence: str) -> None:
         assert UNPLAIN.search(sentence)
 
-    @pytest.mark.parametrize("sentence", ["A threshold.", "The untold story of a shearing.", "The reply says why."])
+    @pytest.mark.parametrize("sentence", ["A threshold.", "The untold story of a shearing.", "An essay on Saidnaya."])
     def test_other_words_are_left_alone(self, sentence: str) -> None:
         assert not UNPLAIN.search(sentence)

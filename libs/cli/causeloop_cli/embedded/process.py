@@ -226,12 +226,12 @@ class Janitor:
                 "This janitor is closed, or belongs to the parent of this process. Make one of your own."
             )
         try:
-            _say(self._helper, line)
+            _write(self._helper, line)
         except BrokenPipeError:
             self._helper.communicate()
             self._helper = _start_helper()
             for known in (*self._folders.values(), *self._watched.values()):
-                _say(self._helper, known)
+                _write(self._helper, known)
 
     def _mine(self) -> bool:
         return os.getpid() == self._supervisor
@@ -249,7 +249,7 @@ def _start_helper() -> subprocess.Popen[bytes]:
     )
 
 
-def _say(helper: subprocess.Popen[bytes], line: str) -> None:
+def _write(helper: subprocess.Popen[bytes], line: str) -> None:
     if helper.stdin:
         helper.stdin.write(line.encode("ascii") + b"\n")
 
