@@ -1,4 +1,4 @@
-"""What a person sees of a verification: a line for each step, then the verdict.
+"""A verification as a person sees it: a line for each step, then the verdict.
 
 `causeloop-verify` and `causeloop audit verify` are both this.
 """

@@ -54,7 +54,7 @@ class Step(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What all steps hold for: the checkpoint, the number of entries without content, and a sentence with its worth."""
+    """The result when all steps hold: the checkpoint, the number of entries without content, and what is shown."""
 
     checkpoint: Checkpoint
     pruned: int

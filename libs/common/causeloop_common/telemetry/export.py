@@ -1,8 +1,8 @@
 """Spans to a collector by OTLP: protobuf over HTTP, in batches, on a thread of its own.
 
-The one module that knows the OpenTelemetry SDK, loaded only when there is a collector. What waits is bounded; what does
-not fit, or cannot be delivered, is dropped and counted. A collector that is away costs a request nothing and the log
-one line a minute.
+The one module that knows the OpenTelemetry SDK, loaded only when there is a collector. The queue is bounded; a span
+that does not fit, or cannot be delivered, is dropped and counted. A collector that is away costs a request nothing
+and the log one line a minute.
 """
 
 import asyncio

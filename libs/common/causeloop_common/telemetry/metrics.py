@@ -1,7 +1,7 @@
 """Every metric, for `/metrics`; `docs/observability.md` explains each to operators.
 
-Labels are services, routes' templates, names of commands and outcomes: never a tenant, a person or a path. What can be
-read when somebody looks (queues, pools, ages) is read then, and costs a request nothing.
+Labels are services, routes' templates, names of commands and outcomes: never a tenant, a person or a path. Queues,
+pools and ages are read when the metrics are read, and cost a request nothing.
 """
 
 from prometheus_client import Counter, Gauge, Histogram

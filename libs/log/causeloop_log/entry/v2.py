@@ -45,7 +45,7 @@ RULES = {
     14: "a number in data is an integer from -2^53 to 2^53, written without fraction and exponent",
     15: "a leaf is written in its one form: sorted keys, no white space, no escape that is not needed (RFC 8785)",
 }
-"""What a leaf is. The numbers never change."""
+"""The definition of a leaf. The numbers never change."""
 
 _FIELDS = frozenset(
     (

@@ -55,12 +55,12 @@ class Entry(NamedTuple):
 
     @property
     def identity(self) -> str | tuple[str, str]:
-        """What no two entries of a log have in common."""
+        """The part that is unique in a log."""
         return self.id if self.source is None else (self.source, self.id)
 
     @property
     def summary(self) -> str:
-        """Who did what to what, in a line: `vault.secret_revealed by usr_… for usr_… on secret sec_…, denied`."""
+        """Actor, action and target in a line: `vault.secret_revealed by usr_… for usr_… on secret sec_…, denied`."""
         behalf = "" if self.on_behalf_of is None else f" for {self.on_behalf_of}"
         kind = "" if self.target_kind is None else f"{self.target_kind} "
         outcome = "" if self.outcome in (None, "success") else f", {self.outcome}"

@@ -84,8 +84,8 @@ class CheckpointService:
         self._key = _opened(stored, seed, self._origin)
 
     async def sign_checkpoint(self, ctx: AuthContext, command: SignCheckpoint) -> SignedCheckpoint:
-        """Sign the head of the tenant's log, if it begins with the one signed before. What was signed is remembered
-        before the signature leaves, so that no crash and no race can make two histories of one log.
+        """Sign the head of the tenant's log, if it begins with the one signed before. The head is committed before the
+        signature leaves, so that no crash and no race can make two histories of one log.
         """
         key, head = self._opened_key(), Head(command.size, bytes.fromhex(command.root))
         async with self._database.transaction(ctx) as tx:
