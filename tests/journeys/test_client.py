@@ -141,7 +141,7 @@ class TestTheClient:
 
         with pytest.raises(Problem) as end:
             await follow()
-        assert (end.value.code, end.value.status) == ("unauthorized", 0)
+        assert (end.value.code, end.value.status) == ("unauthorized", 200)
         assert found[2] == "auth.token_created"
 
 

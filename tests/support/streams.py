@@ -64,7 +64,7 @@ class Follower:
         try:
             await self._follow(until, seconds, end)
         except Problem as end_of_stream:
-            if end_of_stream.status:
+            if end_of_stream.status != 200:
                 raise
             self.ended, self.ended_at = end_of_stream.code, time.monotonic()
 

@@ -8,7 +8,7 @@ field that is None is not sent. `from_` is the field `from`.
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, NamedTuple, TypedDict, TypeVar, dataclass_transform, get_args
+from typing import Any, ClassVar, Generic, TypedDict, TypeVar, dataclass_transform, get_args
 from urllib.parse import quote
 
 from causeloop_client.errors import Problem
@@ -17,27 +17,11 @@ Reply = TypeVar("Reply")
 Item = TypeVar("Item")
 
 
-class Cursor(TypedDict):
-    """Where the next page begins."""
-
-    next_cursor: str | None
-    has_more: bool
-
-
 class Page(TypedDict, Generic[Item]):
-    """One page of a list."""
+    """One page of a list; `page` has the `next_cursor`, null at the end."""
 
     data: list[Item]
-    page: Cursor
-
-
-class Request(NamedTuple):
-    """A call as HTTP."""
-
-    method: str
-    path: str
-    query: dict[str, Any]
-    body: dict[str, Any] | None
+    page: dict[str, Any]
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -59,13 +43,13 @@ class Call(Generic[Reply]):
             reply = Page if issubclass(cls, List) else get_args(cls.__orig_bases__[0])[0]  # type: ignore[attr-defined]
             cls._required = getattr(reply, "__required_keys__", frozenset())
 
-    def to_http(self) -> Request:
-        """The call as HTTP; Problem when a field would lead the path elsewhere."""
+    def to_http(self) -> tuple[str, str, dict[str, Any], dict[str, Any] | None]:
+        """Method, path, query and body; Problem when a field would lead the path elsewhere."""
         method, _, path = self._route.partition(" ")
         given = {name.rstrip("_"): value for name, value in vars(self).items() if value is not None}
         path = re.sub(r"\{(\w+)\}", lambda found: _segments(found[1], given.pop(found[1])), path)
         query, body = (given, None) if method in ("GET", "DELETE") else ({}, given)
-        return Request(method, f"/v1{path}", query, body)
+        return method, f"/v1{path}", query, body
 
     def is_reply(self, body: Any) -> bool:
         """Whether an answer's body has what the reply must have."""

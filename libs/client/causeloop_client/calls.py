@@ -1,6 +1,6 @@
 """Every operation of the HTTP interface and what it answers. Written by `make schemas`: change the contracts."""
 # fmt: off
-# ruff: noqa: D204, I001
+# ruff: noqa: D204, E702, I001
 
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -8,151 +8,85 @@ from causeloop_client.call import Call, List
 
 class Grant(TypedDict):
     """An access token and a refresh token (RFC 6749 5.1)."""
-    access_token: str  # Sent as `Authorization: Bearer …`.
-    refresh_token: str  # Exchanged once for the next pair.
-    token_type: Literal["Bearer"]  # How the access token is sent.
-    expires_in: int  # Seconds until the access token expires.
-    scope: str  # The permissions that the access token has now, separated by spaces.
-    # The workspace that the access token is for; null for the person's own realm, where there are no secrets, keys or
-    # entries, but workspaces can be created.
+    access_token: str; refresh_token: str; token_type: Literal["Bearer"]; expires_in: int; scope: str
     workspace_id: str | None
 
 class CreatedApiToken(TypedDict):
     """A personal access token with its secret, shown this once."""
-    id: str  # The id of a personal access token.
-    name: str  # The name that its owner gave it.
-    scopes: list[str]  # The permissions that the token may use at most.
-    owner: str  # The person that the token stands for.
-    created_at: str  # The time of its creation.
-    expires_at: str  # The time from which it is refused.
-    revoked_at: str | None  # The time of its revocation; null before.
-    token: str  # The token itself, sent as `Authorization: Bearer …`. Keep it: it is not shown again.
+    id: str; name: str; scopes: list[str]; owner: str; created_at: str; expires_at: str; revoked_at: str | None
+    token: str
 
 class ApiTokenView(TypedDict):
     """A personal access token without its secret."""
-    id: str  # The id of a personal access token.
-    name: str  # The name that its owner gave it.
-    scopes: list[str]  # The permissions that the token may use at most.
-    owner: str  # The person that the token stands for.
-    created_at: str  # The time of its creation.
-    expires_at: str  # The time from which it is refused.
-    revoked_at: str | None  # The time of its revocation; null before.
+    id: str; name: str; scopes: list[str]; owner: str; created_at: str; expires_at: str; revoked_at: str | None
 
 class WorkspaceView(TypedDict):
     """A workspace."""
-    id: str  # The id of a workspace.
-    name: str  # The name that people see.
-    slug: str  # A short label; two workspaces may have the same.
-    timezone: str  # The time zone of its people (IANA database).
-    created_at: str  # The time of its creation.
-    created_by: str  # The person who created it, its first owner.
+    id: str; name: str; slug: str; timezone: str; created_at: str; created_by: str
 
 class MyWorkspace(TypedDict):
     """A membership of the caller in a workspace."""
-    workspace_id: str  # The id of a workspace.
-    role: str  # The caller's role there.
-    joined_at: str  # The time at which the caller joined.
+    workspace_id: str; role: str; joined_at: str
 
 class SecretView(TypedDict):
     """A secret without its value."""
-    id: str  # The id of a secret.
-    path: str  # Its path in the workspace.
-    version: int  # The number of its newest version, from 1.
-    created_at: str  # The time of its first version.
-    updated_at: str  # The time of its newest version.
+    id: str; path: str; version: int; created_at: str; updated_at: str
 
 class RevealedSecret(TypedDict):
     """A secret with its value."""
-    id: str  # The id of a secret.
-    path: str  # Its path in the workspace.
-    version: int  # The version's number, from 1.
-    value: str  # The value of this version.
+    id: str; path: str; version: int; value: str
 
 class KeyView(TypedDict):
     """A named key without its material."""
-    id: str  # The id of a named key.
-    name: str  # Its name in the workspace.
-    type: Literal["aes256-gcm"]  # The key's algorithm.
-    version: int  # The number of its newest version, from 1.
-    created_at: str  # The time of its creation.
+    id: str; name: str; type: Literal["aes256-gcm"]; version: int; created_at: str
 
 class ItemError(TypedDict):
     """The reason why one item of a request could not be done; the others were."""
-    code: str  # The code of a problem, such as `validation_error`.
-    detail: str  # A sentence for people.
+    code: str; detail: str
 
 class EncryptedItem(TypedDict):
     """The ciphertext of an item, or the reason why there is none."""
-    ciphertext: NotRequired[str]  # The item's ciphertext.
-    error: NotRequired[ItemError]  # Instead of a ciphertext.
+    ciphertext: NotRequired[str]; error: NotRequired[ItemError]
 
 class Encrypted(TypedDict):
     """The ciphertext, or the results of the items."""
-    ciphertext: NotRequired[str]  # Of the one plaintext; keep it.
-    results: NotRequired[list[EncryptedItem]]  # Of the items, in their order.
+    ciphertext: NotRequired[str]; results: NotRequired[list[EncryptedItem]]
 
 class PlainItem(TypedDict):
     """A plaintext, and the context to bind it to."""
-    plaintext: str  # In base64: at most 48 KiB.
-    # Names and values that the ciphertext belongs to, such as table and row. They are neither secret nor stored; the
-    # ciphertext decrypts only with the same ones, in any order.
-    context: NotRequired[dict[str, str]]
+    plaintext: str; context: NotRequired[dict[str, str]]
 
 class DecryptedItem(TypedDict):
     """The plaintext of an item, or the reason why there is none."""
-    plaintext: NotRequired[str]  # The item's plaintext, in base64.
-    error: NotRequired[ItemError]  # Instead of a plaintext.
+    plaintext: NotRequired[str]; error: NotRequired[ItemError]
 
 class Decrypted(TypedDict):
     """The plaintext, or the results of the items."""
-    plaintext: NotRequired[str]  # Of the one ciphertext, in base64.
-    results: NotRequired[list[DecryptedItem]]  # Of the items, in their order.
+    plaintext: NotRequired[str]; results: NotRequired[list[DecryptedItem]]
 
 class CipherItem(TypedDict):
     """A ciphertext, and the context that it was bound to."""
-    ciphertext: str  # A ciphertext that `encrypt` gave, `clv1:…`.
-    # Names and values that the ciphertext belongs to, such as table and row. They are neither secret nor stored; the
-    # ciphertext decrypts only with the same ones, in any order.
-    context: NotRequired[dict[str, str]]
+    ciphertext: str; context: NotRequired[dict[str, str]]
 
 class EventView(TypedDict):
     """One entry of the log."""
-    index: int  # The entry's place in the log, from 0.
-    id: str  # The id of an event.
-    action: str  # The act: service and event.
-    actor: str  # The principal who acted: a person or a service.
-    credential: str | None  # The session or token that the actor used; null for a service.
-    target: str  # The id of the thing that was acted on.
-    occurred_at: str  # The time of the act, by the clock of the service.
-    request_id: str  # The `X-Request-Id` of the request that caused the act; may be empty.
-    data: dict[str, Any] | None  # The event's own fields. Null once retention removed them; the hash stays.
-    leaf_hash: str  # The entry's RFC 6962 hash in hex: a leaf of the log's tree.
+    index: int; id: str; action: str; actor: str; credential: str | None; target: str; occurred_at: str
+    request_id: str; data: dict[str, Any] | None; leaf_hash: str
 
 class EventProof(TypedDict):
     """A proof that an entry is in the log: the path from its hash to a signed root (RFC 9162 2.1.3)."""
-    index: int  # The entry's place in the log, from 0.
-    leaf: str | None  # The entry's bytes, of which the hash is made; null once retention removed them.
-    leaf_hash: str  # The entry's RFC 6962 hash, in hex.
-    size: int  # How many entries the log had.
-    path: list[str]  # Hashes in hex, from the leaf's sibling to the root's child.
-    checkpoint: str  # The signed note (C2SP tlog-checkpoint), which a verifier reads as it is.
-    tlog_proof: str  # The whole proof as one C2SP tlog-proof file, for any tool that reads those.
+    index: int; leaf: str | None; leaf_hash: str; size: int; path: list[str]; checkpoint: str; tlog_proof: str
 
 class CheckpointView(TypedDict):
     """The log's head, signed."""
-    size: int  # How many entries the log had.
-    root: str  # The root of the tree over all entries (RFC 6962), in hex.
-    checkpoint: str  # The signed note (C2SP tlog-checkpoint), which a verifier reads as it is.
+    size: int; root: str; checkpoint: str
 
 ConsistencyProof = TypedDict("ConsistencyProof", {"from": int, "to": int, "path": list[str]})
 """A proof that a log begins with an earlier state of it (RFC 9162 2.1.4)."""
 
 class AuditKey(TypedDict):
     """The public key that verifies the checkpoints of a tenant's log."""
-    origin: str  # The log's name, the first line of its checkpoints.
-    key: str  # The verifier key, `name+id+base64`, as tools for signed notes read it.
-    algorithm: Literal["ed25519"]  # The signature's algorithm.
-    created_at: str  # The time of the key's creation.
+    origin: str; key: str; algorithm: Literal["ed25519"]; created_at: str
 
 class Exchange(Call[Grant], route="POST /auth/exchange"):
     """Exchange a session of the identity provider for a pair of tokens."""

@@ -46,9 +46,6 @@ class _Client(Generic[Http]):
         bearer = {"authorization": f"Bearer {self.token}"} if self.token else {}
         return {"accept": "application/json", "accept-encoding": "identity", **bearer}
 
-    def _sending(self, call: Call[Reply], key: str | None) -> Sending[Reply]:
-        return Sending(call, key, self.url, self.timeout, self.patience)
-
 
 class Client(_Client[httpx.Client]):
     """A client that waits for its answers."""
@@ -72,7 +69,7 @@ class Client(_Client[httpx.Client]):
 
     def answer(self, call: Call[Reply], *, key: str | None = None) -> Answer[Reply]:
         """The whole answer, as `send`."""
-        sending = self._sending(call, key)
+        sending = Sending(call, key, self.url, self.timeout, self.patience)
         while True:
             try:
                 with self._http.stream(**sending.request(self._headers())) as response:
@@ -139,7 +136,7 @@ class AsyncClient(_Client[httpx.AsyncClient]):
 
     async def answer(self, call: Call[Reply], *, key: str | None = None) -> Answer[Reply]:
         """As `Client.answer`."""
-        sending = self._sending(call, key)
+        sending = Sending(call, key, self.url, self.timeout, self.patience)
         while True:
             try:
                 async with self._http.stream(**sending.request(self._headers())) as response:

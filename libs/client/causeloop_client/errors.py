@@ -17,7 +17,7 @@ class ClientError(Exception):
 class Problem(ClientError):
     """A refusal (RFC 9457): a stable `code`, a `detail` with what to do next, `errors` with the reasons by field.
 
-    `code` is empty when the answer is not one of a Causeloop gateway, `status` 0 when it is the end of a stream.
+    `code` is empty when the answer is not one of a Causeloop gateway; `status` is 200 when it is the end of a stream.
     `trace_id` names the request to its operator; `retry_after` is in seconds.
     """
 

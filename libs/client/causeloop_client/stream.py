@@ -5,6 +5,7 @@ at other line breaks of Unicode would tear entries apart.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ class Following:
         self._url = url
         self._patience = patience
         self._begin = {} if start is None else {"from": str(start)}
-        self._left = count
+        self._left = math.inf if count is None else count
         self._waiting = waiting
         self._last_id = "" if after is None else str(after)
         self._reader = Reader()
@@ -154,9 +155,10 @@ class Following:
 
     def feed(self, part: bytes) -> Iterator[Event]:
         """The entries that are whole with these bytes; Problem when the stream ends, Unreachable when it is none."""
-        if self._response is not None and self._response.status_code != 200:
+        response = self._response
+        if response is None or response.status_code != 200:
             return append(self._refusal, part)
-        if self._left is not None and self._reader.is_between and part.startswith(_HEARTBEAT):
+        if self._left < math.inf and self._reader.is_between and part.startswith(_HEARTBEAT):
             self._left = 0  # sent only when there is no entry to send
         try:
             events = self._reader.feed(part)
@@ -164,11 +166,10 @@ class Following:
             raise Unreachable(str(error)) from error
         for event in events:
             if event.kind == "end":
-                raise _ended(event)
+                raise Problem.of(response, event.data.encode())
             if event.kind in ("message", "pruned") and self._left != 0:
                 self._last_id, self._fertile_at = event.id, time.monotonic()
-                if self._left is not None:
-                    self._left -= 1
+                self._left -= 1
                 yield event
         self._last_id = self._reader.last_id
 
@@ -180,23 +181,15 @@ class Following:
             failure = Problem.of(self._response, self._refusal)
             self._refusal.clear()
         if isinstance(failure, Problem):
-            if failure.code in _FINAL if failure.status == 0 else failure.status not in _AGAIN:
+            if failure.code in _FINAL if failure.status == 200 else failure.status not in _AGAIN:
                 raise failure
             seconds = failure.retry_after or seconds
         elif failure is not None and not self._is_reached and barren >= self._patience:
             raise failure
-        if self._left is not None and barren > _BARREN_SECONDS:
+        if self._left < math.inf and barren > _BARREN_SECONDS:
             raise failure or Unreachable("The stream was cut again and again, without an entry.")
         seconds = jittered(min(seconds * 2**self._failures, _LONGEST_WAIT_SECONDS))
         self._failures = min(self._failures + 1, _DOUBLED)
         if self._waiting is not None:
             self._waiting(seconds, failure)
         return seconds
-
-
-def _ended(event: Event) -> Problem:
-    """Why the gateway ends a stream."""
-    try:
-        return Problem(0, str(event.body["code"]), str(event.body["detail"]))
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return Problem(0, "", "The stream ended without a reason.")

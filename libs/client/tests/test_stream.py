@@ -121,7 +121,7 @@ class TestFollowing:
             ("pruned", 1, {"index": 1, "leaf_hash": "00"}),
         ]
         assert found[0].data == '{"action":"a0"}'
-        assert (ended.value.status, ended.value.code) == (0, "unauthorized")
+        assert (ended.value.status, ended.value.code) == (200, "unauthorized")
         assert script.requests[0].url == f"{URL}/v1/audit/stream?from=0"
         assert script.requests[0].headers["accept"] == "text/event-stream"
         assert script.requests[0].headers["authorization"] == "Bearer a-token"

@@ -1,6 +1,6 @@
 """The client's calls and replies as a module of Python, written from the OpenAPI document: a class for each.
 
-Nobody writes it by hand, so its lines are as long as they may be.
+Nobody writes it by hand, so it is dense: a call's fields are described, those of a reply share lines.
 """
 
 import json
@@ -11,14 +11,16 @@ from typing import Any
 _HEAD = '''\
 """Every operation of the HTTP interface and what it answers. Written by `make schemas`: change the contracts."""
 # fmt: off
-# ruff: noqa: D204, I001
+# ruff: noqa: D204, E702, I001
 
 from typing import Any, Literal, NotRequired, TypedDict
 
 from causeloop_client.call import Call, List
 '''
 _TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
-_WIDTH = 120
+_WIDTH = 116
+"""Of a line in a class."""
+_UNBROKEN = "\xa0"
 
 Schema = dict[str, Any]
 
@@ -53,13 +55,19 @@ class _Classes:
         reply = self._type(_json(_answer(operation)) or {"type": "null"})
         base = reply if reply.startswith("List[") else f"Call[{reply}]"
         keyed = ", keyed=True" if any(each["name"] == "Idempotency-Key" for each in parameters) else ""
-        lines = _Lines(f'class {name}({base}, route="{route}"{keyed}):', operation["summary"])
+        lines = []
         for field in sorted(fields, key=lambda field: field not in required):
             if base != reply or field not in ("limit", "cursor"):
                 kind = self._type(fields[field]).removesuffix(" | None")
                 shown = f"{field}_" if keyword.iskeyword(field) else field
-                lines.add(f"{shown}: {kind}{'' if field in required else ' | None = None'}", fields[field])
-        return lines.text()
+                line = f"{shown}: {kind}{'' if field in required else ' | None = None'}"
+                comment = f"# {fields[field]['description']}"
+                if len(f"{line}  {comment}") > _WIDTH:
+                    lines += textwrap.wrap(comment, _WIDTH, subsequent_indent="# ")
+                    lines.append(line)
+                else:
+                    lines.append(f"{line}  {comment}")
+        return _class(f'class {name}({base}, route="{route}"{keyed}):', operation["summary"], lines)
 
     def _resolved(self, node: Schema) -> Schema:
         *_, kind, name = node.get("$ref", "//").split("/")
@@ -98,30 +106,15 @@ class _Classes:
             described = ", ".join(f'"{field}": {kind}' for field, kind in types.items())
             self.replies[name] = f'{name} = TypedDict("{name}", {{{described}}})\n"""{schema["description"]}"""\n'
         else:
-            lines = _Lines(f"class {name}(TypedDict):", schema["description"])
-            for field, kind in types.items():
-                lines.add(f"{field}: {kind}", properties[field])
-            self.replies[name] = lines.text()
+            fields = "; ".join(f"{field}: {kind}".replace(" ", _UNBROKEN) for field, kind in types.items())
+            lines = [line.replace(_UNBROKEN, " ").rstrip(";") for line in textwrap.wrap(fields, _WIDTH)]
+            self.replies[name] = _class(f"class {name}(TypedDict):", schema["description"], lines)
         return name
 
 
-class _Lines:
-    """A class, line by line."""
-
-    def __init__(self, head: str, described: str) -> None:
-        self._lines = [head, *textwrap.wrap(f'"""{described.rstrip(".")}."""', _WIDTH - 4)]
-
-    def add(self, field: str, schema: Schema) -> None:
-        comment = schema["description"]
-        if len(field) + len(comment) + 8 > _WIDTH:
-            self._lines += textwrap.wrap(comment, _WIDTH - 4, initial_indent="# ", subsequent_indent="# ")
-            self._lines.append(field)
-        else:
-            self._lines.append(f"{field}  # {comment}")
-
-    def text(self) -> str:
-        head, *lines = self._lines
-        return "\n".join([head, *(f"    {line}" for line in lines), ""])
+def _class(head: str, described: str, fields: list[str]) -> str:
+    lines = [*textwrap.wrap(f'"""{described.rstrip(".")}."""', _WIDTH), *fields]
+    return "\n".join([head, *(f"    {line}" for line in lines), ""])
 
 
 def _answer(operation: Schema) -> Schema:

@@ -13,17 +13,7 @@ import httpx
 
 from causeloop_cli.embedded.process import ServerFailed
 from causeloop_cli.running_dev import read
-from causeloop_client import Client, ClientError, Problem
-from causeloop_client.calls import (
-    CreateApiToken,
-    CreateWorkspace,
-    Exchange,
-    GetWorkspace,
-    Grant,
-    PutSecret,
-    Refresh,
-    RevealSecret,
-)
+from causeloop_client import Client, ClientError, Problem, calls
 from causeloop_common.permissions import ROLES, Permission
 from causeloop_dev.folder import write_private_json
 
@@ -60,33 +50,33 @@ def workspace(http: httpx.Client, gateway_url: str, issuer_url: str, keep: Path 
         ) from error
 
 
-def sign_in(client: Client, http: httpx.Client, issuer_url: str, subject: str) -> Grant:
+def sign_in(client: Client, http: httpx.Client, issuer_url: str, subject: str) -> calls.Grant:
     """A session of the mock issuer, exchanged; from now on the client asks as this person, in their own realm."""
     session = http.post(f"{issuer_url}/v1/sessions", json={"subject": subject, "ttl_seconds": 60}).raise_for_status()
-    grant = client.send(Exchange(subject_token=session.json()["token"]))
+    grant = client.send(calls.Exchange(subject_token=session.json()["token"]))
     client.token = grant["access_token"]
     return grant
 
 
-def _workspace(client: Client, grant: Grant, keep: Path | None) -> Demo:
-    workspace_id = client.send(CreateWorkspace(name="Demo", slug="demo"), key=_KEY)["id"]
-    grant = client.send(Refresh(refresh_token=grant["refresh_token"], workspace_id=workspace_id))
+def _workspace(client: Client, grant: calls.Grant, keep: Path | None) -> Demo:
+    workspace_id = client.send(calls.CreateWorkspace(name="Demo", slug="demo"), key=_KEY)["id"]
+    grant = client.send(calls.Refresh(refresh_token=grant["refresh_token"], workspace_id=workspace_id))
     tokens = _kept(client, keep, workspace_id)
     client.token = grant["access_token"]
     for role, scopes in SCOPES.items():
         if role not in tokens:
-            wanted = CreateApiToken(name=f"causeloop dev: {role}", scopes=sorted(scopes), expires_in_days=365)
+            wanted = calls.CreateApiToken(name=f"causeloop dev: {role}", scopes=sorted(scopes), expires_in_days=365)
             tokens[role] = client.send(wanted)["token"]
     if keep is not None:
         write_private_json(keep, {"workspace_id": workspace_id, "tokens": tokens})
 
     client.token = tokens["owner"]
     try:
-        client.send(PutSecret(path=SECRET_PATH, value=_SECRET_VALUE, version=0))
+        client.send(calls.PutSecret(path=SECRET_PATH, value=_SECRET_VALUE, version=0))
     except Problem as problem:
         if problem.code != "conflict":  # an earlier start put it
             raise
-    client.send(RevealSecret(path=SECRET_PATH))
+    client.send(calls.RevealSecret(path=SECRET_PATH))
     return Demo(workspace_id, tokens)
 
 
@@ -97,7 +87,7 @@ def _kept(client: Client, keep: Path | None, workspace_id: str) -> dict[str, str
     for role, token in kept.get("tokens", {}).items() if kept.get("workspace_id") == workspace_id else ():
         client.token = token
         try:
-            client.send(GetWorkspace())
+            client.send(calls.GetWorkspace())
         except Problem:
             continue
         good[role] = token

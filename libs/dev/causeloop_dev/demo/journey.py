@@ -3,25 +3,13 @@
 import base64
 import secrets
 import time
+from contextlib import suppress
 from typing import Any
 
 import httpx
 
-from causeloop_client import Client, Problem
+from causeloop_client import Client, Problem, calls
 from causeloop_client.call import Call, Reply
-from causeloop_client.calls import (
-    CreateApiToken,
-    CreateKey,
-    CreateWorkspace,
-    Decrypt,
-    Encrypt,
-    ListEvents,
-    ListSecrets,
-    PutSecret,
-    Refresh,
-    RevealSecret,
-    RevokeApiToken,
-)
 from causeloop_dev.demo import proving
 from causeloop_dev.demo.listener import Arrival, Listener
 from causeloop_dev.demo.page import Page, Unexpected
@@ -89,7 +77,7 @@ class Journey:
         """2: one workspace from two requests."""
         page = self._page
         page.heading(2, "A workspace", "A request repeated under its Idempotency-Key has one effect.")
-        call, key = CreateWorkspace(name="Demo of Ada", slug=f"ada-{self._suffix}"), f"demo-{self._suffix}"
+        call, key = calls.CreateWorkspace(name="Demo of Ada", slug=f"ada-{self._suffix}"), f"demo-{self._suffix}"
         first, again = self._person.answer(call, key=key), self._person.answer(call, key=key)
         made = first.body["id"]
         if again.body["id"] != made or first.is_replayed or not again.is_replayed:
@@ -105,11 +93,11 @@ class Journey:
         page.heading(
             3, "A token with few scopes", "A program gets what it needs and nothing more; from now on it acts."
         )
-        made = self._person.send(CreateApiToken(name="demo", scopes=SCOPES, expires_in_days=1))
+        made = self._person.send(calls.CreateApiToken(name="demo", scopes=SCOPES, expires_in_days=1))
         self._program.token, self._token_id = made["token"], made["id"]
         page.did("POST /v1/api-tokens", "201", f"{self._token_id}, shown once")
         page.note(f"Scopes: {', '.join(SCOPES)}.")
-        self._refused(self._program, ListSecrets(), 403)
+        self._refused(self._program, calls.ListSecrets(), 403)
         self._listener = Listener(self._program.url, self._program.token, 0)
         self._listener.until("auth.token_created")
         page.did("GET /v1/audit/stream", "200 open", "a listener; lines with ~ are what reaches it")
@@ -118,36 +106,36 @@ class Journey:
         """4: a secret, and a stranger."""
         page = self._page
         page.heading(4, "A secret", "Encrypted under the workspace's own key; to others it does not even exist.")
-        put = self._do(PutSecret(path="db/password", value=VALUE))
+        put = self._do(calls.PutSecret(path="db/password", value=VALUE))
         page.did("PUT /v1/secrets/db/password", "200", f"version {put['version']}, its value not in the answer")
         self._listen("vault.secret_written")
-        if self._do(RevealSecret(path="db/password"))["value"] != VALUE:
+        if self._do(calls.RevealSecret(path="db/password"))["value"] != VALUE:
             raise Unexpected("the value that was put", "another one")
         page.did("POST …/db/password/reveal", "200", f'"{VALUE}", on record')
         self._listen("vault.secret_revealed")
         grant = sign_in(self._stranger, self._http, self._issuer_url, f"eve-{self._suffix}")
-        made = self._stranger.send(CreateWorkspace(name="Demo of Eve", slug=f"eve-{self._suffix}"))
+        made = self._stranger.send(calls.CreateWorkspace(name="Demo of Eve", slug=f"eve-{self._suffix}"))
         _move(self._stranger, grant["refresh_token"], made["id"])
         page.note("Eve, owner of another workspace, tries the same path:")
-        self._refused(self._stranger, RevealSecret(path="db/password"), 404)
+        self._refused(self._stranger, calls.RevealSecret(path="db/password"), 404)
 
     def named_key(self) -> None:
         """5: a ciphertext, in its context and in another."""
         page = self._page
         page.heading(5, "A named key", "Data that lies elsewhere is encrypted here, bound to where it belongs.")
-        made = self._do(CreateKey(name="orders", type="aes256-gcm"))
+        made = self._do(calls.CreateKey(name="orders", type="aes256-gcm"))
         page.did("POST /v1/keys", "201", f"orders, {made['type']}; it stays in the vault")
         self._listen("vault.key_created")
         plaintext, right = base64.b64encode(PLAINTEXT.encode()).decode(), {"order": "7"}
-        sealed = self._do(Encrypt(name="orders", plaintext=plaintext, context=right)).get("ciphertext") or ""
+        sealed = self._do(calls.Encrypt(name="orders", plaintext=plaintext, context=right)).get("ciphertext") or ""
         page.did("POST /v1/keys/orders/encrypt", "200", f"{sealed[:24]}…, for order 7")
-        opened = self._do(Decrypt(name="orders", ciphertext=sealed, context=right))
+        opened = self._do(calls.Decrypt(name="orders", ciphertext=sealed, context=right))
         if opened.get("plaintext") != plaintext:
             raise Unexpected("the text that was encrypted", "another one")
         page.did("POST /v1/keys/orders/decrypt", "200", f'"{PLAINTEXT}", for order 7')
         self._listen("vault.data_decrypted")
         page.note("The ciphertext, moved to order 8:")
-        self._refused(self._program, Decrypt(name="orders", ciphertext=sealed, context={"order": "8"}), 422)
+        self._refused(self._program, calls.Decrypt(name="orders", ciphertext=sealed, context={"order": "8"}), 422)
 
     def stream(self) -> None:
         """6: a listener that is cut off."""
@@ -157,7 +145,7 @@ class Journey:
         page.did("connection dropped", f"after {before}", "the last entry that reached the listener")
         away = range(1, 4)
         for number in away:
-            self._do(PutSecret(path=f"away/{number}", value="x"))
+            self._do(calls.PutSecret(path=f"away/{number}", value="x"))
         page.did("PUT /v1/secrets/away/1, 2, 3", "200", "three acts while nobody listens")
         self._listener = Listener(self._program.url, self._program.token, after=before)
         found: list[Arrival] = []
@@ -180,7 +168,7 @@ class Journey:
 
     def revocation(self) -> None:
         """8: the token, and its stream, end."""
-        page, looks = self._page, ListEvents(limit=1)
+        page, looks = self._page, calls.ListEvents(limit=1)
         page.heading(
             8,
             "Revocation",
@@ -188,19 +176,17 @@ class Journey:
         )
         self._do(looks)
         page.did("GET /v1/audit/events", "200", "the token works, its stream is open")
-        self._person.send(RevokeApiToken(id=self._token_id))
+        self._person.send(calls.RevokeApiToken(id=self._token_id))
         self._answered_at = time.monotonic()
         page.did("DELETE /v1/api-tokens/{id}", "204", "revoked by the person")
         served = 0
-        while (problem := self._problem(looks)) is None and time.monotonic() < self._answered_at + _REVOKED_SECONDS:
-            served += 1
+        with suppress(Problem):
+            while time.monotonic() < self._answered_at + _REVOKED_SECONDS:
+                self._program.send(looks)
+                served += 1
         after = self._after(time.monotonic())
-        if problem is None:
-            raise Unexpected("a refusal soon after the revocation", f"{served} requests served")
-        page.refused("GET /v1/audit/events", "401", _reasons(problem))
-        for still in (problem, *(self._problem(looks) for _ in range(_STILL))):
-            if still is None or still.status != 401:
-                raise Unexpected("401 for GET /v1/audit/events", str(still or "200"))
+        still = [_refusal(self._program, looks, 401) for _ in range(_STILL)]
+        page.refused("GET /v1/audit/events", "401", _reasons(still[0]))
         page.held("and stays refused", f"{after}; {served} requests served in between, then {_STILL} more refused")
         end, at = self._listener.end()
         if not isinstance(end, Problem):
@@ -214,28 +200,13 @@ class Journey:
         self._answered_at = time.monotonic()
         return reply
 
-    def _problem(self, call: Call[Any]) -> Problem | None:
-        """The refusal of what the program asks."""
-        try:
-            self._program.send(call)
-        except Problem as problem:
-            return problem
-        return None
-
     def _refused(self, client: Client, call: Call[Any], status: int) -> None:
         """A request that must be refused."""
-        asked = " ".join(call.to_http()[:2])
-        try:
-            client.send(call)
-        except Problem as problem:
-            if problem.status != status:
-                raise
-            self._page.refused(asked, str(status), _reasons(problem))
-        else:
-            raise Unexpected(f"{status} for {asked}", "that it was done")
+        problem = _refusal(client, call, status)
+        self._page.refused(" ".join(call.to_http()[:2]), str(status), _reasons(problem))
 
     def _one_more(self) -> None:
-        self._do(PutSecret(path="later", value="x"))
+        self._do(calls.PutSecret(path="later", value="x"))
         self._page.did("PUT /v1/secrets/later", "200", "one more act, for the log to grow")
         self._listen("vault.secret_written")
 
@@ -251,7 +222,20 @@ class Journey:
 
 def _move(client: Client, refresh_token: str, workspace_id: str) -> None:
     """Into a workspace: from now on the client's token is for it."""
-    client.token = client.send(Refresh(refresh_token=refresh_token, workspace_id=workspace_id))["access_token"]
+    client.token = client.send(calls.Refresh(refresh_token=refresh_token, workspace_id=workspace_id))["access_token"]
+
+
+def _refusal(client: Client, call: Call[Any], status: int) -> Problem:
+    """The refusal that a call must get."""
+    try:
+        client.send(call)
+    except Problem as problem:
+        if problem.status == status:
+            return problem
+        came = str(problem)
+    else:
+        came = "that it was done"
+    raise Unexpected(f"{status} for {call!r}", came)
 
 
 def _reasons(problem: Problem) -> str:
