@@ -88,7 +88,7 @@ class Application:
     def relay(self, database: Database) -> None:
         """Put the events of this database on the bus."""
         if self.name in topology.PROMPT:
-            database.at_once = self.bus.say
+            database.at_once = self.bus.publish
         relay = Relay(self.settings.dsn(f"causeloop_{self.name}_relay"), self.name, self.bus, database.published)
         self.background("relay", relay.run)
 

@@ -124,7 +124,7 @@ class Relay:
             self.failure = self._oldest = None  # another one is at work
             await self._stand_by()
         server = await self._catch_up_with_stream(connection)
-        calls = await self._bus.hear(topology.wake(self._schema), self._on_call)
+        calls = await self._bus.subscribe(topology.wake(self._schema), self._on_call)
         stream = await _Acknowledged.subscribe(self._bus)
         try:
             self.failure = None

@@ -189,7 +189,7 @@ class TestIntake:
         async def heard(message: Any) -> None:
             told.put_nowait((message.data, (await gateway.call(workspace, ReadStream(start=0))).size))
 
-        subscription = await gateway.hear(topology.head(workspace.tenant), heard)
+        subscription = await gateway.subscribe(topology.head(workspace.tenant), heard)
         await gateway.flush()
         for size in (1, 2):
             await announce(event())

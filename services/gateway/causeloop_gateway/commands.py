@@ -42,10 +42,10 @@ class Gateway:
 
 
 class Route(MatchedRoute):
-    """A route that the router matches, and that answers by itself: `_respond`, of each kind its own."""
+    """A route that the router matches. Each kind of it answers in its own `_respond`."""
 
     timed: ClassVar[bool] = True
-    """Whether the time to its answers' end is a measure of the gateway."""
+    """Whether the duration of its answers is a measure of the gateway."""
 
     def __init__(self, gateway: Gateway, endpoint: Endpoint) -> None:
         super().__init__(f"/v1{endpoint.path}", self._respond_or_note, name=endpoint.command.operation)

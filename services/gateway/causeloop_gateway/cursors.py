@@ -1,4 +1,4 @@
-"""Cursors: where a list goes on, sealed by the gateway alone and bound to tenant and filter.
+"""Cursors: the positions at which lists go on, sealed by the gateway alone, bound to tenant, caller, list and filters.
 
 AES-SIV (RFC 5297) needs no nonce: the same position gives the same cursor, and no count of messages weakens it. A
 cursor that was changed, or made for another tenant, list or filter does not open.
@@ -28,7 +28,7 @@ class Cursors:
         return base64.urlsafe_b64encode(sealed).rstrip(b"=").decode()
 
     def open(self, cursor: str, *scope: str) -> str:
-        """The position; Malformed when the cursor is not one of ours for this scope."""
+        """The position; Malformed when the cursor was not sealed for this scope."""
         try:
             if len(cursor) > _LONGEST:
                 raise ValueError("too long")

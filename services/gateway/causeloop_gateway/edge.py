@@ -154,7 +154,7 @@ class Edge:
 
 
 def _end(span: telemetry.Span, request: Inbound, tenant: str, route: str, status: int) -> None:
-    """A request's span by its route's template; methods are few, whatever a client sends."""
+    """End a request's span, which is named by its route's template; an unknown method has the name `_OTHER`."""
     method = request.method if request.method in _METHODS else "_OTHER"
     span.name = f"{method} {route}"
     span.set("http.request.method", method)
@@ -167,7 +167,7 @@ def _end(span: telemetry.Span, request: Inbound, tenant: str, route: str, status
 
 
 def _section(path: str) -> str:
-    """The part of a path that separates one noun's routes from the others': of `/v1/keys/a/encrypt` the second."""
+    """The part of a path that names its noun: `keys` of `/v1/keys/a/encrypt`."""
     return path.split("/", 3)[2] if path.count("/") > 1 else ""
 
 
@@ -178,7 +178,7 @@ def _tenant(scope: Any) -> str:
 
 
 def _route(scope: Any) -> str:
-    """The route's template: never a path, which may name things of a tenant."""
+    """The route's template. A path may have a tenant's names in it."""
     route = scope.get("route")
     return str(getattr(route, "path", None) or (scope["path"] if scope["path"] in _OPERATIONS else "unmatched"))
 

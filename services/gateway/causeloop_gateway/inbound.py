@@ -1,4 +1,4 @@
-"""One HTTP request as the gateway's rooms see it, and the limits it has to keep."""
+"""One HTTP request, and the limits it has to keep."""
 
 import asyncio
 import re
@@ -10,7 +10,7 @@ from causeloop_common.errors import InvalidInput, Malformed, PayloadTooLarge
 
 BODY_BYTES = 1024 * 1024
 ANONYMOUS_BODY_BYTES = 160 * 1024
-"""Of a request that nobody signed: two sealed tokens of 64 Ki characters fit."""
+"""The limit of a request without a token: two sealed tokens of 64 Ki characters fit."""
 HEADER_BYTES = 32 * 1024
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 15.0
@@ -20,7 +20,7 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 class Inbound:
-    """A request: its headers by lower-case name, its ids, and its body once asked for."""
+    """A request: its headers by lower-case name, its ids, its parameters and its body."""
 
     __slots__ = ("_receive", "headers", "method", "path", "query", "request_id", "scope", "span", "traceparent")
 

@@ -1,4 +1,4 @@
-"""Refusals over HTTP: problem details (RFC 9457). The one place that knows statuses."""
+"""Refusals over HTTP: problem details (RFC 9457). No other module has statuses."""
 
 import orjson
 
@@ -25,7 +25,7 @@ STATUS: dict[str, tuple[int, str]] = {
     "timeout": (504, "No answer in time"),
     "internal_error": (500, "Internal error"),
 }
-"""Status and title of every code; a test holds it against the error tree."""
+"""Status and title of every code; a test compares it with the error tree."""
 
 MEDIA_TYPE = b"application/problem+json"
 

@@ -3,9 +3,9 @@
 httptools itself buffers headers without end; here a request whose line and headers exceed 32 KiB is refused and its
 connection closed, before anything of it is kept.
 
-A refused client may still be sending. Were its connection closed at once, the system would answer what is unread with a
-reset, and the client might never see why it was refused. So the refusal is followed by our end of the connection alone,
-and what still comes is thrown away for a while (RFC 9112 9.6).
+A refused client may still be sending. If its connection were closed at once, the system would answer the unread bytes
+with a reset, and the client might never see the refusal. So after a refusal only our side of the connection is closed,
+and the rest of the request is thrown away for a while (RFC 9112 9.6).
 """
 
 import asyncio
@@ -26,8 +26,8 @@ _REASONS = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 async def respond(send: Any, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
     """Send a whole answer, in one write where possible: two would be two packets and two wake-ups.
 
-    The headers are the gateway's own, checked where they came from, and count the body. An answer before the whole
-    request came ends the connection, with the header for it: the client must not send another one on it.
+    The headers are the gateway's own, were checked where they came from, and have the body's length. An answer that is
+    sent before the whole request has come ends the connection, and has the header for it.
     """
     cycle = getattr(send, "__self__", None)
     early = isinstance(cycle, RequestResponseCycle) and cycle.more_body
@@ -57,7 +57,7 @@ async def respond(send: Any, status: int, headers: Sequence[tuple[bytes, bytes]]
 
 
 class _Lingering:
-    """A transport whose `close` asks the protocol whether something may be unread; then it ends our side only."""
+    """A transport whose `close` ends our side only, if the protocol expects that something is still unread."""
 
     def __init__(self, transport: Any, linger: Callable[[], bool]) -> None:
         self._transport = transport
@@ -94,7 +94,7 @@ def _discarded(_: bytes) -> None:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Counts what arrives that is no body: a head, and what may stand between and after the chunks of a body."""
+    """Counts the bytes that are no body: heads, and whatever stands between and after the chunks of a body."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -102,22 +102,22 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._in_body = False
         self._refused = False
-        self._deaf = False
+        self._ignores = False
         self._too_slow: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """A client has so long to send its first request's head."""
+        """Start the time limit for the first request's head."""
         super().connection_made(_Lingering(transport, self._throw_away_the_rest))  # type: ignore[arg-type]
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is expected any more."""
+        """Stop the time limit."""
         self._head_arrived()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, unless the connection was refused or the head grows too large."""
-        if self._refused or self._deaf:
+        if self._refused or self._ignores:
             return
         self._head_bytes += len(data)
         super().data_received(data)
@@ -127,7 +127,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._expect_head()
 
     def on_message_begin(self) -> None:
-        """A new request's head begins."""
+        """Begin a new request's head."""
         self._in_head = True
         self._head_bytes = 0
         super().on_message_begin()
@@ -139,7 +139,7 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is whole: refuse it if it is too large, else go on to the body."""
+        """Refuse a whole head that is too large, else go on to the body."""
         self._in_head = False
         self._in_body = True
         self._head_bytes = 0
@@ -156,11 +156,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if upgrade:
             self._in_body = False
-            self._deaf = True
+            self._ignores = True
             self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
-        """An answer given before the whole body came ends the connection: nobody will read the rest."""
+        """End the connection after an answer that was given before the whole body came: nobody reads the rest."""
         if self._in_body and not self.pipeline:
             self.transport.close()
         super().on_response_complete()
@@ -172,7 +172,7 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
+        """Finish the request."""
         self._in_body = False
         self._head_bytes = 0
         if not self._refused:

@@ -22,7 +22,7 @@ _NAMED = 25
 
 
 class Question(NamedTuple):
-    """A request that was read: the caller and the command's JSON; of a list also what its cursors are bound to."""
+    """A request that was read: the caller, the command's JSON and, of a list, the scope of its cursors."""
 
     ctx: AuthContext
     command: bytes
@@ -47,7 +47,7 @@ class Reader:
         self._workspaces = keys.own("workspace-id/v1")
 
     async def read(self, request: Inbound, path: dict[str, Any], ctx: AuthContext) -> Question:
-        """The question of a caller who may ask it; InvalidInput, Malformed or PayloadTooLarge for any other."""
+        """Read a request of this caller; InvalidInput, Malformed or PayloadTooLarge if it is wrong."""
         body = b""
         scope: tuple[str, ...] = ()
         if self._takes_body:
@@ -88,7 +88,7 @@ class Reader:
         return (ctx.tenant, ctx.principal, self._command.subject, "&".join(filters))
 
     def _place(self, fields: dict[str, Any], scope: tuple[str, ...]) -> None:
-        """Put the position that a cursor stands for in its place."""
+        """Replace the cursor by its position."""
         if (cursor := fields.pop("cursor", None)) is not None:
             fields["position"] = self._cursors.open(cursor, *scope)
         elif "position" in fields:

@@ -31,7 +31,7 @@ V = TypeVar("V")
 
 
 class Remembered(Generic[K, V]):
-    """Answers by key, each with tags by which events evict it. Full, it forgets the oldest."""
+    """A cache: answers by key, each with tags by which events evict it. When it is full, it forgets the oldest."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, name: str = "memory") -> None:
         self._clock = clock
@@ -58,11 +58,11 @@ class Remembered(Generic[K, V]):
         return found[0]
 
     def begin(self) -> "_Begun":
-        """The moment before an answer is asked for; `keep` wants it back."""
+        """The state before a question is sent, for `keep`."""
         return _Begun(self._moment, self._clock())
 
     def keep(self, begun: "_Begun", key: K, value: V, tags: tuple[str, ...], seconds: float) -> None:
-        """Remember an answer for so long from when it was asked for, unless something evicted it on its way."""
+        """Remember an answer for this long since its question, unless it was evicted before it came."""
         if begun.moment < self._cleared or any(self._evicted.get(tag, 0) > begun.moment for tag in tags):
             return
         self._drop(key)
@@ -73,9 +73,9 @@ class Remembered(Generic[K, V]):
             self._by_tag.setdefault(tag, set()).add(key)
 
     def evict(self, tag: str) -> None:
-        """Forget every answer with this tag, and those on their way."""
+        """Forget every answer with this tag, and those that are still to come."""
         self._moment += 1
-        if len(self._evicted) >= _REMEMBERED:  # rather lose what is on its way than remember evictions for ever
+        if len(self._evicted) >= _REMEMBERED:  # rather lose answers to come than remember evictions for ever
             self._evicted.clear()
             self._cleared = self._moment
         self._evicted[tag] = self._moment
@@ -84,7 +84,7 @@ class Remembered(Generic[K, V]):
             self._evictions.inc()
 
     def clear(self) -> None:
-        """Forget everything, and what is on its way."""
+        """Forget every answer, and those that are still to come."""
         self._moment += 1
         self._cleared = self._moment
         self._evictions.inc(len(self._answers))
@@ -102,7 +102,7 @@ class Remembered(Generic[K, V]):
 
 
 class _Begun(NamedTuple):
-    """When an answer was asked for: after which eviction, and at what time."""
+    """The last eviction before a question was sent, and the time."""
 
     moment: int
     at: float
@@ -116,7 +116,7 @@ class Caller(NamedTuple):
 
 
 class Security:
-    """Turns a bearer token into a caller."""
+    """Finds the caller of a bearer token."""
 
     def __init__(self, bus: Bus, *, remembered_seconds: float = 30.0) -> None:
         self._bus = bus
@@ -124,7 +124,7 @@ class Security:
         self._identities: Remembered[bytes, Identity] = Remembered(name="identities")
         self._standings: Remembered[tuple[str, str], frozenset[str] | None] = Remembered(name="standings")
         self.on_evict: list[Callable[[str], None]] = []
-        """Called with a credential or tenant of which something was evicted, so that an open stream asks again."""
+        """Called with an evicted credential or tenant, so that its open streams ask again."""
         bus.on_disconnect.append(self.forget)
         for kind in ("now", "evt"):  # published before the answer; and again by the relay, if the first is lost
             bus.follow(f"{kind}.*.auth.>", self._on_auth)
@@ -136,7 +136,7 @@ class Security:
         self._standings.clear()
 
     async def caller(self, authorization: str | None, request_id: str, traceparent: str) -> Caller:
-        """The caller with this Authorization header; `Unauthorized` for nobody."""
+        """The caller with this Authorization header; `Unauthorized` without a valid one."""
         _ = self._bus.client  # without the bus nobody is known
         token = _bearer(authorization)
         identity = await self._identify(token, request_id, traceparent)
@@ -194,12 +194,12 @@ class Security:
 
 @lru_cache(maxsize=1024)
 def _with_own(standing: frozenset[str]) -> frozenset[str]:
-    """A session's permissions; the same set for the same standing, whose hash is then known."""
+    """A session's permissions; equal standings give the same set, whose hash is then known."""
     return standing | REALM_PERMISSIONS
 
 
 def service_context(tenant: str, request_id: str, traceparent: str, permission: str) -> AuthContext:
-    """The gateway on its own account, before anybody is signed in."""
+    """The gateway itself as the caller, before anybody is signed in."""
     return AuthContext(
         tenant=tenant,
         principal=_SERVICE,

@@ -39,10 +39,10 @@ T = TypeVar("T")
 
 async def _until(ask: Callable[[], Awaitable[T]]) -> T:
     deadline = time.monotonic() + PATIENCE
-    while not (told := await ask()):
-        assert time.monotonic() < deadline, f"It is still not so; the last answer was {told!r}."
+    while not (answer := await ask()):
+        assert time.monotonic() < deadline, f"It is still not so; the last answer was {answer!r}."
         await asyncio.sleep(0.005)
-    return told
+    return answer
 
 
 @pytest.fixture
@@ -99,18 +99,18 @@ class House:
 
     async def sign_up(self) -> Person:
         """A new person in a new workspace of theirs."""
-        first = await self.told("POST", "/auth/exchange", json={"subject_token": await self.subject_token()})
+        first = await self.body("POST", "/auth/exchange", json={"subject_token": await self.subject_token()})
         realm_token = first["access_token"]
-        made = await self.told("POST", "/workspaces", realm_token, json={"name": "Acme", "slug": "acme"})
+        made = await self.body("POST", "/workspaces", realm_token, json={"name": "Acme", "slug": "acme"})
         moving = {"refresh_token": first["refresh_token"], "workspace_id": made["id"]}
-        moved = await self.told("POST", "/auth/refresh", json=moving)
+        moved = await self.body("POST", "/auth/refresh", json=moving)
         return Person(made["created_by"], made["id"], realm_token, moved["access_token"], moved["refresh_token"])
 
     async def call(self, method: str, path: str, token: str | None = None, **more: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {token}"} if token else {}
         return await self.http.request(method, f"/v1{path}", headers={**headers, **more.pop("headers", {})}, **more)
 
-    async def told(self, method: str, path: str, token: str | None = None, **more: Any) -> dict[str, Any]:
+    async def body(self, method: str, path: str, token: str | None = None, **more: Any) -> dict[str, Any]:
         """The body of an answer that is none of a refusal."""
         answer = await self.call(method, path, token, **more)
         assert answer.is_success, answer.text
@@ -126,7 +126,7 @@ class House:
         return answer.json()
 
     async def personal_token(self, person: Person, *scopes: str) -> dict[str, Any]:
-        return await self.told("POST", "/api-tokens", person.token, json={"name": "ci", "scopes": list(scopes)})
+        return await self.body("POST", "/api-tokens", person.token, json={"name": "ci", "scopes": list(scopes)})
 
     async def set_role(self, person: Person, role: str) -> None:
         """Give a member another role, past the commit guard: tenancy has no use case for it yet."""
@@ -201,7 +201,7 @@ class Wire:
         self.reader = reader
         self.writer = writer
 
-    async def say(self, data: bytes) -> None:
+    async def send(self, data: bytes) -> None:
         self.writer.write(data)
         await self.writer.drain()
 
@@ -209,7 +209,7 @@ class Wire:
         """Say the same again and again until there is an answer."""
         async with asyncio.timeout(PATIENCE):
             while not self.reader._buffer:  # type: ignore[attr-defined]
-                await self.say(data)
+                await self.send(data)
                 await asyncio.sleep(0)
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:

@@ -68,42 +68,42 @@ class TestRoutes:
 class TestFields:
     async def test_an_unknown_one_in_the_body_is_named(self, house: "House", owner: "Person") -> None:
         body = {"value": "v", "vlaue": "w", "cls": 1, "position": 2}
-        told = await house.refused(422, "validation_error", "PUT", "/secrets/a", owner.token, json=body)
-        assert told["errors"] == {name: ["is not a field of this request"] for name in ("vlaue", "cls", "position")}
+        problem = await house.refused(422, "validation_error", "PUT", "/secrets/a", owner.token, json=body)
+        assert problem["errors"] == {name: ["is not a field of this request"] for name in ("vlaue", "cls", "position")}
 
     async def test_of_very_many_unknown_ones_some_are_named(self, house: "House", owner: "Person") -> None:
         body = {f"{number:x}": 0 for number in range(10_000)}
-        told = await house.refused(422, "validation_error", "POST", "/workspaces", owner.realm_token, json=body)
-        assert list(told["errors"]) == list(body)[:25]
+        problem = await house.refused(422, "validation_error", "POST", "/workspaces", owner.realm_token, json=body)
+        assert list(problem["errors"]) == list(body)[:25]
 
     async def test_an_unknown_one_in_the_query_is_named(self, house: "House", owner: "Person") -> None:
-        told = await house.refused(422, "validation_error", "GET", "/secrets?limt=1", owner.token)
-        assert told["errors"] == {"limt": ["is not a field of this request"]}
+        problem = await house.refused(422, "validation_error", "GET", "/secrets?limt=1", owner.token)
+        assert problem["errors"] == {"limt": ["is not a field of this request"]}
 
     async def test_one_given_twice_is_named(self, house: "House", owner: "Person") -> None:
-        told = await house.refused(422, "validation_error", "GET", "/secrets?limit=1&limit=2", owner.token)
-        assert told["errors"] == {"limit": ["is given more than once"]}
+        problem = await house.refused(422, "validation_error", "GET", "/secrets?limit=1&limit=2", owner.token)
+        assert problem["errors"] == {"limit": ["is given more than once"]}
 
     async def test_the_inner_name_of_a_cursor_is_none(self, house: "House", owner: "Person") -> None:
-        told = await house.refused(422, "validation_error", "GET", "/secrets?position=a", owner.token)
-        assert told["errors"] == {"position": ["is not a parameter; use cursor"]}
+        problem = await house.refused(422, "validation_error", "GET", "/secrets?position=a", owner.token)
+        assert problem["errors"] == {"position": ["is not a parameter; use cursor"]}
 
     async def test_what_the_path_gives_the_body_may_not(self, house: "House", owner: "Person") -> None:
         body = {"value": "v", "path": "other"}
-        told = await house.refused(422, "validation_error", "PUT", "/secrets/a", owner.token, json=body)
-        assert set(told["errors"]) == {"path"}
+        problem = await house.refused(422, "validation_error", "PUT", "/secrets/a", owner.token, json=body)
+        assert set(problem["errors"]) == {"path"}
 
     @pytest.mark.parametrize("field", ["address", "device"])
     async def test_what_the_gateway_adds_the_client_may_not(self, house: "House", field: str) -> None:
         body = {"subject_token": await house.subject_token(), field: "127.0.0.1"}
-        told = await house.refused(422, "validation_error", "POST", "/auth/exchange", json=body)
-        assert set(told["errors"]) == {field}
+        problem = await house.refused(422, "validation_error", "POST", "/auth/exchange", json=body)
+        assert set(problem["errors"]) == {field}
 
     async def test_a_wrong_one_is_named_and_its_value_not_repeated(self, house: "House", owner: "Person") -> None:
         body = {"value": ["s3cr3t-canary"], "version": "s3cr3t-canary"}
-        told = await house.refused(422, "validation_error", "PUT", "/secrets/a", owner.token, json=body)
-        assert set(told["errors"]) == {"value", "version"}
-        assert "canary" not in str(told)
+        problem = await house.refused(422, "validation_error", "PUT", "/secrets/a", owner.token, json=body)
+        assert set(problem["errors"]) == {"value", "version"}
+        assert "canary" not in str(problem)
 
     @pytest.mark.parametrize(
         ("content", "detail"),
@@ -118,45 +118,45 @@ class TestFields:
     async def test_a_body_that_is_no_object_is_malformed(
         self, house: "House", owner: "Person", content: str | bytes, detail: str
     ) -> None:
-        told = await house.refused(400, "malformed", "PUT", "/secrets/a", owner.token, content=content)
-        assert told["detail"].startswith(detail)
+        problem = await house.refused(400, "malformed", "PUT", "/secrets/a", owner.token, content=content)
+        assert problem["detail"].startswith(detail)
 
     async def test_a_body_of_another_kind_is_malformed(self, house: "House", owner: "Person") -> None:
         for kind in ("text/plain", "application/x-www-form-urlencoded", "application/jsonx"):
-            told = await house.refused(
+            problem = await house.refused(
                 400, "malformed", "PUT", "/secrets/a", owner.token, content="{}", headers={"content-type": kind}
             )
-            assert told["detail"] == "Send the body as application/json."
+            assert problem["detail"] == "Send the body as application/json."
         kind = "Application/JSON; charset=utf-8"
         body = '{"value": "v"}'
-        await house.told("PUT", "/secrets/a", owner.token, content=body, headers={"content-type": kind})
+        await house.body("PUT", "/secrets/a", owner.token, content=body, headers={"content-type": kind})
 
 
 class TestAnswers:
     async def test_a_page_says_where_it_goes_on_and_whether_it_does(self, house: "House", owner: "Person") -> None:
         for name in "abc":
-            await house.told("PUT", f"/secrets/{name}", owner.token, json={"value": "v"})
-        first = await house.told("GET", "/secrets?limit=2", owner.token)
+            await house.body("PUT", f"/secrets/{name}", owner.token, json={"value": "v"})
+        first = await house.body("GET", "/secrets?limit=2", owner.token)
         assert set(first) == {"data", "page"}
         assert [secret["path"] for secret in first["data"]] == ["a", "b"]
         assert set(first["page"]) == {"next_cursor", "has_more"}
         assert first["page"]["has_more"] is True
 
-        last = await house.told("GET", f"/secrets?limit=2&cursor={first['page']['next_cursor']}", owner.token)
+        last = await house.body("GET", f"/secrets?limit=2&cursor={first['page']['next_cursor']}", owner.token)
         assert [secret["path"] for secret in last["data"]] == ["c"]
         assert last["page"] == {"next_cursor": None, "has_more": False}
 
     async def test_a_cursor_of_another_tenant_or_list_is_malformed(self, house: "House", owner: "Person") -> None:
         for name in "ab":
-            await house.told("PUT", f"/secrets/{name}", owner.token, json={"value": "v"})
-        cursor = (await house.told("GET", "/secrets?limit=1", owner.token))["page"]["next_cursor"]
+            await house.body("PUT", f"/secrets/{name}", owner.token, json={"value": "v"})
+        cursor = (await house.body("GET", "/secrets?limit=1", owner.token))["page"]["next_cursor"]
         other = await house.sign_up()
         for path, token in (("/secrets", other.token), ("/api-tokens", owner.token), ("/me/workspaces", owner.token)):
             await house.refused(400, "malformed", "GET", f"{path}?cursor={cursor}", token)
 
     async def test_a_secret_is_shown_to_the_client_in_clear(self, house: "House", owner: "Person") -> None:
-        await house.told("PUT", "/secrets/deep/path", owner.token, json={"value": "s3cr3t \u2013"})
-        shown = await house.told("POST", "/secrets/deep/path/reveal", owner.token)
+        await house.body("PUT", "/secrets/deep/path", owner.token, json={"value": "s3cr3t \u2013"})
+        shown = await house.body("POST", "/secrets/deep/path/reveal", owner.token)
         assert (shown["path"], shown["value"]) == ("deep/path", "s3cr3t \u2013")
         hidden = await house.call("GET", "/secrets/deep/path", owner.token)
         assert "s3cr3t" not in hidden.text
@@ -181,18 +181,18 @@ class TestAnswers:
     ) -> None:
         body = {"name": "B", "slug": "b"}
         made = [
-            (await house.told("POST", "/workspaces", owner.realm_token, json=body, headers=headers))["id"]
+            (await house.body("POST", "/workspaces", owner.realm_token, json=body, headers=headers))["id"]
             for headers in ({"idempotency-key": "k"}, {"idempotency-key": "k"}, {}, {})
         ]
         assert len(set(made)) == 3
         assert made[0] == made[1]
 
     async def test_what_belongs_to_another_workspace_is_not_found(self, house: "House", owner: "Person") -> None:
-        await house.told("PUT", "/secrets/theirs", owner.token, json={"value": "v"})
+        await house.body("PUT", "/secrets/theirs", owner.token, json={"value": "v"})
         stranger = await house.sign_up()
         for path in ("/secrets/theirs", "/secrets/nobody-s"):
-            told = await house.refused(404, "not_found", "GET", path, stranger.token)
-            assert path.rpartition("/")[2] in told["detail"]
+            problem = await house.refused(404, "not_found", "GET", path, stranger.token)
+            assert path.rpartition("/")[2] in problem["detail"]
         made = await house.personal_token(owner, "secrets:read")
         for token in (made["id"], ids.new("tok")):
             await house.refused(404, "not_found", "DELETE", f"/api-tokens/{token}", stranger.token)

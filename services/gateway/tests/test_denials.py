@@ -1,8 +1,7 @@
-"""Refusals for the log: summed, bounded, and kept until they can be told."""
+"""Refusals for the log: summed, bounded, and kept until they can be announced."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
 
 import nats
 import nats.js.errors
@@ -21,8 +20,6 @@ from causeloop_common.settings import Settings
 from causeloop_dev.installation import Installation
 from causeloop_dev.testing import Servers, person
 from causeloop_gateway.denials import Denial, Denials
-
-Told = Callable[[str], Any]
 
 
 async def events(stream: JetStreamContext, subject: str) -> list[Announced]:
@@ -64,19 +61,19 @@ class TestSums:
         denials.note(denial(tenant, one, code="mfa_required"))
         await denials.flush()
 
-        told = await events(stream, f"evt.{tenant}.gateway.access_denied")
-        read = [AccessDenied.model_validate_json(event.data) for event in told]
+        found = await events(stream, f"evt.{tenant}.gateway.access_denied")
+        read = [AccessDenied.model_validate_json(event.data) for event in found]
         assert {(e.principal, e.operation, e.code, e.count) for e in read} == {
             (one, "get_secret", "forbidden", 3),
             (other, "get_secret", "forbidden", 1),
             (one, "put_secret", "forbidden", 1),
             (one, "get_secret", "mfa_required", 1),
         }
-        assert len(told) == 4
-        for event, said in zip(told, read, strict=True):
+        assert len(found) == 4
+        for event, denied in zip(found, read, strict=True):
             assert event[:3] == (event.id, tenant, "gateway.access_denied")
-            assert (event.actor, event.target, event.credential) == (said.principal, said.principal, "ses_1")
-            assert said.since <= event.occurred_at
+            assert (event.actor, event.target, event.credential) == (denied.principal, denied.principal, "ses_1")
+            assert denied.since <= event.occurred_at
 
     async def test_of_somebody_unknown_are_failed_sign_ins_of_the_installation(
         self, bus: Bus, stream: JetStreamContext
@@ -87,8 +84,8 @@ class TestSums:
             denials.note(denial(ids.INSTALLATION, operation=operation, code="invalid_grant"))
         await denials.flush()
 
-        told = await events(stream, f"evt.{ids.INSTALLATION}.gateway.signin_failed")
-        (event,) = [event for event in told if event.target == operation]
+        found = await events(stream, f"evt.{ids.INSTALLATION}.gateway.signin_failed")
+        (event,) = [event for event in found if event.target == operation]
         assert SigninFailed.model_validate_json(event.data).count == 2
         assert event.actor == "svc_gateway"
 
@@ -100,8 +97,8 @@ class TestSums:
                 denials.note(denial(tenant, tenant))
             await denials.flush()
         await denials.flush()
-        told = await events(stream, f"evt.{tenant}.gateway.access_denied")
-        first, second = [AccessDenied.model_validate_json(event.data) for event in told]
+        found = await events(stream, f"evt.{tenant}.gateway.access_denied")
+        first, second = [AccessDenied.model_validate_json(event.data) for event in found]
         assert (first.count, second.count) == (2, 1)
         assert first.since < second.since
 
@@ -136,9 +133,9 @@ class TestOutage:
         await bus.connect()
         await denials.flush()
 
-        (told,) = await events(stream, f"evt.{tenant}.gateway.access_denied")
-        said = AccessDenied.model_validate_json(told.data)
-        assert said.count == 3
+        (event,) = await events(stream, f"evt.{tenant}.gateway.access_denied")
+        denied = AccessDenied.model_validate_json(event.data)
+        assert denied.count == 3
 
     async def test_while_the_stream_is_away_they_wait_too(self) -> None:
         installation, tenant, somebody = Installation.new(), ids.new("ws"), person()
@@ -157,7 +154,7 @@ class TestOutage:
             client = await nats.connect(
                 server.url, nkeys_seed_str=operator, inbox_prefix=topology.inbox(topology.OPERATOR)
             )
-            told = await events(client.jetstream(), f"evt.{tenant}.gateway.access_denied")
+            found = await events(client.jetstream(), f"evt.{tenant}.gateway.access_denied")
             await client.close()
             await bus.close()
-        assert len(told) == 1
+        assert len(found) == 1

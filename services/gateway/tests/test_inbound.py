@@ -19,11 +19,11 @@ TOO_LARGE = r"^The body is larger than 1048576 bytes\. Send less at once\.$"
 
 
 def request(*messages: dict[str, Any], query: bytes = b"", **headers: str) -> Inbound:
-    told = iter(messages)
+    left = iter(messages)
 
     async def receive() -> dict[str, Any]:
         try:
-            return next(told)
+            return next(left)
         except StopIteration:
             await asyncio.Event().wait()
             raise AssertionError from None

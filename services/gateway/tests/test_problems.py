@@ -12,7 +12,7 @@ from causeloop_gateway.problems import STATUS, problem
 KINDS = pytest.mark.parametrize("kind", AppError.kinds(), ids=lambda kind: kind.code)
 
 
-def told(error: AppError) -> tuple[int, dict[bytes, bytes], dict[str, Any]]:
+def answer_of(error: AppError) -> tuple[int, dict[bytes, bytes], dict[str, Any]]:
     status, headers, body = problem(error, "req_1")
     assert len(dict(headers)) == len(headers)
     return status, dict(headers), orjson.loads(body)
@@ -35,7 +35,7 @@ class TestStatuses:
 class TestProblem:
     @KINDS
     def test_has_the_shape_that_clients_read(self, kind: type[AppError]) -> None:
-        status, headers, body = told(kind("A sentence."))
+        status, headers, body = answer_of(kind("A sentence."))
         assert body == {
             "type": f"urn:causeloop:problem:{kind.code}",
             "title": STATUS[kind.code][1],
@@ -52,23 +52,23 @@ class TestProblem:
         assert dict(headers)[b"content-length"] == str(len(body)).encode()
 
     def test_names_the_fields_that_are_wrong(self) -> None:
-        assert told(InvalidInput.of(name="is too long"))[2]["errors"] == {"name": ["is too long"]}
+        assert answer_of(InvalidInput.of(name="is too long"))[2]["errors"] == {"name": ["is too long"]}
 
     @pytest.mark.parametrize(
         ("error", "seconds"),
         [(Unavailable("x"), b"1"), (RateLimited("x", retry_after=7), b"7"), (RateLimited("x"), None)],
     )
     def test_says_when_to_come_again(self, error: AppError, seconds: bytes | None) -> None:
-        assert told(error)[1].get(b"retry-after") == seconds
+        assert answer_of(error)[1].get(b"retry-after") == seconds
 
     @KINDS
     def test_names_the_scheme_exactly_where_nobody_is_signed_in(self, kind: type[AppError]) -> None:
-        status, headers, _ = told(kind("x"))
+        status, headers, _ = answer_of(kind("x"))
         assert (b"www-authenticate" in headers) == (status == 401)
 
     def test_has_a_schema_that_fits(self) -> None:
         described = openapi.document()["components"]["schemas"]["Problem"]
-        body = told(InvalidInput.of(name="x"))[2]
+        body = answer_of(InvalidInput.of(name="x"))[2]
         assert set(body) == set(described["properties"])
-        assert set(described["required"]) == set(told(Unauthorized("x"))[2])
+        assert set(described["required"]) == set(answer_of(Unauthorized("x"))[2])
         assert described["properties"]["code"]["enum"] == sorted(STATUS)

@@ -23,9 +23,9 @@ def head(size: int, *, end: bytes = b"\r\n\r\n") -> bytes:
 
 
 async def refused(wire: "Wire", status: int, code: str, detail: str) -> None:
-    told, headers, body = await wire.answer()
+    answered, headers, body = await wire.answer()
     problem = json.loads(body)
-    assert (told, problem["code"], problem["detail"]) == (status, code, detail)
+    assert (answered, problem["code"], problem["detail"]) == (status, code, detail)
     assert headers["content-type"] == "application/problem+json"
     assert headers["connection"] == "close"
     assert await wire.is_closed()
@@ -34,7 +34,7 @@ async def refused(wire: "Wire", status: int, code: str, detail: str) -> None:
 class TestHeaders:
     async def test_below_the_limit_are_taken(self, wire: Connect) -> None:
         connection = await wire()
-        await connection.say(head(32_000))
+        await connection.send(head(32_000))
         assert (await connection.answer())[0] == 200
 
     @pytest.mark.parametrize(
@@ -50,20 +50,20 @@ class TestHeaders:
     )
     async def test_that_are_too_large_are_refused(self, wire: Connect, data: bytes) -> None:
         connection = await wire()
-        await connection.say(data)
+        await connection.send(data)
         await refused(connection, 431, "headers_too_large", TOO_LARGE)
 
     async def test_that_never_end_are_refused_before_they_do(self, wire: Connect) -> None:
         connection = await wire()
-        await connection.say(head(1000, end=b""))
+        await connection.send(head(1000, end=b""))
         await connection.insist(b"a" * 1000)
         await refused(connection, 431, "headers_too_large", TOO_LARGE)
 
     async def test_of_a_later_request_are_bounded_too(self, wire: Connect) -> None:
         connection = await wire()
-        await connection.say(HEALTH)
+        await connection.send(HEALTH)
         assert (await connection.answer())[0] == 200
-        await connection.say(head(33_000))
+        await connection.send(head(33_000))
         await refused(connection, 431, "headers_too_large", TOO_LARGE)
 
 
@@ -75,30 +75,30 @@ CHUNKED = (
 class TestTrailers:
     async def test_are_no_headers(self, wire: Connect) -> None:
         connection = await wire()
-        await connection.say(CHUNKED + b"2\r\n{}\r\n0\r\nx-request-id: of-the-trailer\r\n\r\n")
+        await connection.send(CHUNKED + b"2\r\n{}\r\n0\r\nx-request-id: of-the-trailer\r\n\r\n")
         status, headers, _ = await connection.answer()
         assert (status, headers["x-request-id"]) == (422, "of-the-head")
 
     @pytest.mark.parametrize("line", [b"x-t: v\r\n" * 125, b"a" * 1000], ids=["many", "one"])
     async def test_that_never_end_are_refused_before_they_do(self, wire: Connect, line: bytes) -> None:
         connection = await wire()
-        await connection.say(CHUNKED + b"2\r\n{}\r\n0\r\nx-first: ")
+        await connection.send(CHUNKED + b"2\r\n{}\r\n0\r\nx-first: ")
         await connection.insist(line)
         await refused(connection, 431, "headers_too_large", TOO_LARGE)
 
     async def test_a_body_in_many_chunks_is_none(self, wire: Connect) -> None:
         connection = await wire()
-        await connection.say(CHUNKED)
+        await connection.send(CHUNKED)
         for _ in range(100):  # more than a head may have, less than a body without a credential
-            await connection.say(b"400\r\n" + b" " * 0x400 + b"\r\n")
-        await connection.say(b"2\r\n{}\r\n0\r\n\r\n")
+            await connection.send(b"400\r\n" + b" " * 0x400 + b"\r\n")
+        await connection.send(b"2\r\n{}\r\n0\r\n\r\n")
         assert (await connection.answer())[0] == 422
 
 
 class TestAnAnswer:
     async def test_before_the_whole_body_came_says_that_it_ends_the_connection(self, wire: Connect) -> None:
         connection = await wire()
-        await connection.say(b"PUT /v1/secrets/a HTTP/1.1\r\nhost: x\r\ncontent-length: 20\r\n\r\n")
+        await connection.send(b"PUT /v1/secrets/a HTTP/1.1\r\nhost: x\r\ncontent-length: 20\r\n\r\n")
         status, headers, _ = await connection.answer()
         assert (status, headers["connection"]) == (401, "close")
         assert await connection.is_closed()
@@ -106,7 +106,7 @@ class TestAnAnswer:
     async def test_after_the_whole_request_leaves_it_open(self, wire: Connect) -> None:
         connection = await wire()
         for _ in range(2):
-            await connection.say(b"PUT /v1/secrets/a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+            await connection.send(b"PUT /v1/secrets/a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
             status, headers, body = await connection.answer()
             assert status == 401
             assert "connection" not in headers
@@ -114,7 +114,7 @@ class TestAnAnswer:
 
     async def test_ends_the_connection_of_who_asked_for_that(self, wire: Connect) -> None:
         connection = await wire()
-        await connection.say(b"PUT /v1/secrets/a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        await connection.send(b"PUT /v1/secrets/a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         status, headers, _ = await connection.answer()
         assert (status, headers["connection"]) == (401, "close")
         assert await connection.is_closed()
@@ -134,8 +134,8 @@ class TestAnotherProtocol:
         self, wire: Connect, head: bytes
     ) -> None:
         connection = await wire()
-        await connection.say(head)
-        await connection.say(HEALTH)
+        await connection.send(head)
+        await connection.send(HEALTH)
 
         status, *_ = await connection.answer()
 
@@ -144,8 +144,8 @@ class TestAnotherProtocol:
 
     async def test_asked_for_without_a_body_is_answered_once_and_nothing_after_it_is_read(self, wire: Connect) -> None:
         connection = await wire()
-        await connection.say(HEALTH.replace(b"\r\n\r\n", b"\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"))
-        await connection.say(HEALTH)
+        await connection.send(HEALTH.replace(b"\r\n\r\n", b"\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"))
+        await connection.send(HEALTH)
 
         assert (await connection.answer())[0] == 200
         assert await connection.is_closed()
@@ -159,22 +159,22 @@ class TestSlowClients:
     @pytest.mark.parametrize("begun", [b"", b"GET /hea", HEALTH[:-2]], ids=["nothing", "a word", "a line too few"])
     async def test_that_do_not_finish_a_head_are_left(self, wire: Connect, begun: bytes) -> None:
         connection = await wire()
-        await connection.say(begun)
+        await connection.send(begun)
         assert await connection.is_closed()
 
     async def test_that_begin_a_second_head_and_do_not_finish_it_are_left(self, wire: Connect) -> None:
         connection = await wire()
-        await connection.say(HEALTH)
+        await connection.send(HEALTH)
         assert (await connection.answer())[0] == 200
-        await connection.say(HEALTH[:-2])
+        await connection.send(HEALTH[:-2])
         assert await connection.is_closed()
 
     async def test_may_take_longer_between_requests(self, wire: Connect) -> None:
         first, second = await wire(), await wire()
-        await first.say(HEALTH)
+        await first.send(HEALTH)
         assert (await first.answer())[0] == 200
         assert await second.is_closed()  # the time for a head has passed, and `first` is idle all the while
-        await first.say(HEALTH)
+        await first.send(HEALTH)
         assert (await first.answer())[0] == 200
 
 
@@ -194,14 +194,14 @@ class TestWhatIsNotHttp:
     )
     async def test_is_told_so_and_the_connection_ends(self, wire: Connect, data: bytes) -> None:
         connection = await wire()
-        await connection.say(data)
+        await connection.send(data)
         await refused(connection, 400, "malformed", "This is not an HTTP/1.1 request.")
 
     async def test_after_a_good_request_ends_the_connection_too(self, wire: Connect) -> None:
         connection = await wire()
-        await connection.say(HEALTH)
+        await connection.send(HEALTH)
         assert (await connection.answer())[0] == 200
-        await connection.say(b"\x00\x01\x02\r\n\r\n")
+        await connection.send(b"\x00\x01\x02\r\n\r\n")
         await refused(connection, 400, "malformed", "This is not an HTTP/1.1 request.")
 
 
@@ -209,7 +209,7 @@ class TestKeepAlive:
     async def test_many_requests_go_over_one_connection(self, wire: Connect) -> None:
         connection = await wire()
         for number in range(20):
-            await connection.say(
+            await connection.send(
                 f"GET /v1/workspace HTTP/1.1\r\nhost: x\r\nx-request-id: request-{number:03}\r\n\r\n".encode()
             )
             status, headers, _ = await connection.answer()
@@ -217,24 +217,24 @@ class TestKeepAlive:
 
     async def test_requests_sent_ahead_are_answered_in_their_order(self, wire: Connect) -> None:
         connection = await wire()
-        await connection.say(
+        await connection.send(
             b"".join(
                 f"GET /v1/workspace HTTP/1.1\r\nhost: x\r\nx-request-id: request-{number:03}\r\n\r\n".encode()
                 for number in range(20)
             )
         )
-        told = [(await connection.answer())[1]["x-request-id"] for _ in range(20)]
-        assert told == [f"request-{number:03}" for number in range(20)]
+        seen = [(await connection.answer())[1]["x-request-id"] for _ in range(20)]
+        assert seen == [f"request-{number:03}" for number in range(20)]
 
     async def test_a_client_that_asks_for_the_end_gets_it(self, wire: Connect) -> None:
         connection = await wire()
-        await connection.say(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        await connection.send(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         assert (await connection.answer())[0] == 200
         assert await connection.is_closed()
 
     async def test_an_offer_to_upgrade_is_answered_as_if_it_were_none(self, wire: Connect) -> None:
         connection = await wire()
-        await connection.say(
+        await connection.send(
             b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
             b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
@@ -243,6 +243,6 @@ class TestKeepAlive:
     async def test_a_client_that_leaves_in_the_middle_harms_nobody(self, wire: Connect, house: "House") -> None:
         for part in (b"GET /he", HEALTH, CHUNKED + b"2\r\n{"):
             connection = await wire()
-            await connection.say(part)
+            await connection.send(part)
             connection.writer.transport.abort()
         assert (await house.http.get("/health")).status_code == 200

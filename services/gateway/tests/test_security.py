@@ -231,7 +231,7 @@ class TestForgetting:
         await caller(security, made["token"])
         other = await house.personal_token(owner, "secrets:read")
         await caller(security, other["token"])
-        await house.told("DELETE", f"/api-tokens/{made['id']}", owner.token)
+        await house.body("DELETE", f"/api-tokens/{made['id']}", owner.token)
         started = asyncio.get_running_loop().time()
         await until(lambda: refused(security, made["token"]))
         assert asyncio.get_running_loop().time() - started < 1
@@ -247,7 +247,7 @@ class TestForgetting:
             answer = await call(ctx, command)
             if isinstance(command, Authenticate):
                 before = security._identities.begin()
-                await house.told("DELETE", f"/api-tokens/{made['id']}", owner.token)
+                await house.body("DELETE", f"/api-tokens/{made['id']}", owner.token)
 
                 async def evicted() -> bool:
                     return security._identities.begin().moment > before.moment
@@ -265,7 +265,7 @@ class TestForgetting:
     ) -> None:
         await caller(security, owner.token)
         await caller(security, owner.realm_token)
-        await house.told("POST", "/auth/logout", owner.token)
+        await house.body("POST", "/auth/logout", owner.token)
         await until(lambda: refused(security, owner.token))
         await until(lambda: refused(security, owner.realm_token))
 

@@ -108,18 +108,18 @@ class Listener:
             return [await self.events.get() for _ in range(count)]
 
     async def opened(self) -> int:
-        """The position it was told at the start."""
+        """The position in its first event."""
         await so(lambda: self.reader.last_id)
         return int(self.reader.last_id)
 
-    async def last_words(self) -> dict[str, Any]:
-        """What it was told at the end, after everything else."""
+    async def last_event(self) -> dict[str, Any]:
+        """The content of its last event."""
         async with asyncio.timeout(PATIENCE):
             await self.is_over.wait()
         last = [self.events.get_nowait() for _ in range(self.events.qsize())][-1]
         assert last.kind == "end", last
-        told: dict[str, Any] = json.loads(last.data)
-        return told
+        content: dict[str, Any] = json.loads(last.data)
+        return content
 
 
 @asynccontextmanager
@@ -185,10 +185,10 @@ async def streams(house: "House") -> Streams:
 
 
 async def size(house: "House", tenant: str) -> int:
-    told = await house.superuser.fetchval(
+    count = await house.superuser.fetchval(
         "SELECT size FROM audit.heads WHERE workspace_id = $1", ids.tenant_uuid(tenant)
     )
-    return int(told or 0)
+    return int(count or 0)
 
 
 async def leaves(house: "House", tenant: str) -> list[str]:
@@ -211,12 +211,12 @@ class TestWhatIsSaid:
 
     async def test_has_the_headers_of_a_stream(self, house: "House", owner: "Person") -> None:
         async with listening(house, owner.token, x_request_id="mine-and-mine") as listener:
-            told = listener.response.headers
-        assert told["content-type"] == "text/event-stream"
-        assert told["cache-control"] == "no-store"
-        assert told["x-accel-buffering"] == "no"
-        assert told["x-request-id"] == "mine-and-mine"
-        assert "content-length" not in told
+            headers = listener.response.headers
+        assert headers["content-type"] == "text/event-stream"
+        assert headers["cache-control"] == "no-store"
+        assert headers["x-accel-buffering"] == "no"
+        assert headers["x-request-id"] == "mine-and-mine"
+        assert "content-length" not in headers
 
     async def test_an_entry_that_retention_removed_is_told_by_its_hash(
         self, house: "House", owner: "Person", token: dict[str, Any]
@@ -315,8 +315,8 @@ class TestWhereItBegins:
     async def test_a_last_id_that_this_log_never_had_is_refused(
         self, house: "House", owner: "Person", token: dict[str, Any], beyond: int
     ) -> None:
-        told = {"last-event-id": str(await size(house, owner.workspace) + beyond)}
-        problem = await house.refused(409, "conflict", "GET", "/audit/stream", token["token"], headers=told)
+        position = {"last-event-id": str(await size(house, owner.workspace) + beyond)}
+        problem = await house.refused(409, "conflict", "GET", "/audit/stream", token["token"], headers=position)
         assert "was restored to an earlier state" in problem["detail"]
 
     @pytest.mark.parametrize("given", ["", "x", "-2", "1.0", "+1", "1" * 17, "9007199254740992", "٣"])
@@ -373,9 +373,9 @@ class TestItsEnd:
             await listener.opened()
             began = time.monotonic()
             assert (await house.call("DELETE", f"/api-tokens/{token['id']}", owner.token)).status_code == 204
-            told = await listener.last_words()
+            end = await listener.last_event()
             assert time.monotonic() - began < 1
-        assert told["code"] == "unauthorized"
+        assert end["code"] == "unauthorized"
         assert listener.response.headers["connection"] == "close"
 
     async def test_of_a_role_that_may_no_longer_ends_it(
@@ -385,9 +385,9 @@ class TestItsEnd:
             await listener.opened()
             await house.set_role(owner, "viewer")
             await announce(owner.workspace, kind="tenancy.member_changed")
-            told = await listener.last_words()
-        assert told["code"] == "forbidden"
-        assert "'audit:stream'" in told["detail"]
+            end = await listener.last_event()
+        assert end["code"] == "forbidden"
+        assert "'audit:stream'" in end["detail"]
 
     async def test_that_nobody_announced_ends_it_when_the_memory_is_over(
         self, house: "House", token: dict[str, Any], security: Security, monkeypatch: pytest.MonkeyPatch
@@ -403,7 +403,7 @@ class TestItsEnd:
             await asyncio.sleep(0.3)
             assert not listener.is_over.is_set()
             security.forget()  # as time does after 30 s
-            assert (await listener.last_words())["code"] == "unauthorized"
+            assert (await listener.last_event())["code"] == "unauthorized"
 
     @pytest.mark.slow
     async def test_the_token_s_expiry_ends_it_exactly_then(
@@ -418,9 +418,9 @@ class TestItsEnd:
         security.forget()
         async with listening(house, token["token"]) as listener:
             await listener.opened()
-            told = await listener.last_words()
+            end = await listener.last_event()
             late = (datetime.now(UTC) - ends_at).total_seconds()
-        assert told["code"] == "unauthorized"
+        assert end["code"] == "unauthorized"
         assert 0 <= late < 0.5
 
     async def test_a_client_that_leaves_leaves_nothing_behind(
@@ -437,7 +437,7 @@ class TestItsEnd:
     ) -> None:
         for seconds in (0, 0, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02):
             connection = await wire()
-            await connection.say(
+            await connection.send(
                 f"GET /v1/audit/stream HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token['token']}\r\n\r\n".encode()
             )
             await asyncio.sleep(seconds)
@@ -451,8 +451,8 @@ class TestItsEnd:
             await listener.opened()
             for react in house.application.bus.on_disconnect:
                 react()
-            told = await listener.last_words()
-        assert told["code"] == "unavailable"
+            end = await listener.last_event()
+        assert end["code"] == "unavailable"
 
     async def test_a_gateway_that_stops_ends_it_and_takes_no_other(
         self, house: "House", servers: Servers, token: dict[str, Any]
@@ -471,11 +471,11 @@ class TestItsEnd:
             await stream.opened()
             began = time.monotonic()
             listener.should_exit = True
-            told = await stream.last_words()
+            end = await stream.last_event()
             await serving
             assert time.monotonic() - began < 2
         await application.stop()
-        assert told["code"] == "unavailable"
+        assert end["code"] == "unavailable"
         with pytest.raises(Unavailable, match="The gateway is stopping"):
             route_of(listener)._streams._admit(None)  # type: ignore[arg-type]
 
@@ -493,8 +493,8 @@ class TestItsEnd:
         async with listening(house, token["token"]) as listener:
             await listener.opened()
             monkeypatch.setattr(streams._bus, "call", gone)
-            told = await listener.last_words()
-        assert told == {"code": "unavailable", "detail": "The audit service is not running."}
+            end = await listener.last_event()
+        assert end == {"code": "unavailable", "detail": "The audit service is not running."}
         assert len(asked) == 3
 
     async def test_a_log_that_became_shorter_ends_it(
@@ -506,9 +506,9 @@ class TestItsEnd:
             await house.superuser.execute(
                 "UPDATE audit.heads SET size = 2 WHERE workspace_id = $1", ids.tenant_uuid(owner.workspace)
             )
-            told = await listener.last_words()
-        assert told["code"] == "conflict"
-        assert told["detail"].startswith("The log has 2 entries, and this would go on at 3: ")
+            end = await listener.last_event()
+        assert end["code"] == "conflict"
+        assert end["detail"].startswith("The log has 2 entries, and this would go on at 3: ")
 
     async def test_a_surprise_ends_it_and_is_logged(
         self,
@@ -523,8 +523,8 @@ class TestItsEnd:
             await listener.opened()
             monkeypatch.setattr(words, "events", lambda _: 1 / 0)
             await announce(owner.workspace)
-            told = await listener.last_words()
-        assert told["code"] == "internal_error"
+            end = await listener.last_event()
+        assert end["code"] == "internal_error"
         assert "a stream failed" in caplog.text
 
 
@@ -619,7 +619,7 @@ class TestAClientThatDoesNotRead:
         self, house: "House", wire: Connect, token: dict[str, Any], long_log: None, read: list[int]
     ) -> None:
         connection = await wire()
-        await connection.say(self.ask(token["token"]))
+        await connection.send(self.ask(token["token"]))
         protocol = await self.stalled(house, read)
         assert read[-1] < 300  # entries of 60 000 bytes, most of them in the buffers of the client's own system
         assert protocol.transport.get_write_buffer_size() <= 3 * module.CHUNK_BYTES
@@ -638,7 +638,7 @@ class TestAClientThatDoesNotRead:
     ) -> None:
         monkeypatch.setattr(module, "SLOW_SECONDS", 0.5)
         connection = await wire()
-        await connection.say(self.ask(token["token"]))
+        await connection.send(self.ask(token["token"]))
         await so(lambda: streams._open)
         await so(lambda: not streams._open)
         came = b""
@@ -659,11 +659,11 @@ class TestAClientThatDoesNotRead:
         streams: Streams,
     ) -> None:
         connection = await wire()
-        await connection.say(self.ask(token["token"]))
+        await connection.send(self.ask(token["token"]))
         await self.stalled(house, read)
         last = read[-1]
         began = time.monotonic()
-        await house.told("DELETE", f"/api-tokens/{token['id']}", owner.token)
+        await house.body("DELETE", f"/api-tokens/{token['id']}", owner.token)
         await so(lambda: not (streams._open))
         assert time.monotonic() - began < module.END_SECONDS + 1
         assert read[-1] == last

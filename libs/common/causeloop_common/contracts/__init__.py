@@ -1,1 +1,1 @@
-"""The contracts: one module per owner, what it answers and what it announces."""
+"""The contracts: one module per owner, with the commands that it answers and the events that it announces."""

@@ -1,9 +1,8 @@
-"""What services say to each other: `Command[Reply]` asks and waits, `Event` says that something happened.
+"""The messages between services: a `Command[Reply]` asks and waits, an `Event` announces an act.
 
-The class is the message's whole declaration: the subject comes from the module (its owner) and the class name,
-`PutSecret` in `vault.py` is `cmd.vault.put_secret`; the permission it needs and the services that may ask it
-stand in the class line. The gateway's routes, the services' checks, the bus permissions and the documents all
-read them here.
+The class is the message's whole declaration. Its subject comes from its module, which is its owner, and its name:
+`PutSecret` in `vault.py` is `cmd.vault.put_secret`. The class line has the permission that it needs and the services
+that may send it. The gateway's routes, the services' checks, the bus permissions and the documents all read them here.
 
 Rules of change: a command refuses unknown fields, an event's reader ignores them; fields are only added and
 optional; another meaning is another name, and a retired name stays in `RETIRED`. `make schemas` writes the JSON
@@ -65,7 +64,7 @@ def example_id(prefix: str) -> str:
     return f"{prefix}_{_TENANTS.get(prefix, '01m8dsrxbsf35reya2xagjjevc')}"
 
 
-_TENANTS = {"ws": "3rf1w7gy3rh1w9gy3rf1w7gy3r", "usr": "2h0eg30cktgbqvs80a30kq0sre"}  # their bits tell them apart
+_TENANTS = {"ws": "3rf1w7gy3rh1w9gy3rf1w7gy3r", "usr": "2h0eg30cktgbqvs80a30kq0sre"}  # a bit distinguishes them
 
 
 def _typeid(*prefixes: str, of: str) -> Any:
@@ -121,7 +120,7 @@ def _is_secret(annotation: Any) -> bool:
 
 
 class Message(BaseModel):
-    """Base of everything that crosses the bus: immutable, unknown fields refused, inputs never echoed in errors."""
+    """Base of all messages: immutable, unknown fields refused, inputs never repeated in errors."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -133,7 +132,7 @@ class Message(BaseModel):
     )
 
     is_sealed: ClassVar[bool] = False
-    """Whether it crosses the bus as one ciphertext: where a field holds a secret, and where a class asks for it."""
+    """Whether it crosses the bus as one ciphertext: if a field holds a secret, or the class sets it."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -175,10 +174,10 @@ class Message(BaseModel):
 
 
 class Command(Message, Generic[ReplyT]):
-    """Ask and wait: `class PutSecret(Command[SecretVersion], permission=Permission.SECRETS_WRITE)`.
+    """A question with a reply: `class PutSecret(Command[SecretView], permission=Permission.SECRETS_WRITE)`.
 
-    `issuers` are the services that may ask. `keyed` is False where an Idempotency-Key is ignored: the command changes
-    nothing, or a retry does no harm, or its answer must not be kept. `timeout` is the deadline in seconds.
+    `issuers` are the services that may send it. `keyed` is False where an Idempotency-Key is ignored: the command
+    changes nothing, or a retry does no harm, or its answer must not be kept. `timeout` is the deadline in seconds.
     """
 
     service: ClassVar[str]
@@ -215,9 +214,9 @@ class Command(Message, Generic[ReplyT]):
 
 
 class Event(Message):
-    """It happened: `class SecretWritten(Event, target="secret_id")`. Carries ids, never personal data in clear.
+    """An act that happened: `class SecretWritten(Event, target="secret_id")`. It has ids, no personal data in clear.
 
-    `target` names the field with the id of the thing acted on. Readers ignore unknown fields.
+    `target` names the field with the id of the thing that was acted on. Readers ignore unknown fields.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -238,18 +237,18 @@ class Event(Message):
 
     @property
     def target_id(self) -> str:
-        """The id of the thing acted on."""
+        """The id of the thing that was acted on."""
         return str(getattr(self, self.target))
 
 
 class Page(Message):
-    """Base of a list's reply: `data`, and where the next page begins for the service that answered."""
+    """Base of a list's reply: `data`, and the position at which the next page begins."""
 
     next_position: Position = Field(default=None, description="Where the next page begins; null on the last.")
 
 
 class Nothing(Message):
-    """The reply of a command that has nothing to say."""
+    """An empty reply."""
 
 
 def commands(owner: ModuleType) -> Iterator[type[Command[Any]]]:

@@ -25,7 +25,7 @@ class AccessDenied(Event, target="principal"):
 
 
 class SigninFailed(Event, target="operation"):
-    """Somebody unknown failed to sign in or to be recognised, summed per operation, code and minute."""
+    """An unknown caller failed to sign in or to be recognised, summed per operation, code and minute."""
 
     operation: Operation
     code: Code

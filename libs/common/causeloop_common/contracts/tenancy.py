@@ -122,7 +122,7 @@ class WorkspaceCreated(Event, target="workspace_id"):
 
 
 class MemberAdded(Event, target="person_id"):
-    """Somebody joined the workspace."""
+    """A person joined the workspace."""
 
     person_id: PersonId
     role: str = Field(description="The role that they got.")

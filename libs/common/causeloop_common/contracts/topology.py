@@ -1,4 +1,4 @@
-"""The bus in one place: who may say what, the streams, the durable consumers.
+"""The bus in one place: the subjects of each service, the streams, the durable consumers.
 
 Everything follows from the contracts: a service may publish the commands it is an issuer of and its own events,
 subscribe to its own commands, and wake its own relay, nothing else. Only the operator (`causeloop migrate`) may change
@@ -13,16 +13,16 @@ from causeloop_common.contracts import audit, auth, gateway, tenancy, vault
 from causeloop_common.contracts.base import Command, commands
 
 OWNERS: dict[str, ModuleType] = {"auth": auth, "tenancy": tenancy, "vault": vault, "audit": audit}
-"""Who answers commands."""
+"""The services that answer commands."""
 
 ANNOUNCERS: dict[str, ModuleType] = {"gateway": gateway, **OWNERS}
-"""Who announces events."""
+"""The services that announce events."""
 
 SERVICES: tuple[str, ...] = tuple(ANNOUNCERS)
 OPERATOR = "operator"
 
 RELAYS: tuple[str, ...] = ("auth", "tenancy", "vault")
-"""Whose events go through an outbox: their replicas wake the one relay among them that is at work."""
+"""The services with an outbox. Their replicas wake the one relay among them that is at work."""
 
 MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
 """NATS `max_payload`; it counts headers."""
@@ -66,16 +66,16 @@ HEADS = "head.*"
 """`head.<tenant>`: a tenant's log has grown, its new size as ASCII decimal. A wake-up without durability, no truth."""
 
 PROMPT: tuple[str, ...] = ("auth", "tenancy")
-"""Whose events are also said at once, before their act is answered, on `now.<tenant>.<service>.<event>`: core NATS,
-without durability, and not part of any stream. What a gateway remembers is forgotten by them."""
+"""The services whose events are also published live, before the act is answered, on `now.<tenant>.<service>.<event>`:
+core NATS, without durability, in no stream. They make a gateway forget what it remembers."""
 
-SAYS: dict[str, tuple[str, ...]] = {"audit": (HEADS,), **{name: (f"now.*.{name}.>",) for name in PROMPT}}
-"""Live subjects (core NATS, no durability) that only this service may say something on."""
+PUBLISHES: dict[str, tuple[str, ...]] = {"audit": (HEADS,), **{name: (f"now.*.{name}.>",) for name in PROMPT}}
+"""Live subjects (core NATS, no durability) that this service alone may publish to."""
 
 LISTENS: dict[str, tuple[str, ...]] = {
     "gateway": (*(f"{kind}.*.{service}.>" for kind in ("now", "evt") for service in PROMPT), HEADS)
 }
-"""Live subjects a service hears: the gateway evicts what it remembers, and wakes the streams of a log that grew."""
+"""Live subjects that a service receives: the gateway evicts what it remembers, and wakes the streams of a log."""
 
 
 def command_kinds() -> dict[str, type[Command[Any]]]:
@@ -90,14 +90,14 @@ def pairs() -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class BusPermissions:
-    """What one credential may publish and subscribe to; replies only to what it was asked."""
+    """The subjects that one credential may publish and subscribe to; it replies only to what it was asked."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
 
 
 def head(tenant: str) -> str:
-    """Where the new size of a tenant's log is told."""
+    """The subject of the new size of a tenant's log."""
     return HEADS.replace("*", tenant)
 
 
@@ -107,7 +107,7 @@ def inbox(service: str) -> str:
 
 
 def wake(service: str) -> str:
-    """Where a service's replicas say that there is something to relay; an empty message, without durability."""
+    """The subject on which a service's replicas wake their relay; an empty message, without durability."""
     return f"wake.{service}"
 
 
@@ -116,7 +116,7 @@ def permissions(service: str) -> BusPermissions:
     if service == OPERATOR:
         return BusPermissions(("$JS.API.>",), (f"{inbox(OPERATOR)}.>",))
     asks = [kind.subject for kind in command_kinds().values() if service in kind.issuers]
-    publish = [*sorted(asks), f"evt.*.{service}.>", f"dead.{service}.>", *SAYS.get(service, ())]
+    publish = [*sorted(asks), f"evt.*.{service}.>", f"dead.{service}.>", *PUBLISHES.get(service, ())]
     publish.append("$JS.API.STREAM.INFO.EVENTS")
     for consumer in CONSUMERS:
         if consumer.service == service:

@@ -1,4 +1,4 @@
-"""One service's connection to NATS: what it asks, and what it hears.
+"""One service's connection to NATS: the commands that it sends, and the live events that it receives.
 
 A command leaves with token, deadline, trace and sealed body, and never larger than the server's limit. No connection or
 no responder is `Unavailable`; no answer is `Timeout`, outcome unknown. FastStream holds the connection, commands run on
@@ -196,7 +196,7 @@ class Bus:
         return Answer(reply, REPLAYED in answered)
 
     def follow(self, subject: str, receive: Callable[[Announced], Awaitable[None]]) -> None:
-        """Follow live events without durability: what was missed is gone. Call before `start`."""
+        """Receive live events without durability: a missed event is gone. Call before `start`."""
         subscriber = self.broker.subscriber(subject, decoder=undecoded, no_reply=True)
 
         async def on_event(message: NatsMessage) -> None:
@@ -205,13 +205,13 @@ class Bus:
 
         subscriber(raw(on_event))
 
-    async def say(self, event: Announced) -> None:
-        """Tell those who follow at this moment, ahead of whatever this connection says next; the stream hears later."""
-        with suppress(AppError, nats.errors.Error, OSError):  # the relay says it again
+    async def publish(self, event: Announced) -> None:
+        """Publish an event live, before anything else that this connection sends; the relay puts it into the stream."""
+        with suppress(AppError, nats.errors.Error, OSError):  # the relay publishes it again
             await self.client.publish(f"now.{event.tenant}.{event.type}", event.data, headers=event_headers(event))
 
-    async def hear(self, subject: str, receive: Callable[[Msg], Awaitable[None]]) -> Subscription:
-        """Hear a live subject from now on, over reconnects, until `unsubscribe`; what was missed is gone.
+    async def subscribe(self, subject: str, receive: Callable[[Msg], Awaitable[None]]) -> Subscription:
+        """Receive a live subject from now on, over reconnects, until `unsubscribe`; a missed message is gone.
 
         Straight from the connection, without a framework's price per message. `Unavailable` without the bus.
         """

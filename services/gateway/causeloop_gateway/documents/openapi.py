@@ -137,7 +137,6 @@ class _Writer:
                 self._schemas[reply.__name__]["required"] = [*properties]
         for schema in self._schemas.values():
             for name, field in schema.get("properties", {}).items():
-                schema["properties"][name] = _not_null(field)
                 if {"const", "default"} <= field.keys():  # it is always there, though pydantic marks it as optional
                     schema["required"].append(name)
 

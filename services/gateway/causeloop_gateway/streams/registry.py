@@ -1,4 +1,4 @@
-"""The streams that are open: how many may be, what wakes them, what ends them all.
+"""The open streams: their number is bounded, new entries wake them, and a stop or a lost bus ends them all.
 
 Each is found by its tenant, its principal and its credential. The gateway subscribes `head.<tenant>` only for tenants
 with a stream open, once each, however many follow.
@@ -25,14 +25,14 @@ OF_PRINCIPAL = 10
 """Open streams of one person or service account, in this process."""
 
 OF_WORKSPACE = 100
-"""Open streams of one workspace, in this process: none may take the places of all."""
+"""Open streams of one workspace, in this process, so that none takes all the places."""
 
 OF_PROCESS = 1000
 """Open streams of this process: some 20 KB each while it waits, at most 0.4 MB while its client does not read."""
 
 READS = 8
-"""Pages asked for at once. Streams wait for one another, so that a thousand that catch up leave room for others in
-audit's queue, and none is refused for being one of many."""
+"""Pages that are read at once. A thousand streams that catch up wait for one another, so that audit's queue has room
+for others and refuses none of them."""
 
 RETRY_AFTER_SECONDS = 30
 
@@ -52,7 +52,7 @@ class Streams:
 
     @asynccontextmanager
     async def opened(self, stream: Stream) -> AsyncIterator[None]:
-        """A stream's time: it counts, and it is woken; RateLimited when there are too many."""
+        """Count a stream and wake it, for as long as the block runs; RateLimited when there are too many."""
         self._admit(stream)
         tenant = stream.identity.tenant
         try:
@@ -66,12 +66,12 @@ class Streams:
                     await subscription.unsubscribe()
 
     async def read(self, ctx: AuthContext, question: ReadStream) -> StreamPage:
-        """A page, when it is its turn."""
+        """A page of the log, read in turn."""
         async with self._reading:
             return await self._bus.call(ctx, question)
 
     def stop(self) -> None:
-        """End all, and take no more: the process stops."""
+        """End every stream and take no more, since the process stops."""
         self._stopping = True
         self._end(Unavailable("The gateway is stopping. Connect again with the last id to go on."))
 
@@ -92,7 +92,7 @@ class Streams:
             for stream in self._found.get(tenant, ()):
                 stream.grew(size)
 
-        subscription = await self._bus.hear(topology.head(tenant), on_head)
+        subscription = await self._bus.subscribe(topology.head(tenant), on_head)
         if self._heads.setdefault(tenant, subscription) is not subscription:  # two came at once
             await subscription.unsubscribe()
 

@@ -1,4 +1,4 @@
-"""`GET /v1/audit/stream`: where a stream begins, and what has to be right before it does."""
+"""`GET /v1/audit/stream`: the checks before a stream begins, and its first index."""
 
 import asyncio
 import re
@@ -26,7 +26,7 @@ _INDEX = re.compile(r"[0-9]{1,16}")
 _POSITION = re.compile(r"-1|[0-9]{1,16}")
 _HEADERS = [
     (b"content-type", wire.MEDIA_TYPE.encode()),
-    (b"x-accel-buffering", b"no"),  # a proxy is to hold nothing back
+    (b"x-accel-buffering", b"no"),  # so that a proxy holds nothing back
     (b"connection", b"close"),
 ]
 
@@ -57,7 +57,7 @@ class StreamRoute(Route):
 
 
 def _narrow(transport: Any) -> None:
-    """Bound what the system holds for a client that does not read, and notice soon that one has vanished."""
+    """Bound the kernel's buffer for a client that does not read, and notice soon that a client has vanished."""
     if transport.is_closing():
         return  # it has already
     connection = transport.get_extra_info("socket")
@@ -67,7 +67,7 @@ def _narrow(transport: Any) -> None:
 
 
 def _start(request: Inbound) -> int | None:
-    """The first index to send; None for what comes from now on."""
+    """The first index to send; None for entries from now on."""
     given = request.parameters()
     begin = given.pop(FROM, None)
     if given:

@@ -1,13 +1,13 @@
 """One open stream: three tasks, and the first to end ends it.
 
     pump     reads a page, writes it, and only then reads the next; at the log's end it waits for news
-    guard    asks again who calls as soon as there is doubt, and at the moment the token expires
+    guard    checks the caller again as soon as there is doubt, and at the moment the token expires
     left     waits until the client is gone
 
-The pump asks before every write as well, which costs nothing while the answer is remembered; the guard is there for a
-stream that waits: for news, or for a client that does not read. Exactly once and in order follows from one number, the
-next index: only what was written moves it, and every page is read from it. An announcement on the bus is a reason to
-look, never the content.
+The pump checks the caller before every write as well, which costs nothing while the answer is remembered. The guard is
+for a stream that waits: for news, or for a client that does not read. One number, the next index, makes the stream
+exact: every page is read from it, and only written entries move it. A message on the bus wakes a stream; the entries
+come from the log.
 """
 
 import asyncio
@@ -31,19 +31,19 @@ CHUNK_BYTES = 64 * 1024
 """The size of a page, which is read, written and held at once. One larger entry goes alone."""
 
 HEARTBEAT_SECONDS = 15.0
-"""Of silence. Proxies cut what is silent, most after 30 to 60 s, and a client knows that nothing is lost."""
+"""Silence before a heartbeat. Most proxies cut a silent connection after 30 to 60 s."""
 
 POLL_SECONDS = 5.0
-"""A stream looks by itself when nothing woke it: announcements may be lost. Asked is also whether it may go on."""
+"""A stream that nothing wakes reads the log this often, since a wake-up may be lost, and checks its caller."""
 
 SLOW_SECONDS = 30.0
-"""A client that does not take a chunk for so long is cut. It resumes where it stopped to read."""
+"""A client that takes no chunk for this long is cut off. It can resume where it stopped."""
 
 END_SECONDS = 1.0
-"""For writing the end, since a client may not be reading; then the connection is aborted."""
+"""The time for writing the last event to a client that may not be reading; then the connection is aborted."""
 
 _PATIENCE_SECONDS = (0.1, 0.3, 0.6, 1.0)
-"""Between attempts to read while audit restarts or is busy; then the stream ends, and the client comes back."""
+"""Pauses between attempts to read while audit restarts or is busy. Then the stream ends, and the client comes back."""
 
 
 class TooSlow(Exception):
@@ -52,7 +52,7 @@ class TooSlow(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """A page as it will be written; a stream holds nothing else. `next` is the index after its last entry."""
+    """A page as it will be written, which is all that a stream holds. `next` is the index after its last entry."""
 
     chunk: bytes
     count: int
@@ -88,12 +88,12 @@ class Stream:
         self._written_at = 0.0
 
     def grew(self, size: int) -> None:
-        """The log has this many entries by now, according to the bus."""
+        """Note the log's new size, as the bus has it."""
         self._head = max(self._head, size)
         self._news.set()
 
     def doubt(self) -> None:
-        """Something about the caller has changed: ask again."""
+        """Have the caller checked again."""
         self._doubt.set()
 
     def end(self, error: AppError) -> None:
@@ -107,7 +107,7 @@ class Stream:
         self._next = self._page.size if start is None else start
 
     async def run(self, abort: Callable[[], None]) -> str:
-        """Write what there is and what comes, until something ends it; why, in a word."""
+        """Write the entries that there are and those that come, until the stream ends; the reason in a word."""
         pump, guard, left = tasks = [asyncio.create_task(one) for one in (self._pump(), self._guard(), self._left())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -143,7 +143,7 @@ class Stream:
             self._page = await self._read(self._next)
 
     async def _wait(self) -> None:
-        """Wait for news, at most until it is time to look anyway; write heartbeats meanwhile."""
+        """Wait for news, at most until it is time to read anyway; write heartbeats meanwhile."""
         clock = asyncio.get_running_loop().time
         look_at = clock() + POLL_SECONDS
         while self._head <= self._next:
