@@ -35,8 +35,9 @@ PASSING = (
 class Connections:
     """At most `size` connections, made when needed, the last used first.
 
-    Smaller than a general pool: there is no session state to reset, since every setting we make is local to its
-    transaction, and no proxy between a transaction and its connection. A closed connection is not handed out.
+    Less than asyncpg's pool, which halves the rate (`docs/decisions/0018-connections-of-our-own.md`): no session state
+    is reset, since every setting of ours is local to its transaction, and no proxy stands between a transaction and its
+    connection. A closed connection is not handed out.
     """
 
     def __init__(self, size: int, connect: Callable[[], Awaitable[Any]]) -> None:
