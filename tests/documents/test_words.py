@@ -17,10 +17,6 @@ CLAUSE = re.compile(r"(?:^|[.:;] |\"\"\"|# |\| )(?:Who|Whom|What|Whatever) [a-z]
 
 LEFT: frozenset[str] = frozenset(
     {
-        "libs/common/causeloop_common/application.py",
-        "libs/common/causeloop_common/database/database.py",
-        "libs/common/causeloop_common/ids.py",
-        "libs/common/causeloop_common/outbox.py",
         "libs/common/causeloop_common/relay.py",
         "services/audit/causeloop_audit/handlers/intake.py",
         "services/audit/causeloop_audit/repository/writer.py",

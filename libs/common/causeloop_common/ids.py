@@ -41,7 +41,7 @@ def _uuid7() -> int:
 def uuid8(digest: bytes, *, realm: bool) -> UUID:
     """The UUIDv8 that carries the first bits of `digest` (at least 16 bytes).
 
-    The bit after the variant tells a realm from a workspace, so that one UUID can never be read as both.
+    The bit after the variant distinguishes a realm from a workspace, so that one UUID can never be read as both.
     """
     value = int.from_bytes(digest[:16], "big")
     value = value & ~(0xF << 76) | (8 << 76)

@@ -1,4 +1,4 @@
-"""The outbox: events written in the transaction of the act they tell of.
+"""The outbox: events written in the transaction of their act.
 
 A service may insert rows and see of them no more than tenant and transaction (for the commit guard). It cannot choose
 `xid`, which is PostgreSQL's own default and not among the columns it may fill. Three partitions by day take turns:

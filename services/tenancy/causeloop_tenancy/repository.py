@@ -54,7 +54,7 @@ async def role_of(tx: Transaction, person: str) -> str | None:
 
 
 async def memberships_after(tx: Transaction, workspace_id: str | None, limit: int) -> list[MyWorkspace]:
-    """Where the person of a person's transaction belongs, by workspace, after the given one."""
+    """The memberships of the person of a person's transaction, by workspace, after the given one."""
     after = ids.NIL if workspace_id is None else ids.tenant_uuid(workspace_id)
     rows = await tx.fetch(_MEMBERSHIPS, after=after, limit=limit)
     return [

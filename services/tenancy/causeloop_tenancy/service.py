@@ -52,7 +52,7 @@ class TenancyService:
         return workspace
 
     async def list_my_workspaces(self, ctx: AuthContext, command: ListMyWorkspaces) -> MyWorkspacePage:
-        """Where the caller belongs."""
+        """The caller's memberships."""
         async with self._database.person_transaction(ctx) as tx:
             found = await repository.memberships_after(tx, command.position, command.limit + 1)
         page, more = found[: command.limit], len(found) > command.limit

@@ -50,7 +50,7 @@ class Database:
         self.published = asyncio.Event()
         """Set after a commit that wrote events: the relay's wake-up."""
         self.at_once: Callable[[Announced], Awaitable[None]] | None = None
-        """Told of every committed event before the act is answered; it must not raise."""
+        """Called with every committed event before the act is answered; it must not raise."""
 
     async def start(self) -> None:
         """Connect; `Unavailable` when the server cannot be reached."""

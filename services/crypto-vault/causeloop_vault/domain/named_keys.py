@@ -31,5 +31,5 @@ def read_plaintext(text: str) -> bytes:
 
 
 def write_plaintext(plaintext: bytes) -> str:
-    """What `read_plaintext` reads."""
+    """The text that `read_plaintext` reads."""
     return binascii.b2a_base64(plaintext, newline=False).decode()
