@@ -50,7 +50,7 @@ def create(environ: Mapping[str, str]) -> Application:
 def api(gateway: Gateway, streams: Streams) -> FastAPI:
     """The routes, the documents and the explorer."""
     # The explorer has its scripts with it: nothing is fetched from elsewhere.
-    app = FastAPIOffline(title=openapi.TITLE, openapi_url="/openapi.json", docs_url="/docs", redoc_url=None)
+    app = FastAPIOffline(title="Causeloop", openapi_url="/openapi.json", docs_url="/docs", redoc_url=None)
     app.openapi = openapi.document  # type: ignore[method-assign]
     app.add_route("/asyncapi.json", _messages)
     app.router.redirect_slashes = False

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from causeloop_common import messaging
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import commands, events
 from causeloop_gateway.documents import asyncapi
@@ -73,6 +74,16 @@ class TestDocument:
         headers = document["components"]["schemas"]["EventHeaders"]
         assert {"ce-id", "ce-type", "ce-time", "Nats-Msg-Id"} <= set(headers["required"])
         assert "ce-credential" not in headers["required"]
+        headers = document["components"]["schemas"]["CommandHeaders"]
+        asked = {messaging.TOKEN, messaging.DEADLINE, messaging.REQUEST_ID, messaging.TRACEPARENT}
+        assert set(headers["required"]) == asked
+        assert set(headers["properties"]) == asked | {messaging.IDEMPOTENCY_KEY, messaging.FINGERPRINT}
+        headers = document["components"]["schemas"]["ReplyHeaders"]
+        answered = {messaging.REPLAYED, messaging.ERROR, messaging.ERROR_CODE, messaging.RETRY_AFTER}
+        assert set(headers["properties"]) == answered
+
+    def test_the_head_of_a_log_has_the_subject_that_audit_publishes(self, document: dict[str, Any]) -> None:
+        assert document["channels"]["head"]["address"] == topology.head("{tenant}")
 
 
 async def test_is_served_as_it_is_committed(house: "House", document: dict[str, Any]) -> None:

@@ -8,46 +8,19 @@ Source: https://www.asyncapi.com/docs/reference/specification/v3.0.0
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from causeloop_common import messaging
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import ATTRIBUTES, DEFAULTS
 from causeloop_common.contracts.base import Command, Event, Message, commands, events
-from causeloop_gateway.documents.words import words
+from causeloop_gateway.documents.parts import frame, words
 
 _Mode = Literal["validation", "serialization"]
-
-_HEADERS = {
-    "CommandHeaders": {
-        messaging.TOKEN: "Service token: the asking service, the principal, its tenant and permissions.",
-        messaging.DEADLINE: "Milliseconds since the epoch; a command that arrives later is not executed.",
-        messaging.REQUEST_ID: "The id of the request that caused the command.",
-        messaging.TRACEPARENT: "W3C Trace Context.",
-        messaging.IDEMPOTENCY_KEY: "The client's key, if the command takes one: a retry gets the same answer.",
-        messaging.FINGERPRINT: "Keyed digest of the request that the key was sent with.",
-    },
-    "ReplyHeaders": {
-        messaging.REPLAYED: "'true' when this is the first answer to the same Idempotency-Key once more.",
-        messaging.ERROR: "A refusal's sentence (NATS ADR-32).",
-        messaging.ERROR_CODE: "A refusal's code; its payload is empty or an object with `fields`.",
-        messaging.RETRY_AFTER: "Seconds to wait before trying again.",
-    },
-    "EventHeaders": {
-        "Nats-Msg-Id": "The event's id: JetStream drops a second message with the same one.",
-        "ce-specversion": "CloudEvents version, 1.0.",
-        "ce-source": "The service that sent the event.",
-        **dict(ATTRIBUTES.values()),
-    },
-}
-_OPTIONAL = {
-    *(ATTRIBUTES[name].header for name, default in DEFAULTS.items() if default is None),
-    messaging.IDEMPOTENCY_KEY, messaging.FINGERPRINT, *_HEADERS["ReplyHeaders"],
-}  # fmt: skip
 
 
 def document() -> dict[str, Any]:
@@ -55,8 +28,8 @@ def document() -> dict[str, Any]:
     asked = [kind for owner in topology.OWNERS.values() for kind in commands(owner)]
     announced = [kind for owner in topology.ANNOUNCERS.values() for kind in events(owner)]
     payloads, schemas = _schemas(asked, announced)
-    channels: dict[str, Any] = {}
-    operations: dict[str, Any] = {}
+    written = frame("asyncapi")
+    channels, operations, components = written["channels"], written["operations"], written["components"]
     for command in asked:
         channels[command.subject] = _asking(command, payloads)
         channels[f"{command.subject}.reply"] = _answering(command, payloads)
@@ -64,33 +37,14 @@ def document() -> dict[str, Any]:
     for event in announced:
         channels[f"evt.{event.type}"] = _announcing(event, payloads)
         operations[f"{event.type}.announce"] = _announcement(event)
-    channels["head"], operations["audit.head.announce"] = _head()
-    return {
-        "asyncapi": "3.0.0",
-        "info": {
-            "title": "Causeloop messages",
-            "contact": {"name": "The maintainers of Causeloop"},
-            "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
-            "tags": [{"name": name} for name in topology.SERVICES],
-            "version": version("causeloop-common"),
-            "description": "The commands and events that services exchange over NATS. Clients use the HTTP interface. "
-            "A message whose payload is `x-sealed` is sent as one ciphertext of its JSON: salt 16, nonce 12, "
-            "AES-256-GCM ciphertext and tag.",
-        },
-        "defaultContentType": "application/json",
-        "servers": {
-            "bus": {
-                "host": "{host}",
-                "protocol": "nats",
-                "description": "NATS with JetStream. Each service has an nkey of its own, good for its subjects alone.",
-                "variables": {"host": {"default": "127.0.0.1:4222", "description": "NATS_URL"}},
-            }
-        },
-        "channels": channels,
-        "operations": operations,
-        "components": {"schemas": schemas},
-        "x-streams": [_stream(stream) for stream in topology.STREAMS],
-    }
+    headers = components["schemas"]["EventHeaders"]
+    for name, attribute in ATTRIBUTES.items():
+        headers["properties"][attribute.header] = {"type": "string", "description": attribute.description}
+        if DEFAULTS.get(name, "") is not None:
+            headers["required"].append(attribute.header)
+    components["schemas"] |= schemas
+    written["info"] |= {"version": version("causeloop-common"), "tags": [{"name": name} for name in topology.SERVICES]}
+    return {**written, "x-streams": [_stream(stream) for stream in topology.STREAMS]}
 
 
 def _schemas(
@@ -103,8 +57,7 @@ def _schemas(
         *((kind, "serialization") for kind in (*replies, *announced)),
     ]
     payloads, defined = models_json_schema(messages, ref_template="#/components/schemas/{model}")
-    schemas: dict[str, dict[str, Any]] = defined["$defs"]
-    return payloads, schemas | {name: _headers(described) for name, described in _HEADERS.items()}
+    return payloads, defined["$defs"]
 
 
 def _asking(kind: type[Command[Any]], payloads: Mapping[Any, Any]) -> dict[str, Any]:
@@ -161,32 +114,6 @@ def _announcement(kind: type[Event]) -> dict[str, Any]:
     }
 
 
-def _head() -> tuple[dict[str, Any], dict[str, Any]]:
-    """The one message that is neither command nor event."""
-    channel = {
-        "address": topology.head("{tenant}"),
-        "description": "Live and without durability, for the gateway, which looks by itself a little later.",
-        "parameters": {"tenant": {"description": "The workspace (ws_…) or the person's realm (usr_…)."}},
-        "messages": {
-            "Head": {
-                "name": "Head",
-                "summary": "A tenant's log has grown: its new size.",
-                "contentType": "text/plain",
-                "payload": {"type": "string", "pattern": "^[0-9]+$"},
-            }
-        },
-    }
-    operation = {
-        "action": "send",
-        "channel": _channel("head"),
-        "messages": [{"$ref": "#/channels/head/messages/Head"}],
-        "summary": "A tenant's log has grown",
-        "description": "Sent after each batch of entries.",
-        "tags": [{"name": "audit"}],
-    }
-    return channel, operation
-
-
 def _message(kind: type[Message], payload: Any, headers: str) -> dict[str, Any]:
     return {
         "name": kind.__name__,
@@ -196,27 +123,13 @@ def _message(kind: type[Message], payload: Any, headers: str) -> dict[str, Any]:
     }
 
 
-def _headers(described: dict[str, str]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {name: {"type": "string", "description": words} for name, words in described.items()},
-        "required": [name for name in described if name not in _OPTIONAL],
-    }
-
-
 def _stream(stream: topology.Stream) -> dict[str, Any]:
-    return {
-        "name": stream.name,
-        "subjects": list(stream.subjects),
-        "max_age_seconds": stream.max_age_seconds,
-        "max_bytes": stream.max_bytes,
-        "duplicate_window_seconds": stream.duplicate_window_seconds,
-        "consumers": [
-            {"name": consumer.name, "service": consumer.service, "filters": list(consumer.filters)}
-            for consumer in topology.CONSUMERS
-            if consumer.stream == stream.name
-        ],
-    }
+    consumers = [
+        {"name": consumer.name, "service": consumer.service, "filters": list(consumer.filters)}
+        for consumer in topology.CONSUMERS
+        if consumer.stream == stream.name
+    ]
+    return {**asdict(stream), "subjects": list(stream.subjects), "consumers": consumers}
 
 
 def _words(kind: type[Message]) -> dict[str, str]:

@@ -7,11 +7,8 @@ takes a body, takes a key) and from what its use case raises, `Endpoint.errors`.
 Source: https://spec.openapis.org/oas/v3.1.0
 """
 
-import tomllib
 from collections.abc import Iterator
-from copy import deepcopy
 from functools import cache
-from importlib.resources import files
 from typing import Any, Literal
 
 import orjson
@@ -35,14 +32,11 @@ from causeloop_common.errors import (
     Unauthorized,
     Unavailable,
 )
-from causeloop_gateway.documents.words import words
-from causeloop_gateway.endpoints import SESSION, Endpoint
+from causeloop_gateway.documents.parts import frame, words
+from causeloop_gateway.endpoints import RECORDED, SESSION, Endpoint
 from causeloop_gateway.inbound import ANONYMOUS_BODY_BYTES, BODY_BYTES, HEADER_BYTES
 from causeloop_gateway.problems import MEDIA_TYPE, STATUS, problem
 from causeloop_gateway.routes import ENDPOINTS, STREAMS
-
-_FRAME = tomllib.loads(files("causeloop_gateway.documents").joinpath("openapi.toml").read_text(encoding="utf-8"))
-TITLE: str = _FRAME["info"]["title"]
 
 _REFERENCE = "#/components/schemas/"
 _NULL = ("default", None)
@@ -63,7 +57,7 @@ _KEYED: tuple[AppError, ...] = (
     ),
     IdempotencyMismatch("This Idempotency-Key was used with another request. Use a new key for a new request."),
 )
-_SHARED = frozenset({HeadersTooLarge, PayloadTooLarge, RateLimited, Internal, Unavailable, Timeout, Unauthorized})
+_SHARED = frozenset(map(type, (*_EVERYWHERE, _SIGNED_IN, RECORDED))) | {PayloadTooLarge, RateLimited}
 """Errors that are equal for every operation, and so described once."""
 
 
@@ -116,6 +110,7 @@ class _Writer:
     """Writes the operations, and collects what they refer to."""
 
     def __init__(self) -> None:
+        self._frame = frame("openapi")
         replies = {endpoint.command.reply for endpoint in ENDPOINTS} - {Nothing}
         messages: list[tuple[type[BaseModel], Literal["validation", "serialization"]]] = [
             *((endpoint.command, "validation") for endpoint in ENDPOINTS),
@@ -124,7 +119,7 @@ class _Writer:
         _, defined = models_json_schema(messages, ref_template=_REFERENCE + "{model}", schema_generator=_Schemas)
         self._schemas: dict[str, Any] = {
             **_without(defined["$defs"], "x-sealed"),
-            **deepcopy(_FRAME["components"]["schemas"]),
+            **self._frame["components"]["schemas"],
         }
         self._schemas["Problem"]["properties"]["code"]["enum"] = sorted(STATUS)
         self._commands = {endpoint.command: self._schemas.pop(endpoint.command.__name__) for endpoint in ENDPOINTS}
@@ -146,10 +141,10 @@ class _Writer:
         for endpoint in (*ENDPOINTS, *STREAMS):
             address = "/v1" + endpoint.path.replace(":path}", "}")
             paths.setdefault(address, {})[endpoint.method.lower()] = self._operation(endpoint)
-        frame = {name: part for name, part in _FRAME.items() if name != "stream"}
-        components = {**frame["components"], "schemas": self._schemas, "responses": self._responses}
-        components["parameters"] = {**components["parameters"], "Limit": self._limit}
-        return {**frame, "paths": paths, "components": components}
+        components = self._frame["components"] | {"schemas": self._schemas, "responses": self._responses}
+        components["parameters"]["Limit"] = self._limit
+        del self._frame["stream"]
+        return self._frame | {"paths": paths, "components": components}
 
     def _operation(self, endpoint: Endpoint) -> dict[str, Any]:
         command = endpoint.command
@@ -164,7 +159,7 @@ class _Writer:
             "x-credential": sorted(endpoint.credentials),
         }
         if endpoint in STREAMS:
-            operation |= _FRAME["stream"]
+            operation |= self._frame["stream"]
             operation["responses"] = operation["responses"] | self._refusals(endpoint)
             return operation
         operation["responses"] = {str(endpoint.status): self._answer(endpoint), **self._refusals(endpoint)}
@@ -242,8 +237,8 @@ class _Writer:
             "headers": _headers("X-Request-Id", *_HEADERS_OF_STATUS.get(status, ())),
             "content": {MEDIA_TYPE.decode(): {"schema": {"$ref": f"{_REFERENCE}Problem"}, "examples": examples}},
         }
-        kinds = {type(error) for error in errors}
-        if kinds <= _SHARED:
+        kinds = dict.fromkeys(type(error) for error in errors)
+        if kinds.keys() <= _SHARED:
             name = "And".join(kind.__name__ for kind in kinds)
             if self._responses.setdefault(name, made) == made:
                 return {"$ref": f"#/components/responses/{name}"}
