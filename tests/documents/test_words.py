@@ -17,7 +17,6 @@ CLAUSE = re.compile(r"(?:^|[.:;] |\"\"\"|# |\| )(?:Who|Whom|What|Whatever) [a-z]
 
 LEFT: frozenset[str] = frozenset(
     {
-        "libs/common/causeloop_common/relay.py",
         "services/audit/causeloop_audit/handlers/intake.py",
         "services/audit/causeloop_audit/repository/writer.py",
     }

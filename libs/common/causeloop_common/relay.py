@@ -295,7 +295,7 @@ class _Acknowledged:
         return [sequence for sequence in self._sequences if sequence is not None]
 
     def _on_disconnect(self) -> None:
-        """What was not acknowledged on this connection will not be: the relay looks again as soon as there is one."""
+        """Give up the batch: its acknowledgements went with the connection. The relay retries on the next one."""
         self._refusal = "the bus was lost"
         self._complete.set()
 
@@ -303,12 +303,12 @@ class _Acknowledged:
         _, batch, number = message.subject.rsplit(".", 2)
         if int(batch) != self._batch or self._sequences[int(number)] is not None:
             return
-        told: dict[str, Any] = {"error": {"description": "no stream listens"}}
+        answer: dict[str, Any] = {"error": {"description": "no stream listens"}}
         if message.data:
-            told = orjson.loads(message.data)
-        if "error" in told:
-            self._refusal = str(told["error"].get("description"))
-        self._sequences[int(number)] = told.get("seq", 0)
+            answer = orjson.loads(message.data)
+        if "error" in answer:
+            self._refusal = str(answer["error"].get("description"))
+        self._sequences[int(number)] = answer.get("seq", 0)
         self._missing -= 1
         if self._missing == 0:
             self._complete.set()
