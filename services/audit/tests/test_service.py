@@ -10,8 +10,9 @@ import asyncpg
 import orjson
 import pytest
 
+from causeloop_audit.domain.entries import Unreadable
 from causeloop_audit.repository import LogWriter
-from causeloop_audit.service import LogService, Unreadable, place
+from causeloop_audit.service import LogService
 from causeloop_audit.settings import AuditSettings
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
@@ -192,7 +193,9 @@ class TestAppend:
         appended = await log.append(batch)
 
         new = [one for one in batch if one not in before]
-        assert appended.entries == [(place(one), 5 + index) for index, one in enumerate(new)]
+        assert [(entry.event, index) for entry, index in appended.entries] == [
+            (ids.decode(one.id, "evt"), 5 + index) for index, one in enumerate(new)
+        ]
         leaves, head = await stored(servers, workspace.tenant)
         assert [orjson.loads(row["leaf"])["id"] for row in leaves] == [one.id for one in before + new]
         assert (head["size"], head["root"]) == (250, tree(leaves))

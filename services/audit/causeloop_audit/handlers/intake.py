@@ -13,8 +13,9 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 
+from causeloop_audit.domain.entries import Unreadable, identity
 from causeloop_audit.repository import LogWriter
-from causeloop_audit.service import LogService, Unreadable, place
+from causeloop_audit.service import LogService
 from causeloop_common import ids, telemetry
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
@@ -109,9 +110,9 @@ class Intake:
         if readable:
             oldest = min(event.occurred_at for event in readable)
             telemetry.INTAKE_LAG.observe(max((datetime.now(UTC) - oldest).total_seconds(), 0))
-        indexes = dict(appended.entries) if spans else {}
+        indexes = {(entry.log, entry.event): index for entry, index in appended.entries} if spans else {}
         for event, span in zip(readable, spans, strict=False):
-            index = indexes.get(place(event))
+            index = indexes.get(identity(event))
             if index is not None:  # else the log had it before
                 span.set("causeloop.log_index", index)
                 span.end()

@@ -2,16 +2,14 @@
 
 from causeloop_audit.repository.entries import StoredEntry, StoredLeaf, entry, list_events, read
 from causeloop_audit.repository.proofs import Head, SignedHead, checkpoint, hashes, head, keep_checkpoint
-from causeloop_audit.repository.writer import Appended, LogWatch, LogWriter, NewEntry, NotStorable, Place
+from causeloop_audit.repository.writer import Appended, LogWatch, LogWriter, NotStorable
 
 __all__ = [
     "Appended",
     "Head",
     "LogWatch",
     "LogWriter",
-    "NewEntry",
     "NotStorable",
-    "Place",
     "SignedHead",
     "StoredEntry",
     "StoredLeaf",

@@ -57,17 +57,17 @@ def _list(newest: bool, present: tuple[str, ...]) -> Statement:
 
 
 async def list_events(tx: Transaction, *, newest: bool, limit: int, filters: dict[str, Any]) -> list[StoredEntry]:
-    """The tenant's entries that pass the filters; those that are None do not count."""
+    """The tenant's entries that pass the filters; a filter that is None passes all."""
     present = tuple(sorted(name for name, value in filters.items() if value is not None))
     return [_entry(row) for row in await tx.fetch(_list(newest, present), limit=limit, **filters)]
 
 
 _AROUND_BYTES = 160
-"""Of an entry on its way, what stands around the leaf: index, hash, names."""
+"""Bytes of an entry in a message besides its leaf: index, hash, names."""
 
 
 def _read() -> Statement:
-    """Size and entries in one statement, and so of one moment.
+    """Reads size and entries in one statement, so that they are of one moment.
 
     Sizes are summed up in the database, which knows them without reading the leaves (`octet_length` asks the row): a
     page of large leaves is never fetched to be cut here.
@@ -96,7 +96,7 @@ _READ = _read()
 
 @dataclass(frozen=True, slots=True)
 class StoredLeaf:
-    """A leaf as stored, at its place. `leaf` is None once retention removed it."""
+    """A leaf as stored. `leaf` is None once retention removed it."""
 
     index: int
     leaf: str | None

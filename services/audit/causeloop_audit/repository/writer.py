@@ -1,14 +1,15 @@
-"""Across tenants, by the writer's role: appending in sets, and seeing which logs grew since they were signed."""
+"""Appending in sets, and finding the logs that grew since they were signed: across tenants, by the writer's role."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from itertools import islice, tee
 from typing import ClassVar, NamedTuple
 from uuid import UUID
 
 import asyncpg
 
+from causeloop_audit.domain.entries import NewEntry
 from causeloop_common.database import KEEPALIVE, SILENCE_SECONDS
 from causeloop_common.errors import Unavailable
 from causeloop_log.tlog.merkle import EMPTY_ROOT, Frontier
@@ -16,25 +17,6 @@ from causeloop_log.tlog.merkle import EMPTY_ROOT, Frontier
 _PART = 100
 """How many entries one statement writes: while the database works on them, the next are made."""
 
-
-class NewEntry(NamedTuple):
-    """What an entry holds besides its place, in the order of `_ADD_ENTRIES`."""
-
-    action: str
-    actor: str
-    credential: str | None
-    target: str
-    request_id: str
-    occurred_at: datetime
-    leaf_hash: bytes
-    leaf: str
-
-
-Place = tuple[UUID, UUID]
-"""Tenant and event: where an entry belongs."""
-
-MakeEntry = Callable[[int], NewEntry]
-"""Makes the entry of the n-th place."""
 
 _LOCK_HEADS = """
     SELECT h.workspace_id, h.size, h.peaks FROM audit.heads h
@@ -52,9 +34,9 @@ _KNOWN = """
 """
 
 _ADD_ENTRIES = """
-    INSERT INTO audit.entries (workspace_id, index, event_id, action, actor, credential, target, request_id,
+    INSERT INTO audit.entries (index, workspace_id, event_id, action, actor, credential, target, request_id,
                                occurred_at, leaf_hash, leaf)
-    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[],
+    SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[],
                          $8::text[], $9::timestamptz[], $10::bytea[], $11::text[])
 """
 
@@ -76,14 +58,14 @@ _BEHIND = """
 
 
 class Appended(NamedTuple):
-    """What a batch added: the place of each entry that was new, with its index, and the size of each log that grew."""
+    """The entries that a batch added, each with its index, and the new size of each log that grew."""
 
-    entries: list[tuple[Place, int]]
+    entries: list[tuple[NewEntry, int]]
     sizes: dict[UUID, int]
 
     @classmethod
     def all(cls, parts: Sequence["Appended"]) -> "Appended":
-        """What several batches added, one after the other."""
+        """The sum of several batches, one after the other."""
         return cls(
             [entry for part in parts for entry in part.entries],
             {log: size for part in parts for log, size in part.sizes.items()},
@@ -98,8 +80,8 @@ _FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClient
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Convert the database's faults where they enter."""
+def _database_faults() -> Iterator[None]:
+    """Raise a fault of the database as NotStorable or Unavailable."""
     try:
         yield
     except asyncpg.DataError as error:
@@ -111,7 +93,7 @@ def _told() -> Iterator[None]:
 class _Leader:
     """One connection with the writer's role, which sees across tenants; one of its kind leads.
 
-    Leading (an advisory lock of this very connection) and working go together: who lost the connection lost both.
+    It leads by an advisory lock of the connection that it works with: without the connection it can do neither.
     """
 
     kind: ClassVar[str]
@@ -122,9 +104,9 @@ class _Leader:
         self._connection: asyncpg.Connection | None = None
 
     async def connect(self) -> None:
-        """Connect anew; `Unavailable` while that is not possible."""
+        """Connect, after a lost connection too; `Unavailable` while that is not possible."""
         self.close()
-        with _told():
+        with _database_faults():
             self._connection = await asyncpg.connect(
                 self._dsn,
                 timeout=5,
@@ -139,8 +121,8 @@ class _Leader:
             connection.terminate()
 
     async def lead(self) -> bool:
-        """Whether this is the one of its kind that is at work."""
-        with _told():
+        """Take the lead; False while another one of its kind has it."""
+        with _database_faults():
             return bool(await self._ready().fetchval("SELECT pg_try_advisory_lock($1)", self.lock))
 
     def _ready(self) -> asyncpg.Connection:
@@ -150,43 +132,48 @@ class _Leader:
 
 
 class LogWriter(_Leader):
-    """Appends. A writer that lost its connection lost its lead, so two can never acknowledge for each other."""
+    """Appends entries."""
 
     kind, lock = "writer", 0x0_CA05E_1001
 
-    async def append(self, places: Sequence[Place], make: MakeEntry) -> Appended:
-        """Append the entries of these places, of any tenants, in their order; what a log holds already is passed over.
+    async def append(self, logs: Collection[UUID], entries: Iterable[NewEntry]) -> Appended:
+        """Append entries in their order to these logs; an event that its log has already is passed over.
 
-        Heads are locked in the order of their ids, so that any number of writers cannot block each other for ever.
-        Hardly ever does a log hold an event already: only when the database refuses one is it asked for which.
+        `entries` is read part by part, while the part before is written: an iterator that makes each entry when it is
+        asked for costs no time of its own. Heads are locked in the order of their ids, so that any number of writers
+        cannot block each other for ever. A log hardly ever has an event already, so the entries are compared with the
+        log only after the database refused one.
         """
         connection = self._ready()
-        with _told():
+        entries, again = tee(entries)
+        with _database_faults():
             try:
                 async with connection.transaction():
-                    return await self._append(connection, places, make, all_new=True)
+                    return await self._append(connection, logs, entries)
             except asyncpg.UniqueViolationError:
                 async with connection.transaction():
-                    return await self._append(connection, places, make, all_new=False)
+                    return await self._append(connection, logs, again, all_new=False)
 
     async def _append(
-        self, connection: asyncpg.Connection, places: Sequence[Place], make: MakeEntry, *, all_new: bool
+        self,
+        connection: asyncpg.Connection,
+        logs: Collection[UUID],
+        entries: Iterator[NewEntry],
+        *,
+        all_new: bool = True,
     ) -> Appended:
-        # By number, since a UUID's own hash is computed in Python every time.
-        tenants = {tenant.int: tenant for tenant, _ in places}
-        frontiers = await self._lock_heads(connection, list(tenants.values()))
-        new: Sequence[int] = range(len(places))
-        if not all_new or len({event.int for _, event in places}) < len(places):
-            new = await self._new(connection, places)
-            tenants = {places[number][0].int: places[number][0] for number in new}
-        if not new:
+        frontiers = await self._lock_heads(connection, logs)
+        if not all_new:
+            entries = iter(await self._new(connection, list(entries)))
+        added = await self._add_entries(connection, entries, frontiers)
+        if not added:
             return Appended([], {})
-        entries = await self._add_entries(connection, places, new, make, frontiers)
-        moved = {tenant: frontiers[number] for number, tenant in tenants.items()}
-        if completed := [(tenant, node) for tenant, frontier in moved.items() for node in frontier.completed]:
+        grown = {entry.log.int: entry.log for entry, _ in added}
+        moved = {log: frontiers[number] for number, log in grown.items()}
+        if completed := [(log, node) for log, frontier in moved.items() for node in frontier.completed]:
             await connection.execute(
                 _ADD_NODES,
-                [tenant for tenant, _ in completed],
+                [log for log, _ in completed],
                 [node.level for _, node in completed],
                 [node.index for _, node in completed],
                 [node.hash for _, node in completed],
@@ -198,62 +185,50 @@ class LogWriter(_Leader):
             [frontier.root() for frontier in moved.values()],
             [frontier.pack() for frontier in moved.values()],
         )
-        return Appended(entries, {tenant: frontier.size for tenant, frontier in moved.items()})
+        return Appended(added, {log: frontier.size for log, frontier in moved.items()})
 
     async def _add_entries(
-        self,
-        connection: asyncpg.Connection,
-        places: Sequence[Place],
-        new: Sequence[int],
-        make: MakeEntry,
-        frontiers: dict[int, Frontier],
-    ) -> list[tuple[Place, int]]:
-        """Write the entries of the new places, part by part: one is made while the database writes the one before."""
-        added: list[tuple[Place, int]] = []
+        self, connection: asyncpg.Connection, entries: Iterator[NewEntry], frontiers: dict[int, Frontier]
+    ) -> list[tuple[NewEntry, int]]:
+        """Write entries part by part, and return each with its index. One part is written while the next is made."""
+        added: list[tuple[NewEntry, int]] = []
         writing: asyncio.Task[str] | None = None
         try:
-            for start in range(0, len(new), _PART):
-                numbers = new[start : start + _PART]
-                part = [make(number) for number in numbers]
-                owners, events = zip(*(places[number] for number in numbers), strict=True)
-                indexes = [
-                    frontiers[owner.int].append(entry.leaf_hash) for owner, entry in zip(owners, part, strict=True)
-                ]
-                added += zip(zip(owners, events, strict=True), indexes, strict=True)
+            while part := list(islice(entries, _PART)):
+                indexes = [frontiers[entry.log.int].append(entry.leaf_hash) for entry in part]
+                added += zip(part, indexes, strict=True)
                 if writing is not None:
                     await writing
-                columns = zip(*part, strict=True)
-                writing = asyncio.create_task(connection.execute(_ADD_ENTRIES, owners, indexes, events, *columns))
+                writing = asyncio.create_task(connection.execute(_ADD_ENTRIES, indexes, *zip(*part, strict=True)))
                 await asyncio.sleep(0)  # until it is sent
         finally:
             if writing is not None:  # the connection takes one statement at a time, a ROLLBACK too
                 await writing
         return added
 
-    async def _new(self, connection: asyncpg.Connection, places: Sequence[Place]) -> list[int]:
-        """The numbers of the places that the logs do not hold yet, each event once."""
-        seen = {tuple(row) for row in await connection.fetch(_KNOWN, *zip(*places, strict=True))}
-        fresh = []
-        for number, place in enumerate(places):
-            if place not in seen:
-                seen.add(place)
-                fresh.append(number)
-        return fresh
+    async def _new(self, connection: asyncpg.Connection, entries: list[NewEntry]) -> list[NewEntry]:
+        """The entries whose logs do not have their events yet; of each event the first."""
+        first: dict[tuple[UUID, UUID], NewEntry] = {}
+        for entry in entries:
+            first.setdefault((entry.log, entry.event), entry)
+        known = {tuple(row) for row in await connection.fetch(_KNOWN, *zip(*first, strict=True))}
+        return [entry for identity, entry in first.items() if identity not in known]
 
-    async def _lock_heads(self, connection: asyncpg.Connection, tenants: list[UUID]) -> dict[int, Frontier]:
-        rows = await connection.fetch(_LOCK_HEADS, tenants)
-        if len(rows) < len(tenants):
-            await connection.execute(_ADD_HEADS, tenants, EMPTY_ROOT)
-            rows = await connection.fetch(_LOCK_HEADS, tenants)
+    async def _lock_heads(self, connection: asyncpg.Connection, logs: Collection[UUID]) -> dict[int, Frontier]:
+        """Each log's tree, by the number of its id: a UUID's own hash is computed in Python every time."""
+        rows = await connection.fetch(_LOCK_HEADS, logs)
+        if len(rows) < len(logs):
+            await connection.execute(_ADD_HEADS, logs, EMPTY_ROOT)
+            rows = await connection.fetch(_LOCK_HEADS, logs)
         return {row["workspace_id"].int: Frontier.unpack(row["size"], row["peaks"]) for row in rows}
 
 
 class LogWatch(_Leader):
-    """Sees which logs grew since they were last signed."""
+    """Finds the logs that grew since they were last signed."""
 
     kind, lock = "watch", 0x0_CA05E_1002
 
     async def behind(self, after: UUID, limit: int) -> list[UUID]:
-        """The tenants whose head is not the one that was signed, grown or restored; by id, after the given one."""
-        with _told():
+        """The tenants whose head differs from the one last signed, in the order of their ids, after the given id."""
+        with _database_faults():
             return [row["workspace_id"] for row in await self._ready().fetch(_BEHIND, after, limit)]

@@ -1,14 +1,15 @@
-"""Use cases of the log: taking events in, and reading."""
+"""Use cases of the log: appending events, and reading them."""
 
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
 from causeloop_audit import repository
-from causeloop_audit.repository import Appended, LogWriter, NewEntry, NotStorable, Place, StoredEntry
+from causeloop_audit.domain.entries import Unreadable, new_entry, unreadable
+from causeloop_audit.repository import Appended, LogWriter, NotStorable, StoredEntry
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
@@ -24,17 +25,8 @@ from causeloop_common.contracts.audit import (
 from causeloop_common.contracts.base import PAGE_BYTES
 from causeloop_common.database import Database
 from causeloop_common.errors import InvalidInput, NotFound
-from causeloop_log import entry as entries
-from causeloop_log.entry import NotCanonical, v1
-from causeloop_log.tlog.merkle import leaf_hash
-
-
-class Unreadable(NamedTuple):
-    """A message of the event stream that is no event: where it came from, and what it was."""
-
-    subject: str
-    sequence: int
-    raw: bytes
+from causeloop_log.entry import MALFORMED
+from causeloop_log.entry.v1 import SALT_BYTES
 
 
 class LogService:
@@ -46,18 +38,19 @@ class LogService:
         self._entropy = entropy
 
     async def append(self, batch: Sequence[Announced | Unreadable]) -> Appended:
-        """Append a batch in its order, each event once; what cannot be read is entered as malformed."""
+        """Append a batch in its order, each event once. A message that cannot be read is entered as malformed."""
         try:
             done = [await self._append(batch)]
         except NotStorable:
             done = []
-            for message in batch:  # find the one, and enter it as what it is
+            for message in batch:  # one by one, so that only the one that is refused is entered as malformed
                 try:
                     done.append(await self._append([message]))
                 except NotStorable:
-                    done.append(await self._append([_unreadable(message)]))
+                    done.append(await self._append([unreadable(message)]))
         appended = done[0] if len(done) == 1 else Appended.all(done)
         telemetry.APPENDED.inc(len(appended.entries))
+        telemetry.MALFORMED.inc(sum(entry.action == MALFORMED for entry, _ in appended.entries))
         return appended
 
     async def list_events(self, ctx: AuthContext, command: ListEvents) -> EventPage:
@@ -101,82 +94,15 @@ class LogService:
         return StreamPage(entries=page, size=size)
 
     async def _append(self, batch: Sequence[Announced | Unreadable]) -> Appended:
-        return await self._writer.append(
-            [place(message) for message in batch], lambda number: self._entry(batch[number])
-        )
-
-    def _entry(self, message: Announced | Unreadable) -> NewEntry:
-        salt = self._entropy(v1.SALT_BYTES)
-        if isinstance(message, Announced):
-            fields, leaf = _event(message, salt)
-        else:
-            fields = _malformed(_tenant_of(message.subject), _id_of(message), message.raw)
-            leaf = v1.leaf(fields, salt)
-        return NewEntry(
-            fields.action, fields.actor, fields.credential, fields.target, fields.request_id, fields.occurred_at,
-            leaf_hash(leaf), leaf.decode(),
-        )  # fmt: skip
-
-
-def place(message: Announced | Unreadable) -> Place:
-    """Where a message's entry belongs."""
-    if isinstance(message, Announced):
-        return ids.tenant_uuid(message.tenant), ids.decode(message.id, "evt")
-    return ids.tenant_uuid(_tenant_of(message.subject)), ids.decode(_id_of(message), "evt")
+        logs = [ids.tenant_uuid(tenant) for tenant in {message.tenant for message in batch}]
+        now = datetime.now(UTC)
+        entries = (new_entry(message, self._entropy(SALT_BYTES), now) for message in batch)
+        return await self._writer.append(logs, entries)
 
 
 def no_entry() -> NotFound:
     """The refusal of an event that is not in the log."""
     return NotFound("There is no such event in this workspace's log. It may still be on its way: try again.")
-
-
-def _event(event: Announced, salt: bytes) -> tuple[v1.Fields, bytes]:
-    """An event's entry and its leaf; as malformed when the data has no canonical form."""
-    try:
-        fields = v1.Fields(
-            event.id, event.tenant, event.type, event.actor, event.credential, event.target, event.occurred_at,
-            event.request_id, entries.read_data(event.data),
-        )  # fmt: skip
-        return fields, v1.leaf(fields, salt)
-    except NotCanonical:
-        fields = _malformed(event.tenant, event.id, event.data)
-        return fields, v1.leaf(fields, salt)
-
-
-def _unreadable(message: Announced | Unreadable) -> Unreadable:
-    if isinstance(message, Unreadable):
-        return message
-    return Unreadable(f"evt.{message.tenant}.{message.type}", 0, message.id.encode() + message.data)
-
-
-def _malformed(tenant: str, event_id: str, raw: bytes) -> v1.Fields:
-    telemetry.MALFORMED.inc()
-    return v1.Fields(
-        id=event_id,
-        tenant=tenant,
-        action=entries.MALFORMED,
-        actor="svc_audit",
-        credential=None,
-        target=event_id,
-        occurred_at=datetime.now(UTC),
-        request_id="",
-        data=entries.digest_of(raw),
-    )
-
-
-def _tenant_of(subject: str) -> str:
-    """The tenant that the subject names; the installation's realm when it names none."""
-    tenant = subject.split(".")[1] if subject.count(".") else ""
-    try:
-        ids.tenant_uuid(tenant)
-    except ValueError:
-        return ids.INSTALLATION
-    return tenant
-
-
-def _id_of(message: Unreadable) -> str:
-    """An id for what has none: the same for every delivery."""
-    return ids.derived("evt", f"{message.sequence}\n{message.subject}\n".encode() + message.raw)
 
 
 def _index(position: str | None) -> int | None:

@@ -20,7 +20,7 @@ _WAIT_SECONDS = 1.0
 
 
 class Signer:
-    """Has heads signed that moved. One signer at a time; faults of database, bus and vault are waited out."""
+    """Has each head signed that moved. One signer is at work at a time, and waits while there is a fault."""
 
     def __init__(self, watch: LogWatch, checkpoints: CheckpointService, *, seconds: float) -> None:
         self._watch = watch
@@ -49,7 +49,7 @@ class Signer:
     async def _lead(self) -> None:
         await self._watch.connect()
         while not await self._watch.lead():
-            self._failure = None  # another one signs
+            self._failure = None  # another signer is at work
             await asyncio.sleep(_WAIT_SECONDS)
         while True:
             await self._round()
@@ -57,9 +57,9 @@ class Signer:
             await asyncio.sleep(self._seconds)
 
     async def _round(self) -> None:
-        """Every log that moved, once. One that does not continue what was signed of it delays no other.
+        """Sign every log that moved, once. A log that does not continue what was signed of it delays no other.
 
-        After a fault the round goes on behind the log it was at, so that no log can hold up those after it for ever.
+        After a fault the next round begins after the log where this one ended, so that no log holds up the others.
         """
         while found := await self._watch.behind(self._after, _AT_ONCE):
             for self._after in found:
