@@ -37,7 +37,8 @@ JETSTREAM = [
     "STREAM.RESTORE.EVENTS", "STREAM.INFO.EVENTS", "STREAM.INFO.DEAD", "STREAM.LEADER.STEPDOWN.EVENTS",
     "STREAM.PEER.REMOVE.EVENTS", "DIRECT.GET.EVENTS", "DIRECT.GET.EVENTS.evt.x", "CONSUMER.CREATE.EVENTS",
     "CONSUMER.CREATE.EVENTS.spy", "CONSUMER.CREATE.EVENTS.spy.evt.>", "CONSUMER.DURABLE.CREATE.EVENTS.spy",
-    f"CONSUMER.DELETE.{INTAKE}", f"CONSUMER.PAUSE.{INTAKE}", f"CONSUMER.UNPIN.{INTAKE}", "CONSUMER.NAMES.EVENTS",
+    f"CONSUMER.DELETE.{INTAKE}", f"CONSUMER.PAUSE.{INTAKE}", f"CONSUMER.UNPIN.{INTAKE}", f"CONSUMER.RESET.{INTAKE}",
+    f"CONSUMER.RESET.{OTHERS}", "CONSUMER.NAMES.EVENTS",
     "CONSUMER.LIST.EVENTS", f"CONSUMER.INFO.{INTAKE}", f"CONSUMER.INFO.{OTHERS}", f"CONSUMER.MSG.NEXT.{INTAKE}",
     f"CONSUMER.MSG.NEXT.{OTHERS}", f"CONSUMER.LEADER.STEPDOWN.{INTAKE}", "META.LEADER.STEPDOWN", "SERVER.REMOVE",
     "ACCOUNT.PURGE.CAUSELOOP",
@@ -96,7 +97,7 @@ def may_say(service: str, subject: str) -> bool:
         case "head":
             return service == "audit" and len(rest) == 1
         case "$JS":
-            own = [f"$JS.API.CONSUMER.INFO.{INTAKE}", f"$JS.API.CONSUMER.MSG.NEXT.{INTAKE}"]
+            own = [f"$JS.API.CONSUMER.{name}.{INTAKE}" for name in ("INFO", "MSG.NEXT", "RESET")]
             acknowledges = rest[0] == "ACK" and INTAKE in subject
             if service == "audit" and (subject in own or acknowledges):
                 return True

@@ -24,12 +24,17 @@ from nats.js.api import (
 
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import Consumer, Stream
+from causeloop_common.settings import SettingsError
 
 
 async def declare(url: str, operator_seed: str) -> None:
-    """Make or adjust every stream and consumer."""
+    """Make or adjust every stream and consumer. SettingsError if the server is too old for them."""
     client = await _connect(url, topology.OPERATOR, operator_seed)
     try:
+        version = client.connected_server_version.major, client.connected_server_version.minor
+        if version < topology.SERVER_VERSION:
+            found, least = ("{}.{}".format(*pair) for pair in (version, topology.SERVER_VERSION))
+            raise SettingsError(f"NATS_URL leads to a server of version {found}. Use version {least} or later.")
         stream = client.jetstream(timeout=10)
         for declared in topology.STREAMS:
             await _stream(stream, declared)

@@ -109,6 +109,13 @@ class TestExamine:
         assert "max_ack_pending is 7, declared 5000" in told["consumer audit_intake"]
         assert failed(await doctor.examine(environs)) == []  # `migrate` mends it
 
+    async def test_a_server_of_an_older_version_is_refused(
+        self, servers: Servers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(topology, "SERVER_VERSION", (9, 1))
+        with pytest.raises(SettingsError, match=r"a server of version 2\.\d+\. Use version 9\.1 or later"):
+            await streams.declare(servers.nats_url, servers.seeds["operator"])
+
     async def test_without_the_operator_a_service_compares_what_it_may_see(
         self, environs: dict[str, dict[str, str]]
     ) -> None:

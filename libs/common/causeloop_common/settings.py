@@ -57,7 +57,9 @@ class Settings(BaseModel):
     database_workers: int = Field(
         default=8, ge=1, le=200, alias="DATABASE_WORKERS", description="connections, and so commands at work at once"
     )
-    nats_url: str = Field(default="nats://127.0.0.1:4222", alias="NATS_URL", description="the bus; tls:// for TLS")
+    nats_url: str = Field(
+        default="nats://127.0.0.1:4222", alias="NATS_URL", description="the bus, NATS 2.14 or later; tls:// for TLS"
+    )
     nats_ca_file: str | None = Field(
         default=None, alias="NATS_CA_FILE", description="certificate authority of the bus, if not a public one"
     )

@@ -61,6 +61,7 @@ class TestPermissions:
             expected = {
                 "$JS.API.CONSUMER.INFO.EVENTS.audit_intake",
                 "$JS.API.CONSUMER.MSG.NEXT.EVENTS.audit_intake",
+                "$JS.API.CONSUMER.RESET.EVENTS.audit_intake",
                 "$JS.ACK.EVENTS.audit_intake.>",  # both shapes of acknowledgements: ADR-15, ADR-53
                 "$JS.ACK.*.*.EVENTS.audit_intake.>",
             }
@@ -215,6 +216,7 @@ class TestServer:
             "$JS.API.CONSUMER.DURABLE.CREATE.EVENTS.mine",
             "$JS.API.CONSUMER.DELETE.EVENTS.audit_intake",
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.other",
+            "$JS.API.CONSUMER.RESET.EVENTS.other",
         ],
     )
     async def test_lets_no_service_touch_streams_or_foreign_consumers(

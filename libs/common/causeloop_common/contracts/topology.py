@@ -24,6 +24,9 @@ OPERATOR = "operator"
 RELAYS: tuple[str, ...] = ("auth", "tenancy", "vault")
 """The services with an outbox. Their replicas wake the one relay among them that is at work."""
 
+SERVER_VERSION = (2, 14)
+"""The lowest version of nats-server: a consumer that is read in order is reset (NATS ADR-60)."""
+
 MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
 """NATS `max_payload`; it counts headers."""
 
@@ -44,7 +47,10 @@ class Stream:
 
 @dataclass(frozen=True)
 class Consumer:
-    """A durable pull consumer of one service. `ack_all`: one acknowledgement covers all before it."""
+    """A durable pull consumer of one service.
+
+    `ack_all`: one acknowledgement covers all before it, so its reader resets it first, to read in the stream's order.
+    """
 
     name: str
     stream: str
@@ -106,6 +112,11 @@ def inbox(service: str) -> str:
     return f"_INBOX.{service}"
 
 
+def reset(consumer: Consumer) -> str:
+    """The subject of the request that resets a consumer to what was last acknowledged."""
+    return f"$JS.API.CONSUMER.RESET.{consumer.stream}.{consumer.name}"
+
+
 def wake(service: str) -> str:
     """The subject on which a service's replicas wake their relay; an empty message, without durability."""
     return f"wake.{service}"
@@ -127,6 +138,8 @@ def permissions(service: str) -> BusPermissions:
                 f"$JS.ACK.{target}.>",
                 f"$JS.ACK.*.*.{target}.>",
             ]
+            if consumer.ack_all:
+                publish.append(reset(consumer))
     subscribe = [f"{inbox(service)}.>", *LISTENS.get(service, ())]
     if service in OWNERS:
         subscribe.append(f"cmd.{service}.>")
