@@ -2,14 +2,14 @@
 
     SELECT unpublished ──► publish, all at once, in order ──► acknowledged ──► mark with the stream's sequence
 
-One relay per service is at work (an advisory lock on its own connection). It is woken in the process after a commit;
-where other replicas commit, their relays, which stand by, wake it over the bus. It polls as the backstop, and claims
-rows that are not marked, so a late commit is never skipped.
+One relay per service is at work (an advisory lock on its own connection). A commit in its process wakes it; the relays
+of other replicas stand by and wake it over the bus after theirs. It also polls every second. It reads the rows without
+a mark, so a late commit is never skipped.
 
-A broker may lose what it acknowledged (it syncs its files every two minutes). Rows stay for a day after they were
-written. When the stream ends before the last sequence remembered here, everything after its end is published again;
-and when the server is another run than the one remembered, everything of the five minutes before the newest mark is,
-however long the outage was. The stream drops what it has by the event's id, so nothing is doubled.
+A broker may lose what it acknowledged (it syncs its files every two minutes), so rows stay for a day. When the stream
+ends before the last sequence remembered here, everything after its end is published again. When the server was started
+anew, everything of the five minutes before the newest mark is published again, however long the outage was. The stream
+drops an event that it has by the event's id, so none is doubled.
 """
 
 import asyncio
@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
 
 import asyncpg
 import nats.errors
@@ -40,8 +39,8 @@ BATCH = 500
 POLL_SECONDS = 1.0
 LINGER_SECONDS = 0.02
 BUSY_RATE = 200.0
-"""Above so many events a second a batch gathers for the linger, so that one round of statements serves many; below,
-each event leaves at once, and what one client does through several services arrives in the order it was done."""
+"""Above so many events a second a batch gathers during the linger, so that one round of statements serves many. Below,
+each event leaves at once, and the acts of one client in several services arrive in their order."""
 _ACK_SECONDS = 10.0
 _LOOK_SECONDS = 60.0
 
@@ -83,10 +82,10 @@ class Relay:
         self._oldest: datetime | None = None
         telemetry.OUTBOX_LAG.labels(schema).set_function(self._lag)
         self.failure: str | None = None
-        """Why nothing moves now, for readiness; None while it does."""
+        """Why no event moves now, for readiness; None while they do."""
 
     async def run(self) -> None:
-        """Relay until cancelled; faults are waited out."""
+        """Relay until cancelled, and wait while there is a fault."""
         while True:
             try:
                 await self._lead()
@@ -115,17 +114,17 @@ class Relay:
             server_settings={
                 **KEEPALIVE,
                 "application_name": f"causeloop-{self._schema}-relay",
-                # Of these commits only the relay's own marks could be lost, and then an event goes out twice.
+                # A lost commit would only be one of the relay's own marks, and then an event is published twice.
                 "synchronous_commit": "off",
             },
         )
         self._connection = connection
         while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", self._lock()):
-            self.failure = self._oldest = None  # another one is at work
+            self.failure = self._oldest = None  # another relay is at work
             await self._stand_by()
         server = await self._catch_up_with_stream(connection)
-        calls = await self._bus.subscribe(topology.wake(self._schema), self._on_call)
-        stream = await _Acknowledged.subscribe(self._bus)
+        wakes = await self._bus.subscribe(topology.wake(self._schema), self._on_wake)
+        stream = await _StreamPublisher.subscribe(self._bus)
         try:
             self.failure = None
             looked_at = moved_at = float("-inf")
@@ -149,10 +148,10 @@ class Relay:
         finally:
             await stream.close()
             with suppress(nats.errors.Error):
-                await calls.unsubscribe()
+                await wakes.unsubscribe()
 
     async def _stand_by(self) -> None:
-        """Wake the relay at work for every commit of this process, until it is time to ask for the lead again."""
+        """Wake the relay at work after every commit of this process, until it is time to try for the lead again."""
         with suppress(TimeoutError):
             async with asyncio.timeout(POLL_SECONDS):
                 while True:
@@ -160,14 +159,14 @@ class Relay:
                     self._wake.clear()
                     await self._bus.client.publish(topology.wake(self._schema))
 
-    async def _on_call(self, message: Msg) -> None:
+    async def _on_wake(self, message: Msg) -> None:
         self._wake.set()
 
     def _lock(self) -> int:
         return _LOCK + topology.SERVICES.index(self._schema)
 
     async def _catch_up_with_stream(self, connection: asyncpg.Connection) -> str:
-        """Publish again what the stream may have lost; the server's id."""
+        """Publish again what the stream may have lost. Returns the server's id."""
         server = self._bus.server_id
         info = await self._bus.jetstream().stream_info(topology.EVENTS.name)
         end = info.state.last_seq
@@ -178,7 +177,7 @@ class Relay:
         await connection.execute(_REMEMBER.format(schema=self._schema), end, server)
         return server
 
-    async def _move(self, connection: asyncpg.Connection, stream: "_Acknowledged") -> int:
+    async def _move(self, connection: asyncpg.Connection, stream: "_StreamPublisher") -> int:
         rows = await connection.fetch(_PENDING.format(event=", ".join(outbox.EVENT), schema=self._schema, batch=BATCH))
         self._oldest = rows[0]["occurred_at"] if rows else None
         if not rows:
@@ -201,7 +200,7 @@ class Relay:
 
     @contextmanager
     def _traced(self, events: list[Announced]) -> Iterator[list[Announced]]:
-        """The events as they leave: each with its publishing as the cause of what follows, if there is a tracer."""
+        """The events as they are published: with a tracer, each carries the trace context of its publishing span."""
         if (tracer := self._bus.tracer) is None:
             yield events
             return
@@ -216,14 +215,14 @@ class Relay:
             yield leaving
 
     def _lag(self) -> float:
-        """Seconds since the oldest event was written that was not on the bus at the last look; 0 for none."""
+        """The age in seconds of the oldest event that was not published at the last look; 0 without one."""
         oldest = self._oldest
         return 0.0 if oldest is None else max((datetime.now(UTC) - oldest).total_seconds(), 0.0)
 
     async def _empty_old_bucket(self, connection: asyncpg.Connection) -> None:
-        """Empty tomorrow's partition, if all of it was published and none of it is of this turn.
+        """Empty tomorrow's partition, if all its rows were published and are of an earlier turn.
 
-        Judged again under lock: what somebody commits into it at this moment is in use, and not lost.
+        That is checked again under the lock, so that a row committed at this moment is not lost.
         """
         bucket = (int(datetime.now(UTC).timestamp()) // 86_400 + 1) % outbox.BUCKETS
         partition = f"{self._schema}.outbox_{bucket}"
@@ -236,16 +235,17 @@ class Relay:
                     await connection.execute(f"TRUNCATE {partition}")
 
     async def _is_over(self, connection: asyncpg.Connection, bucket: int) -> bool:
-        """Whether all rows of a partition were published and are of an earlier turn; an empty one is not."""
+        """Whether all rows of a partition were published and are of an earlier turn; False without rows."""
         (state,) = await connection.fetch(_STALE.format(schema=self._schema), bucket)
         newest: datetime | None = state["newest"]
         return newest is not None and not state["pending"] and (datetime.now(UTC) - newest).days >= 1
 
 
-class _Acknowledged:
-    """Publishes batches to the stream and waits for all their acknowledgements at once.
+class _StreamPublisher:
+    """Publishes a batch to the stream and waits for all its acknowledgements together.
 
-    One subscription for the relay's life: a future and a timer per event would cost more than publishing it.
+    It has one subscription for its life: a future and an inbox per event cost half as much again as publishing it
+    (docs/decisions/0017-three-own-ways-on-the-bus.md).
     """
 
     _subscription: Subscription
@@ -261,7 +261,7 @@ class _Acknowledged:
         self._refusal: str | None = None
 
     @classmethod
-    async def subscribe(cls, bus: Bus) -> "_Acknowledged":
+    async def subscribe(cls, bus: Bus) -> "_StreamPublisher":
         """Ready to publish."""
         made = cls(bus)
         made._subscription = await made._client.subscribe(f"{made._prefix}*.*", cb=made._on_ack)
@@ -269,7 +269,7 @@ class _Acknowledged:
         return made
 
     async def close(self) -> None:
-        """Stop listening."""
+        """End the subscription."""
         self._bus.on_disconnect.remove(self._on_disconnect)
         with suppress(nats.errors.Error):
             await self._subscription.unsubscribe()
@@ -303,9 +303,7 @@ class _Acknowledged:
         _, batch, number = message.subject.rsplit(".", 2)
         if int(batch) != self._batch or self._sequences[int(number)] is not None:
             return
-        answer: dict[str, Any] = {"error": {"description": "no stream listens"}}
-        if message.data:
-            answer = orjson.loads(message.data)
+        answer = orjson.loads(message.data or b'{"error":{"description":"there is no stream"}}')
         if "error" in answer:
             self._refusal = str(answer["error"].get("description"))
         self._sequences[int(number)] = answer.get("seq", 0)

@@ -403,12 +403,12 @@ class TestSealing:
 
 class TestTheHead:
     def test_is_a_line_for_each_header(self) -> None:
-        assert wire.head({"A": "1", "B-C": "two words"}) == b"NATS/1.0\r\nA: 1\r\nB-C: two words\r\n\r\n"
-        assert wire.head({}) == b"NATS/1.0\r\n\r\n"
+        assert wire.header_block({"A": "1", "B-C": "two words"}) == b"NATS/1.0\r\nA: 1\r\nB-C: two words\r\n\r\n"
+        assert wire.header_block({}) == b"NATS/1.0\r\n\r\n"
 
     @pytest.mark.parametrize("value", ["x\r\nB: y", "x\ny", "x\r", "\n"])
     def test_no_value_begins_a_line_of_its_own(self, value: str) -> None:
         with pytest.raises(ValueError, match="must be one line"):
-            wire.head({"A": value})
+            wire.header_block({"A": value})
         with pytest.raises(ValueError, match="must be one line"):
-            wire.head({value: "x"})
+            wire.header_block({value: "x"})

@@ -1,8 +1,8 @@
 """The tables of the log.
 
-`heads` is the state of every tenant's tree, `entries` its leaves, `nodes` the roots of its complete subtrees, of which
-proofs are made, `checkpoints` what the vault last signed of it. The service reads under row security and keeps the
-checkpoints; only the writer's role appends, across tenants, and besides it sees how far checkpoints are behind.
+`heads` has the state of every tenant's tree, `entries` its leaves, `nodes` the roots of its complete subtrees, from
+which proofs are made, and `checkpoints` the last one that the vault signed. The service reads under row security and
+keeps the checkpoints. Only the writer's role appends, across tenants; it also sees how far checkpoints are behind.
 """
 
 from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, SmallInteger, Table, Text

@@ -25,7 +25,7 @@ HEADROOM_BYTES = 16 * 1024
 """Of `max_payload`, for the protocol's own lines."""
 
 
-def head(headers: Mapping[str, str]) -> bytes:
+def header_block(headers: Mapping[str, str]) -> bytes:
     """A message's header block (NATS ADR-4); ValueError when a value would begin a line of its own."""
     block = "\r\n".join(["NATS/1.0", *[f"{name}: {value}" for name, value in headers.items()], "\r\n"])
     if block.count("\n") != len(headers) + 2 or block.count("\r") != len(headers) + 2:
