@@ -100,8 +100,8 @@ class TestEveryBlock:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_json(), reason="the pages need curl 7.82")
-@pytest.mark.parametrize("shell", HERE)
 class TestPasted:
+    @pytest.mark.parametrize("shell", HERE)
     async def test_the_readme_walks_from_a_stranger_to_a_revoked_token(
         self, stack: Stack, folder: Path, shell: str
     ) -> None:
@@ -123,15 +123,11 @@ class TestPasted:
         assert len(named) == 6
 
         async def recorded() -> bool:
-            actions = [entry["action"] for entry in await bob.log()]
-            named = re.findall(
-                r"`(\w+\.\w+)`", text("README.md").partition("The log names")[2].partition("each with")[0]
-            )
-            assert len(named) == 6
-            return actions[:6] == named
+            return [entry["action"] for entry in await bob.log()][:6] == named
 
         await until("the log has the acts that the page names, in that order", recorded)
 
+    @pytest.mark.parametrize("shell", HERE[-1:])
     async def test_the_page_for_consumers_follows_and_verifies(self, folder: Path, shell: str) -> None:
         printed = await pasted(shell, "docs/audit-consumers.md", folder)
 
