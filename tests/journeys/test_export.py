@@ -12,9 +12,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from causeloop_cli.embedded import Janitor
-from causeloop_cli.embedded.nats import free_port
 from causeloop_common.telemetry import Kind, Tracer, export
 from tests.support.collector import Collector
+from tests.support.ports import free_port
 from tests.support.stack import Stack, told, until
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -46,6 +46,14 @@ def own_collector() -> Iterator[Collector]:
     collector = Collector()
     yield collector
     collector.close()
+
+
+@pytest.fixture
+def away() -> Iterator[str]:
+    """The address of a collector that is not there: the port is taken, and nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 @pytest.fixture
@@ -87,10 +95,10 @@ class TestACollector:
 
         assert own_collector.headers[0]["x-key"] == "k"
 
-    async def test_that_is_away_costs_the_spans_and_one_line(self, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_that_is_away_costs_the_spans_and_one_line(self, away: str, caplog: pytest.LogCaptureFixture) -> None:
         said = counted("vault")
         began = time.monotonic()
-        async with tracing("vault", f"http://127.0.0.1:{free_port()}") as tracer:
+        async with tracing("vault", away) as tracer:
             for _ in range(2 * export.QUEUE):
                 tracer.begin("a", Kind.SERVER).end()
             assert time.monotonic() - began < 2
@@ -148,8 +156,8 @@ class TestACollector:
 
 @pytest.mark.slow
 class TestAHouseWithoutItsCollector:
-    async def test_works_as_ever(self, janitor: Janitor, tmp_path: Path) -> None:
-        house = Stack(tmp_path, janitor, more={"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"})
+    async def test_works_as_ever(self, away: str, janitor: Janitor, tmp_path: Path) -> None:
+        house = Stack(tmp_path, janitor, more={"OTEL_EXPORTER_OTLP_ENDPOINT": away})
         try:
             await house.start_all()
             person = await house.sign_up()

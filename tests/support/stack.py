@@ -32,7 +32,6 @@ from nats.aio.client import Client
 
 from causeloop_cli import migrate
 from causeloop_cli.embedded import EmbeddedNats, Janitor
-from causeloop_cli.embedded.nats import free_port
 from causeloop_cli.embedded.process import ServerProcess
 from causeloop_cli.keys import public_key
 from causeloop_client import AsyncClient
@@ -53,6 +52,7 @@ from causeloop_common.settings import Settings
 from causeloop_dev.installation import Installation
 from causeloop_dev.postgres import EmbeddedPostgres
 from tests.support.documented import check_documented
+from tests.support.ports import free_port
 
 PARTY = "http://app.causeloop.test"
 PATIENCE = 30.0

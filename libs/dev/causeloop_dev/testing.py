@@ -1,7 +1,7 @@
 """The pytest plugin: real PostgreSQL and NATS for every test, a workspace of its own for each.
 
     servers      one embedded PostgreSQL and NATS for the whole run, migrated as a non-superuser
-    compose      an Application of a service by its module, on these servers, started and stopped
+    compose      starts a service's Application in this process, on these servers, and stops it after the test's module
     workspace    a fresh tenant and an owner's context in it; row security is the isolation, nothing is cleaned up
     as_user      a fresh person's context in a given tenant
 
@@ -112,7 +112,7 @@ def as_user() -> Callable[..., AuthContext]:
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def compose(servers: Servers) -> AsyncIterator[Callable[..., Any]]:
     """Starts a service in this process, given its `app.create`, its name and more of its environment."""
     started = []

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from causeloop_cli.embedded.nats import free_port
 from causeloop_cli.running_dev import running
 from causeloop_dev.demo import page
+from tests.support.ports import free_port
 
 README = Path(__file__).parents[3] / "README.md"
 BEGINNING = 42

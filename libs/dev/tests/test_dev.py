@@ -17,9 +17,9 @@ import pytest
 
 from causeloop_cli import services
 from causeloop_cli.embedded import janitor as janitor_program
-from causeloop_cli.embedded.nats import free_port
 from causeloop_dev.installation import Installation
 from causeloop_dev.processes import Addresses, environs
+from tests.support.ports import free_port
 
 SERVICES = {"gateway", "auth", "tenancy", "vault", "audit"}
 PATIENCE = 60.0

@@ -235,7 +235,7 @@ async def superuser(servers: Servers) -> AsyncIterator[asyncpg.Connection]:
     await connection.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def gateway(servers: Servers, compose: Callable[..., Any]) -> AsyncIterator[Bus]:
     """The gateway's place on the bus, with tenancy and vault to answer it."""
     await compose(tenancy.create, "tenancy")

@@ -42,6 +42,7 @@ from causeloop_log.tlog.checkpoint import Checkpoint
 from causeloop_log.tlog.merkle import EMPTY_ROOT, leaf_hash
 from causeloop_log.tlog.note import VerifierKey
 from causeloop_vault import app
+from tests.support.stack import until
 
 CANARY = "s3cr3t-canary"
 PUT = PutSecret.model_validate({"path": "db/password", "value": CANARY})
@@ -210,11 +211,25 @@ class TestCheckpoints:
         assert (checkpoint.origin, checkpoint.size, checkpoint.root) == (key.origin, 1, leaf_hash(b"one"))
         assert key.origin == f"causeloop.localhost/log/{workspace.tenant}"
 
-    async def test_nobody_else_may_ask(self, gateway: Bus, auth: Bus, workspace: AuthContext) -> None:
+    async def test_nobody_else_may_ask(
+        self,
+        gateway: Bus,
+        auth: Bus,
+        workspace: AuthContext,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr(SignCheckpoint, "timeout", 0.5)
         asking = replace(workspace, permissions=frozenset({Internal.SIGN_CHECKPOINT}))
         for bus in (gateway, auth):  # the bus itself does not let it through, and nobody answers
+            caplog.clear()
             with pytest.raises((Forbidden, Timeout, Unavailable)):
                 await bus.call(asking, SIGN)
+
+            async def refused() -> bool:
+                return f'permissions violation for publish to "{SIGN.subject}"' in caplog.text.lower()
+
+            await until("the bus refused it", refused)
 
     async def test_a_log_that_lost_its_end_is_told_where_to_begin(self, audit: Bus, workspace: AuthContext) -> None:
         asking = replace(workspace, permissions=frozenset({Internal.SIGN_CHECKPOINT}))

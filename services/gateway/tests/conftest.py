@@ -140,7 +140,7 @@ class House:
         assert changed == "UPDATE 1"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def neighbours(compose: Callable[..., Any]) -> None:
     await compose(tenancy.create, "tenancy")
     await compose(vault.create, "vault")
