@@ -103,7 +103,7 @@ chaos: setup ## Kill processes at random under load [SEED=n KILLS=100 SLACK=1]
 .PHONY: test
 test: check $(CLIENTS) ## Check, then run every test on real Postgres and NATS [ARGS="-k rotate"]
 	@echo "==> tests"
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n auto $(ARGS)
 
 .PHONY: check
 check: lint types imports ## Format, lint, types and import rules

@@ -9,12 +9,13 @@ tell       a line for the end of the run: what was counted
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+from xdist.workermanage import WorkerController
 
 from causeloop_cli.embedded import Janitor
 from tests.support.collector import Collector
 from tests.support.stack import Person, Stack
 
-_TOLD = pytest.StashKey[list[str]]()
+_COUNTED = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
@@ -66,11 +67,25 @@ async def stranger(stack: Stack) -> Person:
 
 @pytest.fixture(scope="session")
 def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    return request.config.stash.setdefault(_TOLD, []).append
+    return request.config.stash[_COUNTED].append
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_COUNTED] = []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["counted"] = session.config.stash[_COUNTED]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: WorkerController) -> None:
+    node.config.stash[_COUNTED] += getattr(node, "workeroutput", {}).get("counted", [])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if lines := config.stash.get(_TOLD, []):
+    if lines := config.stash[_COUNTED]:
         terminalreporter.section("counted")
         for line in lines:
             terminalreporter.write_line(line)

@@ -37,6 +37,7 @@ async def comes_back(person: Person) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.alone
 class TestABusThatIsKilled:
     async def test_callers_hear_of_it_at_once_and_nothing_reported_failed_runs_later(
         self, fragile: Stack, person: Person, tell: Callable[[str], None]
@@ -89,6 +90,7 @@ class TestABusThatIsKilled:
         await fragile.ready()
 
 
+@pytest.mark.alone
 class TestABusThatFallsSilent:
     async def test_callers_hear_of_it_within_a_second_and_nothing_reported_failed_runs_later(
         self, fragile: Stack, person: Person, tell: Callable[[str], None]

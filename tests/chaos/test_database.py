@@ -14,6 +14,7 @@ pytestmark = pytest.mark.chaos
 
 
 class TestADatabaseThatIsKilled:
+    @pytest.mark.alone
     async def test_is_unavailable_and_loses_nothing_that_was_acknowledged(
         self, fragile: Stack, person: Person, tell: Callable[[str], None]
     ) -> None:

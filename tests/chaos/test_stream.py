@@ -21,6 +21,7 @@ pytestmark = pytest.mark.chaos
 
 
 class TestAStream:
+    @pytest.mark.alone
     async def test_whose_gateway_loses_the_bus_is_told_within_a_second(
         self, fragile: Stack, person: Person, tell: Callable[[str], None]
     ) -> None:

@@ -4,12 +4,15 @@ import hashlib
 import json
 from typing import Any
 
+import pytest
+
 from causeloop_common import ids
 from tests.support.log import assert_computes, stored_log
 from tests.support.stack import Person, Stack, refused, told, until
 
 
 class TestThePath:
+    @pytest.mark.alone
     async def test_a_secret_travels_through_all_services_and_every_act_is_in_the_log(self, stack: Stack) -> None:
         # A session of the issuer becomes a realm token, which has no workspace.
         person = Person(stack, "path@example.test")

@@ -2,8 +2,12 @@
 
 from typing import Any
 
+import pytest
+
 from causeloop_common import ids
 from tests.support.stack import Person, Stack, refused, told, until
+
+pytestmark = pytest.mark.alone
 
 
 async def rotate(stack: Stack, token: str, **more: Any) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from tests.support.poller import Poller, have, outlived
 from tests.support.proxy import Proxy
 from tests.support.stack import Person, Stack, told
 
+pytestmark = pytest.mark.alone
+
 GATEWAYS = 3
 RATE = 60.0
 SOON = 0.05
@@ -145,7 +147,6 @@ class TestWithoutARelay:
 
 
 class TestWithTheWordLost:
-    @pytest.mark.slow
     async def test_no_gateway_serves_longer_than_it_remembers(
         self, stack: Stack, owner: Person, tell: Callable[[str], None]
     ) -> None:

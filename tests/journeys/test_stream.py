@@ -88,7 +88,7 @@ class TestAListener:
             assert_exactly_once(follower.events)
             assert follower.ids() == [entry["id"] for entry in log]
 
-    @pytest.mark.slow
+    @pytest.mark.alone
     async def test_hears_of_an_act_soon_after_its_answer(
         self, stack: Stack, owner: Person, tell: Callable[[str], None]
     ) -> None:
@@ -112,6 +112,7 @@ class TestAListener:
 
 
 class TestItsEnd:
+    @pytest.mark.alone
     async def test_comes_with_the_revocation_of_its_token(
         self, stack: Stack, owner: Person, tell: Callable[[str], None]
     ) -> None:

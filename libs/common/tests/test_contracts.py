@@ -191,8 +191,11 @@ class TestSealed:
             tuple[int, list[PutSecret | None]],
             Annotated[list[Annotated[Nested, "a mark"]], Field(max_length=1)],
         ],
-        ids=str,
-    )
+        ids=[
+            "a secret", "a secret or none", "secrets", "secrets by name", "a message", "a message or none", "messages",
+            "messages in a tuple", "marked messages",
+        ],
+    )  # fmt: skip
     def test_a_message_with_a_secret_anywhere_is_sealed(self, field: Any) -> None:
         message = create_model("Holder", __base__=Message, field=(field, ...), clear=(str, ""))
 

@@ -31,7 +31,7 @@ def checked(body: str) -> str:
 
 class TestHandles:
     @pytest.mark.parametrize(("kind", "prefix"), [("pat", "tok"), ("rt", "ses")])
-    @pytest.mark.parametrize("tenant", [ids.new("ws"), person()])
+    @pytest.mark.parametrize("tenant", [ids.new("ws"), person()], ids=["workspace", "realm"])
     def test_a_handle_says_what_it_was_made_of(self, kind: str, prefix: str, tenant: str) -> None:
         entity = ids.new(prefix)
         text = handles.make(kind, tenant, entity, SECRET)
@@ -172,10 +172,10 @@ class TestAccessTokens:
         [
             *({name: None} for name in ("iss", "sub", "sid", "ten", "iat", "exp")),
             {"iss": "causeloop/gateway"},
-            {"sub": ids.new("ws")},
+            pytest.param({"sub": ids.new("ws")}, id="sub of a workspace"),
             {"sub": 7},
-            {"sid": ids.new("tok")},
-            {"ten": "usr_" + ids.new("ws").rpartition("_")[2]},
+            pytest.param({"sid": ids.new("tok")}, id="sid of a token"),
+            pytest.param({"ten": "usr_" + ids.new("ws").rpartition("_")[2]}, id="ten of an id that is no realm"),
             {"ten": "nowhere"},
             {"exp": "soon"},
             {"exp": 10**30},

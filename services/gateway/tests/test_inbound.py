@@ -38,7 +38,7 @@ def chunk(body: bytes, *, more: bool = False) -> dict[str, Any]:
 
 
 class TestIds:
-    @pytest.mark.parametrize("given", ["abcdefgh", "A-1_b.2Z", "x" * 64, ids.new("req")])
+    @pytest.mark.parametrize("given", ["abcdefgh", "A-1_b.2Z", "x" * 64, pytest.param(ids.new("req"), id="ours")])
     def test_a_well_formed_request_id_is_kept(self, given: str) -> None:
         assert request(x_request_id=given).request_id == given
 

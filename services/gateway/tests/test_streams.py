@@ -257,6 +257,7 @@ class TestWhatIsSaid:
             (event,) = await listener.next()
             assert json.loads(event.data)["id"] == made
 
+    @pytest.mark.alone
     async def test_in_silence_is_a_heartbeat(
         self, house: "House", owner: "Person", token: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -405,7 +406,7 @@ class TestItsEnd:
             security.forget()  # as time does after 30 s
             assert (await listener.last_event())["code"] == "unauthorized"
 
-    @pytest.mark.slow
+    @pytest.mark.alone
     async def test_the_token_s_expiry_ends_it_exactly_then(
         self, house: "House", token: dict[str, Any], security: Security
     ) -> None:
