@@ -91,13 +91,15 @@ schemas: setup ## Write the documents of messages and routes, and the client's c
 	@exec $(BIN)/causeloop schemas
 
 .PHONY: bench
-bench: setup ## Measure against the reference [ROWS=a,b]
-	@exec $(BIN)/python -m bench.run $(if $(ROWS),--rows '$(ROWS)')
+bench: setup ## Measure against the reference [ROWS=a,b; SMOKE=1 shows that the rows run]
+	@echo "==> bench"
+	@exec $(BIN)/python -m bench.run $(if $(ROWS),--rows '$(ROWS)') $(if $(SMOKE),--smoke)
 
 .PHONY: chaos
-chaos: setup ## Kill processes at random under load [SEED=n KILLS=100 SLACK=1]
+chaos: setup ## Kill processes at random under load [SEED=n KILLS=100 SECONDS=n SLACK=1]
+	@echo "==> chaos"
 	@exec $(BIN)/python -m chaos $(if $(SEED),--seed '$(SEED)') $(if $(KILLS),--kills '$(KILLS)') \
-		$(if $(SLACK),--slack '$(SLACK)')
+		$(if $(SECONDS),--seconds '$(SECONDS)') $(if $(SLACK),--slack '$(SLACK)')
 
 # ---------------------------------------------------------------------------------------------------------- check
 .PHONY: test

@@ -20,7 +20,7 @@ import uvloop
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from bench.rows import servers
-from bench.run import Row, compare, in_turn
+from bench.run import Effort, Measure, Row, compare, in_turn
 from causeloop_audit.handlers import Intake
 from causeloop_audit.models import metadata
 from causeloop_audit.repository import LogWriter
@@ -115,11 +115,11 @@ async def insert(connection: asyncpg.Connection, rows: list[tuple[Any, ...]]) ->
         await connection.execute(INSERT, *map(list, zip(*rows, strict=True)))
 
 
-def audit_append(workspaces: int, rounds: int, seconds: float) -> Row:
+def audit_append(workspaces: int, effort: Effort) -> Row:
     """Events into the log through `LogService`, in batches of 500."""
     with sides() as both:
         tenants = [ids.new("ws") for _ in range(workspaces)]
-        count, places = _count(seconds), Places()
+        count, places = _count(effort.seconds), Places()
 
         def ours() -> dict[str, Any]:
             made = [events(BATCH, tenants) for _ in range(count // BATCH)]
@@ -143,16 +143,16 @@ def audit_append(workspaces: int, rounds: int, seconds: float) -> Row:
 
             return _rate(both.runner, append, count)
 
-        found = in_turn([ours, bare], rounds)
+        found = in_turn([ours, bare], effort.rounds)
     return compare(*found, bar=0.5)
 
 
-def audit_intake(rounds: int, seconds: float) -> Row:
+def audit_intake(effort: Effort) -> Row:
     """Events from the stream into the log, by the intake itself, of 200 workspaces."""
     with sides() as both:
         told = both.told
         tenants = [ids.new("ws") for _ in range(WORKSPACES)]
-        count, places = _count(seconds), Places()
+        count, places = _count(effort.seconds), Places()
         settings = AuditSettings.load("audit", told["environ"]["audit"])
         bus = Bus(settings, settings.keyring())
         both.runner.run(bus.connect())
@@ -212,7 +212,7 @@ def audit_intake(rounds: int, seconds: float) -> Row:
             return _rate(both.runner, take_in, count)
 
         found: list[list[dict[str, Any]]] = [[], []]
-        for number in range(rounds):
+        for number in range(effort.rounds):
             publish()
             for side in (0, 1) if number % 2 else (1, 0):
                 found[side].append((ours, bare)[side]())
@@ -265,7 +265,7 @@ def _rate(runner: asyncio.Runner, work: Callable[[], Coroutine[Any, Any, None]],
     return {"rate": count / (time.perf_counter() - began)}
 
 
-ROWS: dict[str, Callable[[int, float], Row]] = {
+ROWS: dict[str, Measure] = {
     "audit_append_1": partial(audit_append, 1),
     "audit_append_200": partial(audit_append, WORKSPACES),
     "audit_intake": audit_intake,

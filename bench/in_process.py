@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import uvloop
 
-from bench.run import interleaved
+from bench.run import Effort, interleaved
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.database import Database
@@ -28,7 +28,7 @@ class _Bare(asyncpg.Connection):
         return ""
 
 
-def transactions(dsn: str, rounds: int, seconds: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def transactions(dsn: str, effort: Effort) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rates of both, turn by turn."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         database = Database(dsn, "vault", metadata, workers=WORKERS)
@@ -53,7 +53,9 @@ def transactions(dsn: str, rounds: int, seconds: float) -> tuple[list[dict[str, 
                 await connection.execute("COMMIT")
 
         found = interleaved(
-            lambda: runner.run(_rate(ours, seconds)), lambda: runner.run(_rate(by_hand, seconds)), rounds
+            lambda: runner.run(_rate(ours, effort.seconds)),
+            lambda: runner.run(_rate(by_hand, effort.seconds)),
+            effort.rounds,
         )
         runner.run(database.stop())
         runner.run(pool.close())

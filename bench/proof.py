@@ -14,7 +14,7 @@ import uvloop
 
 from bench.audit import events
 from bench.rows import Bed, bed
-from bench.run import Row
+from bench.run import Effort, Measure, Row
 from causeloop_audit.models import metadata
 from causeloop_audit.repository import LogWriter
 from causeloop_audit.service import LogService
@@ -32,25 +32,26 @@ ASKED = 1_000
 LIMIT_MS = 10.0
 
 
-def audit_proof(rounds: int, seconds: float) -> Row:
+def audit_proof(effort: Effort) -> Row:
     """GET of an entry's proof; every one that is measured is verified afterwards."""
     with bed() as ready:
-        known = uvloop.run(_fill(ready))
+        entries, asked = effort.of(ENTRIES), effort.of(ASKED)
+        known = uvloop.run(_fill(ready, entries))
         _get(_connect(ready), ready, "/audit/checkpoint")  # proofs lead to the last one, and so to all entries
         key = VerifierKey.parse(_get(_connect(ready), ready, "/audit/key")["key"])
-        turns = [_turn(ready, random.sample(known, ASKED), key) for _ in range(rounds)]
+        turns = [_turn(ready, random.sample(known, asked), key, entries) for _ in range(effort.rounds)]
     p50, p99 = (statistics.median(turn[at] for turn in turns) for at in (0, 1))
     return Row(p99, None, None, "ms", "lower", f"p99 <= {LIMIT_MS:g} ms", p99 <= LIMIT_MS, p50, p99)
 
 
-async def _fill(ready: Bed) -> list[str]:
-    """A log of a million entries; the ids of some."""
+async def _fill(ready: Bed, entries: int) -> list[str]:
+    """A log of so many entries; the ids of some."""
     settings = AuditSettings.load("audit", ready.told["environ"]["audit"])
     writer = LogWriter(settings.writer_dsn())
     await writer.connect()
     log = LogService(Database(settings.dsn("causeloop_audit"), "audit", metadata, workers=1), writer)
     known: list[str] = []
-    for done in range(0, ENTRIES, AT_ONCE):
+    for done in range(0, entries, AT_ONCE):
         batch = events(AT_ONCE, [ready.workspace])
         await log.append(batch)
         known += (event.id for event in random.sample(batch, 50))
@@ -61,7 +62,7 @@ async def _fill(ready: Bed) -> list[str]:
     return known
 
 
-def _turn(ready: Bed, wanted: list[str], key: VerifierKey) -> tuple[float, float]:
+def _turn(ready: Bed, wanted: list[str], key: VerifierKey, entries: int) -> tuple[float, float]:
     """p50 and p99 in milliseconds."""
     connection, answers, taken = _connect(ready), [], []
     for event in wanted:
@@ -72,7 +73,7 @@ def _turn(ready: Bed, wanted: list[str], key: VerifierKey) -> tuple[float, float
     for answer in answers:
         told = orjson.loads(answer)
         checkpoint = LogProof.parse(told["tlog_proof"]).verified(key, leaf_hash(told["leaf"].encode()))
-        assert checkpoint.size >= ENTRIES
+        assert checkpoint.size >= entries
     taken.sort()
     return statistics.median(taken), taken[int(len(taken) * 0.99)]
 
@@ -92,4 +93,4 @@ def _get(
     return decode(body)
 
 
-ROWS: dict[str, Callable[[int, float], Row]] = {"audit_proof": audit_proof}
+ROWS: dict[str, Measure] = {"audit_proof": audit_proof}

@@ -10,7 +10,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from bench.run import Row
+from bench.run import Effort, Row
 from causeloop_cli.embedded import Janitor
 from tests.support.poller import outlived
 from tests.support.stack import Person, Stack, told
@@ -21,9 +21,9 @@ LEAST = 200
 BAR_MS = 50.0
 
 
-def revocation(rounds: int, seconds: float) -> Row:
+def revocation(effort: Effort) -> Row:
     """Last success after the answer to a revocation, of three gateways polled 200 times a second each."""
-    after = sorted(asyncio.run(_measure(max(LEAST, rounds * 40))))
+    after = sorted(asyncio.run(_measure(effort.of(max(LEAST, effort.rounds * 40)))))
     p99 = after[math.ceil(len(after) * 0.99) - 1]
     return Row(
         ours=p99,

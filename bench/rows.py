@@ -22,7 +22,7 @@ from bench.dev import dev, pss_megabytes
 from bench.in_process import transactions
 from bench.openbao import openbao
 from bench.revocation import revocation
-from bench.run import HERE, Row, compare, free_port, in_turn, load, median, process, wait_for
+from bench.run import HERE, Effort, Row, compare, free_port, in_turn, load, median, process, wait_for
 from causeloop_cli import migrate
 from causeloop_cli.embedded import EmbeddedNats, Janitor
 from causeloop_common import ids
@@ -160,7 +160,7 @@ def requests(method: str, more: str, token: str, body: bytes) -> list[bytes]:
 
 
 @cache
-def _http_rows(rounds: int, seconds: float) -> dict[str, list[list[dict[str, Any]]]]:
+def _http_rows(effort: Effort) -> dict[str, list[list[dict[str, Any]]]]:
     """All HTTP rows in one bed: ours, the reference, and for a write OpenBao where it is installed."""
     value = json.dumps({"value": "s" * 64}).encode()
     found: dict[str, list[list[dict[str, Any]]]] = {}
@@ -171,7 +171,7 @@ def _http_rows(rounds: int, seconds: float) -> dict[str, list[list[dict[str, Any
             ("authenticated_read", "GET", "", b""),
         ):
             sides = [
-                partial(load, port, requests(method, more, ready.token, body), seconds)
+                partial(load, port, requests(method, more, ready.token, body), effort.seconds)
                 for port in (ready.port, ready.reference_port)
             ]
             if name == "secret_put" and peer is not None:
@@ -180,38 +180,38 @@ def _http_rows(rounds: int, seconds: float) -> dict[str, list[list[dict[str, Any
                     http_request("POST", f"/v1/kv/data/bench/{number}", peer.token, data)
                     for number in range(CONNECTIONS)
                 ]
-                sides.append(partial(load, peer.port, writes, seconds))
-            found[name] = in_turn(sides, rounds)
+                sides.append(partial(load, peer.port, writes, effort.seconds))
+            found[name] = in_turn(sides, effort.rounds)
     return found
 
 
-def authenticated_read(rounds: int, seconds: float) -> Row:
+def authenticated_read(effort: Effort) -> Row:
     """GET of a secret's metadata: gateway, bus, row security."""
-    return compare(*_http_rows(rounds, seconds)["authenticated_read"], bar=0.6)
+    return compare(*_http_rows(effort)["authenticated_read"], bar=0.6)
 
 
-def secret_put(rounds: int, seconds: float) -> Row:
+def secret_put(effort: Effort) -> Row:
     """PUT of a secret: durable, sealed, its event in the outbox. Ours also relays it and appends it to the log."""
-    return compare(*_http_rows(rounds, seconds)["secret_put"], bar=0.6, peer_bar=1.3)
+    return compare(*_http_rows(effort)["secret_put"], bar=0.6, peer_bar=1.3)
 
 
-def secret_reveal(rounds: int, seconds: float) -> Row:
+def secret_reveal(effort: Effort) -> Row:
     """Reveal: the record is committed before the answer."""
-    return compare(*_http_rows(rounds, seconds)["secret_reveal"], bar=0.6)
+    return compare(*_http_rows(effort)["secret_reveal"], bar=0.6)
 
 
-def rls_transaction(rounds: int, seconds: float) -> Row:
+def rls_transaction(effort: Effort) -> Row:
     """Our `Database` in process, against hand-written asyncpg on the same connection settings."""
     with servers() as told:
-        ours, theirs = transactions(told["environ"]["vault"]["DATABASE_URL_VAULT"], rounds, seconds)
+        ours, theirs = transactions(told["environ"]["vault"]["DATABASE_URL_VAULT"], effort)
     rate, reference_rate = median(ours, "rate"), median(theirs, "rate")
     return Row(rate, reference_rate, None, "1/s", "higher", ">= 0.85 of asyncpg", rate / reference_rate >= 0.85)
 
 
-def dev_start(rounds: int, seconds: float) -> Row:
+def dev_start(effort: Effort) -> Row:
     """`make dev` when installed, until it is ready with its demo workspace."""
     taken = []
-    for _ in range(rounds):
+    for _ in range(effort.rounds):
         with dev() as (ready_after, _pid):
             taken.append(ready_after)
     ready = statistics.median(taken)
@@ -225,12 +225,12 @@ def _memory(limit: float, *options: str) -> Row:
     return Row(used, None, None, "MB", "lower", f"<= {limit:.0f} MB PSS", used <= limit)
 
 
-def dev_memory(rounds: int, seconds: float) -> Row:
+def dev_memory(effort: Effort) -> Row:
     """The whole stack of `make dev`, every service in a process of its own."""
     return _memory(700)
 
 
-def dev_memory_one_process(rounds: int, seconds: float) -> Row:
+def dev_memory_one_process(effort: Effort) -> Row:
     """The whole stack with all services in one process."""
     return _memory(250, "--one-process")
 

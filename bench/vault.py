@@ -9,14 +9,14 @@ import httpx
 
 from bench.openbao import openbao
 from bench.rows import CONNECTIONS, bed, http_request
-from bench.run import Row, compare, in_turn, load
+from bench.run import Effort, Row, compare, in_turn, load
 
 PLAINTEXT = base64.b64encode(b"s" * 64).decode()
 ITEMS = 100
 
 
 @cache
-def _encrypt(rounds: int, seconds: float) -> dict[str, list[list[dict[str, Any]]]]:
+def _encrypt(effort: Effort) -> dict[str, list[list[dict[str, Any]]]]:
     """Both rows in one bed: ours, the reference (of one item), and OpenBao where it is installed."""
     one = json.dumps({"plaintext": PLAINTEXT}).encode()
     many = {"plaintext": PLAINTEXT}
@@ -27,7 +27,7 @@ def _encrypt(rounds: int, seconds: float) -> dict[str, list[list[dict[str, Any]]
         httpx.post(f"http://127.0.0.1:{ready.port}/v1/keys", json=made, headers=bearer).raise_for_status()
 
         def turn(port: int, path: str, token: str, body: bytes) -> Any:
-            return partial(load, port, [http_request("POST", path, token, body)] * CONNECTIONS, seconds)
+            return partial(load, port, [http_request("POST", path, token, body)] * CONNECTIONS, effort.seconds)
 
         ours = partial(turn, ready.port, "/v1/keys/bench/encrypt", ready.token)
         turns = [ours(one), turn(ready.reference_port, "/v1/keys/bench/encrypt", ready.token, one)]
@@ -36,20 +36,20 @@ def _encrypt(rounds: int, seconds: float) -> dict[str, list[list[dict[str, Any]]
             transit = partial(turn, peer.port, "/v1/transit/encrypt/bench", peer.token)
             turns.append(transit(one))
             batches.append(transit(json.dumps({"batch_input": [many] * ITEMS}).encode()))
-        found["one"] = in_turn(turns, rounds)
-        found["batch"] = in_turn(batches, rounds)
+        found["one"] = in_turn(turns, effort.rounds)
+        found["batch"] = in_turn(batches, effort.rounds)
     return found
 
 
-def vault_encrypt_one(rounds: int, seconds: float) -> Row:
+def vault_encrypt_one(effort: Effort) -> Row:
     """One item of 64 bytes: HTTP, token, bus, HKDF, AES-GCM, and back."""
-    ours, reference, *peer = _encrypt(rounds, seconds)["one"]
+    ours, reference, *peer = _encrypt(effort)["one"]
     return compare(ours, reference, *peer, bar=0.6)
 
 
-def vault_encrypt_batch(rounds: int, seconds: float) -> Row:
+def vault_encrypt_batch(effort: Effort) -> Row:
     """Batches of 100 items of 64 bytes, in items per second."""
-    ours, *peer = _encrypt(rounds, seconds)["batch"]
+    ours, *peer = _encrypt(effort)["batch"]
     row = compare(ours, None, *peer, peer_bar=3.0)
     row.ours *= ITEMS
     row.peer = row.peer and row.peer * ITEMS

@@ -29,6 +29,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Kill processes at random under load; see CONTRIBUTING.md.")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="kill no more after so long, then judge")
     parser.add_argument("--slack", type=float, default=1.0, help="stretches the limits on a busy machine")
     options = parser.parse_args()
     print(f"seed {options.seed}, {options.kills} kills", flush=True)
@@ -50,7 +51,12 @@ def main() -> int:
 async def _run(folder: Path, janitor: Janitor, options: argparse.Namespace) -> dict[str, Any]:
     stack = Stack(folder, janitor)
     campaign = Campaign(
-        stack, options.seed, options.kills, Limits(slack=options.slack), lambda line: print(line, flush=True)
+        stack,
+        options.seed,
+        options.kills,
+        Limits(slack=options.slack),
+        lambda line: print(line, flush=True),
+        options.seconds,
     )
     try:
         await stack.start_all()

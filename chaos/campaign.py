@@ -52,15 +52,18 @@ class Kill:
 
 @dataclass
 class Campaign:
-    """One run against one house."""
+    """One run against one house: so many kills, or as many of them as there is time for."""
 
     stack: Stack
     seed: int
     kills: int
     limits: Limits
     say: Callable[[str], None]
+    seconds: float = float("inf")
     model: Model = field(default_factory=Model)
     done: list[Kill] = field(default_factory=list)
+    is_over: bool = False
+    """Whether it came to its end, and all was judged."""
 
     async def run(self) -> None:
         """Kill, and judge in the end; what must not be is in `model.broken`."""
@@ -70,14 +73,18 @@ class Campaign:
             for number in range(WORKERS)
         ]
         person = await self.stack.sign_up()
+        ends = time.monotonic() + self.seconds
         async with _working(workers):
             await asyncio.sleep(1)
             for number, target in enumerate(_drawn(choices, self.kills), 1):
+                if time.monotonic() > ends:
+                    break
                 self.done.append(await self._kill(target, person, choices))
                 self._tell(number)
                 if self.model.broken:
                     break
         await judge(self.stack, self.model)
+        self.is_over = True
 
     async def _kill(self, target: str, person: Person, choices: random.Random) -> Kill:
         async with Probe(person, target) as probe:
@@ -168,7 +175,7 @@ class Campaign:
         return {
             "seed": self.seed,
             "kills": len(self.done),
-            "holds": not self.model.broken and len(self.done) == self.kills,
+            "holds": self.is_over and not self.model.broken,
             "broken": self.model.broken,
             "targets": targets,
             "acts": self.model.acts,
