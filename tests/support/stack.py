@@ -215,7 +215,8 @@ class Stack:
         self.environ: dict[str, dict[str, str]] = {}
         self.issuer_url = ""
         self.http = httpx.AsyncClient(trust_env=False)
-        self.issuer_http = httpx.AsyncClient(trust_env=False)
+        # A connection that was idle may be closed at the very moment when it is used again: none is used twice.
+        self.issuer_http = httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
         self._left: list[httpx.AsyncClient] = []
         self._ops: dict[str, int] = {}
         self._numbers = itertools.count(2)

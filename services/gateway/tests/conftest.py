@@ -168,7 +168,10 @@ async def house(servers: Servers, neighbours: None) -> AsyncIterator[House]:
         served(issuing, at_issuer),
         served(listener, at_gateway),
         httpx.AsyncClient(base_url=url, trust_env=False, event_hooks={"response": [check_documented]}) as http,
-        httpx.AsyncClient(base_url=issuer_url, trust_env=False) as issuer,
+        # A connection that was idle may be closed at the very moment when it is used again: none is used twice.
+        httpx.AsyncClient(
+            base_url=issuer_url, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+        ) as issuer,
     ):
         yield House(http, issuer, int(url.rpartition(":")[2]), superuser, gateway, listener)
     for application in reversed(applications):
