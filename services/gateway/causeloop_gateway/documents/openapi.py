@@ -234,7 +234,7 @@ class _Writer:
         codes = dict.fromkeys(error.code for error in errors)
         made = {
             "description": ", ".join(f"{STATUS[code][1]} (`{code}`)" for code in codes),
-            "headers": _headers("X-Request-Id", *_HEADERS_OF_STATUS.get(status, ())),
+            "headers": _headers(*_HEADERS_OF_STATUS.get(status, ())),
             "content": {MEDIA_TYPE.decode(): {"schema": {"$ref": f"{_REFERENCE}Problem"}, "examples": examples}},
         }
         kinds = dict.fromkeys(type(error) for error in errors)
