@@ -39,7 +39,7 @@ FINE = {
 
 
 class Finding(NamedTuple):
-    """One line: about whom, which check, 'ok' or what is wrong."""
+    """One line: the service or the bus, the check, and 'ok' or what is wrong."""
 
     about: str
     check: str

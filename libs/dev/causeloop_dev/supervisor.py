@@ -120,7 +120,7 @@ class Supervisor:
             self.sleep(max(0.0, min([_LOOK_SECONDS, *due])))
 
     def stop(self, children: Sequence[Forked]) -> None:
-        """Watch nothing any more; stop these children, all at once: SIGTERM, and SIGKILL to who does not hurry."""
+        """Watch nothing any more; stop these children, all at once: SIGTERM, and SIGKILL for one that is too slow."""
         self._stopping = True
         self._watched.clear()
         for child in children:
