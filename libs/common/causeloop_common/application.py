@@ -30,6 +30,7 @@ from causeloop_common.messaging import Bus, CommandRouter, EventRouter
 from causeloop_common.relay import Relay
 from causeloop_common.rls import IsolationError, Tables
 from causeloop_common.settings import Settings, read_headers
+from causeloop_common.telemetry import metrics
 
 _log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ class Application:
 
     async def start(self) -> None:
         """Start in order; IsolationError when the database does not isolate."""
-        telemetry.BUILD.labels(self.name, version("causeloop-common")).set(1)
+        metrics.BUILD.labels(self.name, version("causeloop-common")).set(1)
         if self.tracer is not None:
             self.tracer.start()
         for database in self._databases:

@@ -25,13 +25,13 @@ import orjson
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from causeloop_common import outbox, telemetry
+from causeloop_common import outbox
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.database import KEEPALIVE, SILENCE_SECONDS
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.messaging import Bus, event_headers
-from causeloop_common.telemetry import Kind
+from causeloop_common.telemetry import Kind, metrics
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Relay:
         self._wake = wake
         self._connection: asyncpg.Connection | None = None
         self._oldest: datetime | None = None
-        telemetry.OUTBOX_LAG.labels(schema).set_function(self._lag)
+        metrics.OUTBOX_LAG.labels(schema).set_function(self._lag)
         self.failure: str | None = None
         """Why no event moves now, for readiness; None while they do."""
 
@@ -136,7 +136,7 @@ class Relay:
                 if self._bus.server_id != server:
                     server = await self._catch_up_with_stream(connection)
                 moved = await self._move(connection, stream)
-                telemetry.OUTBOX_PENDING.labels(self._schema).set(moved if moved == BATCH else 0)
+                metrics.OUTBOX_PENDING.labels(self._schema).set(moved if moved == BATCH else 0)
                 if moved:
                     now = time.monotonic()
                     busy = moved > BUSY_RATE * (now - moved_at)
@@ -194,8 +194,8 @@ class Relay:
         )
         if len(rows) < BATCH:
             self._oldest = None
-        telemetry.RELAYED.labels(self._schema).inc(len(rows))
-        telemetry.RELAY_BATCH.labels(self._schema).observe(len(rows))
+        metrics.RELAYED.labels(self._schema).inc(len(rows))
+        metrics.RELAY_BATCH.labels(self._schema).observe(len(rows))
         return len(rows)
 
     @contextmanager

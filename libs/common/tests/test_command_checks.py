@@ -12,12 +12,13 @@ import orjson
 import pytest
 from nats.aio.msg import Msg
 
-from causeloop_common import ids, telemetry
+from causeloop_common import ids
 from causeloop_common.context import AuthContext, ServiceTokens
 from causeloop_common.contracts.vault import GetSecret, PutSecret, Seal, SealedData, SecretView
 from causeloop_common.errors import Forbidden, InvalidInput
 from causeloop_common.keys import Sealer
 from causeloop_common.messaging import DEADLINE, ERROR, ERROR_CODE, TOKEN, Bus, CommandRouter
+from causeloop_common.telemetry import metrics
 
 Connect = Callable[[str], Awaitable[Bus]]
 Serve = Callable[..., Awaitable[Bus]]
@@ -149,7 +150,7 @@ class TestRight:
     async def test_an_answer_goes_to_the_askers_inbox_and_nowhere_else(
         self, vault: Bus, bus: Connect, ran: list[Any], tokens: Callable[[str], ServiceTokens], workspace: AuthContext
     ) -> None:
-        gateway, astray = await bus("gateway"), telemetry.COMMANDS.labels(GetSecret.subject, "astray")
+        gateway, astray = await bus("gateway"), metrics.COMMANDS.labels(GetSecret.subject, "astray")
         before = astray._value.get()
         headers = {
             TOKEN: tokens("gateway").mint(workspace, "vault"),

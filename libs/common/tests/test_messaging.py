@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from causeloop_common import ids, telemetry
+from causeloop_common import ids
 from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import Message
@@ -35,6 +35,7 @@ from causeloop_common.errors import (
 )
 from causeloop_common.idempotency import Replayed
 from causeloop_common.messaging import Bus, CommandRouter, wire
+from causeloop_common.telemetry import metrics
 
 Connect = Callable[[str], Awaitable[Bus]]
 Serve = Callable[..., Awaitable[Bus]]
@@ -282,7 +283,7 @@ class TestTimeout:
 
         router = CommandRouter({GetSecret: get_secret})
         await serve("vault", router, workers=1)
-        gateway, late = await bus("gateway"), telemetry.COMMANDS.labels(GetSecret.subject, "late")
+        gateway, late = await bus("gateway"), metrics.COMMANDS.labels(GetSecret.subject, "late")
         before = late._value.get()
         first = asyncio.create_task(gateway.call(workspace, GET))
         await entered.wait()

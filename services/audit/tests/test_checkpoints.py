@@ -15,7 +15,7 @@ from causeloop_audit.models import metadata
 from causeloop_audit.repository import LogWatch
 from causeloop_audit.service import CheckpointService, LogService, Signer
 from causeloop_audit.settings import AuditSettings
-from causeloop_common import ids, telemetry
+from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.audit import GetCheckpoint, GetConsistency, GetEventProof
@@ -23,6 +23,7 @@ from causeloop_common.contracts.vault import GetAuditKey
 from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, InvalidInput, NotFound, Unavailable
 from causeloop_common.messaging import Bus
+from causeloop_common.telemetry import metrics
 from causeloop_dev.testing import Servers, context
 from causeloop_log.tlog import merkle
 from causeloop_log.tlog.checkpoint import Checkpoint
@@ -97,7 +98,7 @@ async def grow(log: LogService, event: Make, count: int, **given: str) -> Events
 
 def broken() -> float:
     """How often a log was found broken."""
-    return float(telemetry.LOGS_BROKEN._value.get())
+    return float(metrics.LOGS_BROKEN._value.get())
 
 
 async def hashes(superuser: asyncpg.Connection, ctx: AuthContext) -> list[bytes]:

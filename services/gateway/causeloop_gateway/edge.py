@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from causeloop_common import telemetry
 from causeloop_common.application import Operations
 from causeloop_common.errors import AppError, Internal, MethodNotAllowed, NotFound
+from causeloop_common.telemetry import metrics
 from causeloop_gateway.commands import WHOLE, Route
 from causeloop_gateway.inbound import Inbound
 from causeloop_gateway.problems import problem
@@ -55,8 +56,8 @@ class Edge:
                 for method in route.methods or ():
                     self._routes.setdefault((method, _section(route.path)), []).append(route)
         self._log = telemetry.AccessLog("gateway")
-        self._requests = cache(telemetry.HTTP_REQUESTS.labels)
-        self._seconds = cache(telemetry.HTTP_SECONDS.labels)
+        self._requests = cache(metrics.HTTP_REQUESTS.labels)
+        self._seconds = cache(metrics.HTTP_SECONDS.labels)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""

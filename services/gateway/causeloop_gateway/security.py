@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Generic, NamedTuple, TypeVar
 
-from causeloop_common import ids, telemetry
+from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.auth import Authenticate, Identity
@@ -21,6 +21,7 @@ from causeloop_common.contracts.tenancy import Resolve
 from causeloop_common.errors import Forbidden, Unauthorized
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import REALM_PERMISSIONS, Internal
+from causeloop_common.telemetry import metrics
 
 _REMEMBERED = 50_000
 _LONGEST_TOKEN = 4096
@@ -35,9 +36,9 @@ class Remembered(Generic[K, V]):
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, name: str = "memory") -> None:
         self._clock = clock
-        self._hits = telemetry.MEMORY_LOOKUPS.labels(name, "hit")
-        self._misses = telemetry.MEMORY_LOOKUPS.labels(name, "miss")
-        self._evictions = telemetry.MEMORY_EVICTIONS.labels(name)
+        self._hits = metrics.MEMORY_LOOKUPS.labels(name, "hit")
+        self._misses = metrics.MEMORY_LOOKUPS.labels(name, "miss")
+        self._evictions = metrics.MEMORY_EVICTIONS.labels(name)
         self._answers: dict[K, tuple[V, float, tuple[str, ...]]] = {}
         self._by_tag: dict[str, set[K]] = {}
         self._moment = 0

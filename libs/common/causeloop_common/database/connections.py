@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from causeloop_common import telemetry
+from causeloop_common.telemetry import metrics
 
 STATEMENT_TIMEOUT_SECONDS = 10
 SILENCE_SECONDS = STATEMENT_TIMEOUT_SECONDS + 2.0
@@ -100,7 +100,7 @@ class Connections:
 
     def watch(self, service: str) -> None:
         """Count those in use and idle, and the waiting use cases, whenever the metrics are read."""
-        gauge = telemetry.CONNECTIONS
+        gauge = metrics.CONNECTIONS
         gauge.labels(service, "in_use").set_function(lambda: self._out)
         gauge.labels(service, "idle").set_function(lambda: len(self._idle))
         gauge.labels(service, "waiting").set_function(lambda: len(self._waiting))

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from causeloop_common import idempotency, ids, inbox, outbox, rls, telemetry
+from causeloop_common import idempotency, ids, inbox, outbox, rls
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.base import Command
@@ -22,7 +22,7 @@ from causeloop_common.database.connections import (
 )
 from causeloop_common.database.transaction import Statements, TracedTransaction, Transaction
 from causeloop_common.errors import Unavailable
-from causeloop_common.telemetry import Tracer
+from causeloop_common.telemetry import Tracer, metrics
 
 
 class Database:
@@ -36,7 +36,7 @@ class Database:
         self.schema = schema
         self.workers = workers
         self.tracer = tracer
-        self.seconds = telemetry.TRANSACTION_SECONDS.labels(schema)
+        self.seconds = metrics.TRANSACTION_SECONDS.labels(schema)
         self._kind: type[Transaction] = Transaction if tracer is None else TracedTransaction
         self._connections: Connections | None = None
         self.statements = Statements(

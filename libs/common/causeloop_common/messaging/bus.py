@@ -47,7 +47,7 @@ from causeloop_common.messaging.wire import (
     label,
 )
 from causeloop_common.settings import Settings
-from causeloop_common.telemetry import Kind, Tracer
+from causeloop_common.telemetry import Kind, Tracer, metrics
 
 _log = logging.getLogger(__name__)
 
@@ -233,11 +233,11 @@ class Bus:
     async def _connected(self) -> None:
         if self._client is not None:
             _give_up_unsent(self._client)
-        telemetry.BUS_CONNECTED.labels(self.service).set(1)
+        metrics.BUS_CONNECTED.labels(self.service).set(1)
         _log.info("connected to the bus")
 
     async def _disconnected(self) -> None:
-        telemetry.BUS_CONNECTED.labels(self.service).set(0)
+        metrics.BUS_CONNECTED.labels(self.service).set(0)
         if self._client is not None:
             _log.warning("lost the bus")
         for react in self.on_disconnect:

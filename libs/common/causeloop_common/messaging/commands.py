@@ -43,7 +43,7 @@ from causeloop_common.messaging.wire import (
     invalid_input,
     label,
 )
-from causeloop_common.telemetry import Kind, Span
+from causeloop_common.telemetry import Kind, Span, metrics
 
 _log = logging.getLogger(__name__)
 
@@ -85,15 +85,15 @@ class CommandRouter:
         self._bus = bus
         self._slots = asyncio.Semaphore(workers)
         self._most = workers * 9
-        held = telemetry.COMMANDS_HELD
+        held = metrics.COMMANDS_HELD
         held.labels(bus.service, "at_work").set_function(lambda: min(len(self._running), workers))
         held.labels(bus.service, "waiting").set_function(lambda: max(len(self._running) - workers, 0))
         for kind, handler in self._handlers.items():
             route = _Route(
                 kind,
                 handler,
-                telemetry.COMMAND_SECONDS.labels(kind.subject),
-                telemetry.COMMANDS.labels(kind.subject, "ok"),
+                metrics.COMMAND_SECONDS.labels(kind.subject),
+                metrics.COMMANDS.labels(kind.subject, "ok"),
                 tuple(f"{topology.inbox(issuer)}." for issuer in kind.issuers),
             )
             subscription = await bus.client.subscribe(kind.subject, queue=bus.service, cb=partial(self._receive, route))
@@ -112,7 +112,7 @@ class CommandRouter:
     async def _receive(self, route: "_Route", message: Msg) -> None:
         if not message.reply.startswith(route.inboxes):
             # An answer to any other subject would be published with this service's rights, which the asker lacks.
-            telemetry.COMMANDS.labels(route.kind.subject, "astray").inc()
+            metrics.COMMANDS.labels(route.kind.subject, "astray").inc()
             return
         if len(self._running) >= self._most:
             busy = Unavailable(f"The {route.kind.service} service is busy. Try again.")
@@ -131,7 +131,7 @@ class CommandRouter:
         try:
             async with self._slots:
                 if time.time() * 1000 > deadline(headers):
-                    telemetry.COMMANDS.labels(kind.subject, "late").inc()
+                    metrics.COMMANDS.labels(kind.subject, "late").inc()
                     if span is not None:
                         span.code = "late"
                     return  # the caller has a Timeout long since; an answer now could only confuse
@@ -195,7 +195,7 @@ class CommandRouter:
     async def _refuse(self, kind: type[Command[Any]], message: Msg, error: AppError, span: Span | None = None) -> None:
         if span is not None:
             span.fail(error)
-        telemetry.COMMANDS.labels(kind.subject, error.code).inc()
+        metrics.COMMANDS.labels(kind.subject, error.code).inc()
         headers = {ERROR_CODE: error.code, ERROR: " ".join(error.detail.split())}
         if error.retry_after is not None:
             headers[RETRY_AFTER] = str(error.retry_after)

@@ -16,13 +16,13 @@ from nats.js.errors import Error as JetStreamError
 from causeloop_audit.domain.entries import Unreadable, identity
 from causeloop_audit.repository import LogWriter
 from causeloop_audit.service import LogService
-from causeloop_common import ids, telemetry
+from causeloop_common import ids
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.topology import AUDIT_INTAKE
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.messaging import Bus, announced
-from causeloop_common.telemetry import Kind, Span, Tracer
+from causeloop_common.telemetry import Kind, Span, Tracer, metrics
 
 _log = logging.getLogger(__name__)
 
@@ -117,11 +117,11 @@ class Intake:
         spans = [] if tracer is None else [_begin(tracer, event) for event in events]
         began = time.perf_counter()
         appended = await self._service.append(messages)
-        telemetry.APPEND_SECONDS.observe(time.perf_counter() - began)
-        telemetry.INTAKE_BATCH.observe(len(batch))
+        metrics.APPEND_SECONDS.observe(time.perf_counter() - began)
+        metrics.INTAKE_BATCH.observe(len(batch))
         if events:
             oldest = min(event.occurred_at for event in events)
-            telemetry.INTAKE_LAG.observe(max((datetime.now(UTC) - oldest).total_seconds(), 0))
+            metrics.INTAKE_LAG.observe(max((datetime.now(UTC) - oldest).total_seconds(), 0))
         indexes = {(entry.log, entry.event): index for entry, index in appended.entries} if spans else {}
         for event, span in zip(events, spans, strict=False):
             index = indexes.get(identity(event))

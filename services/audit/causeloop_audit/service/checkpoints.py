@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from causeloop_audit import repository
 from causeloop_audit.repository import SignedHead, StoredEntry
 from causeloop_audit.service.log import no_entry
-from causeloop_common import telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.audit import (
     CheckpointView,
@@ -28,6 +27,7 @@ from causeloop_common.database import Database, Transaction
 from causeloop_common.errors import Conflict, InvalidInput
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import Internal
+from causeloop_common.telemetry import metrics
 from causeloop_log.tlog import NotVerified, merkle
 from causeloop_log.tlog.merkle import Span
 from causeloop_log.tlog.proof import LogProof
@@ -144,7 +144,7 @@ class CheckpointService:
 
 def _broken(ctx: AuthContext, why: str) -> Conflict:
     """Log and count a log that was shortened, changed, or restored from before what was signed of it."""
-    telemetry.LOGS_BROKEN.inc()
+    metrics.LOGS_BROKEN.inc()
     _log.critical("the log of %s does not continue what was signed of it: %s", ctx.tenant, why)
     return Conflict(f"{_NOT_CONTINUED}{why}. An operator must look at it.")
 

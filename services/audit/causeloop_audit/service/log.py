@@ -10,7 +10,7 @@ import orjson
 from causeloop_audit import repository
 from causeloop_audit.domain.entries import Unreadable, new_entry, unreadable
 from causeloop_audit.repository import Appended, LogWriter, NotStorable, StoredEntry
-from causeloop_common import ids, telemetry
+from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.audit import (
@@ -25,6 +25,7 @@ from causeloop_common.contracts.audit import (
 from causeloop_common.contracts.base import PAGE_BYTES
 from causeloop_common.database import Database
 from causeloop_common.errors import InvalidInput, NotFound
+from causeloop_common.telemetry import metrics
 from causeloop_log.entry import MALFORMED
 from causeloop_log.entry.v1 import SALT_BYTES
 
@@ -49,8 +50,8 @@ class LogService:
                 except NotStorable:
                     done.append(await self._append([unreadable(message)]))
         appended = done[0] if len(done) == 1 else Appended.all(done)
-        telemetry.APPENDED.inc(len(appended.entries))
-        telemetry.MALFORMED.inc(sum(entry.action == MALFORMED for entry, _ in appended.entries))
+        metrics.APPENDED.inc(len(appended.entries))
+        metrics.MALFORMED.inc(sum(entry.action == MALFORMED for entry, _ in appended.entries))
         return appended
 
     async def list_events(self, ctx: AuthContext, command: ListEvents) -> EventPage:

@@ -8,7 +8,6 @@ from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from causeloop_common import telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.vault import (
     AuditKey,
@@ -20,6 +19,7 @@ from causeloop_common.contracts.vault import (
 from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, Unavailable
 from causeloop_common.settings import SettingsError
+from causeloop_common.telemetry import metrics
 from causeloop_log.tlog import NotVerified
 from causeloop_log.tlog.checkpoint import Checkpoint, origin_of
 from causeloop_log.tlog.note import VerifierKey
@@ -94,7 +94,7 @@ class CheckpointService:
             if head != signed:
                 await repository.move_checkpoint(tx, head)
         checkpoint = Checkpoint(origin_of(key.origin, ctx.tenant), head.size, head.root)
-        telemetry.CHECKPOINTS.labels("signed").inc()
+        metrics.CHECKPOINTS.labels("signed").inc()
         return SignedCheckpoint(checkpoint=checkpoint.sign(key.private))
 
     async def get_audit_key(self, ctx: AuthContext, command: GetAuditKey) -> AuditKey:
@@ -113,7 +113,7 @@ class CheckpointService:
                 fields={"old_size": [str(stale.size)]},
             ) from stale
         except NotVerified as error:
-            telemetry.CHECKPOINTS.labels("refused").inc()
+            metrics.CHECKPOINTS.labels("refused").inc()
             _log.critical("a checkpoint of %s was refused: %s", ctx.tenant, error)
             raise Conflict(f"The log does not continue what was signed of it: {error}.") from error
 

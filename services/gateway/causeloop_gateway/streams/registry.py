@@ -12,12 +12,12 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from causeloop_common import telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.audit import ReadStream, StreamPage
 from causeloop_common.errors import RateLimited, Unavailable
 from causeloop_common.messaging import Bus
+from causeloop_common.telemetry import metrics
 from causeloop_gateway.security import Security
 from causeloop_gateway.streams.stream import Stream
 
@@ -113,7 +113,7 @@ class Streams:
         self._open.add(stream)
         for key in _keys(stream):
             self._found.setdefault(key, set()).add(stream)
-        telemetry.STREAMS.set(len(self._open))
+        metrics.STREAMS.set(len(self._open))
 
     def _forget(self, stream: Stream) -> None:
         self._open.discard(stream)
@@ -121,7 +121,7 @@ class Streams:
             self._found[key].discard(stream)
             if not self._found[key]:
                 del self._found[key]
-        telemetry.STREAMS.set(len(self._open))
+        metrics.STREAMS.set(len(self._open))
 
 
 def _keys(stream: Stream) -> set[str]:

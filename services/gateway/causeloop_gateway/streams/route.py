@@ -6,9 +6,9 @@ import socket
 from functools import partial
 from typing import Any, ClassVar
 
-from causeloop_common import telemetry
 from causeloop_common.contracts.audit import LAST_INDEX
 from causeloop_common.errors import InvalidInput, Malformed
+from causeloop_common.telemetry import metrics
 from causeloop_gateway.commands import Gateway, Route
 from causeloop_gateway.endpoints import Endpoint
 from causeloop_gateway.inbound import Inbound
@@ -51,7 +51,7 @@ class StreamRoute(Route):
             _narrow(transport)
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             why = await stream.run(transport.abort)
-        telemetry.STREAMS_ENDED.labels(why).inc()
+        metrics.STREAMS_ENDED.labels(why).inc()
         if why != "left":  # the client may not read the end either
             asyncio.get_running_loop().call_later(SLOW_SECONDS, transport.abort)
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from causeloop_common import telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.audit import LAST_INDEX, ReadStream, StreamPage
 from causeloop_common.contracts.auth import Identity
 from causeloop_common.errors import AppError, Conflict, Internal, Unavailable
+from causeloop_common.telemetry import metrics
 from causeloop_gateway.streams import wire
 
 _log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class Stream:
             if self._page.count:
                 await self._write(self._page.chunk)
                 self._next = self._page.next
-                telemetry.STREAMED.inc(self._page.count)
+                metrics.STREAMED.inc(self._page.count)
             else:
                 self._head = min(self._head, self._next)
             if self._next >= self._page.size:
