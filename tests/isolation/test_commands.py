@@ -14,7 +14,7 @@ from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import Command
 from causeloop_common.errors import AppError
 from causeloop_common.keys import KeyRing, Sealer
-from causeloop_common.messaging import DEADLINE, ERROR_CODE, TOKEN
+from causeloop_common.messaging.wire import DEADLINE, ERROR_CODE, TOKEN
 from causeloop_common.permissions import SELF, Internal, Permission
 from tests.isolation.tenants import Tenants, makes_its_own
 from tests.support.stack import Stack, asking, through, until

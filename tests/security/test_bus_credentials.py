@@ -23,7 +23,7 @@ from causeloop_common import ids
 from causeloop_common.context import LIFETIME_SECONDS
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import OPERATOR, OWNERS, SERVICES
-from causeloop_common.messaging import DEADLINE, ERROR_CODE, TOKEN
+from causeloop_common.messaging.wire import DEADLINE, ERROR_CODE, TOKEN
 from tests.support.stack import Stack, through, until
 
 KINDS = topology.command_kinds()

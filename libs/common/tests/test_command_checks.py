@@ -17,7 +17,8 @@ from causeloop_common.context import AuthContext, ServiceTokens
 from causeloop_common.contracts.vault import GetSecret, PutSecret, Seal, SealedData, SecretView
 from causeloop_common.errors import Forbidden, InvalidInput
 from causeloop_common.keys import Sealer
-from causeloop_common.messaging import DEADLINE, ERROR, ERROR_CODE, TOKEN, Bus, CommandRouter
+from causeloop_common.messaging import Bus, CommandRouter
+from causeloop_common.messaging.wire import DEADLINE, ERROR, ERROR_CODE, TOKEN
 from causeloop_common.telemetry import metrics
 
 Connect = Callable[[str], Awaitable[Bus]]

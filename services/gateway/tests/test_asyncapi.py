@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from causeloop_common import messaging
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import commands, events
+from causeloop_common.messaging import wire
 from causeloop_gateway.documents import asyncapi
 
 if TYPE_CHECKING:
@@ -75,11 +75,11 @@ class TestDocument:
         assert {"ce-id", "ce-type", "ce-time", "Nats-Msg-Id"} <= set(headers["required"])
         assert "ce-credential" not in headers["required"]
         headers = document["components"]["schemas"]["CommandHeaders"]
-        asked = {messaging.TOKEN, messaging.DEADLINE, messaging.REQUEST_ID, messaging.TRACEPARENT}
+        asked = {wire.TOKEN, wire.DEADLINE, wire.REQUEST_ID, wire.TRACEPARENT}
         assert set(headers["required"]) == asked
-        assert set(headers["properties"]) == asked | {messaging.IDEMPOTENCY_KEY, messaging.FINGERPRINT}
+        assert set(headers["properties"]) == asked | {wire.IDEMPOTENCY_KEY, wire.FINGERPRINT}
         headers = document["components"]["schemas"]["ReplyHeaders"]
-        answered = {messaging.REPLAYED, messaging.ERROR, messaging.ERROR_CODE, messaging.RETRY_AFTER}
+        answered = {wire.REPLAYED, wire.ERROR, wire.ERROR_CODE, wire.RETRY_AFTER}
         assert set(headers["properties"]) == answered
 
     def test_the_head_of_a_log_has_the_subject_that_audit_publishes(self, document: dict[str, Any]) -> None:

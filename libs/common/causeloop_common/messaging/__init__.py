@@ -20,31 +20,9 @@ from causeloop_common.messaging.bus import Answer, Bus
 from causeloop_common.messaging.cloudevents import announced, event_headers
 from causeloop_common.messaging.commands import CommandRouter
 from causeloop_common.messaging.events import EventRouter
-from causeloop_common.messaging.wire import (
-    DEADLINE,
-    ERROR,
-    ERROR_CODE,
-    FINGERPRINT,
-    IDEMPOTENCY_KEY,
-    REPLAYED,
-    REQUEST_ID,
-    RETRY_AFTER,
-    TOKEN,
-    TRACEPARENT,
-    invalid_input,
-)
+from causeloop_common.messaging.wire import invalid_input
 
 __all__ = [
-    "DEADLINE",
-    "ERROR",
-    "ERROR_CODE",
-    "FINGERPRINT",
-    "IDEMPOTENCY_KEY",
-    "REPLAYED",
-    "REQUEST_ID",
-    "RETRY_AFTER",
-    "TOKEN",
-    "TRACEPARENT",
     "Answer",
     "Bus",
     "CommandRouter",
