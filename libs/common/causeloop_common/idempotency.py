@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from sqlalchemy import Column, DateTime, MetaData, Table, Text
 
 from causeloop_common import rls
-from causeloop_common.statements import Statement
 
 
 class Replayed(Exception):
@@ -60,41 +59,28 @@ def ddl(schema: str) -> Iterator[str]:
     yield from rls.protect(schema, "idempotency", "select", "insert", "delete", audited=False, reason=_REASON)
 
 
-def lock(schema: str) -> Statement:
-    """Whether no twin is at work: takes the transaction's advisory lock on (tenant, principal, operation, key).
+LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))"
+"""Whether no twin is at work: takes the transaction's advisory lock on (tenant, principal, operation, key).
 
-    A statement of its own: the look-up after it sees what a twin committed before the lock was free.
-    """
-    return Statement.raw(
-        "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))",
-        "lock",
-    )
+A statement of its own: the look-up after it sees what a twin committed before the lock was free.
+"""
 
 
-def find(schema: str) -> Statement:
-    """Fingerprint and reply of the first one, while it is remembered."""
-    return Statement.raw(
+def find(schema: str) -> str:
+    """Fingerprint and reply of the first one, while it is remembered; by principal, operation and key."""
+    return (
         f"SELECT fingerprint, reply FROM {schema}.idempotency "  # noqa: S608
-        f"WHERE principal = $1 AND operation = $2 AND key = $3 AND created_at > now() - {_KEPT}",
-        "principal",
-        "operation",
-        "key",
+        f"WHERE principal = $1 AND operation = $2 AND key = $3 AND created_at > now() - {_KEPT}"
     )
 
 
-def forget(schema: str) -> Statement:
+def forget(schema: str) -> str:
     """Removes what the tenant no longer needs remembered."""
     old = f"SELECT ctid FROM {schema}.idempotency WHERE created_at <= now() - {_KEPT} LIMIT {_FORGOTTEN_AT_ONCE}"  # noqa: S608
-    return Statement.raw(f"DELETE FROM {schema}.idempotency WHERE ctid = ANY(ARRAY({old}))")  # noqa: S608
+    return f"DELETE FROM {schema}.idempotency WHERE ctid = ANY(ARRAY({old}))"  # noqa: S608
 
 
-def remember(schema: str) -> Statement:
+def remember(schema: str) -> str:
     """Stores the reply."""
-    return Statement.raw(
-        f"INSERT INTO {schema}.idempotency (principal, operation, key, fingerprint, reply) VALUES ($1, $2, $3, $4, $5)",  # noqa: S608
-        "principal",
-        "operation",
-        "key",
-        "fingerprint",
-        "reply",
-    )
+    columns = "principal, operation, key, fingerprint, reply"
+    return f"INSERT INTO {schema}.idempotency ({columns}) VALUES ($1, $2, $3, $4, $5)"  # noqa: S608

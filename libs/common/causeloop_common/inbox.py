@@ -9,7 +9,6 @@ from sqlalchemy import Column, DateTime, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import UUID
 
 from causeloop_common import rls
-from causeloop_common.statements import Statement
 
 _REASON = "bookkeeping of deliveries; the effect writes the event"
 
@@ -41,10 +40,6 @@ def ddl(schema: str) -> Iterator[str]:
     yield from rls.protect(schema, "inbox", "select", "insert", audited=False, reason=_REASON)
 
 
-def claim(schema: str) -> Statement:
-    """Inserts the claim; 'INSERT 0 0' means that the event was seen before."""
-    return Statement.raw(
-        f"INSERT INTO {schema}.inbox (consumer, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",  # noqa: S608
-        "consumer",
-        "event_id",
-    )
+def claim(schema: str) -> str:
+    """Inserts the claim of consumer and event; 'INSERT 0 0' means that the event was seen before."""
+    return f"INSERT INTO {schema}.inbox (consumer, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING"  # noqa: S608

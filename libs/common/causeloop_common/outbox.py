@@ -17,7 +17,6 @@ from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import DEFAULTS, TEXTS, Announced
 from causeloop_common.contracts.base import EVENT_BYTES, Event
 from causeloop_common.errors import PayloadTooLarge
-from causeloop_common.statements import Statement
 
 BUCKETS = 3
 """Partitions, one per day in turn: today's, yesterday's, and the one to be emptied."""
@@ -26,35 +25,27 @@ EVENT = tuple({"id": "event_id", "tenant": "workspace_id"}.get(name, name) for n
 """The columns of an event, in the order of `Announced`. Its texts are columns of their own names."""
 
 _FILLED = tuple(column for column in EVENT if column != "workspace_id")
-
-
-def _relay_policies(schema: str) -> tuple[rls.Policy, ...]:
-    role = f"causeloop_{schema}_relay"
-    return (
-        rls.Policy("relay_select", "select", role, using="true"),
-        rls.Policy("relay_update", "update", role, using="true", check="true"),
-    )
-
-
 _COLUMNS = {"tenant_insert": EVENT, "tenant_select": ("xid", "workspace_id")}
+_OUTBOX_REASON = "it is the record"
+_STATE_REASON = "the relay's memory, no tenant's data"
+
+
+def _relay_policies(schema: str, *verbs: str) -> tuple[rls.Policy, ...]:
+    role = f"causeloop_{schema}_relay"
+    clauses = {"select": {"using": "true"}, "insert": {"check": "true"}, "update": {"using": "true", "check": "true"}}
+    return tuple(rls.Policy(f"relay_{verb}", verb, role, **clauses[verb]) for verb in verbs)
 
 
 def tables(metadata: MetaData) -> Table:
     """Declare the outbox and the relay's memory in a service's metadata."""
     schema = str(metadata.schema)
-    role = f"causeloop_{schema}_relay"
     Table(
         "relay_state",
         metadata,
         Column("id", SmallInteger, primary_key=True),
         Column("last_sequence", BigInteger, nullable=False),
         Column("server_id", Text, nullable=False),
-        info=rls.service_has_none(
-            rls.Policy("relay_select", "select", role, using="true"),
-            rls.Policy("relay_insert", "insert", role, check="true"),
-            rls.Policy("relay_update", "update", role, using="true", check="true"),
-            reason="the relay's memory, no tenant's data",
-        ),
+        info=rls.service_has_none(*_relay_policies(schema, "select", "insert", "update"), reason=_STATE_REASON),
     )
     return Table(
         "outbox",
@@ -74,9 +65,9 @@ def tables(metadata: MetaData) -> Table:
             "select",
             "insert",
             columns=_COLUMNS,
-            extra=_relay_policies(schema),
+            extra=_relay_policies(schema, "select", "update"),
             audited=False,
-            reason="it is the record",
+            reason=_OUTBOX_REASON,
         )
         | {"partitions": tuple(f"outbox_{bucket}" for bucket in range(BUCKETS))},
     )
@@ -113,7 +104,7 @@ def ddl(schema: str) -> Iterator[str]:
     yield f"GRANT USAGE ON SEQUENCE {schema}.outbox_seq TO causeloop_{schema}"
     yield from rls.protect(
         schema, "outbox", "select", "insert",
-        columns=_COLUMNS, extra=_relay_policies(schema), audited=False, reason="it is the record",
+        columns=_COLUMNS, extra=_relay_policies(schema, "select", "update"), audited=False, reason=_OUTBOX_REASON,
     )  # fmt: skip
     yield f"""
         CREATE TABLE {schema}.relay_state (
@@ -122,21 +113,15 @@ def ddl(schema: str) -> Iterator[str]:
             server_id text NOT NULL
         )
     """
-    role = f"causeloop_{schema}_relay"
-    yield from rls.protect_from_service(
-        schema, "relay_state",
-        rls.Policy("relay_select", "select", role, using="true"),
-        rls.Policy("relay_insert", "insert", role, check="true"),
-        rls.Policy("relay_update", "update", role, using="true", check="true"),
-        reason="the relay's memory, no tenant's data",
-    )  # fmt: skip
+    policies = _relay_policies(schema, "select", "insert", "update")
+    yield from rls.protect_from_service(schema, "relay_state", *policies, reason=_STATE_REASON)
 
 
-def insert(schema: str) -> Statement:
+def insert(schema: str) -> str:
     """The statement that `insertion` fills."""
     names = ", ".join(_FILLED)
     marks = ", ".join(f"${n}" for n in range(1, len(_FILLED) + 1))
-    return Statement.raw(f"INSERT INTO {schema}.outbox ({names}) VALUES ({marks})", *_FILLED)  # noqa: S608
+    return f"INSERT INTO {schema}.outbox ({names}) VALUES ({marks})"  # noqa: S608
 
 
 def row(ctx: AuthContext, event: Event, traceparent: str = "") -> tuple[Any, ...]:

@@ -40,12 +40,11 @@ class Database:
         self._kind: type[Transaction] = Transaction if tracer is None else TracedTransaction
         self._connections: Connections | None = None
         self.statements = Statements(
-            outbox.insert(schema).sql,
-            inbox.claim(schema).sql,
-            idempotency.lock(schema).sql,
-            idempotency.find(schema).sql,
-            idempotency.forget(schema).sql,
-            idempotency.remember(schema).sql,
+            outbox.insert(schema),
+            inbox.claim(schema),
+            idempotency.find(schema),
+            idempotency.forget(schema),
+            idempotency.remember(schema),
         )
         self.published = asyncio.Event()
         """Set after a commit that wrote events: the relay's wake-up."""

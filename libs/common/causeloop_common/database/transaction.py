@@ -23,7 +23,7 @@ from causeloop_common.errors import (
     Timeout,
     Unavailable,
 )
-from causeloop_common.idempotency import Replayed
+from causeloop_common.idempotency import LOCK, Replayed
 from causeloop_common.statements import Statement
 from causeloop_common.telemetry import Kind
 
@@ -40,7 +40,6 @@ class Statements(NamedTuple):
 
     publish: str
     claim: str
-    lock: str
     find: str
     forget: str
     remember: str
@@ -150,7 +149,7 @@ class Transaction:
             return
         statements, ctx = self._database.statements, self.ctx
         names = (ctx.principal, command.operation, asked.key)
-        if not await self._connection.fetchval(statements.lock, "\n".join((ctx.tenant, *names))):
+        if not await self._connection.fetchval(LOCK, "\n".join((ctx.tenant, *names))):
             raise IdempotencyInProgress(
                 "The first request with this Idempotency-Key is still running. Wait for its answer.", retry_after=1
             )
