@@ -153,12 +153,4 @@ def _workspace(entered: str | None) -> Any:
 
 
 def _token(row: Any) -> ApiTokenView:
-    return ApiTokenView(
-        id=ids.encode("tok", row["id"]),
-        owner=ids.encode("usr", row["owner"]),
-        name=row["name"],
-        scopes=list(row["scopes"]),
-        created_at=row["created_at"],
-        expires_at=row["expires_at"],
-        revoked_at=row["revoked_at"],
-    )
+    return ApiTokenView(**{**row, "id": ids.encode("tok", row["id"]), "owner": ids.encode("usr", row["owner"])})

@@ -99,17 +99,10 @@ _WRITE = Statement.raw(
 
 _ADD_VERSION = Statement.insert(secret_versions, "path", "version", "sealed", "created_by")
 
-_SECRET = Statement.of(
-    select(secrets.c.id, secrets.c.path, secrets.c.version, secrets.c.created_at, secrets.c.updated_at).where(
-        secrets.c.path == bindparam("path")
-    )
-)
-
+_SECRETS = select(secrets.c.id, secrets.c.path, secrets.c.version, secrets.c.created_at, secrets.c.updated_at)
+_SECRET = Statement.of(_SECRETS.where(secrets.c.path == bindparam("path")))
 _LIST = Statement.of(
-    select(secrets.c.id, secrets.c.path, secrets.c.version, secrets.c.created_at, secrets.c.updated_at)
-    .where(secrets.c.path > bindparam("after"))
-    .order_by(secrets.c.path)
-    .limit(bindparam("limit"))
+    _SECRETS.where(secrets.c.path > bindparam("after")).order_by(secrets.c.path).limit(bindparam("limit"))
 )
 
 _SEALED = Statement.of(
@@ -121,7 +114,6 @@ _SEALED = Statement.of(
         == func.coalesce(bindparam("version", type_=secrets.c.version.type), secrets.c.version),
     )
 )
-
 
 _SIGNING_KEY = Statement.of(
     select(signing_keys.c.public, signing_keys.c.sealed, signing_keys.c.origin, signing_keys.c.created_at)
@@ -142,7 +134,7 @@ _MOVE_CHECKPOINT = Statement.of(update(checkpoints).values(size=bindparam("new_s
 
 async def data_keys(tx: Transaction) -> list[WrappedKey]:
     """All versions of the tenant's data key, oldest first; empty before its first use."""
-    return [WrappedKey(row["version"], row["wrapped"], row["master"]) for row in await tx.fetch(_DATA_KEYS)]
+    return [WrappedKey(**row) for row in await tx.fetch(_DATA_KEYS)]
 
 
 async def add_data_key(tx: Transaction, key: WrappedKey) -> bool:
@@ -159,7 +151,7 @@ async def add_key(tx: Transaction, key_id: str, name: str, kind: str, sealed: st
 async def key_material(tx: Transaction, name: str) -> list[SealedMaterial]:
     """All versions of a named key's material, oldest first; empty when there is no such key."""
     found = await tx.fetch(_MATERIAL, name=name)
-    return [SealedMaterial(ids.encode("key", row["id"]), row["version"], row["sealed"]) for row in found]
+    return [SealedMaterial(**{**row, "id": ids.encode("key", row["id"])}) for row in found]
 
 
 async def keys_after(tx: Transaction, name: str, limit: int) -> list[KeyView]:
@@ -194,15 +186,13 @@ async def secrets_after(tx: Transaction, path: str, limit: int) -> list[SecretVi
 async def sealed_secret(tx: Transaction, path: str, version: int | None) -> SealedSecret | None:
     """One version of a secret, sealed; the newest without `version`."""
     row = await tx.fetchrow(_SEALED, path=path, version=version)
-    if row is None:
-        return None
-    return SealedSecret(ids.encode("sec", row["id"]), row["path"], row["version"], row["sealed"])
+    return None if row is None else SealedSecret(**{**row, "id": ids.encode("sec", row["id"])})
 
 
 async def signing_key(tx: Transaction) -> StoredSigningKey | None:
     """The installation's signing key; None before its first start. Only the installation's realm has one."""
     row = await tx.fetchrow(_SIGNING_KEY)
-    return None if row is None else StoredSigningKey(row["public"], row["sealed"], row["origin"], row["created_at"])
+    return None if row is None else StoredSigningKey(**row)
 
 
 async def add_signing_key(tx: Transaction, public: bytes, sealed: str, origin: str) -> bool:
@@ -225,20 +215,8 @@ async def move_checkpoint(tx: Transaction, head: Head) -> None:
 
 
 def _secret(row: Any) -> SecretView:
-    return SecretView(
-        id=ids.encode("sec", row["id"]),
-        path=row["path"],
-        version=row["version"],
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-    )
+    return SecretView(**{**row, "id": ids.encode("sec", row["id"])})
 
 
 def _key(row: Any) -> KeyView:
-    return KeyView(
-        id=ids.encode("key", row["id"]),
-        name=row["name"],
-        type=row["type"],
-        version=row["version"],
-        created_at=row["created_at"],
-    )
+    return KeyView(**{**row, "id": ids.encode("key", row["id"])})

@@ -57,7 +57,4 @@ async def memberships_after(tx: Transaction, workspace_id: str | None, limit: in
     """The memberships of the person of a person's transaction, by workspace, after the given one."""
     after = ids.NIL if workspace_id is None else ids.tenant_uuid(workspace_id)
     rows = await tx.fetch(_MEMBERSHIPS, after=after, limit=limit)
-    return [
-        MyWorkspace(workspace_id=ids.tenant_id(row["workspace_id"]), role=row["role"], joined_at=row["joined_at"])
-        for row in rows
-    ]
+    return [MyWorkspace(**{**row, "workspace_id": ids.tenant_id(row["workspace_id"])}) for row in rows]
