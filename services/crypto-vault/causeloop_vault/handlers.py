@@ -1,18 +1,6 @@
 """Messages in: each command with its use case."""
 
-from causeloop_common.contracts.vault import (
-    CreateKey,
-    Decrypt,
-    Encrypt,
-    GetAuditKey,
-    GetSecret,
-    ListKeys,
-    ListSecrets,
-    PutSecret,
-    RevealSecret,
-    Seal,
-    SignCheckpoint,
-)
+from causeloop_common.contracts import vault
 from causeloop_common.messaging import CommandRouter
 from causeloop_vault.service import CheckpointService, KeyService, SealingService, SecretService
 
@@ -23,16 +11,16 @@ def router(
     """The commands that the vault answers."""
     return CommandRouter(
         {
-            PutSecret: secrets.put_secret,
-            GetSecret: secrets.get_secret,
-            ListSecrets: secrets.list_secrets,
-            RevealSecret: secrets.reveal_secret,
-            CreateKey: keys.create_key,
-            ListKeys: keys.list_keys,
-            Encrypt: keys.encrypt,
-            Decrypt: keys.decrypt,
-            Seal: sealing.seal,
-            SignCheckpoint: checkpoints.sign_checkpoint,
-            GetAuditKey: checkpoints.get_audit_key,
+            vault.PutSecret: secrets.put_secret,
+            vault.GetSecret: secrets.get_secret,
+            vault.ListSecrets: secrets.list_secrets,
+            vault.RevealSecret: secrets.reveal_secret,
+            vault.CreateKey: keys.create_key,
+            vault.ListKeys: keys.list_keys,
+            vault.Encrypt: keys.encrypt,
+            vault.Decrypt: keys.decrypt,
+            vault.Seal: sealing.seal,
+            vault.SignCheckpoint: checkpoints.sign_checkpoint,
+            vault.GetAuditKey: checkpoints.get_audit_key,
         }
     )

@@ -1,11 +1,6 @@
 """Messages in: each command with its use case."""
 
-from causeloop_common.contracts.tenancy import (
-    CreateWorkspace,
-    GetWorkspace,
-    ListMyWorkspaces,
-    Resolve,
-)
+from causeloop_common.contracts import tenancy
 from causeloop_common.messaging import CommandRouter
 from causeloop_tenancy.service import TenancyService
 
@@ -14,9 +9,9 @@ def router(service: TenancyService) -> CommandRouter:
     """The commands that tenancy answers."""
     return CommandRouter(
         {
-            CreateWorkspace: service.create_workspace,
-            GetWorkspace: service.get_workspace,
-            ListMyWorkspaces: service.list_my_workspaces,
-            Resolve: service.resolve,
+            tenancy.CreateWorkspace: service.create_workspace,
+            tenancy.GetWorkspace: service.get_workspace,
+            tenancy.ListMyWorkspaces: service.list_my_workspaces,
+            tenancy.Resolve: service.resolve,
         }
     )

@@ -1,26 +1,20 @@
 """Routes of audit: the workspace's log, and proofs about it."""
 
-from causeloop_common.contracts.audit import (
-    GetCheckpoint,
-    GetConsistency,
-    GetEvent,
-    GetEventProof,
-    ListEvents,
-    ReadStream,
-)
-from causeloop_common.contracts.vault import GetAuditKey
+from causeloop_common.contracts import audit, vault
 from causeloop_common.errors import Conflict, NotFound, RateLimited
 from causeloop_gateway.endpoints import Endpoint
 
 _NO_EVENT = NotFound("There is no such event in this workspace's log. It may still be on its way: try again.")
 _NOT_SIGNED = Conflict("The log grew faster than it could be signed. Try again.")
 ENDPOINTS = (
-    Endpoint("GET", "/audit/events", ListEvents),
-    Endpoint("GET", "/audit/events/{id}", GetEvent, errors=(_NO_EVENT,)),
-    Endpoint("GET", "/audit/events/{id}/proof", GetEventProof, text="tlog_proof", errors=(_NO_EVENT, _NOT_SIGNED)),
-    Endpoint("GET", "/audit/checkpoint", GetCheckpoint, text="checkpoint", errors=(_NOT_SIGNED,)),
+    Endpoint("GET", "/audit/events", audit.ListEvents),
+    Endpoint("GET", "/audit/events/{id}", audit.GetEvent, errors=(_NO_EVENT,)),
     Endpoint(
-        "GET", "/audit/consistency", GetConsistency,
+        "GET", "/audit/events/{id}/proof", audit.GetEventProof, text="tlog_proof", errors=(_NO_EVENT, _NOT_SIGNED),
+    ),
+    Endpoint("GET", "/audit/checkpoint", audit.GetCheckpoint, text="checkpoint", errors=(_NOT_SIGNED,)),
+    Endpoint(
+        "GET", "/audit/consistency", audit.GetConsistency,
         errors=(
             Conflict(
                 "The log does not continue what was signed of it: entries or nodes of it are missing. An operator must "
@@ -28,10 +22,10 @@ ENDPOINTS = (
             ),
         ),
     ),
-    Endpoint("GET", "/audit/key", GetAuditKey, text="key"),
+    Endpoint("GET", "/audit/key", vault.GetAuditKey, text="key"),
 )  # fmt: skip
 STREAM = Endpoint(
-    "GET", "/audit/stream", ReadStream,
+    "GET", "/audit/stream", audit.ReadStream,
     errors=(
         Conflict(
             "The log has 12 entries, and this would go on at 43: it is not the log that was read before, or was "

@@ -1,15 +1,6 @@
 """Routes of the vault: secrets and named keys."""
 
-from causeloop_common.contracts.vault import (
-    CreateKey,
-    Decrypt,
-    Encrypt,
-    GetSecret,
-    ListKeys,
-    ListSecrets,
-    PutSecret,
-    RevealSecret,
-)
+from causeloop_common.contracts import vault
 from causeloop_common.errors import Conflict, NotFound
 from causeloop_gateway.endpoints import RECORDED, Endpoint
 
@@ -17,17 +8,17 @@ _NO_SECRET = NotFound("There is no secret 'db/password' in this workspace, or no
 _NO_KEY = NotFound("There is no key 'orders' in this workspace.")
 ENDPOINTS = (
     Endpoint(
-        "PUT", "/secrets/{path:path}", PutSecret,
+        "PUT", "/secrets/{path:path}", vault.PutSecret,
         errors=(RECORDED, Conflict("The secret's version is not the one you named. Read it again and decide.")),
     ),
-    Endpoint("GET", "/secrets", ListSecrets),
-    Endpoint("GET", "/secrets/{path:path}", GetSecret, errors=(_NO_SECRET,)),
-    Endpoint("POST", "/secrets/{path:path}/reveal", RevealSecret, errors=(RECORDED, _NO_SECRET)),
+    Endpoint("GET", "/secrets", vault.ListSecrets),
+    Endpoint("GET", "/secrets/{path:path}", vault.GetSecret, errors=(_NO_SECRET,)),
+    Endpoint("POST", "/secrets/{path:path}/reveal", vault.RevealSecret, errors=(RECORDED, _NO_SECRET)),
     Endpoint(
-        "POST", "/keys", CreateKey, 201,
+        "POST", "/keys", vault.CreateKey, 201,
         errors=(RECORDED, Conflict("There is a key 'orders' in this workspace already. Use it, or another name.")),
     ),
-    Endpoint("GET", "/keys", ListKeys),
-    Endpoint("POST", "/keys/{name}/encrypt", Encrypt, unread=True, errors=(_NO_KEY,)),
-    Endpoint("POST", "/keys/{name}/decrypt", Decrypt, unread=True, errors=(RECORDED, _NO_KEY)),
+    Endpoint("GET", "/keys", vault.ListKeys),
+    Endpoint("POST", "/keys/{name}/encrypt", vault.Encrypt, unread=True, errors=(_NO_KEY,)),
+    Endpoint("POST", "/keys/{name}/decrypt", vault.Decrypt, unread=True, errors=(RECORDED, _NO_KEY)),
 )  # fmt: skip
