@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from causeloop_cli.keys import new_seeds, public_key
+from causeloop_cli.keys import new_seeds, of_service, public_key
 from causeloop_common.contracts import topology
-from causeloop_common.keys import KeyRing
+from causeloop_dev.folder import write_private_json
 
 _FILE = "installation.json"
 
@@ -40,10 +40,7 @@ class Installation:
             return cls(**json.loads(path.read_text()))
         made = cls.new()
         folder.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".new")
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(asdict(made), file)
-        fresh.replace(path)
+        write_private_json(path, asdict(made))
         return made
 
     def nats_config(self) -> str:
@@ -52,20 +49,13 @@ class Installation:
 
     def environ(self, service: str, database_url: str, nats_url: str) -> dict[str, str]:
         """The environment of one service: its own keys and credentials, nobody else's, and not the root secret."""
-        from causeloop_common.rls import roles
-        from causeloop_common.settings import role_password, with_role
-
-        secret = self.jwt_secret.encode()
+        lines = of_service(service, {"JWT_SECRET": self.jwt_secret, "DATABASE_URL": database_url})
         environ = {
             "CAUSELOOP_ENV": "development",
-            f"CAUSELOOP_KEYS_{service.upper()}": KeyRing.derive(secret, service, topology.pairs()).dump(),
             f"NATS_NKEY_SEED_{service.upper()}": self.seeds[service],
             "NATS_URL": nats_url,
+            **dict(line.split("=", 1) for line in lines),
         }
-        if service in topology.OWNERS:
-            for role in roles(service):
-                name = role.removeprefix("causeloop_").upper()
-                environ[f"DATABASE_URL_{name}"] = with_role(database_url, role, role_password(secret, role))
         if service == "vault":
             environ["CAUSELOOP_MASTER_KEY"] = self.master_key
         return environ

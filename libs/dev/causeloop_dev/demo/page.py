@@ -68,26 +68,24 @@ class Page:
         """The end before the end."""
         self._print(f"\n{self._bad}NOT AS PROMISED{self._plain}")
         for name, text in (("expected", expected), ("came", came)):
-            first, *more = textwrap.wrap(printable(text), WIDTH - 13) or [""]
-            self._print(f"   {name:<10}{first}")
-            for line in more:
-                self._print(f"{'':<13}{line}")
+            self._wrapped(f"   {name:<10}", 13, text)
 
     def _judged(self, color: str, name: str, judged: str, text: str) -> None:
-        first, *more = textwrap.wrap(printable(text), WIDTH - _NAMED - 13) or [""]
-        self._print(f"   {name:<{_NAMED}} {color}{judged:<8}{self._plain} {first}")
-        for line in more:
-            self._print(f"{'':<{_NAMED + 13}}{line}")
+        self._wrapped(f"   {name:<{_NAMED}} {color}{judged:<8}{self._plain} ", _NAMED + 13, text)
 
     def _line(self, color: str, what: str, result: str, text: str) -> None:
         what = printable(what)
         if len(what) > _LABEL:
             self._print(f"   {what}")
             what = ""
-        first, *more = textwrap.wrap(printable(text), WIDTH - _TEXT) or [""]
-        self._print(f"   {what:<{_LABEL}} {color}{result:<{_RESULT}}{self._plain} {first}")
+        self._wrapped(f"   {what:<{_LABEL}} {color}{result:<{_RESULT}}{self._plain} ", _TEXT, text)
+
+    def _wrapped(self, start: str, column: int, text: str) -> None:
+        """A text that begins after `start`, in this column, and goes on below it."""
+        first, *more = textwrap.wrap(printable(text), WIDTH - column) or [""]
+        self._print(f"{start}{first}")
         for line in more:
-            self._print(f"{'':<{_TEXT}}{line}")
+            self._print(f"{'':<{column}}{line}")
 
     def _print(self, line: str) -> None:
         print(line.rstrip(), file=self._out, flush=True)

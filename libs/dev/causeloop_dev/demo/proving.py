@@ -65,8 +65,7 @@ def _one(page: Page, client: Client, pinned: str, leaf: Leaf) -> None:
 
 def _forgeries(page: Page, path: Path, pinned: str, head: Head, earlier: Head, leaves: list[Leaf], at: int) -> None:
     """The export, and four ways to lie with it."""
-    with path.open("wb") as file:
-        count = export_file.write(file, head, leaves)
+    count = _write(path, head, leaves)
     _verify(path, pinned)
     page.did("export of the whole log", "verified", f"{count} entries in one file, offline")
     page.note("Now four forgeries of that file:")
@@ -87,9 +86,9 @@ def _forgeries(page: Page, path: Path, pinned: str, head: Head, earlier: Head, l
     _refuses(page, path, pinned, 6, "a log rolled back", kept=head.checkpoint)
 
 
-def _write(path: Path, head: Head, leaves: list[Leaf]) -> None:
+def _write(path: Path, head: Head, leaves: list[Leaf]) -> int:
     with path.open("wb") as file:
-        export_file.write(file, head, leaves)
+        return export_file.write(file, head, leaves)
 
 
 def _changed(leaf: Leaf) -> bytes:
