@@ -78,26 +78,9 @@ _firm, _optional = itemgetter(*list(_FORMS)[:-3]), itemgetter(*_OPTIONAL)
 
 def leaf(entry: Entry) -> bytes:
     """The leaf's bytes; NotCanonical when the entry breaks a rule."""
-    value = {
-        "action": entry.action,
-        "actor": entry.actor,
-        "actor_kind": entry.actor_kind,
-        "address": _value_of(entry.address),
-        "credential": entry.credential,
-        "data": entry.data,
-        "id": entry.id,
-        "on_behalf_of": entry.on_behalf_of,
-        "outcome": entry.outcome,
-        "request": entry.request,
-        "salt": entry.salt,
-        "source": entry.source,
-        "target": entry.target,
-        "target_kind": entry.target_kind,
-        "tenant": entry.tenant,
-        "time": entry.time,
-        "user_agent": _value_of(entry.user_agent),
-        "v": entry.version,
-    }
+    value = entry._asdict()
+    value["v"] = value.pop("version")
+    value |= {"address": _value_of(entry.address), "user_agent": _value_of(entry.user_agent)}
     _check(value)
     leaf = written(value)
     if len(leaf) > LARGEST:
