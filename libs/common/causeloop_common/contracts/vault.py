@@ -1,6 +1,6 @@
 """The vault's contract: secrets, named keys, sealing for other services, signed checkpoints."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -197,46 +197,37 @@ class CipherItem(Message):
     context: Context = Field(default_factory=dict)
 
 
-def _is_absent(value: object) -> bool:
-    return value is None
+def _or_left_out(description: str, examples: list[str] | None = None) -> Any:
+    """A field that an answer leaves out when it has no value."""
+    return Field(default=None, exclude_if=lambda value: value is None, description=description, examples=examples)
 
 
 class EncryptedItem(Message):
     """The ciphertext of an item, or the reason why there is none."""
 
-    ciphertext: str | None = Field(default=None, exclude_if=_is_absent, description="The item's ciphertext.")
-    error: ItemError | None = Field(default=None, exclude_if=_is_absent, description="Instead of a ciphertext.")
+    ciphertext: str | None = _or_left_out("The item's ciphertext.")
+    error: ItemError | None = _or_left_out("Instead of a ciphertext.")
 
 
 class DecryptedItem(Message):
     """The plaintext of an item, or the reason why there is none."""
 
-    plaintext: Sealed | None = Field(
-        default=None, exclude_if=_is_absent, description="The item's plaintext, in base64.", examples=["SGVsbG8h"]
-    )
-    error: ItemError | None = Field(default=None, exclude_if=_is_absent, description="Instead of a plaintext.")
+    plaintext: Sealed | None = _or_left_out("The item's plaintext, in base64.", ["SGVsbG8h"])
+    error: ItemError | None = _or_left_out("Instead of a plaintext.")
 
 
 class Encrypted(Message):
     """The ciphertext, or the results of the items."""
 
-    ciphertext: str | None = Field(
-        default=None, exclude_if=_is_absent, description="Of the one plaintext; keep it.", examples=[_CIPHERTEXT]
-    )
-    results: list[EncryptedItem] | None = Field(
-        default=None, exclude_if=_is_absent, description="Of the items, in their order."
-    )
+    ciphertext: str | None = _or_left_out("Of the one plaintext; keep it.", [_CIPHERTEXT])
+    results: list[EncryptedItem] | None = _or_left_out("Of the items, in their order.")
 
 
 class Decrypted(Message):
     """The plaintext, or the results of the items."""
 
-    plaintext: Sealed | None = Field(
-        default=None, exclude_if=_is_absent, description="Of the one ciphertext, in base64.", examples=["SGVsbG8h"]
-    )
-    results: list[DecryptedItem] | None = Field(
-        default=None, exclude_if=_is_absent, description="Of the items, in their order."
-    )
+    plaintext: Sealed | None = _or_left_out("Of the one ciphertext, in base64.", ["SGVsbG8h"])
+    results: list[DecryptedItem] | None = _or_left_out("Of the items, in their order.")
 
 
 class Encrypt(Command[Encrypted], permission=Permission.KEYS_USE, keyed=False):
