@@ -77,6 +77,12 @@ class TestObservability:
         }
         assert set(re.findall(r"\bcauseloop_\w+", text)) <= known
 
+    def test_an_alarm_adds_a_rate_up_before_it_compares_it_with_zero(self) -> None:
+        """A process exports the counters that only others move, too: their rate is always 0 there."""
+        idle = re.findall(r"\S*\brate\(causeloop_\w+\[\w+\]\)+ == 0", (ROOT / "docs/observability.md").read_text())
+        assert idle
+        assert all(rate.startswith("sum(") for rate in idle)
+
 
 class TestTheExampleEnvironment:
     @pytest.mark.parametrize("service", SERVICES)
