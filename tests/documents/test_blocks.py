@@ -134,7 +134,7 @@ class TestPasted:
         assert not TROUBLE.search(printed), printed
         assert "id: -1" in printed
         assert re.search(r'(?m)^data: \{"action":"tenancy.workspace_created",', printed)
-        assert printed.count("\nVERIFIED: ") == 3
+        assert printed.count("\nVERIFIED: ") == 4
         assert (folder / ".causeloop/log.key").read_text().startswith("causeloop.localhost/log/ws_")
         assert "history" in printed
 

@@ -188,7 +188,7 @@ class TestAnAuditor:
         assert (await causeloop("proof", entry["id"], "--to", "one.tlog-proof"))[0] == 0
         code, output = await causeloop("verify", "one.tlog-proof", "--key", "key")
         assert code == 0, output
-        assert f"It is entry {entry['index']} of" in output
+        assert f"Its index is {entry['index']}, in a log of" in output
 
     async def test_is_told_by_the_vault_s_refusal_of_a_log_that_lost_its_end(
         self, stack: Stack, person: Person, causeloop: Command

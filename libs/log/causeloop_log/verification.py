@@ -140,7 +140,7 @@ class Verification:
             proof.verified(key, leaf_hash(proof.leaf))
         except NotVerified as error:
             raise Refused(4, "inclusion", str(error)) from error
-        self._held(4, "inclusion", f"It is entry {proof.index} of {checkpoint.size}.")
+        self._held(4, "inclusion", f"Its index is {proof.index}, in a log of {checkpoint.size} entries.")
         shown = "Shown: this entry is in that log, at that place. Not shown: that it is true."
         return Verdict(checkpoint, 0, shown)
 

@@ -66,7 +66,7 @@ class TestAVerification:
             assert main([str(path), "--key", KEY]) == 0
             shown = re.sub(r"(_[02])[0-9a-z]{25}\b", r"\1…", capsys.readouterr().out)
             assert f"  3  ok      entry         {entry}\n" in shown
-            assert f"  4  ok      inclusion     It is entry {index} of 6.\n" in shown
+            assert f"  4  ok      inclusion     Its index is {index}, in a log of 6 entries.\n" in shown
 
     def test_of_a_checkpoint_shows_what_it_is_worth(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = written(tmp_path / "log.checkpoint", "log.checkpoint")
@@ -74,6 +74,15 @@ class TestAVerification:
         assert capsys.readouterr().out.endswith(
             "Shown: the log's key signed this checkpoint. Not shown: any entry of it.\n"
         )
+
+    def test_of_an_answer_in_json_names_the_header_that_gets_the_text(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "answer"
+        path.write_text('{"size":1,"root":"00","checkpoint":"…"}')
+        assert main([str(path), "--key", KEY]) == 1
+        assert "  2  FAILED  checkpoint" in (shown := capsys.readouterr().out)
+        assert "it is JSON, and `Accept: text/plain` gets the text.\n" in shown
 
     def test_of_a_checkpoint_that_grew_does_not_claim_that_it_only_grew(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

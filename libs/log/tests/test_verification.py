@@ -185,7 +185,7 @@ class TestAProof:
             steps: list[Step] = []
             Verification(steps.append).proof(KEY, str(self.proof(index)))
             assert [step.name for step in steps] == ["key", "checkpoint", "entry", "inclusion"]
-            assert steps[-1].finding == f"It is entry {index} of 11."
+            assert steps[-1].finding == f"Its index is {index}, in a log of 11 entries."
 
     def test_with_any_byte_flipped_is_refused(self) -> None:
         whole = str(self.proof()).encode()

@@ -13,5 +13,5 @@ def main(options: argparse.Namespace) -> int:
     with client.gateway(options) as gateway, files.replacing(target) as file:
         head = log.head(gateway)
         count = export_file.write(file, head, log.leaves(gateway, log.size_of(head.checkpoint)))
-    print(f"{count} entries in {target}. Verify them with: causeloop audit verify {target}")
+    print(f"{count} entries in {target}. Verify them with: causeloop audit verify {target} --key …")
     return 0

@@ -93,7 +93,8 @@ def _parts(note: str) -> tuple[str, list[str]]:
         raise NotVerified("the note contains control characters")
     text, separator, signatures = note.rpartition("\n\n")
     if not separator or not signatures.endswith("\n"):
-        raise NotVerified("the note has no signatures after an empty line")
+        hint = ": it is JSON, and `Accept: text/plain` gets the text" if note.startswith("{") else ""
+        raise NotVerified(f"the note has no signatures after an empty line{hint}")
     return f"{text}\n", signatures.removesuffix("\n").split("\n")
 
 
