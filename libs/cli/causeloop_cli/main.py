@@ -47,23 +47,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(package="causeloop_cli")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
-    serve = commands.add_parser("serve", help="run one or more services in this process")
+    serve = _command(commands, "serve", "run one or more services in this process; settings come from the environment")
     serve.add_argument("services", nargs="+", choices=SERVICES, metavar="service", help=", ".join(SERVICES))
 
-    commands.add_parser("migrate", help="bring database, streams and consumers to what this version declares")
-    commands.add_parser("doctor", help="prove tenant isolation and check everything a service needs")
+    _command(commands, "migrate", "bring the database at DATABASE_URL, streams and consumers to this version")
+    _command(commands, "doctor", "prove tenant isolation and check everything a service needs")
 
-    keys = commands.add_parser("keys", help="print the environment of one service: its keys and nothing more")
+    keys = _command(
+        commands, "keys", "print the keys of one service, derived from JWT_SECRET, as lines of its environment"
+    )
     keys.add_argument("service", nargs="?", choices=SERVICES, metavar="service", help=", ".join(SERVICES))
     keys.add_argument(
         "--nats",
         nargs="?",
         const="both",
         choices=("seeds", "config", "both"),
-        help="instead: new bus credentials (seeds), and what the NATS server must know of them (config)",
+        help="print, instead, new bus credentials (seeds), the NATS server's configuration for them (config), or both",
     )
 
-    _audit(commands.add_parser("audit", help="a workspace's log, as any client sees it"))
+    _audit(_command(commands, "audit", "follow, export and verify a workspace's log, as any client can"))
     if find_spec("causeloop_dev") is not None:
         import_module("causeloop_dev.commands").declare(commands)
     return parser
@@ -72,33 +74,47 @@ def _parser() -> argparse.ArgumentParser:
 def _audit(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="action")
 
-    tail = actions.add_parser("tail", help="print every entry as it arrives, over as many connections as it takes")
+    tail = _command(actions, "tail", "print every entry as it arrives; reconnects until Ctrl-C")
     _gateway(tail)
-    tail.add_argument("--from", dest="start", type=_index, metavar="N", help="begin at this index, 0 for everything")
-    tail.add_argument("--json", action="store_true", help="print each entry as it lies in the log")
+    tail.add_argument(
+        "--from", dest="start", type=_index, metavar="N", help="begin at this index, 0 for everything (default: now)"
+    )
+    tail.add_argument("--json", action="store_true", help="print each entry as it is stored, a line of JSON")
 
-    verify = actions.add_parser("verify", help="check a log, an export or a proof, step by step, trusting only a key")
-    verify.add_argument("file", nargs="?", help="an export or a proof; without it the log at the gateway")
+    verify = _command(
+        actions, "verify", "verify a log, an export, a checkpoint or a proof, step by step, trusting only a key"
+    )
+    verify.add_argument("file", nargs="?", help="an export, a checkpoint or a proof (default: the log at the gateway)")
     verify.add_argument("--key", help="the log's verifier key that you pinned, or a file that has it")
-    verify.add_argument("--kept", metavar="FILE", help="has the last checkpoint you saw, and is to have this one")
+    verify.add_argument(
+        "--kept", metavar="FILE", help="the checkpoint of your last verification; a log that holds leaves its own there"
+    )
     _gateway(verify)
 
-    export = actions.add_parser("export", help="the whole log in one file that can be verified anywhere")
+    export = _command(actions, "export", "write the whole log to one file that can be verified anywhere")
     export.add_argument("--to", required=True, metavar="FILE", help="the file to write")
     _gateway(export)
 
-    proof = actions.add_parser("proof", help="the proof that an entry is in the log, in one file")
+    proof = _command(actions, "proof", "write the proof that an entry is in the log to a file")
     proof.add_argument("event", help="the event's id, evt_…")
-    proof.add_argument("--to", metavar="FILE", help="the file to write (<event>.tlog-proof)")
+    proof.add_argument("--to", metavar="FILE", help="the file to write (default: <event>.tlog-proof)")
     _gateway(proof)
 
 
 def _gateway(parser: argparse.ArgumentParser) -> None:
     """The options for the gateway and the token; `audit.client` reads them."""
-    parser.add_argument("--url", help="the gateway's address (that of the `causeloop dev` that runs in this folder)")
+    parser.add_argument("--url", help="the gateway's address (default: the `causeloop dev` that runs in this folder)")
     parser.add_argument(
-        "--token-file", metavar="FILE", help="has the token, - is standard input (unless CAUSELOOP_TOKEN is set)"
+        "--token-file",
+        metavar="FILE",
+        help="a file with the token, - for standard input; CAUSELOOP_TOKEN, if set, is used instead",
     )
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, does: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
 
 
 def _index(text: str) -> int:
