@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _CREDENTIAL = re.compile(
     r"clp_[a-z]+_[A-Za-z0-9_]+"  # our own handles
     r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"  # any JWT
@@ -67,7 +67,7 @@ class _JsonFormatter(logging.Formatter):
             line["request_id"] = act.request_id
             line["tenant"] = act.tenant
             line["trace_id"] = act.traceparent[3:35]
-        if len(record.__dict__) > len(_STANDARD) - 3:
+        if len(record.__dict__) > len(_STANDARD) - 4:
             line.update((k, v) for k, v in record.__dict__.items() if k not in _STANDARD)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
