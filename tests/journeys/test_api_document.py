@@ -49,6 +49,7 @@ class Explorer:
         if operation["operationId"] == "exchange":
             session = await self._stack.session(self._person.subject)
             taken = {"subject_token": session, "workspace_id": self._person.workspace}
+            assert all(f"`{field}`" in operation["description"] for field in taken)
         for parameter in map(_resolved, operation.get("parameters", [])):
             name = parameter["name"]
             value = taken.pop(name, parameter.get("example", parameter["schema"].get("default")))

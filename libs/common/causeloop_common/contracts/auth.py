@@ -53,9 +53,9 @@ class Grant(Message):
 class Exchange(Command[Grant], permission=Internal.SIGN_IN, keyed=False):
     """Exchange a session of the identity provider for a pair of tokens.
 
-    Take `subject_token` from your identity provider's client library. Beside `make dev` the mock issuer gives one, to
-    `POST /v1/sessions` with `{"subject": "alice"}`. Its `issuer_url` stands in `.causeloop/dev.json`, and so does the
-    `workspace_id` of alice's demo workspace.
+    Take `subject_token` from your identity provider's client library. Beside `make dev` it is the `token` that the mock
+    issuer answers to `POST /v1/sessions` with `{"subject": "alice"}`; `issuer_url` in `.causeloop/dev.json` is its
+    address. Send `workspace_id` too, to sign in to a workspace: that of alice's demo workspace is in the same file.
     """
 
     subject_token: Sealed = Field(
