@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 BATCH = 500
 _WAIT_SECONDS = 1.0
-_RESET_SECONDS = 5.0
+_RESET_SECONDS = 2.0
 _LINGER_SECONDS = 0.05
 """After a small batch: the first event of a lull is entered at once, under load one commit serves many."""
 
@@ -43,7 +43,7 @@ class Intake:
     One acknowledgement covers a batch and everything before it. That is right because whatever has a lower number in
     the stream was delivered earlier and is entered. Two steps keep this true: an intake that begins resets the
     consumer, which then delivers everything that was not acknowledged, in the stream's order and counted from 1; and
-    when the count has a gap, the intake begins again.
+    when the count has a gap, or there is silence after the bus was lost, the intake begins again.
     """
 
     def __init__(self, bus: Bus, service: LogService, writer: LogWriter) -> None:
@@ -76,7 +76,7 @@ class Intake:
             await asyncio.sleep(_WAIT_SECONDS)
         await self._reset()
         subscription = await self._bus.jetstream().pull_subscribe_bind(AUDIT_INTAKE.name, AUDIT_INTAKE.stream)
-        delivered = 0
+        delivered, reconnects = 0, self._bus.client.stats["reconnects"]
         try:
             self._failure = None
             while True:
@@ -84,7 +84,8 @@ class Intake:
                 with suppress(TimeoutError):
                     batch = await subscription.fetch(BATCH, timeout=_WAIT_SECONDS)
                 if not batch:
-                    _ = self._bus.client  # Unavailable when it is silent because the bus is gone
+                    if self._bus.client.stats["reconnects"] != reconnects:
+                        raise Unavailable("The bus was lost, and what it delivered may be lost with it.")
                     continue
                 began = time.perf_counter()
                 first, last = (message.metadata.sequence.consumer for message in (batch[0], batch[-1]))
