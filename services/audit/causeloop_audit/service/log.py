@@ -41,15 +41,9 @@ class LogService:
     async def append(self, batch: Sequence[Announced | Unreadable]) -> Appended:
         """Append a batch in its order, each event once. A message that cannot be read is entered as malformed."""
         try:
-            done = [await self._append(batch)]
-        except NotStorable:
-            done = []
-            for message in batch:  # one by one, so that only the one that is refused is entered as malformed
-                try:
-                    done.append(await self._append([message]))
-                except NotStorable:
-                    done.append(await self._append([unreadable(message)]))
-        appended = done[0] if len(done) == 1 else Appended.all(done)
+            appended = await self._append(batch)
+        except NotStorable:  # one by one, so that only the refused one is entered as malformed
+            appended = Appended.all([await self._append_alone(message) for message in batch])
         metrics.APPENDED.inc(len(appended.entries))
         metrics.MALFORMED.inc(sum(entry.action == MALFORMED for entry, _ in appended.entries))
         return appended
@@ -99,6 +93,12 @@ class LogService:
         now = datetime.now(UTC)
         entries = (new_entry(message, self._entropy(SALT_BYTES), now) for message in batch)
         return await self._writer.append(logs, entries)
+
+    async def _append_alone(self, message: Announced | Unreadable) -> Appended:
+        try:
+            return await self._append([message])
+        except NotStorable:
+            return await self._append([unreadable(message)])
 
 
 def no_entry() -> NotFound:
