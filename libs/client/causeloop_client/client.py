@@ -29,6 +29,8 @@ class _Client(Generic[Http]):
     def __init__(
         self, url: str, token: str = "", *, timeout: float = 30.0, patience: float = 0.0, http: Http | None = None
     ) -> None:
+        if "@" in url.partition("://")[2].partition("/")[0]:
+            raise ValueError("The address has a user in it, and errors would show the password. Give a token instead.")
         self.url = url.rstrip("/")
         self.token = token
         self.timeout = timeout

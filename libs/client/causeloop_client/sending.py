@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from causeloop_client.errors import ClientError, Problem, Unreachable
 LARGEST_ANSWER = 8 * 1024 * 1024
 """Bytes; the gateway sends at most half of it."""
 
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _AGAIN = frozenset({429, 502, 503, 504})
 _LONGEST_WAIT_SECONDS = 5.0
 
@@ -34,6 +36,8 @@ class Sending(Generic[Reply]):
     def __init__(self, call: Call[Reply], key: str | None, url: str, timeout: float, patience: float) -> None:
         if key is not None and not call.takes_key:
             raise ValueError(f"{type(call).__name__} takes no Idempotency-Key.")
+        if key is not None and _KEY.fullmatch(key) is None:
+            raise ValueError("An Idempotency-Key is 1 to 255 visible ASCII characters.")
         self._call = call
         self._key = key or (str(uuid.uuid4()) if call.takes_key and patience else None)
         self._url = url

@@ -67,6 +67,18 @@ class TestACall:
         with pytest.raises(ValueError, match=r"^GetSecret takes no Idempotency-Key\.$"):
             script.send(GetSecret(path="a"), key="mine")
 
+    @pytest.mark.parametrize("key", ["", "a b", "a\r\nX-More: 1", "é", "k" * 256])
+    def test_is_not_sent_with_a_key_that_no_gateway_takes(self, script: "Script", key: str) -> None:
+        with pytest.raises(ValueError, match=r"^An Idempotency-Key is 1 to 255 visible ASCII characters\.$"):
+            script.send(PUT, key=key)
+        assert script.requests == []
+
+    def test_does_not_go_to_an_address_with_a_password(self, script: "Script") -> None:
+        script.url = "https://user:hunter2@causeloop.example.com"
+        with pytest.raises(ValueError, match="has a user in it") as refused:
+            script.client()
+        assert "hunter2" not in str(refused.value)
+
     def test_without_an_answer_to_give_is_answered_none(self, script: "Script") -> None:
         script.answers(answer(204))
         assert script.send(RevokeApiToken(id="tok_1")).body is None

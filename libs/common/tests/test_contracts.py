@@ -202,6 +202,11 @@ class TestSealed:
         assert message.is_sealed
         assert create_model("HoldersHolder", __base__=Message, holder=(message | None, None)).is_sealed
 
+    def test_a_field_whose_type_is_not_there_yet_is_refused(self) -> None:
+        """It might hold a secret, and the message would cross the bus in clear."""
+        with pytest.raises(TypeError, match="^Early has a field of a type that comes later"):
+            create_model("Early", __base__=Message, field=("Later", ...))
+
     def test_a_message_without_a_secret_is_not(self) -> None:
         assert not vault.SecretView.is_sealed
         assert not vault.SecretPage.is_sealed

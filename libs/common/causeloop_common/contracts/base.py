@@ -137,6 +137,8 @@ class Message(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
+        if not cls.__pydantic_complete__:
+            raise TypeError(f"{cls.__name__} has a field of a type that comes later: it might hold a secret.")
         cls.is_sealed = cls.is_sealed or any(_is_secret(field.annotation) for field in cls.model_fields.values())
 
     @classmethod
