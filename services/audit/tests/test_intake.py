@@ -1,21 +1,48 @@
-"""The intake, with deliveries that another intake left behind."""
+"""The intake, with deliveries and an acknowledgement that another intake left behind."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import asyncpg
+import pytest
 from nats.aio.msg import Msg
 
 from causeloop_audit import app
+from causeloop_cli import streams
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
+from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.topology import AUDIT_INTAKE
-from causeloop_common.messaging import event_headers
+from causeloop_common.messaging import Bus, event_headers
 from causeloop_dev.testing import Servers
 
 PATIENCE = 20.0
 ENTERED = "SELECT event_id FROM audit.entries WHERE workspace_id = $1 ORDER BY index"
+
+
+async def publish(servers: Servers, events: Sequence[Announced]) -> None:
+    async with servers.connected("vault") as vault:
+        stream = vault.jetstream()
+        published = [
+            await stream.publish_async(f"evt.{one.tenant}.{one.type}", one.data, headers=event_headers(one))
+            for one in events
+        ]
+        await asyncio.gather(*published)
+
+
+def number(message: Msg) -> int:
+    """The message's number in the stream."""
+    return message.metadata.sequence.stream
+
+
+async def state(bus: Bus) -> tuple[int, int]:
+    """How many deliveries the consumer has counted, and the number in the stream of the last acknowledged event."""
+    info = await bus.jetstream().consumer_info(AUDIT_INTAKE.stream, AUDIT_INTAKE.name)
+    assert info.delivered is not None
+    assert info.ack_floor is not None
+    return info.delivered.consumer_seq, info.ack_floor.stream_seq
 
 
 class TestBegin:
@@ -28,13 +55,7 @@ class TestBegin:
     ) -> None:
         """One acknowledgement covers all before it: it must not cover an event that is delivered later."""
         batch = [event() for _ in range(1_000)]
-        async with servers.connected("vault") as vault:
-            stream = vault.jetstream()
-            published = [
-                await stream.publish_async(f"evt.{one.tenant}.{one.type}", one.data, headers=event_headers(one))
-                for one in batch
-            ]
-            await asyncio.gather(*published)
+        await publish(servers, batch)
         async with servers.connected("audit") as dead:
             subscription = await dead.jetstream().pull_subscribe_bind(AUDIT_INTAKE.name, AUDIT_INTAKE.stream)
             held: list[Msg] = []
@@ -52,4 +73,51 @@ class TestBegin:
                     await asyncio.sleep(0.05)
         finally:
             await audit.stop()
+        assert [ids.encode("evt", row["event_id"]) for row in entered] == [one.id for one in batch]
+
+    async def test_goes_on_though_an_acknowledgement_of_an_earlier_intake_comes_late(
+        self,
+        servers: Servers,
+        superuser: asyncpg.Connection,
+        workspace: AuthContext,
+        event: Callable[..., Announced],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Its count is higher than ours, and the server ignores an acknowledgement with a lower one than the last."""
+        batch = [event() for _ in range(200)]
+        operator = servers.seeds["operator"]
+        with monkeypatch.context() as patched:
+            patched.setattr(topology, "CONSUMERS", (replace(AUDIT_INTAKE, ack_wait_seconds=1),))
+            await streams.declare(servers.nats_url, operator)
+        audit = app.create(servers.environ["audit"])
+        try:
+            async with servers.connected("audit") as late:
+                await late.client.request(topology.reset(AUDIT_INTAKE))
+                await publish(servers, batch[:100])
+                intake = await late.jetstream().pull_subscribe_bind(AUDIT_INTAKE.name, AUDIT_INTAKE.stream)
+                held: list[Msg] = []
+                for _ in range(60):  # its count becomes so high that ours would not be as high in time
+                    for message in held:
+                        await message.nak()
+                    held = []
+                    while len(held) < 100:
+                        held += await intake.fetch(100)
+
+                async with superuser.transaction():
+                    await superuser.execute("LOCK TABLE audit.entries IN SHARE MODE")  # nothing is entered meanwhile
+                    await audit.start()
+                    async with asyncio.timeout(PATIENCE):
+                        while not 0 < (await state(late))[0] <= 100:  # noqa: ASYNC110  it lies in the server
+                            await asyncio.sleep(0.05)
+                    await min(held, key=number).ack()
+                    await late.flush()
+                last = number(max(held, key=number))
+                await publish(servers, batch[100:])
+                async with asyncio.timeout(PATIENCE):
+                    while (await state(late))[1] < last + 100:  # noqa: ASYNC110  the same
+                        await asyncio.sleep(0.05)
+        finally:
+            await audit.stop()
+            await streams.declare(servers.nats_url, operator)
+        entered = await superuser.fetch(ENTERED, workspace.tenant_uuid)
         assert [ids.encode("evt", row["event_id"]) for row in entered] == [one.id for one in batch]

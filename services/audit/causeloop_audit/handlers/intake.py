@@ -43,7 +43,9 @@ class Intake:
     One acknowledgement covers a batch and everything before it. That is right because whatever has a lower number in
     the stream was delivered earlier and is entered. Two steps keep this true: an intake that begins resets the
     consumer, which then delivers everything that was not acknowledged, in the stream's order and counted from 1; and
-    when the count has a gap, or there is silence after the bus was lost, the intake begins again.
+    when the count has a gap, there is silence after the bus was lost, or an event is delivered a second time, the intake
+    begins again. A second delivery shows that an acknowledgement of an earlier intake came late: with its higher count
+    the server ignores ours.
     """
 
     def __init__(self, bus: Bus, service: LogService, writer: LogWriter) -> None:
@@ -88,10 +90,12 @@ class Intake:
                         raise Unavailable("The bus was lost, and what it delivered may be lost with it.")
                     continue
                 began = time.perf_counter()
-                first, last = (message.metadata.sequence.consumer for message in (batch[0], batch[-1]))
-                if (first, last) != (delivered + 1, delivered + len(batch)):
+                first, last = batch[0].metadata, batch[-1].metadata
+                if (first.sequence.consumer, last.sequence.consumer) != (delivered + 1, delivered + len(batch)):
                     raise Unavailable("A delivery was lost on its way to the log.")
-                delivered = last
+                if first.num_delivered > 1 or last.num_delivered > 1:
+                    raise Unavailable("An acknowledgement was ignored.")
+                delivered += len(batch)
                 await self._take_in(batch)
                 await batch[-1].ack()
                 if len(batch) < BATCH and (rest := _LINGER_SECONDS - (time.perf_counter() - began)) > 0:
