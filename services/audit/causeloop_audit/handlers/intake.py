@@ -43,9 +43,9 @@ class Intake:
     One acknowledgement covers a batch and everything before it. That is right because whatever has a lower number in
     the stream was delivered earlier and is entered. Two steps keep this true: an intake that begins resets the
     consumer, which then delivers everything that was not acknowledged, in the stream's order and counted from 1; and
-    when the count has a gap, there is silence after the bus was lost, or an event is delivered a second time, the intake
-    begins again. A second delivery shows that an acknowledgement of an earlier intake came late: with its higher count
-    the server ignores ours.
+    when the count has a gap, there is silence after the bus was lost, or an event is delivered a second time, it begins
+    again. A second delivery shows that an acknowledgement of an earlier intake came late: with its higher count the
+    server ignores ours.
     """
 
     def __init__(self, bus: Bus, service: LogService, writer: LogWriter) -> None:
