@@ -41,11 +41,14 @@ class TestTheLog:
 
     async def test_has_in_order_what_a_killed_intake_held_in_its_hand(self, fragile: Stack, person: Person) -> None:
         """One acknowledgement covers all before it: a later one must not cover what was delivered and never entered."""
+        await until(
+            "the intake is idle", lambda: all_are_entered(fragile)
+        )  # at work it would hold what is locked below
         os.kill(fragile.processes["audit"].pid, signal.SIGSTOP)
         held = [told(await person.put(f"/secrets/held/{n}", json={"value": "v"}))["id"] for n in range(3)]
         await until("all are on the bus", lambda: all_are_published(fragile))
         async with fragile.sql() as sql, sql.transaction():
-            await sql.execute("LOCK TABLE audit.entries IN EXCLUSIVE MODE")
+            await sql.execute("LOCK TABLE audit.entries IN EXCLUSIVE MODE", timeout=10)
             os.kill(fragile.processes["audit"].pid, signal.SIGCONT)
             await until("the intake holds them all", lambda: all_are_delivered(fragile))
             fragile.kill("audit")
@@ -130,6 +133,16 @@ async def all_are_published(stack: Stack) -> bool:
             for schema in ("auth", "tenancy", "vault")
         ]
     return not any(waiting)
+
+
+async def all_are_entered(stack: Stack) -> bool:
+    """Whether everything that was committed is in a log."""
+    outboxes = " UNION ALL ".join(f"SELECT event_id FROM {schema}.outbox" for schema in ("auth", "tenancy", "vault"))
+    async with stack.sql() as sql:
+        return not await sql.fetchval(
+            f"SELECT count(*) FROM ({outboxes}) o WHERE NOT EXISTS "
+            "(SELECT FROM audit.entries e WHERE e.event_id = o.event_id)"
+        )
 
 
 async def all_are_delivered(stack: Stack) -> bool:
