@@ -102,10 +102,11 @@ chaos: setup ## Kill processes at random under load [SEED=n KILLS=100 SECONDS=n 
 		$(if $(SECONDS),--seconds '$(SECONDS)') $(if $(SLACK),--slack '$(SLACK)')
 
 # ---------------------------------------------------------------------------------------------------------- check
+# Bytecode is written even where the environment forbids it: each of the many processes would compile everything anew.
 .PHONY: test
 test: check $(CLIENTS) ## Check, then run every test on real Postgres and NATS [ARGS="-k rotate"]
 	@echo "==> tests"
-	@$(BIN)/pytest -n auto $(ARGS)
+	@unset PYTHONDONTWRITEBYTECODE; $(BIN)/pytest -n auto $(ARGS)
 
 .PHONY: check
 check: lint types imports ## Format, lint, types and import rules

@@ -157,7 +157,7 @@ class TestACollector:
 @pytest.mark.slow
 class TestAHouseWithoutItsCollector:
     async def test_works_as_ever(self, away: str, janitor: Janitor, tmp_path: Path) -> None:
-        house = Stack(tmp_path, janitor, more={"OTEL_EXPORTER_OTLP_ENDPOINT": away})
+        house = Stack(tmp_path, janitor, forked=False, more={"OTEL_EXPORTER_OTLP_ENDPOINT": away})
         try:
             await house.start_all()
             person = await house.sign_up()

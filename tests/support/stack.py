@@ -52,6 +52,7 @@ from causeloop_common.settings import Settings
 from causeloop_dev.installation import Installation
 from causeloop_dev.postgres import EmbeddedPostgres
 from tests.support.documented import check_documented
+from tests.support.forks import Child, Forks
 from tests.support.ports import free_port
 
 PARTY = "http://app.causeloop.test"
@@ -188,8 +189,8 @@ def handle_tenant(handle: str) -> str:
 
 
 class Stack:
-    """Servers, issuer and services. `observed` adds a user to the bus who may hear and say everything; `more` is for
-    the environment of every service."""
+    """Servers, issuer and services. `observed` adds a user to the bus that may publish and subscribe to everything;
+    without `forked`, each service is a `causeloop serve` of its own; `more` is for the environment of every service."""
 
     def __init__(
         self,
@@ -198,9 +199,11 @@ class Stack:
         *,
         observed: bool = False,
         fsync: bool = False,
+        forked: bool = True,
         more: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
+        self._forked = forked
         self._more = dict(more or {})
         self._janitor = janitor
         self.installation = Installation.new()
@@ -211,7 +214,8 @@ class Stack:
             config = f"{before}      {{ nkey: {public_key(self.observer_seed)} }}\n{end}{after}"
         self.postgres = EmbeddedPostgres(fsync=fsync, janitor=janitor)
         self.nats = EmbeddedNats(config, janitor=janitor)
-        self.processes: dict[str, ServerProcess] = {}
+        self.processes: dict[str, ServerProcess | Child] = {}
+        self._forks: Forks | None = None
         self.environ: dict[str, dict[str, str]] = {}
         self.issuer_url = ""
         self.http = httpx.AsyncClient(trust_env=False)
@@ -223,6 +227,8 @@ class Stack:
 
     async def start_all(self) -> None:
         """Start everything and wait until it is ready."""
+        if self._forked:
+            self._forks = Forks()  # it imports while the servers start
         self.postgres.start()
         self.nats.start()
         database_url = self.postgres.prepare()
@@ -245,7 +251,7 @@ class Stack:
             "CLERK_JWKS_URL": f"{self.issuer_url}/.well-known/jwks.json",
             "CLERK_AUTHORIZED_PARTIES": PARTY,
         }
-        self._run("issuer", [sys.executable, "-c", _ISSUER, str(issuer_port), PARTY], own)
+        self._run("issuer", ["-c", _ISSUER, str(issuer_port), PARTY], own)
         await self.start(*topology.SERVICES)
 
     async def stop_all(self) -> None:
@@ -257,14 +263,19 @@ class Stack:
                 os.kill(process.pid, signal.SIGTERM)
         for process in self.processes.values():
             process.stop()
+        if self._forks is not None:
+            self._forks.close()
         self.nats.stop()
         self.postgres.stop()
 
     async def start(self, *services: str, wait: bool = True) -> None:
         """Start services, or replicas of them, that do not run; return when everything is ready."""
         for name in services:
-            command = [sys.executable, "-m", "causeloop_cli.main", "serve", name.partition("-")[0]]
-            self._run(name, command, self.environ[name])
+            service, environ = name.partition("-")[0], self.environ[name]
+            if self._forks is None:
+                self._run(name, ["-m", "causeloop_cli.main", "serve", service], environ)
+            else:
+                self.processes[name] = self._forks.start(service, environ, self._log_file(name))
         if "gateway" in services:  # nobody is to find a connection to the one before
             self._left.append(self.http)
             self.http = httpx.AsyncClient(
@@ -318,10 +329,13 @@ class Stack:
             os.kill(pid, signal.SIGCONT)
         await self.start(*(name for name in self._ops if not self.processes[name].alive()))
 
-    def _run(self, name: str, command: Sequence[str], environ: Mapping[str, str]) -> None:
+    def _run(self, name: str, arguments: Sequence[str], environ: Mapping[str, str]) -> None:
         self.processes[name] = ServerProcess(
-            command, log=self.folder / f"{name}.log", janitor=self._janitor, environment=environ
+            [sys.executable, *arguments], log=self._log_file(name), janitor=self._janitor, environment=environ
         )
+
+    def _log_file(self, process: str) -> Path:
+        return self.folder / f"{process}.log"
 
     async def ready(self, *, seconds: float = PATIENCE) -> None:
         """Wait until every service says that it is ready."""
@@ -371,7 +385,7 @@ class Stack:
 
     def raw_log(self, process: str) -> bytes:
         """All that a process wrote."""
-        return (self.folder / f"{process}.log").read_bytes()
+        return self._log_file(process).read_bytes()
 
     def log(self, service: str) -> list[dict[str, Any]]:
         """What a service logged, each line an object."""
