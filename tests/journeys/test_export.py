@@ -95,6 +95,7 @@ class TestACollector:
 
         assert own_collector.headers[0]["x-key"] == "k"
 
+    @pytest.mark.alone
     async def test_that_is_away_costs_the_spans_and_one_line(self, away: str, caplog: pytest.LogCaptureFixture) -> None:
         said = counted("vault")
         began = time.monotonic()
@@ -114,6 +115,7 @@ class TestACollector:
         assert [line.name for line in lines] == ["causeloop_common.telemetry.export"]
         assert "the trace collector does not take spans" in lines[0].getMessage()
 
+    @pytest.mark.alone
     async def test_that_never_answers_does_not_keep_a_service_from_stopping(self, silent: str) -> None:
         said = counted("vault")
         tracer = Tracer("vault", silent)
