@@ -338,15 +338,21 @@ class Stack:
         return self.folder / f"{process}.log"
 
     async def ready(self, *, seconds: float = PATIENCE) -> None:
-        """Wait until every service says that it is ready."""
+        """Wait until the issuer answers and every service says that it is ready."""
 
         async def ask() -> bool:
             for name, process in self.processes.items():
                 assert process.alive(), f"{name} ended: {self.raw_log(name)[-2000:].decode()}"
             answers = await asyncio.gather(*map(self.readiness, self._ops))
-            return all(answer.get("status") == "ready" for answer in answers)
+            return await self._issues() and all(answer.get("status") == "ready" for answer in answers)
 
-        await until("every service is ready", ask, seconds=seconds, every=0.05)
+        await until("everything is ready", ask, seconds=seconds, every=0.05)
+
+    async def _issues(self) -> bool:
+        try:
+            return (await self.issuer_http.get(f"{self.issuer_url}/.well-known/jwks.json")).is_success
+        except httpx.HTTPError:
+            return False
 
     async def readiness(self, service: str) -> dict[str, Any]:
         """What a service's /ready says; empty while it does not listen."""
