@@ -2,8 +2,8 @@
 
     python -m bench.compare OLD NEW --pairs 7 --rows secret_put,rls_transaction
 
-Every row is measured pair by pair: the old tree and then the new one, the other way round in the next pair, each by
-its own bench with its own `.venv`. Neither tree is written to. A row holds when its median loss is at most three
+Pair by pair, the bench of the old tree and then that of the new one measures every row, the other way round in the next
+pair; each runs with its own `.venv`. Neither tree is written to. A row holds when its median loss is at most three
 percent, or when the new tree's median lies inside the interquartile range of the old one.
 """
 
@@ -50,12 +50,14 @@ class Tree:
             raise BenchFailed(f"{module} of {self.folder} ended with {done.returncode}:\n{done.stderr}")
         return done.stdout
 
-    def measure(self, row: str, rounds: int, seconds: float) -> dict[str, Any]:
-        """One row, as the bench writes it down."""
+    def measure(self, rows: list[str], rounds: int, seconds: float) -> dict[str, dict[str, Any]]:
+        """Rows, as the bench writes them down."""
         with tempfile.TemporaryDirectory(prefix="causeloop-bench-") as folder:
-            self.bench("--rows", row, "--rounds", str(rounds), "--seconds", str(seconds), into=folder)
-            rows: dict[str, dict[str, Any]] = json.loads(Path(folder, ".causeloop", "bench.json").read_text())["rows"]
-        return rows[row]
+            self.bench("--rows", ",".join(rows), "--rounds", str(rounds), "--seconds", str(seconds), into=folder)
+            measured: dict[str, dict[str, Any]] = json.loads(Path(folder, ".causeloop", "bench.json").read_text())[
+                "rows"
+            ]
+        return measured
 
     def rows(self) -> list[str]:
         """The names of its rows."""
@@ -130,32 +132,34 @@ def main() -> int:
         wanted = options.rows.split(",") if options.rows else there
         if unknown := [row for row in wanted if row not in there]:
             raise BenchFailed(f"Not a row of both trees: {', '.join(unknown)}. Rows of both: {', '.join(there)}.")
-        print(HEADER, flush=True)
-        lost = []
-        for row in wanted:
-            found = compare(row, old, new, options.pairs, options.rounds, options.seconds)
-            print(found.line(), flush=True)
-            lost += [] if found.holds else [row]
+        found = compare(wanted, old, new, options.pairs, options.rounds, options.seconds)
     except BenchFailed as error:
         print(error, file=sys.stderr)
         return 2
+    print(HEADER)
+    for comparison in found:
+        print(comparison.line())
+    lost = [comparison for comparison in found if not comparison.holds]
     print(f"{len(wanted) - len(lost)} of {len(wanted)} rows hold ({options.pairs} interleaved pairs)")
     return 1 if lost else 0
 
 
-def compare(row: str, old: Tree, new: Tree, pairs: int, rounds: int, seconds: float) -> Comparison:
-    """Measure a row of both trees, pair by pair."""
-    found: Comparison | None = None
+def compare(rows: list[str], old: Tree, new: Tree, pairs: int, rounds: int, seconds: float) -> list[Comparison]:
+    """Measure rows of both trees, pair by pair."""
+    found: dict[str, Comparison] = {}
     for number in range(pairs):
-        measured: dict[Tree, dict[str, Any]] = {}
+        measured: dict[Tree, dict[str, dict[str, Any]]] = {}
         for tree in (old, new) if number % 2 == 0 else (new, old):
-            measured[tree] = tree.measure(row, rounds, seconds)
-        found = found or Comparison(row, measured[new]["unit"], measured[new]["better"])
-        found.old.append(measured[old]["ours"])
-        found.new.append(measured[new]["ours"])
-        print(f"… {row} {number + 1}/{pairs}: {found.old[-1]:.2f} {found.new[-1]:.2f}", file=sys.stderr)
-    assert found is not None
-    return found
+            measured[tree] = tree.measure(rows, rounds, seconds)
+        for row in rows:
+            before, after = measured[old][row], measured[new][row]
+            comparison = found.setdefault(row, Comparison(row, after["unit"], after["better"]))
+            comparison.old.append(before["ours"])
+            comparison.new.append(after["ours"])
+            print(
+                f"… {number + 1}/{pairs} {row}: {before['ours']:.2f} {after['ours']:.2f}", file=sys.stderr, flush=True
+            )
+    return list(found.values())
 
 
 def _figure(value: float) -> str:
