@@ -22,7 +22,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from bench.rows import servers
 from bench.run import Effort, Measure, Row, compare, in_turn
 from causeloop_audit.handlers import Intake
-from causeloop_audit.models import metadata
+from causeloop_audit.models import WRITER, metadata
 from causeloop_audit.repository import LogWriter
 from causeloop_audit.service import LogService
 from causeloop_audit.settings import AuditSettings
@@ -62,9 +62,9 @@ def sides() -> Iterator[Sides]:
     with servers() as told, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         settings = AuditSettings.load("audit", told["environ"]["audit"])
         database = Database(settings.dsn("causeloop_audit"), "audit", metadata, workers=1)
-        writer = LogWriter(settings.writer_dsn())
+        writer = LogWriter(settings.dsn(WRITER))
         runner.run(writer.connect())
-        dsn = AuditSettings.load("audit", told["reference"]["audit"]).writer_dsn()
+        dsn = AuditSettings.load("audit", told["reference"]["audit"]).dsn(WRITER)
         bare = runner.run(asyncpg.connect(dsn))
         try:
             yield Sides(runner, told, LogService(database, writer), writer, bare)

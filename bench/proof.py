@@ -15,7 +15,7 @@ import uvloop
 from bench.audit import events
 from bench.rows import Bed, bed
 from bench.run import Effort, Measure, Row
-from causeloop_audit.models import metadata
+from causeloop_audit.models import WRITER, metadata
 from causeloop_audit.repository import LogWriter
 from causeloop_audit.service import LogService
 from causeloop_audit.settings import AuditSettings
@@ -47,7 +47,7 @@ def audit_proof(effort: Effort) -> Row:
 async def _fill(ready: Bed, entries: int) -> list[str]:
     """A log of so many entries; the ids of some."""
     settings = AuditSettings.load("audit", ready.told["environ"]["audit"])
-    writer = LogWriter(settings.writer_dsn())
+    writer = LogWriter(settings.dsn(WRITER))
     await writer.connect()
     log = LogService(Database(settings.dsn("causeloop_audit"), "audit", metadata, workers=1), writer)
     known: list[str] = []

@@ -3,11 +3,11 @@
 import ast
 import re
 from collections.abc import Iterator
-from importlib import import_module
 
 import pytest
 from sqlalchemy import Table
 
+from causeloop_cli import services
 from causeloop_common import rls
 from causeloop_common.application import GRACE_SECONDS
 from causeloop_common.contracts import topology
@@ -28,7 +28,7 @@ EVERY_SERVICE = "$JS.API.STREAM.INFO.EVENTS"
 
 
 def tables() -> list[Table]:
-    return [table for owner in OWNERS for table in import_module(f"causeloop_{owner}.models").metadata.sorted_tables]
+    return [table for owner in OWNERS for table in services.tables(owner).sorted_tables]
 
 
 def of_each_service(cell: str) -> list[str]:
@@ -41,9 +41,7 @@ class TestTheDatabase:
     def test_prints_every_table_that_changes_without_an_event_and_why(self) -> None:
         block = text(PAGE).partition("<!-- unaudited:begin -->")[2].partition("<!-- unaudited:end -->")[0]
         printed = dict(re.findall(r"^\| `?([a-z_]+\.[a-z_]+)`? \| (.+?) \|$", block, re.MULTILINE))
-        declared = dict(
-            table for owner in OWNERS for table in rls.unaudited(import_module(f"causeloop_{owner}.models").metadata)
-        )
+        declared = dict(table for owner in OWNERS for table in rls.unaudited(services.tables(owner)))
         assert printed == declared
 
     def test_lists_every_role(self) -> None:
@@ -53,7 +51,9 @@ class TestTheDatabase:
             for name in in_code(cell)
             for service in (cell.partition("(")[2].rstrip(")").split(", ") if "(" in cell else OWNERS)
         }
-        assert printed == {role for owner in OWNERS for role in (f"causeloop_{owner}_owner", *rls.roles(owner))}
+        assert printed == {
+            role for owner in OWNERS for role in (f"causeloop_{owner}_owner", *rls.roles(services.tables(owner)))
+        }
 
     def test_lists_the_verbs_and_the_other_policies_of_every_table(self) -> None:
         printed = {

@@ -13,7 +13,6 @@ import logging
 import os
 import textwrap
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ from causeloop_common import rls
 from causeloop_common.contracts.topology import AUDIT_INTAKE, OPERATOR, OWNERS, SERVICES
 from causeloop_common.database import Database
 from causeloop_common.errors import AppError
-from causeloop_common.settings import Settings, SettingsError
+from causeloop_common.settings import SettingsError
 
 FINE = {
     "bus": "The bus lets it in.",
@@ -89,7 +88,7 @@ async def examine(environs: Mapping[str, Mapping[str, str]]) -> list[Finding]:
 
 def unaudited() -> list[tuple[str, str]]:
     """Every table without a commit guard, and the reason."""
-    return [table for owner in OWNERS for table in rls.unaudited(import_module(f"causeloop_{owner}.models").metadata)]
+    return [table for owner in OWNERS for table in rls.unaudited(services.tables(owner))]
 
 
 async def _service(name: str, environ: Mapping[str, str]) -> list[Finding]:
@@ -99,22 +98,14 @@ async def _service(name: str, environ: Mapping[str, str]) -> list[Finding]:
         return [Finding(name, "settings", str(error))]
     checks = await application.examine()
     if name in OWNERS:
-        for role, dsn in _other_roles(name, application.settings).items():
-            checks[f"role {role.removeprefix(f'causeloop_{name}_')}"] = await _lets_in(name, dsn)
+        own, *others = rls.roles(services.tables(name))
+        for role in others:
+            checks[f"role {role.removeprefix(f'{own}_')}"] = await _lets_in(name, application.settings.dsn(role))
     return [Finding(name, check, result) for check, result in checks.items()]
 
 
-def _other_roles(name: str, settings: Settings) -> dict[str, str]:
-    """The addresses of a service's roles besides its own."""
-    from causeloop_audit.settings import AuditSettings
-
-    if isinstance(settings, AuditSettings):
-        return {rls.roles(name)[1]: settings.writer_dsn()}
-    return {role: settings.dsn(role) for role in rls.roles(name)[1:]}
-
-
 async def _lets_in(schema: str, dsn: str) -> str:
-    database = Database(dsn, schema, import_module(f"causeloop_{schema}.models").metadata, workers=1)
+    database = Database(dsn, schema, services.tables(schema), workers=1)
     try:
         await database.start()
         await database.ping()

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 
 import nkeys
 
+from causeloop_cli import services
 from causeloop_common.contracts import topology
 from causeloop_common.keys import KeyRing
 from causeloop_common.rls import roles
@@ -38,7 +39,7 @@ def of_service(service: str, environ: Mapping[str, str]) -> Iterator[str]:
     yield f"CAUSELOOP_KEYS_{service.upper()}={KeyRing.derive(secret, service, topology.pairs()).dump()}"
     url = environ.get("DATABASE_URL")
     if url and service in topology.OWNERS:
-        for role in roles(service):
+        for role in roles(services.tables(service)):
             address = with_role(url, role, role_password(secret, role))
             yield f"DATABASE_URL_{role.removeprefix('causeloop_').upper()}={address}"
 

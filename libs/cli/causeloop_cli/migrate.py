@@ -23,7 +23,7 @@ def main(options: argparse.Namespace) -> int:
 
 async def everything(database_url: str, secret: str, nats_url: str | None, operator_seed: str | None) -> None:
     """The database, and the bus where its operator's credential is given."""
-    await migrations.migrate(database_url, secret.encode(), services.migrations())
+    await migrations.migrate(database_url, secret.encode(), services.schemas().values())
     print("database: roles, schemas and tables are as this version declares them")
     if nats_url and operator_seed:
         await streams.declare(nats_url, operator_seed)

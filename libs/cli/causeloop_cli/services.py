@@ -6,6 +6,8 @@ from pathlib import Path
 
 from causeloop_common.application import Application
 from causeloop_common.contracts.topology import SERVICES
+from causeloop_common.migrations import Schema
+from causeloop_common.rls import Tables
 
 
 def create(service: str, environ: Mapping[str, str]) -> Application:
@@ -20,13 +22,19 @@ def preload() -> None:
         import_module(f"causeloop_{service}.app")
 
 
-def migrations() -> dict[str, Path]:
-    """The migrations folder of every storing service: beside the package, or inside it when installed as a wheel."""
+def tables(service: str) -> Tables:
+    """The tables of a storing service, as its models declare them."""
+    declared: Tables = import_module(f"causeloop_{service}.models").metadata
+    return declared
+
+
+def schemas() -> dict[str, Schema]:
+    """The schema of every storing service. Its migrations are beside the package, or inside it when it is a wheel."""
     found = {}
     for service in SERVICES:
         package = Path(import_module(f"causeloop_{service}").__file__ or "").parent
         for folder in (package / "_migrations", package.parent / "migrations"):
             if (folder / "env.py").exists():
-                found[service] = folder
+                found[service] = Schema(tables(service), folder)
                 break
     return found

@@ -9,9 +9,9 @@ import base64
 import hashlib
 import hmac
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from alembic import command
 from alembic.config import Config
@@ -27,20 +27,33 @@ _LOCK = 0x0_CA05E_0000
 _ITERATIONS = 4096
 
 
-async def migrate(url: str, secret: bytes, services: dict[str, Path]) -> None:
-    """Bring roles, schemas and tables of the services up to date; `services` are schema → migrations folder."""
+class Schema(NamedTuple):
+    """A service's tables, as its models declare them, and the folder of its migrations."""
+
+    tables: MetaData
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The schema's name, which is the service's."""
+        return str(self.tables.schema)
+
+
+async def migrate(url: str, secret: bytes, schemas: Iterable[Schema]) -> None:
+    """Bring the roles, schemas and tables of services up to date."""
+    schemas = tuple(schemas)
     engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"), poolclass=NullPool)
     try:
         async with engine.connect() as connection:
             await connection.exec_driver_sql(f"SELECT pg_advisory_lock({_LOCK})")
             for statement in _database_ddl(str(make_url(url).database)):
                 await connection.exec_driver_sql(statement)
-            for schema in services:
+            for schema in schemas:
                 for statement in _schema_ddl(schema, secret):
                     await connection.exec_driver_sql(statement)
             await connection.commit()
-            for schema, folder in services.items():
-                await connection.run_sync(_upgrade, schema, folder)
+            for schema in schemas:
+                await connection.run_sync(_upgrade, schema.folder)
                 await connection.commit()
     finally:
         await engine.dispose()
@@ -63,7 +76,7 @@ def run(context: Any, metadata: MetaData) -> None:
     connection.exec_driver_sql("RESET ROLE")
 
 
-def _upgrade(connection: Connection, schema: str, folder: Path) -> None:
+def _upgrade(connection: Connection, folder: Path) -> None:
     config = Config()
     config.set_main_option("script_location", str(folder))
     config.set_main_option("path_separator", "os")
@@ -79,17 +92,17 @@ def _database_ddl(database: str) -> Iterator[str]:
     yield "CREATE SCHEMA IF NOT EXISTS migrations"
 
 
-def _schema_ddl(schema: str, secret: bytes) -> Iterator[str]:
+def _schema_ddl(schema: Schema, secret: bytes) -> Iterator[str]:
     """The owner, the login roles with their passwords, and the schema."""
-    owner = f"causeloop_{schema}_owner"
+    owner = f"causeloop_{schema.name}_owner"
     yield _create_role(owner, "NOLOGIN")
     yield f"GRANT {owner} TO CURRENT_USER WITH SET TRUE, INHERIT TRUE"
-    yield f"CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {owner}"
+    yield f"CREATE SCHEMA IF NOT EXISTS {schema.name} AUTHORIZATION {owner}"
     yield f"GRANT USAGE, CREATE ON SCHEMA migrations TO {owner}"
-    for role in rls.roles(schema):
+    for role in rls.roles(schema.tables):
         yield _create_role(role, "LOGIN NOINHERIT")
         yield f"ALTER ROLE {role} PASSWORD '{scram_verifier(role_password(secret, role))}'"
-        yield f"GRANT USAGE ON SCHEMA {schema} TO {role}"
+        yield f"GRANT USAGE ON SCHEMA {schema.name} TO {role}"
         yield f"DO $$ BEGIN EXECUTE format('GRANT CONNECT ON DATABASE %I TO {role}', current_database()); END $$"
 
 

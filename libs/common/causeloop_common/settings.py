@@ -180,10 +180,12 @@ class Settings(BaseModel):
         return KeyRing.derive(self.secret(), self.service, topology.pairs())
 
     def dsn(self, role: str) -> str:
-        """The database address for one of this service's roles."""
-        own = self.own_relay_url if role.endswith("_relay") else self.own_database_url
-        if own is not None and role in (f"causeloop_{self.service}", f"causeloop_{self.service}_relay"):
-            return own.get_secret_value()
+        """The database address for one of this service's roles: its own variable's, else derived from DATABASE_URL."""
+        variable = f"DATABASE_URL_{role.removeprefix('causeloop_').upper()}"
+        for name, field in type(self).model_fields.items():
+            own = getattr(self, name) if own_name(field.alias or "", self.service) == variable else None
+            if own is not None:
+                return str(own.get_secret_value())
         if self.database_url is None or (self.service_keys is not None and self.jwt_secret is None):
             raise SettingsError(
                 f"Set DATABASE_URL, or {own_name('DATABASE_URL_{SERVICE}', self.service)}, to a PostgreSQL 16 address."

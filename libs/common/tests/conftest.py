@@ -27,6 +27,7 @@ from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import Consumer
 from causeloop_common.database import Database
 from causeloop_common.messaging import Bus, CommandRouter
+from causeloop_common.migrations import Schema
 from causeloop_common.settings import Settings, role_password, with_role
 from causeloop_dev.installation import Installation
 from causeloop_dev.testing import Servers
@@ -61,8 +62,7 @@ async def scratch(servers: Servers) -> Scratch:
     made = Scratch(
         _on(servers.database_url, "scratch"), _on(servers.superuser_url, "scratch"), servers.jwt_secret.encode()
     )
-    folders = {**services.migrations(), "probe": Path(__file__).parent / "assets" / "probe"}
-    await migrations.migrate(made.url, made.secret, folders)
+    await migrations.migrate(made.url, made.secret, schemas())
     return made
 
 
@@ -71,6 +71,11 @@ async def superuser(scratch: Scratch) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(scratch.superuser_url)
     yield connection
     await connection.close()
+
+
+def schemas() -> list[Schema]:
+    """Every service's schema, and the probe's."""
+    return [*services.schemas().values(), Schema(_probe_tables(), Path(__file__).parent / "assets" / "probe")]
 
 
 def _probe_tables() -> MetaData:

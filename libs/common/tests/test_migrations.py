@@ -1,7 +1,6 @@
 """How the database becomes what the services expect: by an ordinary role, again and again."""
 
 import base64
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -36,13 +35,12 @@ class TestMigrate:
             WHERE n.nspname = ANY($1) ORDER BY n.nspname, c.relname
         """
         before = await superuser.fetch(shape, list(topology.OWNERS))
-        folders = {**services.migrations(), "probe": Path(__file__).parent / "assets" / "probe"}
 
-        await migrations.migrate(scratch.url, scratch.secret, folders)
+        await migrations.migrate(scratch.url, scratch.secret, services.schemas().values())
 
         assert await superuser.fetch(shape, list(topology.OWNERS)) == before
         for service in topology.OWNERS:
-            for role in rls.roles(service):
+            for role in rls.roles(services.tables(service)):
                 connection = await asyncpg.connect(scratch.dsn(role))
                 assert await connection.fetchval("SELECT current_user") == role
                 await connection.close()

@@ -299,6 +299,10 @@ class TestDeclarations:
             Policy("p", "insert", "r", check="b").ddl("s.t") == "CREATE POLICY p ON s.t FOR INSERT TO r WITH CHECK (b)"
         )
 
+    def test_a_schemas_roles_are_its_own_and_those_its_policies_name(self) -> None:
+        assert rls.roles(tables("vault")) == ("causeloop_vault", "causeloop_vault_relay")
+        assert rls.roles(tables("audit")) == ("causeloop_audit", "causeloop_audit_writer")
+
     def test_a_refusal_to_start_names_the_service_and_every_finding(self) -> None:
         error = rls.IsolationError("vault", ["One.", "Two."])
 

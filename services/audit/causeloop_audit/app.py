@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from causeloop_audit import handlers
 from causeloop_audit.handlers import Intake
-from causeloop_audit.models import metadata
+from causeloop_audit.models import WRITER, metadata
 from causeloop_audit.repository import LogWatch, LogWriter
 from causeloop_audit.service import CheckpointService, LogService, Signer
 from causeloop_audit.settings import AuditSettings
@@ -16,10 +16,10 @@ def create(environ: Mapping[str, str]) -> Application:
     settings = AuditSettings.load("audit", environ)
     application = Application(settings)
     database = application.database(metadata)
-    writer = LogWriter(settings.writer_dsn())
+    writer = LogWriter(settings.dsn(WRITER))
     service = LogService(database, writer)
     checkpoints = CheckpointService(database, application.bus)
-    signer = Signer(LogWatch(settings.writer_dsn()), checkpoints, seconds=settings.checkpoint_seconds)
+    signer = Signer(LogWatch(settings.dsn(WRITER)), checkpoints, seconds=settings.checkpoint_seconds)
     intake = Intake(application.bus, service, writer)
     application.background("intake", intake.run)
     application.check("intake", intake.check)

@@ -2,7 +2,6 @@
 
 from pydantic import Field, SecretStr
 
-from causeloop_audit.models import WRITER
 from causeloop_common.settings import Settings
 
 
@@ -20,7 +19,3 @@ class AuditSettings(Settings):
         alias="CHECKPOINT_SECONDS",
         description="at most so long a log's head stays unsigned, if nobody asks for it sooner",
     )
-
-    def writer_dsn(self) -> str:
-        """The database address for the writer's role."""
-        return self.own_writer_url.get_secret_value() if self.own_writer_url else self.dsn(WRITER)

@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from causeloop_audit.models import metadata
+from causeloop_audit.models import WRITER, metadata
 from causeloop_audit.repository import LogWriter
 from causeloop_audit.service import LogService
 from causeloop_audit.settings import AuditSettings
@@ -23,7 +23,7 @@ async def log(servers: Servers) -> AsyncIterator[LogService]:
     """The service, without its intake: tests append themselves."""
     settings = AuditSettings.load("audit", servers.environ["audit"])
     database = Database(settings.dsn("causeloop_audit"), "audit", metadata, workers=4)
-    writer = LogWriter(settings.writer_dsn())
+    writer = LogWriter(settings.dsn(WRITER))
     await database.start()
     await writer.connect()
     yield LogService(database, writer)

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from causeloop_audit.models import metadata
+from causeloop_audit.models import WRITER, metadata
 from causeloop_audit.repository import LogWatch
 from causeloop_audit.service import CheckpointService, LogService, Signer
 from causeloop_audit.settings import AuditSettings
@@ -80,7 +80,7 @@ async def key(gateway: Bus, workspace: AuthContext) -> VerifierKey:
 
 @pytest.fixture
 def watch(servers: Servers) -> Callable[[], LogWatch]:
-    return lambda: LogWatch(AuditSettings.load("audit", servers.environ["audit"]).writer_dsn())
+    return lambda: LogWatch(AuditSettings.load("audit", servers.environ["audit"]).dsn(WRITER))
 
 
 @pytest.fixture

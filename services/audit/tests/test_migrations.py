@@ -59,17 +59,17 @@ async def test_logs_from_before_proofs_get_their_nodes_from_an_ordinary_role(
     servers: Servers, urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, superuser_url = urls
-    secret, folders = servers.jwt_secret.encode(), {"audit": services.migrations()["audit"]}
+    secret, schemas = servers.jwt_secret.encode(), [services.schemas()["audit"]]
     upgrade = command.upgrade
     with monkeypatch.context() as first:
         first.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
-        await migrations.migrate(url, secret, folders)
+        await migrations.migrate(url, secret, schemas)
     superuser = await asyncpg.connect(superuser_url)
     try:
         logs = {ids.uuid7(): size for size in (SIZE, 256, 255, 1)}
         grown = {workspace: await put_log(superuser, workspace, size) for workspace, size in logs.items()}
 
-        await migrations.migrate(url, secret, folders)
+        await migrations.migrate(url, secret, schemas)
 
         for workspace, frontier in grown.items():
             rows = await superuser.fetch(

@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from causeloop_audit.domain.entries import Unreadable
+from causeloop_audit.models import WRITER
 from causeloop_audit.repository import LogWriter
 from causeloop_audit.service import LogService
 from causeloop_audit.settings import AuditSettings
@@ -88,7 +89,7 @@ class TestAppend:
         self, log: LogService, servers: Servers, workspace: AuthContext, event: Make
     ) -> None:
         settings = AuditSettings.load("audit", servers.environ["audit"])
-        writers = [LogWriter(settings.writer_dsn()) for _ in range(4)]
+        writers = [LogWriter(settings.dsn(WRITER)) for _ in range(4)]
         other = ids.new("ws")
         for writer in writers:
             await writer.connect()
@@ -109,7 +110,7 @@ class TestAppend:
 
     async def test_only_one_writer_leads(self, log: LogService, servers: Servers) -> None:
         settings = AuditSettings.load("audit", servers.environ["audit"])
-        first, second = LogWriter(settings.writer_dsn()), LogWriter(settings.writer_dsn())
+        first, second = LogWriter(settings.dsn(WRITER)), LogWriter(settings.dsn(WRITER))
         await first.connect()
         await second.connect()
         try:

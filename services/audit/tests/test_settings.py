@@ -2,6 +2,7 @@
 
 import pytest
 
+from causeloop_audit.models import WRITER
 from causeloop_audit.settings import AuditSettings
 from causeloop_common.settings import SettingsError, role_password
 
@@ -19,14 +20,14 @@ class TestWriter:
     def test_has_the_same_database_and_a_role_of_its_own(self) -> None:
         password = role_password(SECRET.encode(), "causeloop_audit_writer")
 
-        assert AuditSettings.load("audit", SAFE).writer_dsn() == (
+        assert AuditSettings.load("audit", SAFE).dsn(WRITER) == (
             f"postgresql://causeloop_audit_writer:{password}@db.example.com/causeloop?sslmode=verify-full"
         )
 
     def test_an_address_of_its_own_goes_before(self) -> None:
         own = {"DATABASE_URL_AUDIT_WRITER": "postgresql:///writer"}
 
-        assert AuditSettings.load("audit", {**SAFE, **own}).writer_dsn() == "postgresql:///writer"
+        assert AuditSettings.load("audit", {**SAFE, **own}).dsn(WRITER) == "postgresql:///writer"
 
     def test_production_refuses_one_that_leaves_the_host_in_clear(self) -> None:
         own = {"DATABASE_URL_AUDIT_WRITER": "postgresql://db.example.com/causeloop"}

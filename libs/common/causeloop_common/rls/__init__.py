@@ -4,9 +4,10 @@ Every tenant table has ENABLE + FORCE ROW LEVEL SECURITY and policies `tenant_<v
 with the transaction-local setting `app.current_workspace`. Unset means no rows and refused writes. A deferred
 constraint trigger, the commit guard, refuses a change whose transaction wrote no event for that tenant.
 
-Three roles per service: `causeloop_<s>_owner` (NOLOGIN, owns the tables), `causeloop_<s>` (what the service logs
-in as, owns nothing, member of nothing), `causeloop_<s>_relay` (reads and marks the outbox). A migration declares with
-`protect`, the models with `protected`; at start `prove` compares the database with the models, exactly, and tries it.
+Each service has an owner, `causeloop_<s>_owner` (NOLOGIN, owns the tables), and login roles, which own nothing and are
+members of nothing: its own, `causeloop_<s>`, and those that the policies of its tables name, such as
+`causeloop_<s>_relay`. `roles` reads them from the metadata. A migration declares with `protect`, the models with
+`protected`; at start `prove` compares the database with the models, exactly, and tries it.
 
 This stops forgotten filters and wrong code, not an attacker who runs their own SQL as the service's role.
 """

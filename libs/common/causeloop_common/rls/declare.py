@@ -97,10 +97,11 @@ def tenant_policies(schema: str, role: str, verbs: Iterable[str]) -> tuple[Polic
     return tuple(Policy(f"tenant_{verb}", verb, role, **clauses[verb]) for verb in verbs)
 
 
-def roles(schema: str) -> tuple[str, ...]:
-    """The login roles of a service."""
-    more = (f"causeloop_{schema}_writer",) if schema == "audit" else (f"causeloop_{schema}_relay",)
-    return (f"causeloop_{schema}", *more)
+def roles(metadata: MetaData) -> tuple[str, ...]:
+    """The login roles of a service: its own, then every other one that a policy of its tables names."""
+    own = f"causeloop_{metadata.schema}"
+    named = {policy.role for table in metadata.sorted_tables for policy in table.info["rls"].extra}
+    return (own, *sorted(named - {own}))
 
 
 def unaudited(metadata: MetaData) -> list[tuple[str, str]]:

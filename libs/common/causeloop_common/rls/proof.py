@@ -36,7 +36,7 @@ async def prove(connection: Connection, schema: str, metadata: MetaData) -> list
     7. each readable table, read without a tenant, gives no row.
     """
     findings = [
-        *await _prove_roles(connection, schema),
+        *await _prove_roles(connection, schema, metadata),
         *await _prove_tables(connection, schema, metadata),
         *await _prove_policies(connection, schema, metadata),
         *await _prove_grants(connection, schema, metadata),
@@ -61,12 +61,12 @@ def _all_tables(metadata: MetaData) -> dict[str, Protection]:
     return declared
 
 
-async def _prove_roles(connection: Connection, schema: str) -> list[str]:
+async def _prove_roles(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
     findings = []
     (me,) = await connection.fetch("SELECT current_user AS role")
     if me["role"] != f"causeloop_{schema}":
         findings.append(f"The service is logged in as '{me['role']}', not as 'causeloop_{schema}'.")
-    names = sorted({*roles(schema), f"causeloop_{schema}_owner", me["role"]})
+    names = sorted({*roles(metadata), f"causeloop_{schema}_owner", me["role"]})
     rows = await connection.fetch(
         """
         SELECT r.rolname, r.rolsuper, r.rolbypassrls, r.rolcreaterole, r.rolcreatedb, r.rolreplication, r.rolcanlogin,
