@@ -34,7 +34,7 @@ from causeloop_common.errors import (
     Unavailable,
 )
 from causeloop_common.idempotency import Replayed
-from causeloop_common.messaging import Bus, CommandRouter, wire
+from causeloop_common.messaging import Bus, CommandRouter, aside, wire
 from causeloop_common.telemetry import metrics
 
 Connect = Callable[[str], Awaitable[Bus]]
@@ -246,6 +246,58 @@ class TestUnavailable:
         go.set()
         await draining
         assert await running == VIEW
+
+
+class TestAside:
+    """A command that waits for the outside gives its worker to another one."""
+
+    async def test_others_are_answered_meanwhile(self, bus: Connect, serve: Serve, workspace: AuthContext) -> None:
+        go, entered = asyncio.Event(), asyncio.Queue[None]()
+
+        async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
+            async with aside():
+                entered.put_nowait(None)
+                await go.wait()
+            return VIEW
+
+        router = CommandRouter({GetSecret: get_secret, PutSecret: handler(PutSecret, VIEW)})
+        await serve("vault", router, workers=1)
+        gateway = await bus("gateway")
+        waiting = [asyncio.create_task(gateway.call(workspace, GET)) for _ in range(4)]
+        for _ in waiting:
+            await entered.get()
+
+        assert await gateway.call(workspace, PUT) == VIEW
+        assert not any(task.done() for task in waiting)
+        with pytest.raises(Unavailable, match=r"The vault service is busy\. Try again"):  # four per worker, no more
+            await gateway.call(workspace, GET)
+        go.set()
+        assert await asyncio.gather(*waiting) == [VIEW] * 4
+        assert (router._aside, router._slots._value) == (0, 1)
+
+    async def test_its_worker_is_taken_again_before_it_goes_on(
+        self, bus: Connect, serve: Serve, workspace: AuthContext
+    ) -> None:
+        running = most = 0
+
+        async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
+            nonlocal running, most
+            async with aside():
+                await asyncio.sleep(0.01)
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.01)
+            running -= 1
+            return VIEW
+
+        await serve("vault", CommandRouter({GetSecret: get_secret}), workers=2)
+        gateway = await bus("gateway")
+        assert await asyncio.gather(*(gateway.call(workspace, GET) for _ in range(8))) == [VIEW] * 8
+        assert most == 2
+
+    async def test_outside_of_a_command_it_changes_nothing(self) -> None:
+        async with aside():
+            pass
 
 
 class TestTimeout:

@@ -18,7 +18,7 @@ costs more than the rest of the way; events are FastStream's (`docs/decisions/00
 
 from causeloop_common.messaging.bus import Answer, Bus
 from causeloop_common.messaging.cloudevents import announced, event_headers
-from causeloop_common.messaging.commands import CommandRouter
+from causeloop_common.messaging.commands import CommandRouter, aside
 from causeloop_common.messaging.events import EventRouter
 from causeloop_common.messaging.wire import invalid_input
 
@@ -28,6 +28,7 @@ __all__ = [
     "CommandRouter",
     "EventRouter",
     "announced",
+    "aside",
     "event_headers",
     "invalid_input",
 ]

@@ -9,8 +9,9 @@ bounded queue commands are refused: that is `Unavailable`, and nothing was done.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -61,6 +62,25 @@ class _Route(NamedTuple):
     inboxes: tuple[str, ...]
 
 
+_router: ContextVar["CommandRouter | None"] = ContextVar("router", default=None)
+"""The router whose command the current task answers."""
+
+
+@asynccontextmanager
+async def aside() -> AsyncIterator[None]:
+    """Let another command have this one's worker while this one waits for somebody outside of the installation.
+
+    At most four times as many commands as there are workers wait so: Unavailable for more. Outside of a command it
+    changes nothing.
+    """
+    router = _router.get()
+    if router is None:
+        yield
+        return
+    async with router.aside():
+        yield
+
+
 class CommandRouter:
     """Answers commands: `CommandRouter({PutSecret: secrets.put_secret})`.
 
@@ -74,6 +94,7 @@ class CommandRouter:
         self._handlers = dict(handlers)
         self._running: set[asyncio.Task[None]] = set()
         self._subscriptions: list[Subscription] = []
+        self._aside = 0
 
     @property
     def kinds(self) -> list[type[Command[Any]]]:
@@ -84,10 +105,11 @@ class CommandRouter:
         """Subscribe. At most `workers` commands run at once; up to eight times as many wait, more are refused."""
         self._bus = bus
         self._slots = asyncio.Semaphore(workers)
-        self._most = workers * 9
+        self._most, self._most_aside = workers * 9, workers * 4
         held = metrics.COMMANDS_HELD
-        held.labels(bus.service, "at_work").set_function(lambda: min(len(self._running), workers))
-        held.labels(bus.service, "waiting").set_function(lambda: max(len(self._running) - workers, 0))
+        held.labels(bus.service, "at_work").set_function(lambda: min(len(self._running) - self._aside, workers))
+        held.labels(bus.service, "waiting").set_function(lambda: max(len(self._running) - self._aside - workers, 0))
+        held.labels(bus.service, "aside").set_function(lambda: self._aside)
         for kind, handler in self._handlers.items():
             route = _Route(
                 kind,
@@ -109,12 +131,25 @@ class CommandRouter:
         if self._running:
             await asyncio.wait(self._running, timeout=seconds)
 
+    @asynccontextmanager
+    async def aside(self) -> AsyncIterator[None]:
+        """The function of this name does this for the router of the current command."""
+        if self._aside >= self._most_aside:
+            raise Unavailable(f"The {self._bus.service} service is busy. Try again.")
+        self._aside += 1
+        self._slots.release()
+        try:
+            yield
+        finally:
+            self._aside -= 1
+            await self._slots.acquire()  # the task of a command is not cancelled, so what was given back is taken again
+
     async def _receive(self, route: "_Route", message: Msg) -> None:
         if not message.reply.startswith(route.inboxes):
             # An answer to any other subject would be published with this service's rights, which the asker lacks.
             metrics.COMMANDS.labels(route.kind.subject, "astray").inc()
             return
-        if len(self._running) >= self._most:
+        if len(self._running) - self._aside >= self._most:
             busy = Unavailable(f"The {route.kind.service} service is busy. Try again.")
             await self._refuse(route.kind, message, busy)
             return
@@ -124,6 +159,7 @@ class CommandRouter:
 
     async def _answer(self, route: "_Route", message: Msg) -> None:
         started = time.perf_counter()
+        _router.set(self)
         kind = route.kind
         headers = message.headers or {}
         tracer = self._bus.tracer
