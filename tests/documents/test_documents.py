@@ -34,7 +34,17 @@ def settings_of(service: str) -> type[Settings]:
 
 def example(default: object) -> str:
     """A default as an environment has it."""
-    return "" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
+    match default:
+        case None:
+            return ""
+        case bool():
+            return str(default).lower()
+        case float():
+            return f"{default:g}"
+        case tuple() | frozenset():
+            return ",".join(sorted(map(str, default)))
+        case _:
+            return str(default)
 
 
 class TestObservability:

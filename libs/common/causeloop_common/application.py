@@ -15,8 +15,9 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cached_property
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import uvicorn
@@ -31,6 +32,9 @@ from causeloop_common.relay import Relay
 from causeloop_common.rls import IsolationError, Tables
 from causeloop_common.settings import Settings, read_headers
 from causeloop_common.telemetry import metrics
+
+if TYPE_CHECKING:
+    from causeloop_common.outbound import Outbound
 
 _log = logging.getLogger(__name__)
 
@@ -67,10 +71,18 @@ class Application:
         self._before: list[Check] = []
         self._after: list[Check] = []
         self._checks: dict[str, Check] = {"bus": self._check_bus}
+        self._examinations: dict[str, Check] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._proven_at = float("-inf")
         self._not_serving: str | None = "The service is starting."
         self._http: Callable[[], Listener] | None = None
+
+    @cached_property
+    def outbound(self) -> "Outbound":
+        """The way out of the installation, loaded by the services that take it. SettingsError for a bad CA file."""
+        from causeloop_common.outbound import Outbound  # noqa: PLC0415
+
+        return Outbound(self.settings, self.tracer)
 
     def database(self, tables: Tables) -> Database:
         """The service's schema, proven at start and while ready."""
@@ -114,6 +126,10 @@ class Application:
     def check(self, name: str, check: Check) -> None:
         """A readiness check: raises AppError with a sentence."""
         self._checks[name] = check
+
+    def examination(self, name: str, check: Check) -> None:
+        """A check for `causeloop doctor` alone, of something that the service can do without for a while."""
+        self._examinations[name] = check
 
     def http(self, listener: Callable[[], "Listener"]) -> None:
         """Serve HTTP once everything else is started."""
@@ -195,6 +211,7 @@ class Application:
         steps["bus"] = self.bus.connect
         known = {*steps, *(name for name, _ in self._background)}  # a task that does not run has no state to check
         steps |= {name: check for name, check in self._checks.items() if name not in known}
+        steps |= self._examinations
         try:
             return {name: await _finding(step, seconds=10) for name, step in steps.items()}
         finally:

@@ -9,10 +9,19 @@ import binascii
 import ipaddress
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from causeloop_common.contracts import topology
 from causeloop_common.keys import KeyRing, derive
@@ -22,8 +31,33 @@ _SHORTEST_SECRET = 32
 _HEADER = re.compile(r"[A-Za-z0-9-]+: [\x20-\x7e]+")
 
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Port = Annotated[int, Field(ge=1, le=65535)]
+_PRIVATE: tuple[Network, ...] = tuple(
+    ipaddress.ip_network(network)
+    for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "64:ff9b::/96")
+)
+"""The networks that an operator may open to the tenants' destinations in production; this host is in none of them."""
+
+
 class SettingsError(Exception):
     """The environment is not usable; the text names, variable by variable, what to set."""
+
+
+def read_list(text: Any) -> Any:
+    """The parts of a comma-separated list."""
+    return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
+
+
+def read_ranges(text: Any) -> Any:
+    """Ranges of addresses from a comma-separated list; ValueError names the first that is none."""
+    ranges = []
+    for part in read_list(text):
+        try:
+            ranges.append(ipaddress.ip_network(part))
+        except ValueError as error:
+            raise ValueError(f"{part} is no range such as 10.20.0.0/16") from error
+    return tuple(ranges)
 
 
 class Settings(BaseModel):
@@ -99,6 +133,60 @@ class Settings(BaseModel):
         description="fraction of the traces beginning here that is kept; others follow their own sampled bit",
     )
 
+    outbound_ca_file: str | None = Field(
+        default=None,
+        alias="OUTBOUND_CA_FILE",
+        description="certificate authorities (PEM) trusted beside the system's, for everything outbound",
+    )
+    outbound_http: Literal["loopback", "operators", "all"] = Field(
+        default="loopback",
+        alias="OUTBOUND_HTTP",
+        description="who is reached without TLS: the operator's destinations on this host, all of the operator's, all",
+    )
+    outbound_proxy: SecretStr | None = Field(
+        default=None,
+        alias="OUTBOUND_PROXY",
+        description="HTTP proxy for the operator's destinations; it is given names",
+    )
+    outbound_proxy_except: Annotated[tuple[str, ...], BeforeValidator(read_list)] = Field(
+        default=(),
+        alias="OUTBOUND_PROXY_EXCEPT",
+        description="hosts, and .domains, that are reached without OUTBOUND_PROXY, comma-separated; loopback always is",
+    )
+    outbound_tenant_proxy: SecretStr | None = Field(
+        default=None,
+        alias="OUTBOUND_TENANT_PROXY",
+        description="HTTP proxy for the tenants' destinations; it is given addresses that were checked",
+    )
+    outbound_tenant_proxy_resolves: bool = Field(
+        default=False,
+        alias="OUTBOUND_TENANT_PROXY_RESOLVES",
+        description="that proxy is given names instead, and must itself refuse those of private addresses",
+    )
+    outbound_tenant_ranges: Annotated[tuple[Network, ...], BeforeValidator(read_ranges)] = Field(
+        default=(),
+        alias="OUTBOUND_TENANT_RANGES",
+        description="private ranges (CIDR) that tenants' destinations may be in, comma-separated",
+    )
+    outbound_tenant_ports: Annotated[frozenset[Port], BeforeValidator(read_list)] = Field(
+        default=frozenset(),
+        alias="OUTBOUND_TENANT_PORTS",
+        description="ports of tenants' destinations, comma-separated; unset: any",
+    )
+
+    @field_validator("outbound_proxy", "outbound_tenant_proxy")
+    @classmethod
+    def _is_proxy(cls, proxy: SecretStr | None) -> SecretStr | None:
+        if proxy is not None:
+            parts = urlsplit(proxy.get_secret_value())
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+                raise ValueError("is no address of an HTTP proxy, such as http://proxy.example.com:3128")
+            try:
+                _ = parts.port
+            except ValueError:
+                raise ValueError("has a port that is none") from None
+        return proxy
+
     @field_validator("otlp_endpoint")
     @classmethod
     def _is_http(cls, endpoint: str | None) -> str | None:
@@ -158,12 +246,31 @@ class Settings(BaseModel):
             collector = urlsplit(self.otlp_endpoint)
             if collector.scheme != "https" and not _is_loopback(collector.hostname):
                 problems.append("OTEL_EXPORTER_OTLP_ENDPOINT leaves this host without TLS: use an https:// address.")
+        problems += self._unsafe_outbound()
         for name, field in type(self).model_fields.items():
             url = getattr(self, name)
             is_database = field.alias is not None and field.alias.startswith("DATABASE_URL")
             if is_database and url is not None and not _is_private(url.get_secret_value()):
                 variable = own_name(field.alias or "", self.service)
                 problems.append(f"{variable} leaves this host without TLS: add sslmode=verify-full to it.")
+        return problems
+
+    def _unsafe_outbound(self) -> list[str]:
+        problems = [
+            f"OUTBOUND_TENANT_RANGES opens {opened}, which is no private network: name ranges within "
+            f"{', '.join(map(str, _PRIVATE))}."
+            for opened in self.outbound_tenant_ranges
+            if not any(_is_within(opened, private) for private in _PRIVATE)
+        ]
+        if self.outbound_http == "all":
+            problems.append("OUTBOUND_HTTP=all sends tenants' data without TLS: set it to loopback or operators.")
+        for variable, proxy in (
+            ("OUTBOUND_PROXY", self.outbound_proxy),
+            ("OUTBOUND_TENANT_PROXY", self.outbound_tenant_proxy),
+        ):
+            parts = urlsplit(proxy.get_secret_value() if proxy else "")
+            if parts.scheme == "http" and parts.password and not _is_loopback(parts.hostname):
+                problems.append(f"{variable} sends its credentials without TLS: use the proxy's https:// address.")
         return problems
 
     def secret(self) -> bytes:
@@ -239,6 +346,12 @@ def _is_loopback(host: str | None) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _is_within(inner: Network, outer: Network) -> bool:
+    if isinstance(inner, ipaddress.IPv4Network):
+        return isinstance(outer, ipaddress.IPv4Network) and inner.subnet_of(outer)
+    return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
 
 
 def _is_private(url: str) -> bool:

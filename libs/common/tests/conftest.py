@@ -6,11 +6,19 @@ probe         the probe's Database: a schema with everything a transaction can c
 house         a NATS server with every service's credential and the declared streams
 bus           connects a service to it
 serve         answers commands there with a router of the test's own
+world         servers on the loopback, names of the test's own, and the way out to them
+counted       how often an outcome of the way out was counted since the test began
+authority     a private certificate authority, for the servers of `world`
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -28,7 +36,10 @@ from causeloop_common.contracts.topology import Consumer
 from causeloop_common.database import Database
 from causeloop_common.messaging import Bus, CommandRouter
 from causeloop_common.migrations import Schema
+from causeloop_common.outbound import Client as OutboundClient, Limits, Outbound
 from causeloop_common.settings import Settings, role_password, with_role
+from causeloop_common.telemetry import Tracer, metrics
+from causeloop_dev.authority import Authority
 from causeloop_dev.installation import Installation
 from causeloop_dev.testing import Servers
 
@@ -180,3 +191,128 @@ async def serve(bus: Callable[[str], Awaitable[Bus]]) -> Callable[..., Awaitable
         return owner
 
     return start
+
+
+# The way out: servers on the loopback, names of the test's own, and a private authority
+
+QUICK = Limits(total=0.6, resolve=0.2, connect=0.3, idle=0.3, largest=64 * 1024, per_host=2)
+"""Deadlines that tests can wait for."""
+OPEN = {"OUTBOUND_TENANT_RANGES": "127.0.0.0/8", "OUTBOUND_HTTP": "all"}
+"""The loopback, opened to tenants' destinations, where the tests' servers are."""
+FINE = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nfine"
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class Server:
+    """A server on the loopback. `heads` are the requests that came, without their bodies."""
+
+    port: int
+    heads: list[str] = field(default_factory=list)
+    connections: int = 0
+    open: int = 0
+
+
+@dataclass
+class World:
+    """Names, servers, and the way to them."""
+
+    authority: Authority
+    names: dict[str, list[Any]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    silent: set[str] = field(default_factory=set)
+    _servers: list[asyncio.Server] = field(default_factory=list)
+    _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+
+    def lookup(self, name: str) -> list[str]:
+        """What a name resolves to: always the same, or each time the next."""
+        self.asked.append(name)
+        if name in self.silent:
+            time.sleep(1)
+        found = self.names.get(name)
+        if found is None:
+            raise OSError("unknown name")
+        if found and isinstance(found[0], list):
+            found = found.pop(0) if len(found) > 1 else found[0]
+        return found
+
+    def outbound(self, environ: Mapping[str, str] | None = None, tracer: Tracer | None = None) -> Outbound:
+        return Outbound(Settings.load("auth", environ or {}), tracer, lookup=self.lookup)
+
+    def operators(
+        self, environ: Mapping[str, str] | None = None, limits: Limits = QUICK, **more: str
+    ) -> OutboundClient:
+        return self.outbound({**(environ or {}), **more}).operators("test", limits)
+
+    def tenants(self, environ: Mapping[str, str] | None = None, limits: Limits = QUICK, **more: str) -> OutboundClient:
+        return self.outbound({**(environ or {}), **more}).tenants("test", limits)
+
+    async def serve(
+        self, handler: Handler | bytes = FINE, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0
+    ) -> Server:
+        """A server that reads a request's head and then does what the handler does, or answers bytes."""
+        made = Server(0)
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            made.connections += 1
+            made.open += 1
+            task = asyncio.current_task()
+            assert task is not None
+            self._tasks.add(task)
+            try:
+                with suppress(OSError, asyncio.IncompleteReadError):
+                    made.heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+                    if isinstance(handler, bytes):
+                        writer.write(handler)
+                        await writer.drain()
+                    else:
+                        await handler(reader, writer)
+            finally:
+                made.open -= 1
+                self._tasks.discard(task)
+                writer.close()
+
+        listening = await asyncio.start_server(connected, host, port, ssl=tls)
+        self._servers.append(listening)
+        made.port = listening.sockets[0].getsockname()[1]
+        return made
+
+    async def close(self) -> None:
+        for server in self._servers:
+            server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+async def world(authority: Authority) -> AsyncIterator[World]:
+    made = World(authority)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def counted() -> Callable[[str], float]:
+    """How often an outcome was counted since the test began."""
+
+    def count(outcome: str) -> float:
+        return float(metrics.OUTBOUND_REQUESTS.labels("test", outcome)._value.get())
+
+    before: dict[str, float] = {}
+
+    def since(outcome: str) -> float:
+        return count(outcome) - before.setdefault(outcome, 0.0)
+
+    for metric in metrics.OUTBOUND_REQUESTS.collect():
+        for sample in metric.samples:
+            if sample.name.endswith("_total") and sample.labels["purpose"] == "test":
+                before[sample.labels["outcome"]] = sample.value
+    return since

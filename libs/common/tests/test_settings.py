@@ -62,6 +62,24 @@ class TestLoad:
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://u:p@collector", "has a password in it: use OTEL_EXPORTER_OTLP_H"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "no pair", "OTEL_EXPORTER_OTLP_HEADERS: .*is not a list of name=value"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "x=a%0d%0ay: b", "is not a list of name=value"),
+            ("OUTBOUND_HTTP", "yes", "OUTBOUND_HTTP: .*'loopback', 'operators' or 'all'"),
+            (
+                "OUTBOUND_PROXY",
+                "proxy.example.com:3128",
+                "OUTBOUND_PROXY: .*is no address of an HTTP proxy, such as http",
+            ),
+            ("OUTBOUND_PROXY", "socks5://proxy.example.com", "OUTBOUND_PROXY: .*is no address of an HTTP proxy"),
+            ("OUTBOUND_PROXY", "http://", "OUTBOUND_PROXY: .*is no address of an HTTP proxy"),
+            ("OUTBOUND_TENANT_PROXY", "http://proxy/path", "OUTBOUND_TENANT_PROXY: .*is no address of an HTTP proxy"),
+            ("OUTBOUND_TENANT_PROXY", "http://proxy:port", "OUTBOUND_TENANT_PROXY: .*has a port that is none"),
+            (
+                "OUTBOUND_TENANT_RANGES",
+                "10.0.0.0/8,ten",
+                "OUTBOUND_TENANT_RANGES: .*ten is no range such as 10.20.0.0/16",
+            ),
+            ("OUTBOUND_TENANT_RANGES", "10.0.0.1/8", "10.0.0.1/8 is no range"),
+            ("OUTBOUND_TENANT_PORTS", "443,https", "OUTBOUND_TENANT_PORTS: .*valid integer"),
+            ("OUTBOUND_TENANT_PORTS", "65536", "OUTBOUND_TENANT_PORTS: .*less than or equal to 65535"),
             ("OTEL_TRACES_SAMPLER_ARG", "1.1", "OTEL_TRACES_SAMPLER_ARG: .*less than or equal to 1"),
             ("OTEL_TRACES_SAMPLER_ARG", "nan", "OTEL_TRACES_SAMPLER_ARG: "),
         ],
@@ -94,6 +112,25 @@ class TestProduction:
             (
                 {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.example.com:4318"},
                 "OTEL_EXPORTER_OTLP_ENDPOINT leaves this host without TLS: use an https:// address",
+            ),
+            (
+                {"OUTBOUND_HTTP": "all"},
+                "OUTBOUND_HTTP=all sends tenants' data without TLS: set it to loopback or operators",
+            ),
+            (
+                {"OUTBOUND_TENANT_RANGES": "10.0.0.0/8,127.0.0.0/8"},
+                "OUTBOUND_TENANT_RANGES opens 127.0.0.0/8, which is no private network: name ranges within 10.0.0.0",
+            ),
+            ({"OUTBOUND_TENANT_RANGES": "0.0.0.0/0"}, "OUTBOUND_TENANT_RANGES opens 0.0.0.0/0"),
+            ({"OUTBOUND_TENANT_RANGES": "169.254.0.0/16"}, "OUTBOUND_TENANT_RANGES opens 169.254.0.0/16"),
+            ({"OUTBOUND_TENANT_RANGES": "::/0"}, "OUTBOUND_TENANT_RANGES opens ::/0"),
+            (
+                {"OUTBOUND_PROXY": "http://u:password@proxy.example.com:3128"},
+                "OUTBOUND_PROXY sends its credentials without TLS: use the proxy's https:// address",
+            ),
+            (
+                {"OUTBOUND_TENANT_PROXY": "http://u:password@proxy.example.com:3128"},
+                "OUTBOUND_TENANT_PROXY sends its credentials without TLS",
             ),
             (
                 {"DATABASE_URL": "postgresql://u:password@db/x"},
@@ -131,6 +168,11 @@ class TestProduction:
             {"DATABASE_URL": "postgresql://u@/x?host=/run/postgresql"},
             {"DATABASE_URL": "postgresql://u@db.example.com/x?sslmode=verify-ca"},
             {"DATABASE_URL": ""},
+            {"OUTBOUND_HTTP": "operators"},
+            {"OUTBOUND_TENANT_RANGES": "10.20.0.0/16, fd12::/16,64:ff9b::/96"},
+            {"OUTBOUND_PROXY": "http://proxy.example.com:3128"},
+            {"OUTBOUND_PROXY": "https://u:password@proxy.example.com"},
+            {"OUTBOUND_TENANT_PROXY": "http://u:password@127.0.0.1:3128"},
         ],
     )
     def test_takes_what_stays_on_this_host_or_is_verified(self, changed: dict[str, str]) -> None:
@@ -158,7 +200,7 @@ class TestSecrets:
 
         assert hidden == {
             "jwt_secret", "service_keys", "database_url", "own_database_url", "own_relay_url", "nats_nkey_seed",
-            "otlp_headers",
+            "otlp_headers", "outbound_proxy", "outbound_tenant_proxy",
         }  # fmt: skip
 
     def test_every_variable_says_what_it_is(self) -> None:

@@ -36,6 +36,14 @@ PASSED_ON = (
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_HEADERS",
     "OTEL_TRACES_SAMPLER_ARG",
+    "OUTBOUND_CA_FILE",
+    "OUTBOUND_HTTP",
+    "OUTBOUND_PROXY",
+    "OUTBOUND_PROXY_EXCEPT",
+    "OUTBOUND_TENANT_PORTS",
+    "OUTBOUND_TENANT_PROXY",
+    "OUTBOUND_TENANT_PROXY_RESOLVES",
+    "OUTBOUND_TENANT_RANGES",
     "TRUSTED_PROXIES",
 )
 """Variables that a developer may set: each is passed on to the services that declare it, and to no other."""

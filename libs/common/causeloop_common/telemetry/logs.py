@@ -110,5 +110,5 @@ def setup(service: str, level: str = "INFO") -> None:
     # No line shows these, so nothing looks them up (Python's logging HOWTO, "Optimization").
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    for noisy in ("uvicorn.access", "httpx", "httpcore", "faststream"):
+    for noisy in ("uvicorn.access", "httpx2", "httpcore2", "faststream"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

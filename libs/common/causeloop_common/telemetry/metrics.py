@@ -67,4 +67,16 @@ INTAKE_LAG = Histogram(
 )
 APPEND_SECONDS = Histogram("causeloop_audit_append_seconds", "Time to append a batch.", buckets=_SECONDS)
 
+OUTBOUND_REQUESTS = Counter(
+    "causeloop_outbound_requests_total",
+    "Requests and connections to the outside, by purpose and outcome.",
+    ["purpose", "outcome"],
+)
+OUTBOUND_SECONDS = Histogram(
+    "causeloop_outbound_seconds",
+    "Time from the look-up of the name to the end of the answer.",
+    ["purpose"],
+    buckets=(*_SECONDS, 10, 30),
+)
+
 SPANS = Counter("causeloop_spans_total", "Spans of traces, by outcome of their delivery.", ["service", "outcome"])
