@@ -1,8 +1,9 @@
 """`causeloop doctor`: the checks of every service's start, made at once and printed line by line.
 
 For each service, as that service: its database role gets in and the isolation proof holds (the very proof of its
-start), so do its other roles, the bus lets it in, and the master key opens the database. Then streams and consumers
-against the contracts, and every table that may change without an audit event, with the reason.
+start), so do its other roles, the bus lets it in, the master key opens the database, and the identity provider's keys
+can be fetched. Then streams and consumers against the contracts, and every table that may change without an audit
+event, with the reason.
 
 The settings come from the environment; without a database there, from the `causeloop dev` that runs in this folder.
 """
@@ -30,6 +31,7 @@ FINE = {
     "database": "The database lets it in, under its own role.",
     "isolation": "Roles, policies, grants and guards are exactly as declared; without a tenant no row is seen.",
     "master_key": "The master key opens this database's keys.",
+    "identity": "Its keys can be fetched.",
     "stream": "As declared.",
     "consumer": "As declared.",
     "role": "The database lets it in.",

@@ -1,10 +1,13 @@
 """`causeloop doctor`: all well on a fresh installation, and each thing that can be wrong is named."""
 
 import argparse
+import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import asyncpg
@@ -17,20 +20,40 @@ from causeloop_cli.doctor import Finding
 from causeloop_common.contracts import topology
 from causeloop_common.settings import SettingsError
 from causeloop_dev.installation import Installation
+from causeloop_dev.issuer import SigningKey
 from causeloop_dev.testing import Servers
 
-AUTH = {
-    "CLERK_JWKS_URL": "http://127.0.0.1:9/.well-known/jwks.json",
-    "CLERK_AUTHORIZED_PARTIES": "http://127.0.0.1:4000",
-}
+
+@pytest.fixture(scope="session")
+def auth() -> Iterator[dict[str, str]]:
+    """Auth's settings, with a provider that publishes a key. On a thread: the command has a loop of its own."""
+
+    class Keys(BaseHTTPRequestHandler):
+        document = json.dumps({"keys": [SigningKey().jwk]}).encode()
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(self.document)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Keys) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield {
+            "CLERK_JWKS_URL": f"http://127.0.0.1:{server.server_port}/.well-known/jwks.json",
+            "CLERK_AUTHORIZED_PARTIES": "http://127.0.0.1:4000",
+        }
+        server.shutdown()
 
 
 @pytest.fixture
-def environs(servers: Servers) -> dict[str, dict[str, str]]:
+def environs(servers: Servers, auth: dict[str, str]) -> dict[str, dict[str, str]]:
     """What each service, and the operator, would be given."""
     operator = {"NATS_URL": servers.nats_url, "NATS_NKEY_SEED_OPERATOR": servers.seeds["operator"]}
     made = {name: dict(environ) for name, environ in servers.environ.items()} | {"operator": operator}
-    made["auth"] |= AUTH
+    made["auth"] |= auth
     return made
 
 
@@ -86,6 +109,24 @@ class TestExamine:
         assert (finding.about, finding.check) == ("auth", "settings")
         assert finding.result.startswith("CLERK_JWKS_URL")
 
+    async def test_an_identity_provider_that_cannot_be_reached_is_named_with_its_cause(
+        self, environs: dict[str, dict[str, str]]
+    ) -> None:
+        environs["auth"]["CLERK_JWKS_URL"] = "http://127.0.0.1:9/.well-known/jwks.json"
+        [finding] = failed(await doctor.examine(environs))
+        assert (finding.about, finding.check) == ("auth", "identity provider")
+        assert finding.result == (
+            "CLERK_JWKS_URL cannot be fetched. There is no connection to 127.0.0.1:9 (Connection refused): check that "
+            "it listens there, and that a firewall lets this service out."
+        )
+
+    async def test_an_authority_file_that_cannot_be_read_is_named(self, environs: dict[str, dict[str, str]]) -> None:
+        environs["auth"]["OUTBOUND_CA_FILE"] = "/nowhere/ca.pem"
+        [finding] = failed(await doctor.examine(environs))
+        assert finding == (
+            "auth", "settings", "OUTBOUND_CA_FILE: /nowhere/ca.pem cannot be used: No such file or directory."
+        )  # fmt: skip
+
     async def test_drift_of_streams_and_consumers_is_named(
         self, environs: dict[str, dict[str, str]], servers: Servers
     ) -> None:
@@ -127,7 +168,7 @@ class TestExamine:
 
 class TestCommand:
     @pytest.fixture
-    def environ(self, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    def environ(self, servers: Servers, auth: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
         """One environment for all, as on a small server."""
         for name in os.environ:
             if name.startswith(("CAUSELOOP_", "DATABASE_", "NATS_")):
@@ -139,7 +180,7 @@ class TestCommand:
             "NATS_URL": servers.nats_url,
             "CAUSELOOP_MASTER_KEY": servers.environ["vault"]["CAUSELOOP_MASTER_KEY"],
         }
-        for name, value in {**seeds, **common, **AUTH}.items():
+        for name, value in {**seeds, **common, **auth}.items():
             monkeypatch.setenv(name, value)
 
     @pytest.mark.usefixtures("environ")
@@ -150,6 +191,7 @@ class TestCommand:
         told = capsys.readouterr().out
         assert "Settings from the environment." in told
         assert "ok    vault    master_key             The master key opens this database's keys.\n" in told
+        assert "ok    auth     identity provider      Its keys can be fetched.\n" in told
         assert "FAIL" not in told
         for table, reason in doctor.unaudited():
             assert f"{table:<26}{reason}" in told

@@ -19,7 +19,7 @@ import jwt
 import pytest
 
 from causeloop_auth import app
-from causeloop_auth.adapters.identity_provider import JWKS_PATH, IdentityProvider
+from causeloop_auth.adapters.identity_provider import JWKS_PATH, LIMITS, IdentityProvider
 from causeloop_auth.models import metadata
 from causeloop_auth.service import SessionService, TokenService
 from causeloop_auth.settings import AuthSettings
@@ -30,6 +30,7 @@ from causeloop_common.contracts.auth import Authenticate, Exchange, Grant, Ident
 from causeloop_common.contracts.tenancy import CreateWorkspace
 from causeloop_common.database import Database
 from causeloop_common.messaging import Bus
+from causeloop_common.outbound import Client, Limits, Outbound
 from causeloop_common.permissions import REALM_PERMISSIONS, ROLES, Internal
 from causeloop_dev.issuer import Issuer, create_issuer
 from causeloop_dev.testing import Servers, person
@@ -37,6 +38,7 @@ from causeloop_tenancy import app as tenancy
 from causeloop_vault import app as vault
 
 PARTY = "http://app.causeloop.test"
+NO_PROVIDER = {"CLERK_JWKS_URL": f"http://127.0.0.1:9{JWKS_PATH}", "CLERK_AUTHORIZED_PARTIES": PARTY}
 GATEWAY = AuthContext(
     tenant=ids.INSTALLATION,
     principal="svc_gateway",
@@ -56,6 +58,8 @@ class Door:
         self.jwks_url = f"{url}{JWKS_PATH}"
         self.fetches = 0
         self.instead: tuple[int, bytes] | None = None
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.drips = False
         self.open = asyncio.Event()
         self.open.set()
 
@@ -63,12 +67,22 @@ class Door:
         if scope["path"] == JWKS_PATH:
             self.fetches += 1
             await self.open.wait()
+            if self.drips:
+                await self._drip(send)
+                return
             if self.instead is not None:
                 status, body = self.instead
-                await send({"type": "http.response.start", "status": status, "headers": []})
+                await send({"type": "http.response.start", "status": status, "headers": self.headers})
                 await send({"type": "http.response.body", "body": body})
                 return
         await self.issuer(scope, receive, send)
+
+    async def _drip(self, send: Any) -> None:
+        """A byte now and then, without an end."""
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while self.drips:
+            await send({"type": "http.response.body", "body": b" ", "more_body": True})
+            await asyncio.sleep(0.05)
 
     @property
     def key(self) -> Any:
@@ -104,6 +118,7 @@ async def served() -> AsyncIterator[Door]:
         yield door  # the socket listens: a client waits until it is accepted
     finally:
         listener.should_exit = True
+        door.drips = False
         door.open.set()
         await serving
 
@@ -118,12 +133,23 @@ async def issuer() -> AsyncIterator[Door]:
 def make_provider(issuer: Door) -> Callable[..., IdentityProvider]:
     """A provider's client on a clock of the test's own; the test closes it."""
 
-    def make(monotonic: Callable[[], float], **more: Any) -> IdentityProvider:
-        issuer.fetches, issuer.instead = 0, None
+    def make(monotonic: Callable[[], float], limits: Limits = LIMITS, **more: Any) -> IdentityProvider:
+        issuer.fetches, issuer.instead, issuer.headers, issuer.drips = 0, None, [], False
         issuer.open.set()
-        return IdentityProvider(issuer.jwks_url, **{"authorized_parties": [PARTY], "monotonic": monotonic, **more})
+        given = {"authorized_parties": [PARTY], "monotonic": monotonic, **more}
+        return IdentityProvider(issuer.jwks_url, way_out(limits), **given)
 
     return make
+
+
+@pytest.fixture(scope="session", name="way_out")
+def way_out_fixture() -> Callable[..., Client]:
+    """The way to an identity provider: `way_out(limits, OUTBOUND_CA_FILE=…)`."""
+    return way_out
+
+
+def way_out(limits: Limits = LIMITS, **environ: str) -> Client:
+    return Outbound(AuthSettings.load("auth", {**NO_PROVIDER, **environ})).operators("identity_provider", limits)
 
 
 class Announcement(NamedTuple):
@@ -260,7 +286,7 @@ async def parts(
     settings = AuthSettings.load("auth", environ(servers, issuer))
     application = Application(settings)
     database = application.database(metadata)
-    provider = IdentityProvider(settings.jwks_url, authorized_parties=settings.parties())
+    provider = IdentityProvider(settings.jwks_url, way_out(), authorized_parties=settings.parties())
     application.after_serving(provider.close)
     await application.start()
     yield application, database, provider

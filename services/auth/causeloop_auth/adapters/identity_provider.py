@@ -1,31 +1,40 @@
 """The identity provider's session tokens: RS256 JWTs, checked against its published keys (JWKS).
 
 One algorithm, one issuer, and the claims a session must have; key references inside a token are ignored (RFC 8725).
-Keys are fetched when needed: an unknown `kid` refetches at a bounded rate, many askers share one fetch, and while the
-provider is down what was fetched before goes on serving.
+
+Keys are fetched beside the commands: at start, every hour, and for an unknown `kid` at a bounded rate. A known key
+serves at once, however old it is: it is good until a fetch shows that it is no longer published. Only a token with an
+unknown `kid` waits, for the one fetch under way, and without its worker; a `kid` that a fetch did not find is
+remembered for half a minute.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from typing import Any
 
-import httpx
 import jwt
 
+from causeloop_auth.adapters import key_set
 from causeloop_auth.service import Subject
-from causeloop_common.errors import InvalidGrant, Unavailable
+from causeloop_common.errors import AppError, InvalidGrant, Unavailable
+from causeloop_common.messaging import aside
+from causeloop_common.outbound import Client, Limits
 
 _log = logging.getLogger(__name__)
 
 JWKS_PATH = "/.well-known/jwks.json"
+LIMITS = Limits(total=3.0, connect=2.0, idle=2.0, largest=256 * 1024)
 _REFETCH_SECONDS = 10.0
 _RETRY_SECONDS = 1.0
-"""While there is not one key: a provider that is down must not keep every sign-in waiting for it in turn."""
+"""While there is not one key."""
 _FRESH_SECONDS = 3600.0
+_ABSENT_SECONDS = 30.0
+_MOST_ABSENT = 1000
+_COMPLAINT_SECONDS = 60.0
 _CLOCK_SKEW_SECONDS = 5
-_LARGEST_JWKS = 256 * 1024
 _REQUIRED = ["iss", "sub", "sid", "azp", "iat", "nbf", "exp"]
 
 
@@ -35,12 +44,14 @@ class IdentityProvider:
     def __init__(
         self,
         jwks_url: str,
+        client: Client,
         *,
         authorized_parties: Sequence[str],
         audience: str | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._jwks_url = jwks_url
+        self._client = client
         self._issuer = jwks_url.removesuffix(JWKS_PATH)
         self._parties = frozenset(authorized_parties)
         self._audience = audience
@@ -48,13 +59,30 @@ class IdentityProvider:
         self._keys: dict[str, Any] = {}
         self._fetched_at = float("-inf")
         self._tried_at = float("-inf")
-        self._attempts = 0
-        self._fetching = asyncio.Lock()
-        self._client = httpx.AsyncClient(timeout=3.0, follow_redirects=False, trust_env=False)
+        self._fetching: asyncio.Task[None] | None = None
+        self._failure: str | None = None
+        self._complained_at = float("-inf")
+        self._absent: dict[str, float] = {}
+        self._passed_over: dict[str, str] = {}
+
+    async def keep(self) -> None:
+        """Fetch the keys now and every hour, until cancelled; sooner again while that fails."""
+        while True:
+            if self._due() <= 0:
+                await self._fetched()
+            await asyncio.sleep(max(self._due(), 0.1))
+
+    async def examine(self) -> None:
+        """Fetch the keys; Unavailable with the cause when that fails."""
+        await self._fetched()
+        if self._failure is not None:
+            raise Unavailable(self._failure)
 
     async def close(self) -> None:
-        """Release connections."""
-        await self._client.aclose()
+        """End a fetch under way."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.wait([self._fetching])
 
     async def verify(self, token: str) -> Subject:
         """The token's subject; InvalidGrant when it is not good, Unavailable when that cannot be known now."""
@@ -86,36 +114,95 @@ class IdentityProvider:
         return Subject(self._issuer, claims["sub"])
 
     async def _key(self, kid: str) -> Any:
-        if kid not in self._keys or self._monotonic() - self._fetched_at > _FRESH_SECONDS:
-            before = self._attempts
-            async with self._fetching:
-                if self._attempts == before:  # else another's fetch was this one's too, whatever came of it
-                    await self._refetch()
-                    self._attempts += 1
+        if kid in self._keys:
+            if self._age() > _FRESH_SECONDS:
+                self._fetch()
+            return self._keys[kid]
+        if self._monotonic() < self._absent.get(kid, float("-inf")):
+            raise _unpublished()
+        before, fetching = self._fetching, self._fetch()
+        if fetching is not None:
+            async with aside():
+                await asyncio.wait([fetching])
         if kid in self._keys:
             return self._keys[kid]
-        if not self._keys:
+        if self._failure is not None:
             raise Unavailable("The identity provider's keys cannot be fetched. Try again.")
-        raise _refused("is signed with a key that the identity provider does not publish")
+        if fetching is not None and fetching is not before:  # a fetch that began earlier may have come too early
+            self._remember_absent(kid)
+        raise _unpublished()
+
+    def _remember_absent(self, kid: str) -> None:
+        self._absent.pop(kid, None)
+        while len(self._absent) >= _MOST_ABSENT:
+            del self._absent[next(iter(self._absent))]
+        self._absent[kid] = self._monotonic() + _ABSENT_SECONDS
+
+    async def _fetched(self) -> None:
+        if (fetching := self._fetch()) is not None:
+            await asyncio.wait([fetching])
+
+    def _fetch(self) -> asyncio.Task[None] | None:
+        """The fetch under way, begun now unless one was a moment ago: then None."""
+        if self._fetching is None or self._fetching.done():
+            if self._since_tried() < self._pause():
+                return None
+            self._tried_at = self._monotonic()
+            # In a context of its own: it serves all, and its log lines are no single request's.
+            self._fetching = asyncio.create_task(self._refetch(), name="identity provider's keys", context=Context())
+        return self._fetching
 
     async def _refetch(self) -> None:
-        if self._monotonic() - self._tried_at < (_REFETCH_SECONDS if self._keys else _RETRY_SECONDS):
-            return
-        self._tried_at = self._monotonic()
         try:
-            response = await self._client.get(self._jwks_url)
-            response.raise_for_status()
-            if len(response.content) > _LARGEST_JWKS:
-                raise ValueError("the key set is too large")
-            found = {
-                key["kid"]: jwt.PyJWK(key, algorithm="RS256").key
-                for key in response.json()["keys"]
-                if key.get("kty") == "RSA" and "kid" in key
-            }
-        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError, jwt.PyJWTError) as error:
-            _log.warning("the identity provider's keys cannot be fetched: %s", type(error).__name__)
+            answer = await self._client.fetch("GET", self._jwks_url, headers={"Accept": "application/json"})
+            if answer.status != 200:
+                moved = " and redirects are not followed" if 300 <= answer.status < 400 else ""
+                raise Unavailable(f"The answer is {answer.status}{moved}: check the address.")
+            found = key_set.read(answer.body)
+            if not found.keys:
+                raise ValueError(f"has no RSA key that can be used among {len(found.passed_over)} passed over")
+        except AppError as error:
+            self._fail(f"CLERK_JWKS_URL cannot be fetched. {error.detail}")
             return
-        self._keys, self._fetched_at = found, self._monotonic()
+        except ValueError as error:
+            self._fail(f"The document at CLERK_JWKS_URL {error}: check the address.")
+            return
+        except Exception:  # noqa: BLE001  whatever it is, the keys of before go on serving
+            _log.exception("the identity provider's keys cannot be read")
+            self._fail("The document at CLERK_JWKS_URL cannot be read: the log has the cause.")
+            return
+        if self._failure is not None:
+            _log.info("the identity provider's keys can be fetched again")
+        for name, why in found.passed_over.items():
+            if self._passed_over.get(name) != why:
+                _log.warning("the identity provider's key %s is passed over: it %s", name, why)
+        self._passed_over = found.passed_over
+        self._keys, self._fetched_at, self._failure = found.keys, self._monotonic(), None
+
+    def _fail(self, failure: str) -> None:
+        """Keep the keys that were fetched before. One line a minute, and one for each new cause."""
+        now = self._monotonic()
+        if failure != self._failure or now - self._complained_at >= _COMPLAINT_SECONDS:
+            self._complained_at = now
+            _log.warning("%s", failure)
+        self._failure = failure
+
+    def _due(self) -> float:
+        """In how many seconds the keys are to be fetched again."""
+        return _FRESH_SECONDS - self._age() if self._failure is None else self._pause() - self._since_tried()
+
+    def _age(self) -> float:
+        return self._monotonic() - self._fetched_at
+
+    def _since_tried(self) -> float:
+        return self._monotonic() - self._tried_at
+
+    def _pause(self) -> float:
+        return _REFETCH_SECONDS if self._keys else _RETRY_SECONDS
+
+
+def _unpublished() -> InvalidGrant:
+    return _refused("is signed with a key that the identity provider does not publish")
 
 
 def _refused(why: str) -> InvalidGrant:

@@ -1,0 +1,60 @@
+"""A published key set (JWKS, RFC 7517): the RSA keys in it that can verify, and the entries that cannot, with why."""
+
+from typing import Any, NamedTuple
+
+import jwt
+import orjson
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+_SMALLEST_BITS = 2048  # RFC 7518, 3.3
+_LONGEST_TEXT = 2048
+"""Of a modulus in base64url: 12 288 bits. Larger ones are slow to verify with, and nobody's."""
+
+
+class KeySet(NamedTuple):
+    """The keys by `kid`, and why other entries are passed over, by `kid` or place."""
+
+    keys: dict[str, RSAPublicKey]
+    passed_over: dict[str, str]
+
+
+def read(document: bytes) -> KeySet:
+    """The keys of a document; one bad entry costs no other. ValueError when the document is no key set."""
+    try:
+        entries = orjson.loads(document)["keys"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError("is no JSON object with 'keys'") from error
+    if not isinstance(entries, list):
+        raise ValueError("has 'keys' that are no list")
+    found = KeySet({}, {})
+    for place, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict):
+            found.passed_over[f"number {place}"] = "is no object"
+            continue
+        kid = entry.get("kid")
+        if entry.get("kty") != "RSA" or kid is None:
+            continue  # of another kind, or never named by a token: it concerns us as little as no entry
+        if not isinstance(kid, str):
+            found.passed_over[f"number {place}"] = "has a 'kid' that is no text"
+            continue
+        try:
+            found.keys[kid] = _key(entry)
+        except ValueError as error:
+            found.passed_over[repr(kid[:64])] = str(error)
+    return found
+
+
+def _key(entry: dict[str, Any]) -> RSAPublicKey:
+    """The public key of an entry; ValueError with the reason when it cannot verify."""
+    if "d" in entry:
+        raise ValueError("shows its private half, so that every reader of the set can sign with it")
+    parts = {name: entry.get(name) for name in ("n", "e")}
+    if not all(isinstance(part, str) and len(part) <= _LONGEST_TEXT for part in parts.values()):
+        raise ValueError("has no 'n' or no 'e', or one that is too long")
+    try:
+        key = jwt.PyJWK({"kty": "RSA", **parts}, algorithm="RS256").key
+    except (jwt.PyJWTError, ValueError) as error:
+        raise ValueError("is no RSA key") from error
+    if not isinstance(key, RSAPublicKey) or key.key_size < _SMALLEST_BITS:
+        raise ValueError(f"has fewer than {_SMALLEST_BITS} bits")
+    return key
