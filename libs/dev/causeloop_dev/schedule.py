@@ -32,7 +32,7 @@ class FolderByFolder(LoadScopeScheduling):
         self._alone: set[str] = set()
 
     def schedule(self) -> None:
-        if self.collection is None:
+        if self.collection is None and self._count.exists():  # else there is nothing to run: a path was wrong
             collected = next(iter(self.registered_collections.values()))
             self._alone.update(collected[len(collected) - int(self._count.read_text()) :])
         super().schedule()

@@ -28,7 +28,8 @@ def create(environ: Mapping[str, str]) -> Application:
     tokens = TokenService(database, access_key)
     application.relay(database)
     application.commands(handlers.router(sessions, tokens))
-    application.background("identity provider's keys", provider.keep)
+    application.background("identity_provider", provider.keep)
+    application.check("identity_provider", provider.check)
     application.examination("identity provider", provider.examine)
     application.after_serving(provider.close)
     return application

@@ -508,7 +508,9 @@ class TestKeep:
     ) -> None:
         issuer.instead = (503, b"")
         await provider._fetched()
-        assert provider._due() == 1  # there is not one key
+        assert provider._due() == 0.5  # there is not one key
+        with pytest.raises(Unavailable, match=r"^CLERK_JWKS_URL cannot be fetched\."):
+            await provider.check()
         issuer.instead = None
         time.now += 1
         await provider._fetched()
@@ -517,6 +519,7 @@ class TestKeep:
         assert provider._due() == 0
         await provider._fetched()
         assert provider._due() == 10
+        await provider.check()  # the keys of before serve
 
     async def test_a_failure_is_one_line_a_minute_and_so_is_its_end(
         self, issuer: "Door", provider: IdentityProvider, time: Time, caplog: pytest.LogCaptureFixture

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 JWKS_PATH = "/.well-known/jwks.json"
 LIMITS = Limits(total=3.0, connect=2.0, idle=2.0, largest=256 * 1024)
 _REFETCH_SECONDS = 10.0
-_RETRY_SECONDS = 1.0
+_RETRY_SECONDS = 0.5
 """While there is not one key."""
 _FRESH_SECONDS = 3600.0
 _ABSENT_SECONDS = 30.0
@@ -71,6 +71,11 @@ class IdentityProvider:
             if self._due() <= 0:
                 await self._fetched()
             await asyncio.sleep(max(self._due(), 0.1))
+
+    async def check(self) -> None:
+        """Readiness: whether there is a key. With one, sign-ins go on while the identity provider is away."""
+        if not self._keys:
+            raise Unavailable(self._failure or "The identity provider's keys are being fetched.")
 
     async def examine(self) -> None:
         """Fetch the keys; Unavailable with the cause when that fails."""
