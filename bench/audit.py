@@ -30,7 +30,8 @@ from causeloop_common import ids
 from causeloop_common.application import settle_memory
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
-from causeloop_common.database import Database
+from causeloop_common.database import Database, role_connections
+from causeloop_common.leader import Leader, Work
 from causeloop_common.messaging import Bus, event_headers
 
 BATCH = 500
@@ -52,7 +53,7 @@ class Sides(NamedTuple):
     runner: asyncio.Runner
     told: dict[str, Any]
     log: LogService
-    writer: LogWriter
+    leader: Leader
     bare: asyncpg.Connection
 
 
@@ -62,15 +63,25 @@ def sides() -> Iterator[Sides]:
     with servers() as told, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         settings = AuditSettings.load("audit", told["environ"]["audit"])
         database = Database(settings.dsn("causeloop_audit"), "audit", metadata, workers=1)
-        writer = LogWriter(settings.dsn(WRITER))
-        runner.run(writer.connect())
+        connections = role_connections(settings.dsn(WRITER), WRITER)
+        leader = Leader(connections, "audit", "intake")
         dsn = AuditSettings.load("audit", told["reference"]["audit"]).dsn(WRITER)
         bare = runner.run(asyncpg.connect(dsn))
         try:
-            yield Sides(runner, told, LogService(database, writer), writer, bare)
+            yield Sides(runner, told, LogService(database, LogWriter(leader)), leader, bare)
         finally:
-            writer.close()
+            runner.run(connections.close(1))
             runner.run(bare.close())
+
+
+class Led(Work):
+    """Appends as the leader of the intake, and is done."""
+
+    def __init__(self, append: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.lead = append  # type: ignore[method-assign]
+
+    async def lead(self) -> None:
+        """Given."""
 
 
 def events(count: int, workspaces: list[str]) -> list[Announced]:
@@ -128,7 +139,7 @@ def audit_append(workspaces: int, effort: Effort) -> Row:
                 for batch in made:
                     await both.log.append(batch)
 
-            return _rate(both.runner, append, count)
+            return _rate(both.runner, partial(both.leader.once, Led(append)), count)
 
         def bare() -> dict[str, Any]:
             # The text of the leaf is as long as ours: a canonical entry with its salt.
@@ -176,11 +187,11 @@ def audit_intake(effort: Effort) -> Row:
             return {}
 
         def ours() -> dict[str, Any]:
-            service = Counting(both.log._database, both.writer)
+            service = Counting(both.log._database, both.log._writer)
             service.all_done.clear()
 
             async def take_in() -> None:
-                taking = asyncio.create_task(Intake(bus, service, both.writer).run())
+                taking = asyncio.create_task(both.leader.run(Intake(bus, service, both.leader)))
                 await service.all_done.wait()
                 await asyncio.sleep(0)
                 taking.cancel()

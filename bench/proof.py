@@ -1,12 +1,12 @@
 """The row of proofs: one entry's inclusion proof over HTTP, in a log of a million entries, one after the other."""
 
-import asyncio
 import http.client
 import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
@@ -19,7 +19,7 @@ from causeloop_audit.models import WRITER, metadata
 from causeloop_audit.repository import LogWriter
 from causeloop_audit.service import LogService
 from causeloop_audit.settings import AuditSettings
-from causeloop_common.database import Database
+from causeloop_common.database import Connections, Database, role_connections
 from causeloop_log.tlog.merkle import leaf_hash
 from causeloop_log.tlog.note import VerifierKey
 from causeloop_log.tlog.proof import LogProof
@@ -44,12 +44,25 @@ def audit_proof(effort: Effort) -> Row:
     return Row(p99, None, None, "ms", "lower", f"p99 <= {LIMIT_MS:g} ms", p99 <= LIMIT_MS, p50, p99)
 
 
+class BesideTheIntake:
+    """Transactions of the writer's role in no term."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        """One of them."""
+        async with self._connections.borrowed() as connection, connection.transaction():
+            yield connection
+
+
 async def _fill(ready: Bed, entries: int) -> list[str]:
     """A log of so many entries; the ids of some."""
     settings = AuditSettings.load("audit", ready.told["environ"]["audit"])
-    writer = LogWriter(settings.dsn(WRITER))
-    await writer.connect()
-    log = LogService(Database(settings.dsn("causeloop_audit"), "audit", metadata, workers=1), writer)
+    connections = role_connections(settings.dsn(WRITER), WRITER)
+    database = Database(settings.dsn("causeloop_audit"), "audit", metadata, workers=1)
+    log = LogService(database, LogWriter(BesideTheIntake(connections)))
     known: list[str] = []
     for done in range(0, entries, AT_ONCE):
         batch = events(AT_ONCE, [ready.workspace])
@@ -57,8 +70,7 @@ async def _fill(ready: Bed, entries: int) -> list[str]:
         known += (event.id for event in random.sample(batch, 50))
         if done % 100_000 == 0:
             print(f"… audit_proof: {done} entries", file=sys.stderr)
-    writer.close()
-    await asyncio.sleep(0)
+    await connections.close(1)
     return known
 
 

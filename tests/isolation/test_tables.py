@@ -18,12 +18,16 @@ from tests.support.stack import Stack
 NO_TENANTS = {
     "migrations": "which migrations were run",
     "relay_state": "the relay's memory: one number",
+    "leases": "who leads which work",
 }
 """Tables without a tenant, by schema or name."""
 
 BEYOND_TENANTS = {
     ("causeloop_{s}_relay", "outbox"): {"select", "update"},
     ("causeloop_{s}_relay", "relay_state"): {"select", "insert", "update"},
+    ("causeloop_{s}_relay", "leases"): {"select", "update"},
+    ("causeloop_{s}_writer", "leases"): {"select", "update"},
+    ("causeloop_audit", "leases"): {"select", "update"},
     ("causeloop_{s}_writer", "heads"): {"select", "insert", "update"},
     ("causeloop_{s}_writer", "entries"): {"select", "insert"},
     ("causeloop_{s}_writer", "nodes"): {"insert"},

@@ -66,7 +66,7 @@ class TestMetrics:
         assert await stack.metric("vault", 'causeloop_database_connections{service="vault",state="idle"}') >= 1
 
         async def empty() -> bool:
-            return await stack.metric("vault", 'causeloop_outbox_lag_seconds{service="vault"}') == 0
+            return await stack.metric("vault", 'causeloop_leader_lag_seconds{name="relay",service="vault"}') == 0
 
         await until("the outbox is empty", empty)
 

@@ -15,7 +15,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,11 @@ import orjson
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from causeloop_common import telemetry
+from causeloop_common import leases, telemetry
 from causeloop_common.contracts import topology
-from causeloop_common.database import Database
+from causeloop_common.database import Connections, Database, role_connections
 from causeloop_common.errors import AppError, Unavailable
+from causeloop_common.leader import PATIENCE_SECONDS, Leader, Work
 from causeloop_common.messaging import Bus, CommandRouter, EventRouter
 from causeloop_common.relay import Relay
 from causeloop_common.rls import IsolationError, Tables
@@ -66,6 +67,7 @@ class Application:
         """Where spans go; None without a collector."""
         self.bus = Bus(settings, self.keys, self.tracer)
         self._databases: list[Database] = []
+        self._connections: dict[str, Connections] = {}
         self._commands: CommandRouter | None = None
         self._background: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         self._before: list[Check] = []
@@ -98,18 +100,31 @@ class Application:
         self._checks["isolation"] = self._check_isolation
         return database
 
+    def connections(self, role: str) -> Connections:
+        """The connections of one of the service's roles that works across tenants."""
+        if role not in self._connections:
+            self._connections[role] = role_connections(self.settings.dsn(role), role)
+        return self._connections[role]
+
+    def leader(self, database: Database, name: str, *, patience: float = PATIENCE_SECONDS) -> Leader:
+        """This process's part in one kind of work, of which one replica at a time is the leader: for `leads`.
+
+        `patience` is the time in seconds after which work that waits, or stands still, makes it not ready.
+        """
+        role = leases.leader_of(database.tables, name)
+        return Leader(self.connections(role), self.name, name, patience=patience)
+
+    def leads(self, leader: Leader, work: Work) -> None:
+        """Do this work in one replica at a time."""
+        self.background(leader.name, partial(leader.run, work))
+        self.check(leader.name, leader.check)
+
     def relay(self, database: Database) -> None:
         """Put the events of this database on the bus."""
         if self.name in topology.PROMPT:
             database.at_once = self.bus.publish
-        relay = Relay(self.settings.dsn(f"causeloop_{self.name}_relay"), self.name, self.bus, database.published)
-        self.background("relay", relay.run)
-
-        async def check() -> None:
-            if relay.failure is not None:
-                raise Unavailable(f"The relay waits: {relay.failure}.")
-
-        self._checks["relay"] = check
+        leader = self.leader(database, "relay")
+        self.leads(leader, Relay(leader, self.name, self.bus, database.published))
 
     def commands(self, router: CommandRouter) -> None:
         """Answer commands."""
@@ -184,6 +199,8 @@ class Application:
         await self.bus.close()
         for database in self._databases:
             await database.stop()
+        for connections in self._connections.values():
+            await connections.close(GRACE_SECONDS)
         if self.tracer is not None:
             await self.tracer.stop()
 

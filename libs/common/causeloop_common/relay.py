@@ -2,9 +2,9 @@
 
     SELECT unpublished ──► publish, all at once, in order ──► acknowledged ──► mark with the stream's sequence
 
-One relay per service is at work (an advisory lock on its own connection). A commit in its process wakes it; the relays
-of other replicas stand by and wake it over the bus after theirs. It also polls every second. It reads the rows without
-a mark, so a late commit is never skipped.
+One relay per service is at work (`leader`). A commit in its process wakes it; the relays of other replicas stand by and
+wake it over the bus after theirs. It also polls every second. It reads the rows without a mark, so a late commit is
+never skipped.
 
 A broker may lose what it acknowledged (it syncs its files every two minutes), so rows stay for a day. When the stream
 ends before the last sequence remembered here, everything after its end is published again. When the server was started
@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
 import nats.errors
@@ -25,11 +26,11 @@ import orjson
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from causeloop_common import outbox
+from causeloop_common import leases, outbox
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
-from causeloop_common.database import KEEPALIVE, SILENCE_SECONDS
-from causeloop_common.errors import AppError, Unavailable
+from causeloop_common.errors import Unavailable
+from causeloop_common.leader import Leader, Work
 from causeloop_common.messaging import Bus, event_headers
 from causeloop_common.telemetry import Kind, metrics
 
@@ -44,17 +45,19 @@ each event leaves at once, and the acts of one client in several services arrive
 _ACK_SECONDS = 10.0
 _LOOK_SECONDS = 60.0
 
-_LOCK = 0x0_CA05E_0001
 _PENDING = """
     SELECT {event}, bucket, seq, stream_seq
     FROM {schema}.outbox WHERE published_at IS NULL ORDER BY seq LIMIT {batch}
 """
 _MARK = """
-    WITH done AS (SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS d(bucket, seq, stream_seq)),
+    WITH held AS MATERIALIZED (SELECT {fence} AND {soon}),
+         done AS (SELECT d.* FROM held,
+                         unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS d(bucket, seq, stream_seq)),
          marked AS (UPDATE {schema}.outbox o SET published_at = now(), stream_seq = d.stream_seq
                     FROM done d WHERE o.bucket = d.bucket AND o.seq = d.seq RETURNING 1)
     UPDATE {schema}.relay_state SET last_sequence = greatest(last_sequence, $4)
 """
+"""A lost mark only means that an event is published twice, so the disk is not waited for."""
 _REWIND = """
     UPDATE {schema}.outbox SET published_at = NULL
     WHERE stream_seq > $1
@@ -64,78 +67,41 @@ _REMEMBER = """
     INSERT INTO {schema}.relay_state (id, last_sequence, server_id) VALUES (1, $1, $2)
     ON CONFLICT (id) DO UPDATE SET last_sequence = excluded.last_sequence, server_id = excluded.server_id
 """
+_OLDEST = """
+    SELECT extract(epoch FROM clock_timestamp() - occurred_at)::float8 AS seconds
+    FROM {schema}.outbox WHERE published_at IS NULL ORDER BY seq LIMIT 1
+"""
 _STALE = """
     SELECT count(*) FILTER (WHERE published_at IS NULL) AS pending, max(occurred_at) AS newest
     FROM {schema}.outbox WHERE bucket = $1
 """
 
 
-class Relay:
+class Relay(Work):
     """Moves one service's events to the stream."""
 
-    def __init__(self, dsn: str, schema: str, bus: Bus, wake: asyncio.Event) -> None:
-        self._dsn = dsn
+    def __init__(self, leader: Leader, schema: str, bus: Bus, wake: asyncio.Event) -> None:
+        self._leader = leader
         self._schema = schema
         self._bus = bus
         self._wake = wake
-        self._connection: asyncpg.Connection | None = None
-        self._oldest: datetime | None = None
-        metrics.OUTBOX_LAG.labels(schema).set_function(self._lag)
-        self.failure: str | None = None
-        """Why no event moves now, for readiness; None while they do."""
 
-    async def run(self) -> None:
-        """Relay until cancelled, and wait while there is a fault."""
-        while True:
-            try:
-                await self._lead()
-            except (
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                asyncpg.InternalClientError,
-                OSError,
-                TimeoutError,
-                AppError,
-                nats.errors.Error,
-            ) as e:
-                self.failure = type(e).__name__
-                _log.warning("relay waits: %s: %s", type(e).__name__, e)
-            finally:
-                if self._connection is not None:
-                    self._connection.terminate()
-                    self._connection = None
-            await asyncio.sleep(0.25)
-
-    async def _lead(self) -> None:
-        connection = await asyncpg.connect(
-            self._dsn,
-            timeout=5,
-            command_timeout=SILENCE_SECONDS,
-            server_settings={
-                **KEEPALIVE,
-                "application_name": f"causeloop-{self._schema}-relay",
-                # A lost commit would only be one of the relay's own marks, and then an event is published twice.
-                "synchronous_commit": "off",
-            },
-        )
-        self._connection = connection
-        while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", self._lock()):
-            self.failure = self._oldest = None  # another relay is at work
-            await self._stand_by()
-        server = await self._catch_up_with_stream(connection)
+    async def lead(self) -> None:
+        """Move events whenever there are some."""
+        server = await self._catch_up_with_stream()
         wakes = await self._bus.subscribe(topology.wake(self._schema), self._on_wake)
         stream = await _StreamPublisher.subscribe(self._bus)
         try:
-            self.failure = None
             looked_at = moved_at = float("-inf")
             while True:
                 self._wake.clear()
                 if time.monotonic() - looked_at > _LOOK_SECONDS:
                     looked_at = time.monotonic()
-                    await self._empty_old_bucket(connection)
+                    await self._empty_old_bucket()
                 if self._bus.server_id != server:
-                    server = await self._catch_up_with_stream(connection)
-                moved = await self._move(connection, stream)
+                    server = await self._catch_up_with_stream()
+                moved = await self._move(stream)
+                self._leader.works()
                 metrics.OUTBOX_PENDING.labels(self._schema).set(moved if moved == BATCH else 0)
                 if moved:
                     now = time.monotonic()
@@ -150,50 +116,51 @@ class Relay:
             with suppress(nats.errors.Error):
                 await wakes.unsubscribe()
 
-    async def _stand_by(self) -> None:
-        """Wake the relay at work after every commit of this process, until it is time to try for the lead again."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(POLL_SECONDS):
-                while True:
-                    await self._wake.wait()
-                    self._wake.clear()
-                    await self._bus.client.publish(topology.wake(self._schema))
+    async def stand_by(self) -> None:
+        """Wake the relay at work after every commit of this process."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self._bus.client.publish(topology.wake(self._schema))
+
+    async def waiting(self) -> float:
+        """The age in seconds of the oldest event that is not published."""
+        rows = await self._leader.fetch(_OLDEST.format(schema=self._schema))
+        return float(rows[0]["seconds"]) if rows else 0.0
 
     async def _on_wake(self, message: Msg) -> None:
         self._wake.set()
 
-    def _lock(self) -> int:
-        return _LOCK + topology.SERVICES.index(self._schema)
-
-    async def _catch_up_with_stream(self, connection: asyncpg.Connection) -> str:
+    async def _catch_up_with_stream(self) -> str:
         """Publish again what the stream may have lost. Returns the server's id."""
         server = self._bus.server_id
         info = await self._bus.jetstream().stream_info(topology.EVENTS.name)
         end = info.state.last_seq
-        known = await connection.fetch(f"SELECT last_sequence, server_id FROM {self._schema}.relay_state")  # noqa: S608
-        if known and (end < known[0]["last_sequence"] or server != known[0]["server_id"]):
-            again = await connection.execute(_REWIND.format(schema=self._schema), end, server != known[0]["server_id"])
-            _log.warning("the stream's server was started anew: publishing again what it may have lost (%s)", again)
-        await connection.execute(_REMEMBER.format(schema=self._schema), end, server)
+        async with self._leader.transaction() as connection:
+            known = await connection.fetch(f"SELECT last_sequence, server_id FROM {self._schema}.relay_state")  # noqa: S608
+            if known and (end < known[0]["last_sequence"] or server != known[0]["server_id"]):
+                rewind = _REWIND.format(schema=self._schema)
+                again = await connection.execute(rewind, end, server != known[0]["server_id"])
+                _log.warning("the stream's server was started anew: publishing again what it may have lost (%s)", again)
+            await connection.execute(_REMEMBER.format(schema=self._schema), end, server)
         return server
 
-    async def _move(self, connection: asyncpg.Connection, stream: "_StreamPublisher") -> int:
-        rows = await connection.fetch(_PENDING.format(event=", ".join(outbox.EVENT), schema=self._schema, batch=BATCH))
-        self._oldest = rows[0]["occurred_at"] if rows else None
+    async def _move(self, stream: "_StreamPublisher") -> int:
+        pending = _PENDING.format(event=", ".join(outbox.EVENT), schema=self._schema, batch=BATCH)
+        rows = await self._leader.fetch(pending)
         if not rows:
             return 0
+        self._leader.require()
         events = [outbox.read(row) for row in rows]
         with self._traced(events) as leaving:
             sequences = await stream.publish(leaving)
-        await connection.execute(
-            _MARK.format(schema=self._schema),
+        await self._leader.execute(
+            _MARK.format(fence=self._leader.fence, soon=leases.SOON, schema=self._schema),
             [row["bucket"] for row in rows],
             [row["seq"] for row in rows],
             sequences,
             max(sequences),
         )
-        if len(rows) < BATCH:
-            self._oldest = None
         metrics.RELAYED.labels(self._schema).inc(len(rows))
         metrics.RELAY_BATCH.labels(self._schema).observe(len(rows))
         return len(rows)
@@ -214,31 +181,28 @@ class Relay:
                 leaving.append(event._replace(traceparent=span.traceparent))
             yield leaving
 
-    def _lag(self) -> float:
-        """The age in seconds of the oldest event that was not published at the last look; 0 without one."""
-        oldest = self._oldest
-        return 0.0 if oldest is None else max((datetime.now(UTC) - oldest).total_seconds(), 0.0)
-
-    async def _empty_old_bucket(self, connection: asyncpg.Connection) -> None:
+    async def _empty_old_bucket(self) -> None:
         """Empty tomorrow's partition, if all its rows were published and are of an earlier turn.
 
         That is checked again under the lock, so that a row committed at this moment is not lost.
         """
         bucket = (int(datetime.now(UTC).timestamp()) // 86_400 + 1) % outbox.BUCKETS
         partition = f"{self._schema}.outbox_{bucket}"
-        if not await self._is_over(connection, bucket):
+        stale = _STALE.format(schema=self._schema)
+        if not _is_over(await self._leader.fetch(stale, bucket)):
             return
         with suppress(asyncpg.LockNotAvailableError):  # the next look will do
-            async with connection.transaction():
+            async with self._leader.transaction() as connection:
                 await connection.execute(f"LOCK TABLE {partition} IN ACCESS EXCLUSIVE MODE NOWAIT")
-                if await self._is_over(connection, bucket):
+                if _is_over(await connection.fetch(stale, bucket)):
                     await connection.execute(f"TRUNCATE {partition}")
 
-    async def _is_over(self, connection: asyncpg.Connection, bucket: int) -> bool:
-        """Whether all rows of a partition were published and are of an earlier turn; False without rows."""
-        (state,) = await connection.fetch(_STALE.format(schema=self._schema), bucket)
-        newest: datetime | None = state["newest"]
-        return newest is not None and not state["pending"] and (datetime.now(UTC) - newest).days >= 1
+
+def _is_over(states: Sequence[Any]) -> bool:
+    """Whether all rows of a partition were published and are of an earlier turn; False without rows."""
+    (state,) = states
+    newest: datetime | None = state["newest"]
+    return newest is not None and not state["pending"] and (datetime.now(UTC) - newest).days >= 1
 
 
 class _StreamPublisher:

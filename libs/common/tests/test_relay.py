@@ -6,17 +6,18 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
 from prometheus_client import REGISTRY
 
-from causeloop_common import ids, relay as rooms
+from causeloop_common import ids, leader as leader_room, relay as rooms
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.tenancy import MemberAdded
-from causeloop_common.database import Database
+from causeloop_common.database import Connections, Database, role_connections
 from causeloop_common.errors import NotFound
+from causeloop_common.leader import Leader
 from causeloop_common.messaging import Bus
 from causeloop_common.outbox import BUCKETS
 from causeloop_common.relay import Relay
@@ -24,7 +25,22 @@ from causeloop_dev.testing import context
 
 PERSON = ids.realm("https://issuer.test", "user_1")
 
-Run = Callable[[], Awaitable[Relay]]
+
+class Running(NamedTuple):
+    """A relay that runs: its part in the lead, and its task."""
+
+    leader: Leader
+    task: asyncio.Task[None]
+
+
+Run = Callable[[], Awaitable[Running]]
+
+
+def begin(connections: Connections, bus: Bus, database: Database) -> Running:
+    """Start a relay of tenancy."""
+    leader = Leader(connections, "tenancy", "relay")
+    relay = Relay(leader, "tenancy", bus, database.published)
+    return Running(leader, asyncio.create_task(leader.run(relay)))
 
 
 @pytest.fixture
@@ -53,24 +69,26 @@ async def connected(scratch: Any) -> AsyncIterator[Database]:
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rooms, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(leader_room, "MEASURE_SECONDS", 0.05)
 
 
 @pytest.fixture
 async def run(scratch: Any, house: Any, bus: Callable[[str], Awaitable[Bus]], database: Database) -> AsyncIterator[Run]:
     """Starts a relay: `await run()`; `end` stops it."""
     tasks: list[asyncio.Task[None]] = []
+    connections = role_connections(scratch.dsn("causeloop_tenancy_relay"), "causeloop_tenancy_relay")
     tenancy = await bus("tenancy")
 
-    async def start() -> Relay:
-        relay = Relay(scratch.dsn("causeloop_tenancy_relay"), "tenancy", tenancy, database.published)
-        tasks.append(asyncio.create_task(relay.run()))
-        relay.end = tasks[-1].cancel  # type: ignore[attr-defined]
-        return relay
+    async def start() -> Running:
+        running = begin(connections, tenancy, database)
+        tasks.append(running.task)
+        return running
 
     yield start
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    await connections.close(1)
 
 
 async def announce(database: Database, ctx: AuthContext, *roles: str) -> None:
@@ -103,17 +121,9 @@ async def arrived(house: Any, ctx: AuthContext, *roles: str) -> None:
     await until(there)
 
 
-async def two_are_there(superuser: asyncpg.Connection) -> Any:
-    """Whether one relay is at work and another stands by."""
-    return await superuser.fetchval(
-        "SELECT count(*) = 2 FROM pg_stat_activity "
-        "WHERE datname = current_database() AND application_name = 'causeloop-tenancy-relay'"
-    )
-
-
 def lag() -> float:
     """The age of the oldest event that waits, as the metric has it."""
-    return REGISTRY.get_sample_value("causeloop_outbox_lag_seconds", {"service": "tenancy"}) or 0.0
+    return REGISTRY.get_sample_value("causeloop_leader_lag_seconds", {"service": "tenancy", "name": "relay"}) or 0.0
 
 
 class TestOrder:
@@ -219,7 +229,7 @@ class TestLead:
 
         await announce(database, workspace, "two")
         await arrived(house, workspace, "one", "two")
-        assert relay.failure is None
+        await relay.leader.check()
 
     async def test_a_commit_of_another_replica_wakes_it_over_the_bus(
         self,
@@ -238,14 +248,15 @@ class TestLead:
         await announce(database, workspace, "one")
         await arrived(house, workspace, "one")
         monkeypatch.setattr(rooms, "POLL_SECONDS", 60)
-        relay = Relay(scratch.dsn("causeloop_tenancy_relay"), "tenancy", await bus("tenancy"), replica.published)
-        standing_by = asyncio.create_task(relay.run())
-        await until(lambda: two_are_there(superuser))
-        await asyncio.sleep(0.06)  # the first waits for a minute now
+        other = role_connections(scratch.dsn("causeloop_tenancy_relay"), "causeloop_tenancy_relay")
+        standing_by = begin(other, await bus("tenancy"), replica).task
+        await asyncio.sleep(0.2)  # it stands by, and the first waits for a minute now
 
         await announce(replica, workspace, "two")
         await arrived(house, workspace, "one", "two")
         standing_by.cancel()
+        await asyncio.gather(standing_by, return_exceptions=True)
+        await other.close(1)
 
     async def test_two_are_not_at_work_and_the_second_takes_over(
         self, house: Any, run: Run, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
@@ -254,13 +265,14 @@ class TestLead:
         await announce(database, workspace, "one")
         await arrived(house, workspace, "one")
         second = await run()
-        await until(lambda: two_are_there(superuser))
+        await asyncio.sleep(0.1)
+        assert (first.leader.leads, second.leader.leads) == (True, False)
         await announce(database, workspace, "two")
         await arrived(house, workspace, "one", "two")
-        first.end()  # type: ignore[attr-defined]
+        first.task.cancel()
         await announce(database, workspace, "three")
         await arrived(house, workspace, "one", "two", "three")
-        assert second.failure is None
+        await second.leader.check()
 
     async def test_it_goes_on_when_its_connection_was_cut(
         self, house: Any, run: Run, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
@@ -272,7 +284,7 @@ class TestLead:
             "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity "
             "WHERE datname = current_database() AND application_name = 'causeloop-tenancy-relay'"
         )
-        assert killed == 1
+        assert killed
 
         await announce(database, workspace, "two")
         await arrived(house, workspace, "one", "two")
@@ -290,7 +302,7 @@ class TestLoss:
         await announce(database, workspace, "two")
 
         async def waits() -> bool:
-            return relay.failure is not None
+            return lag() > 0 and relay.leader._failure is not None
 
         await until(waits)
         before = lag()
@@ -300,10 +312,9 @@ class TestLoss:
         await arrived(house, workspace, "one", "two")  # the new stream has what the old one had, too
 
         async def moves() -> bool:
-            return relay.failure is None
+            return relay.leader._failure is None and lag() == 0
 
         await until(moves)
-        assert lag() == 0
 
     async def test_what_an_emptied_stream_lost_is_published_again_at_the_next_start(
         self, house: Any, run: Run, database: Database, workspace: AuthContext
@@ -311,7 +322,7 @@ class TestLoss:
         relay = await run()
         await announce(database, workspace, "one", "two", "three")
         await arrived(house, workspace, "one", "two", "three")
-        relay.end()  # type: ignore[attr-defined]
+        relay.task.cancel()
         stream = (await house.operator()).jetstream()
         await stream.delete_stream("EVENTS")
         await house.declare()
@@ -351,7 +362,7 @@ class TestLoss:
         house.nats.restart()
 
         async def noticed() -> bool:
-            return await superuser.fetchval(known) != before and relay.failure is None
+            return await superuser.fetchval(known) != before and relay.leader._failure is None
 
         await until(noticed)
         await announce(database, workspace, "three")
@@ -369,7 +380,7 @@ class TestLoss:
         relay = await run()
         await announce(database, workspace, "one")
         await arrived(house, workspace, "one")
-        relay.end()  # type: ignore[attr-defined]
+        relay.task.cancel()
         known = await superuser.fetchval("SELECT last_sequence FROM tenancy.relay_state")
         await (await house.operator()).jetstream().delete_stream("EVENTS")
         await house.declare()

@@ -283,9 +283,9 @@ class TestDeclarations:
         unaudited = {table for schema in ("auth", "tenancy", "vault", "audit") for table, _ in _unaudited(schema)}
 
         bookkeeping = {
-            f"{s}.{t}" for s in ("auth", "tenancy", "vault") for t in ("outbox", "idempotency", "relay_state")
+            f"{s}.{t}" for s in ("auth", "tenancy", "vault") for t in ("outbox", "idempotency", "relay_state", "leases")
         }
-        log = {f"audit.{table}" for table in ("checkpoints", "entries", "heads", "nodes")}
+        log = {f"audit.{table}" for table in ("checkpoints", "entries", "heads", "leases", "nodes")}
         assert unaudited == bookkeeping | log | {"vault.checkpoints"}
 
     def test_every_exception_has_its_reason(self) -> None:

@@ -9,6 +9,7 @@ from causeloop_audit.repository import LogWatch, LogWriter
 from causeloop_audit.service import CheckpointService, LogService, Signer
 from causeloop_audit.settings import AuditSettings
 from causeloop_common.application import Application
+from causeloop_common.leader import PATIENCE_SECONDS
 
 
 def create(environ: Mapping[str, str]) -> Application:
@@ -16,14 +17,13 @@ def create(environ: Mapping[str, str]) -> Application:
     settings = AuditSettings.load("audit", environ)
     application = Application(settings)
     database = application.database(metadata)
-    writer = LogWriter(settings.dsn(WRITER))
-    service = LogService(database, writer)
+    intake = application.leader(database, "intake")
+    service = LogService(database, LogWriter(intake))
+    application.leads(intake, Intake(application.bus, service, intake))
+    pause = settings.checkpoint_seconds
+    signer = application.leader(database, "signer", patience=pause + PATIENCE_SECONDS)
     checkpoints = CheckpointService(database, application.bus)
-    signer = Signer(LogWatch(settings.dsn(WRITER)), checkpoints, seconds=settings.checkpoint_seconds)
-    intake = Intake(application.bus, service, writer)
-    application.background("intake", intake.run)
-    application.check("intake", intake.check)
-    application.background("signer", signer.run)
-    application.check("signer", signer.check)
+    watch = LogWatch(application.connections(WRITER))
+    application.leads(signer, Signer(signer, watch, checkpoints, seconds=pause))
     application.commands(handlers.router(service, checkpoints))
     return application

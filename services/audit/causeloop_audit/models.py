@@ -8,12 +8,15 @@ keeps the checkpoints. Only the writer's role appends, across tenants; it also s
 from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, SmallInteger, Table, Text
 from sqlalchemy.dialects.postgresql import UUID
 
-from causeloop_common import rls
+from causeloop_common import leases, rls
 
 metadata = MetaData(schema="audit")
 
 WRITER = "causeloop_audit_writer"
 REASON = "the log is the record"
+
+leases.table(metadata, {"intake": WRITER, "signer": "causeloop_audit"})
+
 ENTRIES_EXTRA = (
     rls.Policy("writer_insert", "insert", WRITER, check="true"),
     rls.Policy("writer_select", "select", WRITER, using="true"),

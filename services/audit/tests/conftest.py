@@ -1,6 +1,7 @@
 """The log as its use cases meet it: the service on real PostgreSQL, with a writer of its own."""
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,8 +15,23 @@ from causeloop_audit.settings import AuditSettings
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
-from causeloop_common.database import Database
+from causeloop_common.database import Database, role_connections
 from causeloop_dev.testing import Servers
+
+
+class Unled:
+    """Transactions of the writer's role in no term: any number of tests append beside the intake."""
+
+    def __init__(self, dsn: str) -> None:
+        self._connections = role_connections(dsn, WRITER)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        async with self._connections.borrowed() as connection, connection.transaction():
+            yield connection
+
+    async def close(self) -> None:
+        await self._connections.close(1)
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +39,10 @@ async def log(servers: Servers) -> AsyncIterator[LogService]:
     """The service, without its intake: tests append themselves."""
     settings = AuditSettings.load("audit", servers.environ["audit"])
     database = Database(settings.dsn("causeloop_audit"), "audit", metadata, workers=4)
-    writer = LogWriter(settings.dsn(WRITER))
+    writer = Unled(settings.dsn(WRITER))
     await database.start()
-    await writer.connect()
-    yield LogService(database, writer)
-    writer.close()
+    yield LogService(database, LogWriter(writer))
+    await writer.close()
     await database.stop()
 
 

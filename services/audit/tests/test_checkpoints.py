@@ -20,8 +20,9 @@ from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.audit import GetCheckpoint, GetConsistency, GetEventProof
 from causeloop_common.contracts.vault import GetAuditKey
-from causeloop_common.database import Database
+from causeloop_common.database import Database, role_connections
 from causeloop_common.errors import Conflict, InvalidInput, NotFound, Unavailable
+from causeloop_common.leader import Leader, Work
 from causeloop_common.messaging import Bus
 from causeloop_common.telemetry import metrics
 from causeloop_dev.testing import Servers, context
@@ -35,6 +36,7 @@ from causeloop_vault import app as vault_app
 PATIENCE = 10.0
 
 Make = Callable[..., Announced]
+Sign = Callable[[CheckpointService], tuple[Leader, Signer]]
 Events = list[Announced]
 
 
@@ -79,8 +81,18 @@ async def key(gateway: Bus, workspace: AuthContext) -> VerifierKey:
 
 
 @pytest.fixture
-def watch(servers: Servers) -> Callable[[], LogWatch]:
-    return lambda: LogWatch(AuditSettings.load("audit", servers.environ["audit"]).dsn(WRITER))
+async def sign(servers: Servers) -> AsyncIterator[Sign]:
+    """Makes a signer, and its part in the lead."""
+    settings = AuditSettings.load("audit", servers.environ["audit"])
+    own, writer = (role_connections(settings.dsn(role), role) for role in ("causeloop_audit", WRITER))
+
+    def make(checkpoints: CheckpointService) -> tuple[Leader, Signer]:
+        leader = Leader(own, "audit", "signer")
+        return leader, Signer(leader, LogWatch(writer), checkpoints, seconds=0.05)
+
+    yield make
+    for connections in (own, writer):
+        await connections.close(1)
 
 
 @pytest.fixture
@@ -413,7 +425,7 @@ class TestSigner:
         checkpoints: CheckpointService,
         log: LogService,
         event: Make,
-        watch: Callable[[], LogWatch],
+        sign: Sign,
         superuser: asyncpg.Connection,
     ) -> None:
         spoilt, gone, sound = sorted((context(ids.new("ws")) for _ in range(3)), key=lambda ctx: ctx.tenant_uuid)
@@ -424,35 +436,35 @@ class TestSigner:
         for one in (spoilt, gone, sound):
             await grow(log, event, 1, tenant=one.tenant)
         await superuser.execute("DELETE FROM audit.entries WHERE workspace_id = $1 AND index = 9", gone.tenant_uuid)
-        signer = Signer(watch(), checkpoints, seconds=0.05)
-        async with running(signer):
+        leader, signer = sign(checkpoints)
+        async with running(leader, signer):
             assert await signed(superuser, sound, 1)
-            await signer.check()
+            await leader.check()
         assert not await signed(superuser, spoilt, 10, seconds=0)
 
     async def test_says_so_while_the_vault_is_away_and_holds_up_no_log_for_another(
-        self, away: CheckpointService, log: LogService, event: Make, watch: Callable[[], LogWatch]
+        self, away: CheckpointService, log: LogService, event: Make, sign: Sign
     ) -> None:
         first, second = sorted((context(ids.new("ws")) for _ in range(2)), key=lambda ctx: ctx.tenant_uuid)
         for one in (first, second):
             await grow(log, event, 1, tenant=one.tenant)
         tried: list[str] = []
         both = asyncio.Event()
-        sign = away.sign
+        ask = away.sign
 
-        async def noted(ctx: AuthContext) -> Any:
+        async def noted(ctx: AuthContext, **more: Any) -> Any:
             tried.append(ctx.tenant)
             if len(tried) == 2:
                 both.set()
-            return await sign(ctx)
+            return await ask(ctx, **more)
 
         away.sign = noted  # type: ignore[method-assign]
-        signer = Signer(watch(), away, seconds=0.05)
+        leader, signer = sign(away)
         signer._after = UUID(int=first.tenant_uuid.int - 1)  # other tests left logs that are behind
-        async with running(signer), asyncio.timeout(PATIENCE):
+        async with running(leader, signer), asyncio.timeout(PATIENCE):
             await both.wait()
             with pytest.raises(Unavailable, match="The signer waits"):
-                await signer.check()
+                await leader.check()
         assert tried[:2] == [first.tenant, second.tenant]
 
     async def test_stands_by_while_another_leads(
@@ -461,22 +473,34 @@ class TestSigner:
         log: LogService,
         event: Make,
         workspace: AuthContext,
-        watch: Callable[[], LogWatch],
+        sign: Sign,
         superuser: asyncpg.Connection,
     ) -> None:
-        leader = watch()
-        await leader.connect()
-        assert await leader.lead()
+        leader, _ = sign(checkpoints)
         await grow(log, event, 1)
-        async with running(Signer(watch(), checkpoints, seconds=0.05)):
+        async with running(leader, Idle()):
+            async with asyncio.timeout(PATIENCE):
+                while not leader.leads:  # noqa: ASYNC110  it lies in the database
+                    await asyncio.sleep(0.02)
+            other, signer = sign(checkpoints)
+            task = asyncio.create_task(other.run(signer))
             assert not await signed(superuser, workspace, 1, seconds=0.5)
-            leader.close()
-            assert await signed(superuser, workspace, 1)
+            await other.check()
+        assert await signed(superuser, workspace, 1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+class Idle(Work):
+    """Leads, and does nothing."""
+
+    async def lead(self) -> None:
+        await asyncio.Event().wait()
 
 
 @asynccontextmanager
-async def running(signer: Signer) -> AsyncIterator[None]:
-    task = asyncio.create_task(signer.run())
+async def running(leader: Leader, work: Work) -> AsyncIterator[None]:
+    task = asyncio.create_task(leader.run(work))
     try:
         yield
         assert not task.done()

@@ -11,10 +11,7 @@ import orjson
 import pytest
 
 from causeloop_audit.domain.entries import Unreadable
-from causeloop_audit.models import WRITER
-from causeloop_audit.repository import LogWriter
 from causeloop_audit.service import LogService
-from causeloop_audit.settings import AuditSettings
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
@@ -88,37 +85,19 @@ class TestAppend:
     async def test_writers_at_once_neither_fork_a_log_nor_block_each_other(
         self, log: LogService, servers: Servers, workspace: AuthContext, event: Make
     ) -> None:
-        settings = AuditSettings.load("audit", servers.environ["audit"])
-        writers = [LogWriter(settings.dsn(WRITER)) for _ in range(4)]
         other = ids.new("ws")
-        for writer in writers:
-            await writer.connect()
-        services = [LogService(log._database, writer) for writer in writers]
+        services = [LogService(log._database, log._writer) for _ in range(4)]  # each batch has a connection of its own
 
         async def append(service: LogService) -> None:
             for _ in range(10):
                 await service.append([event(), event(tenant=other), event()])
 
         await asyncio.gather(*map(append, services))
-        for writer in writers:
-            writer.close()
 
         for tenant, size in ((workspace.tenant, 80), (other, 40)):
             leaves, head = await stored(servers, tenant)
             assert [row["index"] for row in leaves] == list(range(size))
             assert (head["size"], head["root"]) == (size, tree(leaves))
-
-    async def test_only_one_writer_leads(self, log: LogService, servers: Servers) -> None:
-        settings = AuditSettings.load("audit", servers.environ["audit"])
-        first, second = LogWriter(settings.dsn(WRITER)), LogWriter(settings.dsn(WRITER))
-        await first.connect()
-        await second.connect()
-        try:
-            if await first.lead():
-                assert not await second.lead()
-        finally:
-            first.close()
-            second.close()
 
     async def test_an_event_without_canonical_data_is_entered_as_malformed_with_its_digest(
         self, log: LogService, workspace: AuthContext, event: Make

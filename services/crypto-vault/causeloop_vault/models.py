@@ -3,12 +3,13 @@
 from sqlalchemy import BigInteger, Column, DateTime, ForeignKeyConstraint, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import UUID
 
-from causeloop_common import idempotency, outbox, rls
+from causeloop_common import idempotency, leases, outbox, rls
 
 metadata = MetaData(schema="vault")
 
 outbox.tables(metadata)
 idempotency.table(metadata)
+leases.table(metadata, {"relay": "causeloop_vault_relay"})
 
 keyrings = Table(
     "keyrings",

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -87,6 +88,19 @@ class Connections:
             self._idle.append(connection)
         self._wake()
 
+    @asynccontextmanager
+    async def borrowed(self) -> AsyncIterator[Any]:
+        """A connection for the block, between two transactions. It is given up unless the server answered all."""
+        connection = await self.acquire()
+        try:
+            yield connection
+        except BaseException as error:
+            if not isinstance(error, asyncpg.PostgresError):
+                connection.terminate()
+            raise
+        finally:
+            self.release(connection)
+
     async def close(self, seconds: float) -> None:
         """Wait for those in use, then close all."""
         with suppress(TimeoutError):
@@ -115,3 +129,10 @@ class Connections:
             if not turn.done():
                 turn.set_result(None)
                 return
+
+
+def role_connections(dsn: str, role: str, *, size: int = 4) -> Connections:
+    """The connections of a role that works across tenants. They have no state of a session, as a pooler demands."""
+    name = role.replace("_", "-")
+    options = {"timeout": CONNECT_SECONDS, "command_timeout": SILENCE_SECONDS}
+    return Connections(size, partial(asyncpg.connect, dsn, server_settings={"application_name": name}, **options))

@@ -32,7 +32,7 @@ class Database:
         self, dsn: str, schema: str, tables: rls.Tables, *, workers: int = 8, tracer: Tracer | None = None
     ) -> None:
         self._dsn = dsn
-        self._tables = tables
+        self.tables = tables
         self.schema = schema
         self.workers = workers
         self.tracer = tracer
@@ -80,13 +80,17 @@ class Database:
         if connections is not None:
             await connections.close(STATEMENT_TIMEOUT_SECONDS)
 
-    def transaction(self, ctx: AuthContext, command: Command[Any] | None = None) -> Transaction:
+    def transaction(
+        self, ctx: AuthContext, command: Command[Any] | None = None, *, fence: str | None = None
+    ) -> Transaction:
         """A transaction that sees and writes the context's tenant and nothing else.
 
         A keyed command's use case passes the command. A retry under the same Idempotency-Key then ends at the entry,
         with the first answer, and a transaction that has no `answer` is rolled back with a RuntimeError.
+        With a leader's `fence` it commits in the leader's term only, else it is rolled back with `Unavailable`.
         """
-        return self._kind(self, ctx, f"BEGIN; SET LOCAL {rls.TENANT_SETTING} = '{ctx.tenant_uuid}'", command)
+        begin = f"BEGIN; SET LOCAL {rls.TENANT_SETTING} = '{ctx.tenant_uuid}'"
+        return self._kind(self, ctx, begin, command, "COMMIT" if fence is None else f"SELECT {fence}; COMMIT")
 
     def person_transaction(self, ctx: AuthContext) -> Transaction:
         """A transaction that sees what the policies show to the person across tenants; it can write nothing."""
@@ -96,7 +100,7 @@ class Database:
     async def prove(self) -> list[str]:
         """The start-up proof of tenant isolation: what is not as declared, as sentences."""
         async with self._borrowed() as connection:
-            return await rls.prove(connection, self.schema, self._tables)
+            return await rls.prove(connection, self.schema, self.tables)
 
     async def ping(self) -> None:
         """Raise `Unavailable` unless the server answers."""

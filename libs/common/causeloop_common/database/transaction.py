@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from causeloop_common import outbox, rls
+from causeloop_common import leases, outbox, rls
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.base import Command, Event, Message
 from causeloop_common.database.connections import PASSING, SILENCE_SECONDS
@@ -56,15 +56,18 @@ class Transaction:
         "_connection",
         "_connections",
         "_database",
+        "_ending",
         "_events",
         "_watchdog",
         "ctx",
     )
 
-    def __init__(self, database: "Database", ctx: AuthContext, begin: str, command: Command[Any] | None) -> None:
+    def __init__(
+        self, database: "Database", ctx: AuthContext, begin: str, command: Command[Any] | None, end: str = "COMMIT"
+    ) -> None:
         self.ctx = ctx
         self._database = database
-        self._begin = begin
+        self._begin, self._ending = begin, end
         self._connection: Any = None
         self._events: list[tuple[Any, ...]] = []
         self._command = command if command is not None and command.keyed else None
@@ -183,11 +186,14 @@ class Transaction:
                 raise AuditUnavailable("The act could not be recorded, so it was not done. Try again.") from error
             raise _converted(error) from error
         try:
-            status = await self._connection.execute("COMMIT")
+            status = await self._connection.execute(self._ending)
         except asyncpg.PostgresError as error:
             if error.sqlstate == rls.GUARD_STATE:
                 _log.error("refused at commit: %s", error.args[0])
                 raise AuditUnavailable("The act would leave no record, so it was not done.") from error
+            if error.sqlstate == leases.TERM_STATE:
+                await self._rollback()
+                raise Unavailable("Another replica does this now. Nothing was done; try again.") from error
             if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError):
                 raise Timeout("The database did not confirm. Retry with the same Idempotency-Key.") from error
             raise _converted(error) from error  # refused, and so rolled back

@@ -70,9 +70,11 @@ def protected(
     return {"rls": Protection(verbs or VERBS, columns, tuple(extra), audited, reason)}
 
 
-def service_has_none(*extra: Policy, reason: str) -> dict[str, Any]:
-    """`Table.info` of a table that only other roles, named by the policies, may touch."""
-    return {"rls": Protection((), None, extra, audited=False, reason=reason)}
+def service_has_none(
+    *extra: Policy, columns: Mapping[str, tuple[str, ...]] | None = None, reason: str
+) -> dict[str, Any]:
+    """`Table.info` of a table that only the roles which its policies name may touch."""
+    return {"rls": Protection((), columns, extra, audited=False, reason=reason)}
 
 
 def tenant(schema: str) -> str:

@@ -222,12 +222,15 @@ async def _prove_functions(connection: Connection, schema: str, metadata: MetaDa
         """,
         schema,
     )
-    declared = {
+    of_tables = {
+        name: body for table in metadata.sorted_tables for name, body in table.info.get("functions", {}).items()
+    }
+    if any(protection.audited for protection in _protections(metadata).values()):
+        of_tables["require_event"] = GUARD_BODY.format(schema=schema, state=GUARD_STATE)
+    declared = of_tables | {
         name: f"RETURN (NULLIF(current_setting('{setting}'::text, true), ''::text))::{kind}"
         for name, (setting, kind) in FUNCTIONS.items()
     }
-    if any(protection.audited for protection in _protections(metadata).values()):
-        declared["require_event"] = GUARD_BODY.format(schema=schema, state=GUARD_STATE)
     findings = [f"Function {schema}.{r['proname']} runs with its owner's rights." for r in rows if r["prosecdef"]]
     for row in rows:
         wanted = declared.pop(row["proname"], None)
@@ -235,7 +238,7 @@ async def _prove_functions(connection: Connection, schema: str, metadata: MetaDa
             findings.append(f"Function {schema}.{row['proname']} is not declared.")
         elif _flat(wanted) != _flat(row["body"]):
             findings.append(f"Function {schema}.{row['proname']} is not ours: {_flat(row['body'])}.")
-        elif row["proconfig"] != (["search_path=pg_catalog"] if row["proname"] == "require_event" else None):
+        elif row["proconfig"] != (["search_path=pg_catalog"] if row["proname"] in of_tables else None):
             findings.append(f"Function {schema}.{row['proname']} does not have its declared settings.")
     return findings + [f"Function {schema}.{name} is missing." for name in sorted(declared)]
 

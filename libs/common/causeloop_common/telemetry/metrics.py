@@ -38,9 +38,12 @@ TRANSACTION_SECONDS = Histogram(
     buckets=_SECONDS,
 )
 
-OUTBOX_LAG = Gauge(
-    "causeloop_outbox_lag_seconds", "Age of the oldest committed event that is not on the bus.", ["service"]
+LEADER = Gauge("causeloop_leader", "1 while this process leads one kind of its service's work.", ["service", "name"])
+LEADER_TERM = Gauge("causeloop_leader_term", "The last term in which this process led.", ["service", "name"])
+LEADER_LAG = Gauge(
+    "causeloop_leader_lag_seconds", "How long the oldest piece of work has been waiting.", ["service", "name"]
 )
+
 OUTBOX_PENDING = Gauge(
     "causeloop_outbox_pending", "Events committed and not yet on the bus, at most one batch.", ["service"]
 )

@@ -1,7 +1,6 @@
 """The intake: every event on the bus into its tenant's log."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,20 +10,17 @@ from uuid import UUID
 import nats.errors
 import orjson
 from nats.aio.msg import Msg
-from nats.js.errors import Error as JetStreamError
 
 from causeloop_audit.domain.entries import Unreadable, identity
-from causeloop_audit.repository import LogWriter
 from causeloop_audit.service import LogService
 from causeloop_common import ids
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.topology import AUDIT_INTAKE
 from causeloop_common.errors import AppError, Unavailable
+from causeloop_common.leader import Leader, Work
 from causeloop_common.messaging import Bus, announced
 from causeloop_common.telemetry import Kind, Span, Tracer, metrics
-
-_log = logging.getLogger(__name__)
 
 BATCH = 500
 _WAIT_SECONDS = 1.0
@@ -33,12 +29,12 @@ _LINGER_SECONDS = 0.05
 """After a small batch: the first event of a lull is entered at once, under load one commit serves many."""
 
 
-class Intake:
+class Intake(Work):
     """Enters every event of the stream in its tenant's log.
 
-    One intake is at work at a time. It commits a batch and then acknowledges it: what is delivered again is found in
-    the log. It never gives up on an event: it waits while the database or the bus has a fault, and what cannot be read
-    is entered as malformed.
+    One intake is at work at a time. It commits a batch in its term and then acknowledges it: what is delivered again is
+    found in the log. It never gives up on an event: it waits while the database or the bus has a fault, and what cannot
+    be read is entered as malformed.
 
     One acknowledgement covers a batch and everything before it. That is right because whatever has a lower number in
     the stream was delivered earlier and is entered. Two steps keep this true: an intake that begins resets the
@@ -48,40 +44,21 @@ class Intake:
     server ignores ours.
     """
 
-    def __init__(self, bus: Bus, service: LogService, writer: LogWriter) -> None:
+    def __init__(self, bus: Bus, service: LogService, leader: Leader) -> None:
         self._bus = bus
         self._service = service
-        self._writer = writer
-        self._failure: str | None = None
+        self._leader = leader
+        self._seen = 0
+        self._seen_at = 0.0
 
-    async def check(self) -> None:
-        """Readiness: whether events are entered."""
-        if self._failure is not None:
-            raise Unavailable(f"The intake waits: {self._failure}.")
-
-    async def run(self) -> None:
+    async def lead(self) -> None:
         """Enter events until cancelled."""
-        while True:
-            try:
-                await self._lead()
-            except (AppError, nats.errors.Error, JetStreamError, OSError, TimeoutError) as error:
-                self._failure = type(error).__name__
-                _log.warning("intake waits: %s: %s", type(error).__name__, error)
-            finally:
-                self._writer.close()
-            await asyncio.sleep(0.25)
-
-    async def _lead(self) -> None:
-        await self._writer.connect()
-        while not await self._writer.lead():
-            self._failure = None  # another intake is at work
-            await asyncio.sleep(_WAIT_SECONDS)
         await self._reset()
         subscription = await self._bus.jetstream().pull_subscribe_bind(AUDIT_INTAKE.name, AUDIT_INTAKE.stream)
         delivered, reconnects = 0, self._bus.client.stats["reconnects"]
         try:
-            self._failure = None
             while True:
+                self._leader.works()
                 batch: list[Msg] = []
                 with suppress(TimeoutError):
                     batch = await subscription.fetch(BATCH, timeout=_WAIT_SECONDS)
@@ -97,12 +74,29 @@ class Intake:
                     raise Unavailable("An acknowledgement was ignored.")
                 delivered += len(batch)
                 await self._take_in(batch)
+                self._leader.require()  # a later intake's acknowledgements would be ignored after a late one of ours
                 await batch[-1].ack()
                 if len(batch) < BATCH and (rest := _LINGER_SECONDS - (time.perf_counter() - began)) > 0:
                     await asyncio.sleep(rest)
         finally:
             if self._bus.is_connected:
                 await subscription.unsubscribe()
+
+    async def waiting(self) -> float:
+        """The seconds for which an event has been waiting that was in the stream at an earlier look.
+
+        A look shows how far the log is acknowledged and where the stream ends. When what was its end then is
+        acknowledged, the next look begins to count anew.
+        """
+        info = await self._bus.jetstream().consumer_info(AUDIT_INTAKE.stream, AUDIT_INTAKE.name)
+        assert info.delivered is not None  # noqa: S101  a consumer has both
+        assert info.ack_floor is not None  # noqa: S101
+        if not info.num_pending and not info.num_ack_pending:
+            self._seen_at = 0.0
+            return 0.0
+        if not self._seen_at or info.ack_floor.stream_seq >= self._seen:
+            self._seen, self._seen_at = info.delivered.stream_seq + (info.num_pending or 0), time.monotonic()
+        return time.monotonic() - self._seen_at
 
     async def _reset(self) -> None:
         """Have the consumer begin after the last acknowledgement, whatever it delivered since then."""

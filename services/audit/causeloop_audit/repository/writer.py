@@ -2,15 +2,15 @@
 
 import asyncio
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from itertools import islice, tee
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 import asyncpg
 
 from causeloop_audit.domain.entries import NewEntry
-from causeloop_common.database import KEEPALIVE, SILENCE_SECONDS
+from causeloop_common.database import Connections
 from causeloop_common.errors import Unavailable
 from causeloop_log.tlog.merkle import EMPTY_ROOT, Frontier
 
@@ -90,51 +90,19 @@ def _database_faults() -> Iterator[None]:
         raise Unavailable(f"The log cannot be written: {type(error).__name__}.") from error
 
 
-class _Leader:
-    """One connection with the writer's role, which sees across tenants; one of its kind leads.
+class Transactions(Protocol):
+    """Where the writer's transactions come from: the leader of the intake, which lets only its own term commit."""
 
-    It leads by an advisory lock of the connection that it works with: without the connection it can do neither.
-    """
-
-    kind: ClassVar[str]
-    lock: ClassVar[int]
-
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-        self._connection: asyncpg.Connection | None = None
-
-    async def connect(self) -> None:
-        """Connect, after a lost connection too; `Unavailable` while that is not possible."""
-        self.close()
-        with _database_faults():
-            self._connection = await asyncpg.connect(
-                self._dsn,
-                timeout=5,
-                command_timeout=SILENCE_SECONDS,
-                server_settings={**KEEPALIVE, "application_name": f"causeloop-audit-{self.kind}"},
-            )
-
-    def close(self) -> None:
-        """Disconnect, and so stop leading."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.terminate()
-
-    async def lead(self) -> bool:
-        """Take the lead; False while another one of its kind has it."""
-        with _database_faults():
-            return bool(await self._ready().fetchval("SELECT pg_try_advisory_lock($1)", self.lock))
-
-    def _ready(self) -> asyncpg.Connection:
-        if self._connection is None:
-            raise Unavailable(f"The log's {self.kind} is not connected.")
-        return self._connection
+    def transaction(self) -> AbstractAsyncContextManager[asyncpg.Connection]:
+        """A transaction of the writer's role; its connection."""
+        ...
 
 
-class LogWriter(_Leader):
+class LogWriter:
     """Appends entries."""
 
-    kind, lock = "writer", 0x0_CA05E_1001
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
 
     async def append(self, logs: Collection[UUID], entries: Iterable[NewEntry]) -> Appended:
         """Append entries in their order to these logs; an event that its log has already is passed over.
@@ -144,14 +112,13 @@ class LogWriter(_Leader):
         cannot block each other for ever. A log hardly ever has an event already, so the entries are compared with the
         log only after the database refused one.
         """
-        connection = self._ready()
         entries, again = tee(entries)
         with _database_faults():
             try:
-                async with connection.transaction():
+                async with self._transactions.transaction() as connection:
                     return await self._append(connection, logs, entries)
             except asyncpg.UniqueViolationError:
-                async with connection.transaction():
+                async with self._transactions.transaction() as connection:
                     return await self._append(connection, logs, again, all_new=False)
 
     async def _append(
@@ -223,12 +190,14 @@ class LogWriter(_Leader):
         return {row["workspace_id"].int: Frontier.unpack(row["size"], row["peaks"]) for row in rows}
 
 
-class LogWatch(_Leader):
+class LogWatch:
     """Finds the logs that grew since they were last signed."""
 
-    kind, lock = "watch", 0x0_CA05E_1002
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
 
     async def behind(self, after: UUID, limit: int) -> list[UUID]:
         """The tenants whose head differs from the one last signed, in the order of their ids, after the given id."""
         with _database_faults():
-            return [row["workspace_id"] for row in await self._ready().fetch(_BEHIND, after, limit)]
+            async with self._connections.borrowed() as connection:
+                return [row["workspace_id"] for row in await connection.fetch(_BEHIND, after, limit)]

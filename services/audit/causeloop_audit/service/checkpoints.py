@@ -81,15 +81,18 @@ class CheckpointService:
             {"from": command.old_size, "to": new_size, "path": [sibling.hex() for sibling in path]}
         )
 
-    async def sign(self, ctx: AuthContext) -> SignedHead:
-        """The head's checkpoint, signed by the vault unless it was. Conflict when the vault refuses the log."""
+    async def sign(self, ctx: AuthContext, *, fence: str | None = None) -> SignedHead:
+        """The head's checkpoint, signed by the vault unless it was. Conflict when the vault refuses the log.
+
+        With a `fence` a new checkpoint is kept in a leader's term only.
+        """
         async with self._database.transaction(ctx) as tx:
             head, signed = await repository.head(tx), await repository.checkpoint(tx)
         if signed is not None and signed.head == head:
             return signed
 
         signed = await self._ask_vault(ctx, 0 if signed is None else signed.head.size)
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.transaction(ctx, fence=fence) as tx:
             await repository.keep_checkpoint(tx, signed)
         return signed
 

@@ -12,48 +12,28 @@ from causeloop_audit.service.checkpoints import CheckpointService
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.errors import AppError, Conflict, Timeout, Unavailable
+from causeloop_common.leader import Leader, Work
 
 _log = logging.getLogger(__name__)
 
 _AT_ONCE = 500
-_WAIT_SECONDS = 1.0
 
 
-class Signer:
+class Signer(Work):
     """Has each head signed that moved. One signer is at work at a time, and waits while there is a fault."""
 
-    def __init__(self, watch: LogWatch, checkpoints: CheckpointService, *, seconds: float) -> None:
+    def __init__(self, leader: Leader, watch: LogWatch, checkpoints: CheckpointService, *, seconds: float) -> None:
+        self._leader = leader
         self._watch = watch
         self._checkpoints = checkpoints
         self._seconds = seconds
         self._after = ids.NIL
-        self._failure: str | None = None
 
-    async def check(self) -> None:
-        """Readiness: whether heads are signed."""
-        if self._failure is not None:
-            raise Unavailable(f"The signer waits: {self._failure}.")
-
-    async def run(self) -> None:
+    async def lead(self) -> None:
         """Sign until cancelled."""
         while True:
-            try:
-                await self._lead()
-            except AppError as error:
-                self._failure = error.detail
-                _log.warning("signer waits: %s", error.detail)
-            finally:
-                self._watch.close()
-            await asyncio.sleep(_WAIT_SECONDS)
-
-    async def _lead(self) -> None:
-        await self._watch.connect()
-        while not await self._watch.lead():
-            self._failure = None  # another signer is at work
-            await asyncio.sleep(_WAIT_SECONDS)
-        while True:
             await self._round()
-            self._failure = None
+            self._leader.works()
             await asyncio.sleep(self._seconds)
 
     async def _round(self) -> None:
@@ -64,12 +44,14 @@ class Signer:
         while found := await self._watch.behind(self._after, _AT_ONCE):
             for self._after in found:
                 await self._sign(ids.tenant_id(self._after))
+                self._leader.works()
         self._after = ids.NIL
 
     async def _sign(self, tenant: str) -> None:
         """Sign one log. A fault of this log alone is logged and passed over; a fault that concerns all is raised."""
         try:
-            await self._checkpoints.sign(_context(tenant))
+            self._leader.require()
+            await self._checkpoints.sign(_context(tenant), fence=self._leader.fence)
         except Conflict:
             pass  # logged where it was found
         except (Unavailable, Timeout):

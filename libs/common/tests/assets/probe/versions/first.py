@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from causeloop_common import idempotency, inbox, outbox, rls
+from causeloop_common import idempotency, inbox, leases, outbox, rls
 
 revision = "0001"
 down_revision = None
@@ -22,6 +22,7 @@ def upgrade() -> None:
         rls.guard_ddl("probe"),
         *idempotency.ddl("probe"),
         *inbox.ddl("probe"),
+        *leases.ddl("probe", {"relay": "causeloop_probe_relay", "other": "causeloop_probe"}),
         """
         CREATE TABLE probe.things (
             workspace_id uuid NOT NULL DEFAULT probe.app_current_tenant(),
