@@ -6,6 +6,7 @@ import pytest
 
 from causeloop_common.contracts.base import commands, events
 from causeloop_common.contracts.topology import ANNOUNCERS, CONSUMERS, LISTENS, OWNERS
+from causeloop_common.contracts.vault import PURPOSES
 from causeloop_gateway.endpoints import Endpoint
 from causeloop_gateway.problems import STATUS
 from causeloop_gateway.routes import ENDPOINTS, STREAMS
@@ -65,6 +66,12 @@ class TestMessages:
         subjects |= {name for consumer in CONSUMERS if consumer.service == service for name in consumer.filters}
         printed = {word for word in in_code(section(SERVICE_PAGES[service], "Listens")) if ".*" in word or ".>" in word}
         assert printed == subjects
+
+
+class TestPurposes:
+    def test_the_vaults_page_lists_every_purpose_and_its_issuer(self) -> None:
+        printed = [(in_code(name)[0], issuer) for name, issuer, _ in rows(SERVICE_PAGES["vault"], "Purposes")]
+        assert sorted(printed) == sorted((purpose.name, purpose.issuer) for purpose in PURPOSES)
 
 
 class TestTables:

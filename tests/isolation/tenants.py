@@ -83,7 +83,7 @@ class Tenants:
             "actor": a.person.id,
             "target": a.secret,
             "action": "vault.",
-            "record_id": a.session,
+            "record": a.session,
             "cursor": a.cursors.get(operation, a.cursors["list_secrets"]),
             "since": "2000-01-01T00:00:00Z",
             "until": "2100-01-01T00:00:00Z",

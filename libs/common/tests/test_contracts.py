@@ -21,6 +21,7 @@ from causeloop_common.contracts.base import (
     WorkspaceId,
     events,
 )
+from causeloop_common.contracts.purpose import purposes
 from causeloop_common.contracts.tenancy import CreateWorkspace, MemberAdded, Resolve
 from causeloop_common.contracts.vault import (
     Encrypt,
@@ -78,6 +79,16 @@ class TestCommands:
             assert kind.issuers == {"gateway"} or kind.permission in set(Internal)
         assert Resolve.issuers == {"gateway", "auth"}
         assert Seal.issuers == {"auth"}
+
+    def test_the_vault_reads_every_purpose_from_the_contract_of_its_issuer(self) -> None:
+        declared = {(name, each) for name, owner in topology.ANNOUNCERS.items() for each in purposes(owner)}
+
+        assert {purpose for _, purpose in declared} == set(vault.PURPOSES)
+        assert len({str(purpose) for purpose in vault.PURPOSES}) == len(vault.PURPOSES)
+        for owner_name, purpose in declared:
+            assert purpose.issuer == owner_name
+            Seal.model_validate({"purpose": purpose.name, "record": "r", "plaintext": ""})
+        assert Seal.issuers == {purpose.issuer for purpose in vault.PURPOSES}
 
     def test_a_message_is_made_of_a_record_and_what_it_lacks(self) -> None:
         record = SimpleNamespace(id=ids.new("sec"), path="a/b", version=2, sealed="not a field of the message")

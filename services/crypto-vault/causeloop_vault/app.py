@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from causeloop_common.application import Application
+from causeloop_common.contracts.vault import PURPOSES
 from causeloop_vault import handlers
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.models import metadata
@@ -17,7 +18,7 @@ def create(environ: Mapping[str, str]) -> Application:
     database = application.database(metadata)
     keyrings = Keyrings(database, LocalMasterKeys(settings.keys()))
     secrets, keys = SecretService(database, keyrings), KeyService(database, keyrings)
-    sealing = SealingService(database, keyrings)
+    sealing = SealingService(database, keyrings, PURPOSES)
     checkpoints = CheckpointService(database, keyrings, settings.origin)
     application.relay(database)
     application.commands(handlers.router(secrets, keys, sealing, checkpoints))

@@ -7,12 +7,17 @@ from typing import Any
 import asyncpg
 import pytest
 
+from causeloop_common.contracts.purpose import Purpose
+from causeloop_common.contracts.vault import PURPOSES
 from causeloop_common.database import Database
 from causeloop_dev.testing import Servers
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.models import metadata
 from causeloop_vault.service import CheckpointService, Keyrings, KeyService, SealingService, SecretService
 from causeloop_vault.settings import VaultSettings
+
+PROBE = Purpose("probe", issuer="tenancy")
+"""A purpose that only tests have."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ def new_vault(database: Database, servers: Servers) -> Callable[..., Vault]:
             keyrings,
             SecretService(database, keyrings),
             KeyService(database, keyrings, **given),
-            SealingService(database, keyrings),
+            SealingService(database, keyrings, (*PURPOSES, PROBE)),
             CheckpointService(database, keyrings, settings.origin),
         )
 

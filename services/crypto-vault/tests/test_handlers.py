@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 from nats.aio.msg import Msg
+from pydantic import SecretStr
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext, Idempotency
@@ -46,7 +47,7 @@ from tests.support.stack import until
 
 CANARY = "s3cr3t-canary"
 PUT = PutSecret.model_validate({"path": "db/password", "value": CANARY})
-SEAL = Seal.model_validate({"purpose": "session", "record_id": "ses_1", "plaintext": CANARY})
+SEAL = Seal.model_validate({"purpose": "session", "record": "ses_1", "plaintext": CANARY})
 SIGN = SignCheckpoint(old_size=0, size=1, root=leaf_hash(b"one").hex(), proof=[])
 PLAIN = base64.b64encode(CANARY.encode()).decode()
 ENCRYPT = Encrypt.model_validate({"name": "orders", "plaintext": PLAIN})
@@ -189,13 +190,29 @@ class TestSeal:
         assert sealed.ciphertext.startswith("clv1:1:")
         assert sealed != await auth.call(ctx, SEAL)
 
-    @pytest.mark.parametrize("purpose", ["secret", "data-key", "factor", ""])
-    async def test_a_purpose_of_somebody_else_is_refused(self, auth: Bus, workspace: AuthContext, purpose: str) -> None:
+    @pytest.mark.parametrize("purpose", ["secret", "factor", "probe"])
+    async def test_a_purpose_that_the_asking_service_did_not_declare_is_refused(
+        self, auth: Bus, workspace: AuthContext, purpose: str
+    ) -> None:
         foreign = SEAL.model_copy(update={"purpose": purpose})
 
-        with pytest.raises(InvalidInput) as refused:
+        with pytest.raises(Forbidden, match=f"purpose '{purpose}' is not the asking service's"):
             await auth.call(replace(workspace, permissions=frozenset({Internal.SEAL})), foreign)
-        assert list(refused.value.fields or {}) == ["purpose"]
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [("purpose", name) for name in ("data-key", "auth/session", "", "a" * 65)]
+        + [("record", record) for record in ("", "a" * 129, "ses 1", "ses_1/", "\n")]
+        + [("plaintext", SecretStr("x" * 65_537))],
+    )
+    async def test_what_is_no_purpose_record_or_plaintext_is_refused(
+        self, auth: Bus, workspace: AuthContext, field: str, value: Any
+    ) -> None:
+        with pytest.raises(InvalidInput) as refused:
+            await auth.call(
+                replace(workspace, permissions=frozenset({Internal.SEAL})), SEAL.model_copy(update={field: value})
+            )
+        assert list(refused.value.fields or {}) == [field]
 
 
 class TestCheckpoints:

@@ -210,13 +210,16 @@ class TestListSecrets:
 
 class TestSeal:
     async def test_is_for_a_purpose_of_the_asking_service(self, vault: "Vault", workspace: AuthContext) -> None:
-        command = Seal.model_validate({"purpose": "session", "record_id": "ses_1", "plaintext": "personal"})
+        command = Seal.model_validate({"purpose": "session", "record": "ses_1", "plaintext": "personal"})
 
         sealed = await vault.sealing.seal(replace(workspace, issuer="auth"), command)
         assert sealed.ciphertext.startswith("clv1:1:")
 
-        with pytest.raises(Forbidden, match="purpose 'session' is not the asking service's"):
-            await vault.sealing.seal(replace(workspace, issuer="tenancy"), command)
+        probe = command.model_copy(update={"purpose": "probe"})
+        assert (await vault.sealing.seal(replace(workspace, issuer="tenancy"), probe)).ciphertext.startswith("clv1:1:")
+        for issuer, foreign in (("tenancy", command), ("auth", probe), ("vault", command)):
+            with pytest.raises(Forbidden, match=f"purpose '{foreign.purpose}' is not the asking service's"):
+                await vault.sealing.seal(replace(workspace, issuer=issuer), foreign)
 
 
 class TestKeyring:

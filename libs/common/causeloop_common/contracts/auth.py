@@ -21,9 +21,13 @@ from causeloop_common.contracts.base import (
     TokenId,
     WorkspaceId,
 )
+from causeloop_common.contracts.purpose import Purpose
 from causeloop_common.permissions import SELF, Internal, Permission
 
 RETIRED: frozenset[str] = frozenset({"CreateToken", "ListTokens", "RevokeToken"})
+
+SESSION = Purpose("session", issuer="auth")
+"""The client's address and device, of a session."""
 
 _REFRESH_TOKEN = "clp_rt_usr_2h0eg30cktgbqvs80a30kq0sre_…"  # noqa: S105  for examples
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
+from causeloop_common.contracts import audit, auth, gateway, tenancy
 from causeloop_common.contracts.base import (
     Command,
     Event,
@@ -18,6 +19,7 @@ from causeloop_common.contracts.base import (
     Timestamp,
     example_id,
 )
+from causeloop_common.contracts.purpose import Purpose, purposes
 from causeloop_common.permissions import Internal, Permission
 from causeloop_log.tlog.checkpoint import LARGEST_SIZE
 from causeloop_log.tlog.merkle import LONGEST_PROOF
@@ -270,19 +272,37 @@ class Decrypt(Command[Decrypted], permission=Permission.KEYS_USE, keyed=False):
     )
 
 
+PurposeName = Annotated[
+    str,
+    StringConstraints(max_length=64, pattern=r"^[a-z]+(?:_[a-z]+)*$"),
+    Field(description="The use of the data, one that the asking service declared; it is bound to the ciphertext."),
+]
+Record = Annotated[
+    str,
+    StringConstraints(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$"),
+    Field(description="The id of the record that the data belongs to; bound as well.", examples=[example_id("ses")]),
+]
+
+
 class SealedData(Message):
     """Ciphertext for the asking service to store."""
 
     ciphertext: str = Field(description="Ciphertext in the vault's format, `clv1:…`.")
 
 
-class Seal(Command[SealedData], permission=Internal.SEAL, issuers=frozenset({"auth"}), keyed=False):
-    """Encrypt data under the tenant's key for the asking service. Each issuer has purposes of its own."""
+PURPOSES: tuple[Purpose, ...] = tuple(
+    purpose for owner in (gateway, auth, tenancy, audit) for purpose in purposes(owner)
+)
+"""What services have data sealed for, each declared in the contract of its issuer."""
 
-    purpose: Literal["session"] = Field(description="The use of the data; it is bound to the ciphertext.")
-    record_id: str = Field(
-        min_length=1, max_length=128, description="The id of the record that the data belongs to; bound as well."
-    )
+_SEALING = frozenset(purpose.issuer for purpose in PURPOSES)
+
+
+class Seal(Command[SealedData], permission=Internal.SEAL, issuers=_SEALING, keyed=False):
+    """Encrypt data under the tenant's key for the asking service, for a purpose of its own."""
+
+    purpose: PurposeName
+    record: Record
     plaintext: Sealed = Field(description="The data.")
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
 import orjson
+from pydantic import SecretStr
 
 from causeloop_auth import repository
 from causeloop_auth.domain import access, handles, rotation
@@ -14,6 +15,7 @@ from causeloop_auth.domain.rotation import Family, Verdict
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.auth import (
+    SESSION,
     Exchange,
     Grant,
     Logout,
@@ -166,8 +168,8 @@ class SessionService:
     async def _seal(self, ctx: AuthContext, session: str, personal: dict[str, str | None]) -> str:
         """Personal data under the realm's key, for a log that is never rewritten."""
         asked = ctx.of_tenant(ctx.tenant, Internal.SEAL)
-        plaintext = orjson.dumps(personal).decode()
-        command = Seal.model_validate({"purpose": "session", "record_id": session, "plaintext": plaintext})
+        plaintext = SecretStr(orjson.dumps(personal).decode())
+        command = Seal(purpose=SESSION.name, record=session, plaintext=plaintext)
         return (await self._bus.call(asked, command)).ciphertext
 
     def _refresh_token(self, person: str, session: str) -> str:
