@@ -246,7 +246,9 @@ async def data_keys(stack: Stack, tenant: str) -> dict[str, bytes]:
     master = LocalMasterKeys([base64.b64decode(stack.installation.master_key)])
     async with stack.sql() as sql:
         rows = await sql.fetch("SELECT * FROM vault.keyrings WHERE workspace_id = $1", ids.tenant_uuid(tenant))
-        keys = {row["version"]: master.unwrap(row["wrapped"], row["master"], tenant, row["version"]) for row in rows}
+        keys = {
+            row["version"]: await master.unwrap(row["wrapped"], row["master"], tenant, row["version"]) for row in rows
+        }
         rows = await sql.fetch("SELECT * FROM vault.keys WHERE workspace_id = $1", ids.tenant_uuid(tenant))
     assert keys
     named = {}

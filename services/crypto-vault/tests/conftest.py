@@ -14,6 +14,7 @@ from causeloop_dev.testing import Servers
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.models import metadata
 from causeloop_vault.service import CheckpointService, Keyrings, KeyService, SealingService, SecretService
+from causeloop_vault.service.keyrings import MasterKeys
 from causeloop_vault.settings import VaultSettings
 
 PROBE = Purpose("probe", issuer="tenancy")
@@ -43,16 +44,16 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
 
 @pytest.fixture(scope="session")
 def new_vault(database: Database, servers: Servers) -> Callable[..., Vault]:
-    """Make a vault that remembers nothing yet, with the installation's master keys or others."""
+    """Make a vault that remembers nothing yet, with the installation's master keys, others, or another keeper."""
     settings = VaultSettings.load("vault", servers.environ["vault"])
 
-    def make(*keys: bytes, **given: Any) -> Vault:
-        keyrings = Keyrings(database, LocalMasterKeys(keys or settings.keys()), **given)
+    def make(*keys: bytes, keeper: MasterKeys | None = None, **given: Any) -> Vault:
+        keyrings = Keyrings(database, keeper or LocalMasterKeys(keys or settings.keys()), **given)
         return Vault(
             keyrings,
             SecretService(database, keyrings),
             KeyService(database, keyrings, **given),
-            SealingService(database, keyrings, (*PURPOSES, PROBE)),
+            SealingService(keyrings, (*PURPOSES, PROBE)),
             CheckpointService(database, keyrings, settings.origin),
         )
 

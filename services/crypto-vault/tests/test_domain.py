@@ -170,25 +170,25 @@ class TestOpen:
 
 
 class TestLocalMasterKeys:
-    def test_the_first_key_wraps_and_every_key_unwraps(self) -> None:
+    async def test_the_first_key_wraps_and_every_key_unwraps(self) -> None:
         old, new = bytes(32), bytes([1] * 32)
-        wrapped, master = LocalMasterKeys([old]).wrap(KEY, "ws_a", 1)
+        wrapped, master = await LocalMasterKeys([old]).wrap(KEY, "ws_a", 1)
         both = LocalMasterKeys([new, old])
 
-        assert both.unwrap(wrapped, master, "ws_a", 1) == KEY
-        assert both.wrap(KEY, "ws_a", 1)[1] == fingerprint(new)
+        assert await both.unwrap(wrapped, master, "ws_a", 1) == KEY
+        assert (await both.wrap(KEY, "ws_a", 1))[1] == fingerprint(new)
 
-    def test_a_wrapped_key_opens_for_no_other_tenant_or_version(self) -> None:
+    async def test_a_wrapped_key_opens_for_no_other_tenant_or_version(self) -> None:
         keys = LocalMasterKeys([bytes(32)])
-        wrapped, master = keys.wrap(KEY, "ws_a", 1)
+        wrapped, master = await keys.wrap(KEY, "ws_a", 1)
         for tenant, version in (("ws_b", 1), ("ws_a", 2)):
             with pytest.raises(NotOpened):
-                keys.unwrap(wrapped, master, tenant, version)
+                await keys.unwrap(wrapped, master, tenant, version)
 
-    def test_names_the_master_key_that_is_missing(self) -> None:
-        wrapped, master = LocalMasterKeys([bytes(32)]).wrap(KEY, "ws_a", 1)
+    async def test_names_the_master_key_that_is_missing(self) -> None:
+        wrapped, master = await LocalMasterKeys([bytes(32)]).wrap(KEY, "ws_a", 1)
         with pytest.raises(NotOpened, match=rf"{master} that wrapped this data key is not configured"):
-            LocalMasterKeys([bytes([1] * 32)]).unwrap(wrapped, master, "ws_a", 1)
+            await LocalMasterKeys([bytes([1] * 32)]).unwrap(wrapped, master, "ws_a", 1)
 
     def test_a_fingerprint_says_nothing_of_the_key(self) -> None:
         assert fingerprint(KEY) not in KEY.hex()

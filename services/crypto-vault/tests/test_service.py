@@ -11,9 +11,8 @@ import pytest
 from causeloop_common import ids
 from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts.vault import GetSecret, ListSecrets, PutSecret, RevealSecret, Seal
-from causeloop_common.errors import Conflict, Forbidden, IdempotencyMismatch, Internal, NotFound, Unavailable
+from causeloop_common.errors import Conflict, Forbidden, IdempotencyMismatch, Internal, NotFound
 from causeloop_common.idempotency import Replayed
-from causeloop_vault.service.memory import REMEMBERED_SECONDS
 
 if TYPE_CHECKING:
     from conftest import Vault
@@ -220,37 +219,3 @@ class TestSeal:
         for issuer, foreign in (("tenancy", command), ("auth", probe), ("vault", command)):
             with pytest.raises(Forbidden, match=f"purpose '{foreign.purpose}' is not the asking service's"):
                 await vault.sealing.seal(replace(workspace, issuer=issuer), foreign)
-
-
-class TestKeyring:
-    async def test_is_read_again_when_it_is_old(
-        self, new_vault: NewVault, workspace: AuthContext, superuser: asyncpg.Connection
-    ) -> None:
-        now = 0.0
-        vault = new_vault(monotonic=lambda: now)
-        await vault.secrets.put_secret(workspace, put())
-        await vault.secrets.put_secret(workspace, put())  # from here on it is remembered
-        await superuser.execute("SET session_replication_role = replica")
-        await superuser.execute(
-            "UPDATE vault.keyrings SET master = 'gone' WHERE workspace_id = $1", workspace.tenant_uuid
-        )
-
-        now = REMEMBERED_SECONDS - 1
-        await vault.secrets.put_secret(workspace, put())
-        now = REMEMBERED_SECONDS + 1
-        with pytest.raises(Internal, match="data key does not open"):
-            await vault.secrets.put_secret(workspace, put())
-
-    async def test_the_canary_tells_a_wrong_master_key(self, vault: "Vault", new_vault: NewVault) -> None:
-        await vault.keyrings.check_master_key()
-        with pytest.raises(Unavailable, match="CAUSELOOP_MASTER_KEY does not open this database's keys"):
-            await new_vault(bytes(32)).keyrings.check_master_key()
-
-    async def test_a_key_made_in_a_transaction_that_failed_is_not_used(
-        self, vault: "Vault", workspace: AuthContext
-    ) -> None:
-        with pytest.raises(Conflict):
-            await vault.secrets.put_secret(workspace, put(version=7))
-        await vault.secrets.put_secret(workspace, put(value="kept"))
-        shown = await vault.secrets.reveal_secret(workspace, RevealSecret(path="db/password"))
-        assert shown.value.get_secret_value() == "kept"

@@ -22,13 +22,13 @@ class LocalMasterKeys:
         self._first = fingerprint(keys[0])
         self._entropy = entropy
 
-    def wrap(self, data_key: bytes, tenant: str, version: int) -> tuple[str, str]:
+    async def wrap(self, data_key: bytes, tenant: str, version: int) -> tuple[str, str]:
         """The wrapped data key and the fingerprint of the master key that wrapped it."""
         at = envelope.place(tenant, _PURPOSE, self._first, version)
         wrapped = envelope.seal(self._keys[self._first], version, data_key, at, self._entropy(envelope.ENTROPY_BYTES))
         return wrapped, self._first
 
-    def unwrap(self, wrapped: str, master: str, tenant: str, version: int) -> bytes:
+    async def unwrap(self, wrapped: str, master: str, tenant: str, version: int) -> bytes:
         """The data key; NotOpened when its master key is not here or it was wrapped for another place."""
         if master not in self._keys:
             raise envelope.NotOpened(

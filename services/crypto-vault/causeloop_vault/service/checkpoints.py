@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -27,7 +28,7 @@ from causeloop_vault import repository
 from causeloop_vault.domain import envelope, witness
 from causeloop_vault.domain.witness import Head, Stale
 from causeloop_vault.repository import StoredSigningKey
-from causeloop_vault.service.keyrings import Keyrings, on_its_own_account
+from causeloop_vault.service.keyrings import Keyring, Keyrings, on_its_own_account
 
 _log = logging.getLogger(__name__)
 
@@ -67,8 +68,10 @@ class CheckpointService:
         SettingsError when the installation's logs began under another origin: a second name would be a second log.
         """
         ctx = on_its_own_account("signing-key")
+        self._key = await self._keyrings.use(ctx, partial(self._open, ctx))
+
+    async def _open(self, ctx: AuthContext, keyring: Keyring) -> SigningKey:
         async with self._database.transaction(ctx) as tx:
-            keyring = await self._keyrings.keyring(tx)
             stored = await repository.signing_key(tx)
             if stored is None:
                 seed = self._entropy(_SEED_BYTES)
@@ -78,10 +81,7 @@ class CheckpointService:
                     tx.publish(SigningKeyCreated(public_key=public.hex(), origin=self._origin))
                 stored = await repository.signing_key(tx)
             assert stored is not None  # noqa: S101  added here, or by a faster replica
-
-            keyring = await self._keyrings.keyring(tx, envelope.version_of(stored.sealed))
-            seed = keyring.open_(_PURPOSE, stored.origin, stored.sealed)
-        self._key = _opened(stored, seed, self._origin)
+        return _opened(stored, keyring.open_(_PURPOSE, stored.origin, stored.sealed), self._origin)
 
     async def sign_checkpoint(self, ctx: AuthContext, command: SignCheckpoint) -> SignedCheckpoint:
         """Sign the head of the tenant's log, if it begins with the one signed before. The head is committed before the

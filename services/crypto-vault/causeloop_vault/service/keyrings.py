@@ -1,15 +1,22 @@
-"""Keyrings: the tenants' data keys in clear. Only this process ever holds one."""
+"""Keyrings: the tenants' data keys in clear. Only this process ever holds one.
 
+A data key is wrapped by a master key whose keeper may be far away, so it is wrapped and unwrapped before a transaction
+begins, never inside it. A use case gets the keyring as it is remembered. When it meets something that is sealed under a
+newer key, or needs the tenant's first one, it is rolled back and begins again with the keyring as it is by then.
+"""
+
+import asyncio
+import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.vault import KeyringCreated
-from causeloop_common.database import Database, Transaction
+from causeloop_common.database import Database
 from causeloop_common.errors import Internal, Unavailable
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope
@@ -18,30 +25,47 @@ from causeloop_vault.service.memory import Memory
 
 DATA_KEY_BYTES = 32
 REMEMBERED_TENANTS = 10_000
+KEEPER_SECONDS = 3.0
+"""How long the keeper of the master keys may take for a keyring."""
+
+T = TypeVar("T")
+CommandT = TypeVar("CommandT")
 
 
 class MasterKeys(Protocol):
     """The keeper of the master keys: wraps data keys and unwraps them, each for one place."""
 
-    def wrap(self, data_key: bytes, tenant: str, version: int) -> tuple[str, str]:
-        """The wrapped data key and the fingerprint of its master key."""
+    async def wrap(self, data_key: bytes, tenant: str, version: int) -> tuple[str, str]:
+        """The wrapped data key and the fingerprint of its master key; Unavailable when the keeper does not answer."""
         ...
 
-    def unwrap(self, wrapped: str, master: str, tenant: str, version: int) -> bytes:
-        """The data key; NotOpened when it does not open here."""
+    async def unwrap(self, wrapped: str, master: str, tenant: str, version: int) -> bytes:
+        """The data key; NotOpened when it does not open here, Unavailable when the keeper does not answer."""
         ...
+
+
+class StaleKeyring(Exception):
+    """The keyring in hand is older than the tenant's: a key is missing that something was sealed under."""
+
+
+class NoKeyring(StaleKeyring):
+    """The tenant has no data key to seal under yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """A tenant's data keys in clear, by version: seals and opens at the tenant's places."""
+    """A tenant's data keys in clear, by version: seals and opens at the tenant's places. Before its first use it is
+    empty, at version 0.
+    """
 
     tenant: str
     keys: dict[int, bytes] = field(repr=False)
     version: int
 
     def seal(self, purpose: str, record: str, plaintext: bytes, entropy: bytes) -> str:
-        """The ciphertext of `plaintext` at its place, under the newest key."""
+        """The ciphertext of `plaintext` at its place, under the newest key; NoKeyring when there is none."""
+        if not self.version:
+            raise NoKeyring
         at = envelope.place(self.tenant, purpose, record, self.version)
         return envelope.seal(self.keys[self.version], self.version, plaintext, at, entropy)
 
@@ -49,13 +73,15 @@ class Keyring:
         """The plaintext of a stored ciphertext; Internal when it does not belong where it was found."""
         try:
             version = envelope.version_of(sealed)
+            if version not in self.keys:
+                raise StaleKeyring
             return envelope.open_(self.keys[version], sealed, envelope.place(self.tenant, purpose, record, version))
-        except (envelope.NotOpened, KeyError) as error:
+        except envelope.NotOpened as error:
             raise Internal("The stored ciphertext does not open at its place. Report it with the trace id.") from error
 
 
 class Keyrings:
-    """Every tenant's keyring: made on first use, remembered for a while."""
+    """Every tenant's keyring: made on first use, remembered for a while. Call it outside transactions."""
 
     def __init__(
         self,
@@ -70,47 +96,96 @@ class Keyrings:
         self._entropy = entropy
         self._memory: Memory[str, Keyring] = Memory(REMEMBERED_TENANTS, monotonic)
 
-    async def keyring(self, tx: Transaction, version: int | None = None) -> Keyring:
-        """The tenant's keyring, made on first use; read again when old or when it lacks `version`."""
-        tenant = tx.ctx.tenant
-        known = self._memory.get(tenant)
-        if known is not None and (version is None or version in known.keys):
-            return known
-        wrapped = await repository.data_keys(tx)
-        if not wrapped:
-            return await self._new(tx)
-        keyring = self._unwrapped(tenant, wrapped)
-        self._memory.keep(tenant, keyring)
+    async def use(self, ctx: AuthContext, act: Callable[[Keyring], Awaitable[T]]) -> T:
+        """What `act` returns, given the tenant's keyring. When it raises StaleKeyring it has done nothing, and begins
+        again with a newer keyring; Internal when there is none.
+        """
+        keyring = self._memory.get(ctx.tenant) or await self._read(ctx)
+        while True:
+            try:
+                return await act(keyring)
+            except NoKeyring:
+                keyring = await self.prepare(ctx)
+            except StaleKeyring as stale:
+                newer = await self._read(ctx)
+                if newer.version <= keyring.version:
+                    raise Internal("The tenant's keyring lacks a data key. Report it with the trace id.") from stale
+                keyring = newer
+
+    async def prepare(self, ctx: AuthContext) -> Keyring:
+        """The tenant's keyring as it is now, made if there is none."""
+        keyring = await self._read(ctx)
+        if not keyring.version:
+            await self._make(ctx)
+            keyring = await self._read(ctx)
         return keyring
 
     async def check_master_key(self) -> None:
         """The canary: the installation's own keyring opens under the configured master keys."""
-        ctx = on_its_own_account("canary")
-        self._memory.forget(ids.INSTALLATION)
-        async with self._database.transaction(ctx) as tx:
-            try:
-                await self.keyring(tx)
-            except Internal as error:
-                raise Unavailable(
-                    "CAUSELOOP_MASTER_KEY does not open this database's keys: set the right one."
-                ) from error
-
-    async def _new(self, tx: Transaction) -> Keyring:
-        """The first data key of a tenant. Not remembered: it exists only once this transaction is committed."""
-        tenant = tx.ctx.tenant
-        key = self._entropy(DATA_KEY_BYTES)
-        wrapped, master = self._master_keys.wrap(key, tenant, 1)
-        if await repository.add_data_key(tx, WrappedKey(1, wrapped, master)):
-            tx.publish(KeyringCreated(keyring=tenant, version=1))
-            return Keyring(tenant, {1: key}, 1)
-        return self._unwrapped(tenant, await repository.data_keys(tx))
-
-    def _unwrapped(self, tenant: str, wrapped: list[WrappedKey]) -> Keyring:
         try:
-            keys = {k.version: self._master_keys.unwrap(k.wrapped, k.master, tenant, k.version) for k in wrapped}
+            await self.prepare(on_its_own_account("canary"))
+        except Internal as error:
+            raise Unavailable("CAUSELOOP_MASTER_KEY does not open this database's keys: set the right one.") from error
+
+    async def _read(self, ctx: AuthContext) -> Keyring:
+        """The tenant's keyring as it is in the database; empty when there is none, and then not remembered."""
+        async with self._database.transaction(ctx) as tx:
+            wrapped = await repository.data_keys(tx)
+        if not wrapped:
+            return Keyring(ctx.tenant, {}, 0)
+        keyring = Keyring(ctx.tenant, await self._unwrapped(ctx.tenant, wrapped), wrapped[-1].version)
+        self._memory.keep(ctx.tenant, keyring)
+        return keyring
+
+    async def _make(self, ctx: AuthContext) -> None:
+        """Make the tenant's first data key, unless a racer is faster."""
+        first = await self._wrapped(self._entropy(DATA_KEY_BYTES), ctx.tenant, 1)
+        async with self._database.transaction(ctx) as tx:
+            if await repository.add_data_key(tx, first):
+                tx.publish(KeyringCreated(keyring=ctx.tenant, version=1))
+
+    async def _wrapped(self, key: bytes, tenant: str, version: int) -> WrappedKey:
+        wrapped, master = await _in_time(self._master_keys.wrap(key, tenant, version))
+        return WrappedKey(version, wrapped, master)
+
+    async def _unwrapped(self, tenant: str, wrapped: list[WrappedKey]) -> dict[int, bytes]:
+        unwrap = self._master_keys.unwrap
+        try:
+            keys = await _in_time(
+                asyncio.gather(*(unwrap(key.wrapped, key.master, tenant, key.version) for key in wrapped))
+            )
         except envelope.NotOpened as error:
             raise Internal("The tenant's data key does not open. An operator must look at the master key.") from error
-        return Keyring(tenant, keys, wrapped[-1].version)
+        return {key.version: opened for key, opened in zip(wrapped, keys, strict=True)}
+
+
+async def _in_time(answer: Awaitable[T]) -> T:
+    """The answer of the keeper of the master keys; Unavailable when it takes too long."""
+    try:
+        async with asyncio.timeout(KEEPER_SECONDS):
+            return await answer
+    except TimeoutError as error:
+        raise Unavailable("The keeper of the master keys does not answer. Nothing was done; try again.") from error
+
+
+class _HasKeyrings(Protocol):
+    @property
+    def _keyrings(self) -> Keyrings: ...
+
+
+ServiceT = TypeVar("ServiceT", bound=_HasKeyrings)
+
+
+def with_keyring(
+    act: Callable[[ServiceT, AuthContext, CommandT, Keyring], Awaitable[T]],
+) -> Callable[[ServiceT, AuthContext, CommandT], Coroutine[Any, Any, T]]:
+    """A use case that is given the keyring, which is there before its transaction begins: see `Keyrings.use`."""
+
+    @functools.wraps(act)
+    async def use_case(self: ServiceT, ctx: AuthContext, command: CommandT) -> T:
+        return await self._keyrings.use(ctx, functools.partial(act, self, ctx, command))
+
+    return use_case
 
 
 def on_its_own_account(request_id: str) -> AuthContext:

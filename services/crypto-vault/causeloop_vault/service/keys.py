@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Self
 
 from pydantic import SecretStr
@@ -27,11 +28,11 @@ from causeloop_common.contracts.vault import (
     ListKeys,
     PlainItem,
 )
-from causeloop_common.database import Database, Transaction
+from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, InvalidInput, NotFound
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope, named_keys
-from causeloop_vault.service.keyrings import Keyrings
+from causeloop_vault.service.keyrings import Keyring, Keyrings, with_keyring
 from causeloop_vault.service.memory import Memory
 
 REMEMBERED_KEYS = 10_000
@@ -92,11 +93,10 @@ class KeyService:
         self._entropy = entropy
         self._memory: Memory[tuple[str, str], NamedKey] = Memory(REMEMBERED_KEYS, monotonic)
 
-    async def create_key(self, ctx: AuthContext, command: CreateKey) -> KeyView:
+    @with_keyring
+    async def create_key(self, ctx: AuthContext, command: CreateKey, keyring: Keyring) -> KeyView:
         """Make a named key at version 1, its material sealed under the tenant's data key."""
         async with self._database.transaction(ctx, command) as tx:
-            keyring = await self._keyrings.keyring(tx)
-
             key_id, material = ids.new("key"), self._entropy(named_keys.MATERIAL_BYTES)
             sealed = keyring.seal(_PURPOSE, _record(key_id, 1), material, self._entropy(envelope.ENTROPY_BYTES))
 
@@ -116,10 +116,7 @@ class KeyService:
 
     async def encrypt(self, ctx: AuthContext, command: Encrypt) -> Encrypted:
         """Ciphertexts for the client to keep. Nothing is read or changed, so a remembered key needs no transaction."""
-        key = self._memory.get((ctx.tenant, command.name))
-        if key is None:
-            async with self._database.transaction(ctx) as tx:
-                key = await self._key(tx, command.name)
+        key = await self._key(ctx, command.name)
         if command.items is None:
             if command.plaintext is None:
                 raise InvalidInput.of(plaintext="is needed, or items")
@@ -133,9 +130,8 @@ class KeyService:
 
     async def decrypt(self, ctx: AuthContext, command: Decrypt) -> Decrypted:
         """Plaintexts of ciphertexts. That they were shown is committed before they leave."""
+        key = await self._key(ctx, command.name)
         async with self._database.transaction(ctx) as tx:
-            key = self._memory.get((ctx.tenant, command.name)) or await self._key(tx, command.name)
-
             if command.items is None:
                 if command.ciphertext is None:
                     raise InvalidInput.of(ciphertext="is needed, or items")
@@ -163,17 +159,20 @@ class KeyService:
         refused = EncryptedItem(error=ItemError(code=InvalidInput.code, detail=f"The plaintext {_NO_BASE64}."))
         return [refused if one is None else EncryptedItem(ciphertext=next(sealed)) for one in read]
 
-    async def _key(self, tx: Transaction, name: str) -> NamedKey:
+    async def _key(self, ctx: AuthContext, name: str) -> NamedKey:
+        """A named key, as it is remembered."""
+        known = self._memory.get((ctx.tenant, name))
+        return known or await self._keyrings.use(ctx, partial(self._read, ctx, name))
+
+    async def _read(self, ctx: AuthContext, name: str, keyring: Keyring) -> NamedKey:
         """A named key, read under row security and remembered."""
-        found = await repository.key_material(tx, name)
+        async with self._database.transaction(ctx) as tx:
+            found = await repository.key_material(tx, name)
         if not found:
             raise NotFound(f"There is no key '{name}' in this workspace.")
-        material = {}
-        for one in found:
-            keyring = await self._keyrings.keyring(tx, envelope.version_of(one.sealed))
-            material[one.version] = keyring.open_(_PURPOSE, _record(one.id, one.version), one.sealed)
-        key = NamedKey.of(tx.ctx.tenant, found[-1].id, material)
-        self._memory.keep((tx.ctx.tenant, name), key)
+        material = {one.version: keyring.open_(_PURPOSE, _record(one.id, one.version), one.sealed) for one in found}
+        key = NamedKey.of(ctx.tenant, found[-1].id, material)
+        self._memory.keep((ctx.tenant, name), key)
         return key
 
 

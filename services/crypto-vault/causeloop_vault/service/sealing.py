@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.purpose import Purpose
 from causeloop_common.contracts.vault import Seal, SealedData
-from causeloop_common.database import Database
 from causeloop_common.errors import Forbidden
 from causeloop_vault.domain import envelope
-from causeloop_vault.service.keyrings import Keyrings
+from causeloop_vault.service.keyrings import Keyring, Keyrings, with_keyring
 
 
 class SealingService:
@@ -17,22 +16,19 @@ class SealingService:
 
     def __init__(
         self,
-        database: Database,
         keyrings: Keyrings,
         purposes: Iterable[Purpose],
         *,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self._database = database
         self._keyrings = keyrings
         self._purposes = {(purpose.issuer, purpose.name): purpose for purpose in purposes}
         self._entropy = entropy
 
-    async def seal(self, ctx: AuthContext, command: Seal) -> SealedData:
+    @with_keyring
+    async def seal(self, ctx: AuthContext, command: Seal, keyring: Keyring) -> SealedData:
         """Seal data of another service under the tenant's key, for a purpose of that service alone."""
         purpose = self._purpose(ctx, command.purpose)
-        async with self._database.transaction(ctx) as tx:
-            keyring = await self._keyrings.keyring(tx)
         plaintext, entropy = command.plaintext.get_secret_value().encode(), self._entropy(envelope.ENTROPY_BYTES)
         return SealedData(ciphertext=keyring.seal(str(purpose), command.record, plaintext, entropy))
 

@@ -19,7 +19,7 @@ from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, NotFound
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope
-from causeloop_vault.service.keyrings import Keyrings
+from causeloop_vault.service.keyrings import Keyring, Keyrings, with_keyring
 
 _PURPOSE = "secret"
 
@@ -32,11 +32,10 @@ class SecretService:
         self._keyrings = keyrings
         self._entropy = entropy
 
-    async def put_secret(self, ctx: AuthContext, command: PutSecret) -> SecretView:
+    @with_keyring
+    async def put_secret(self, ctx: AuthContext, command: PutSecret, keyring: Keyring) -> SecretView:
         """Write a new version of a secret, made on first use, sealed for its place."""
         async with self._database.transaction(ctx, command) as tx:
-            keyring = await self._keyrings.keyring(tx)
-
             secret = await repository.write_secret(tx, command.path, command.version)
             if secret is None:
                 raise Conflict("The secret's version is not the one you named. Read it again and decide.")
@@ -63,14 +62,14 @@ class SecretService:
         page, more = found[: command.limit], len(found) > command.limit
         return SecretPage(data=page, next_position=page[-1].path if more else None)
 
-    async def reveal_secret(self, ctx: AuthContext, command: RevealSecret) -> RevealedSecret:
+    @with_keyring
+    async def reveal_secret(self, ctx: AuthContext, command: RevealSecret, keyring: Keyring) -> RevealedSecret:
         """A secret's value. That it was shown is committed before it leaves."""
         async with self._database.transaction(ctx) as tx:
             found = await repository.sealed_secret(tx, command.path, command.version)
             if found is None:
                 raise _no_secret(command.path)
 
-            keyring = await self._keyrings.keyring(tx, envelope.version_of(found.sealed))
             value = keyring.open_(_PURPOSE, _record(found.path, found.version), found.sealed)
 
             tx.publish(SecretRevealed(secret_id=found.id, version=found.version))
