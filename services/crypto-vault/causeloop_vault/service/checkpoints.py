@@ -25,14 +25,13 @@ from causeloop_log.tlog import NotVerified
 from causeloop_log.tlog.checkpoint import Checkpoint, origin_of
 from causeloop_log.tlog.note import VerifierKey
 from causeloop_vault import repository
-from causeloop_vault.domain import envelope, witness
+from causeloop_vault.domain import envelope, places, witness
 from causeloop_vault.domain.witness import Head, Stale
 from causeloop_vault.repository import StoredSigningKey
 from causeloop_vault.service.keyrings import Keyring, Keyrings, on_its_own_account
 
 _log = logging.getLogger(__name__)
 
-_PURPOSE = "signing-key"
 _SEED_BYTES = 32
 
 
@@ -76,12 +75,12 @@ class CheckpointService:
             if stored is None:
                 seed = self._entropy(_SEED_BYTES)
                 public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
-                sealed = keyring.seal(_PURPOSE, self._origin, seed, self._entropy(envelope.ENTROPY_BYTES))
+                sealed = keyring.seal(places.of_signing_key(self._origin), seed, self._entropy(envelope.ENTROPY_BYTES))
                 if await repository.add_signing_key(tx, public, sealed, self._origin):
                     tx.publish(SigningKeyCreated(public_key=public.hex(), origin=self._origin))
                 stored = await repository.signing_key(tx)
             assert stored is not None  # noqa: S101  added here, or by a faster replica
-        return _opened(stored, keyring.open_(_PURPOSE, stored.origin, stored.sealed), self._origin)
+        return _opened(stored, keyring.open_(places.of_signing_key(stored.origin), stored.sealed), self._origin)
 
     async def sign_checkpoint(self, ctx: AuthContext, command: SignCheckpoint) -> SignedCheckpoint:
         """Sign the head of the tenant's log, if it begins with the one signed before. The head is committed before the

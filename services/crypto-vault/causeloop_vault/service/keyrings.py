@@ -9,7 +9,7 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +20,7 @@ from causeloop_common.database import Database
 from causeloop_common.errors import Internal, Unavailable
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope
+from causeloop_vault.domain.places import Place
 from causeloop_vault.repository import WrappedKey
 from causeloop_vault.service.memory import Memory
 
@@ -62,20 +63,24 @@ class Keyring:
     keys: dict[int, bytes] = field(repr=False)
     version: int
 
-    def seal(self, purpose: str, record: str, plaintext: bytes, entropy: bytes) -> str:
-        """The ciphertext of `plaintext` at its place, under the newest key; NoKeyring when there is none."""
+    def seal(self, place: Place, plaintext: bytes, entropy: bytes) -> str:
+        """The ciphertext of `plaintext` at its place, under the primary key; NoKeyring when there is none."""
+        return self.seal_all([(place, plaintext)], entropy)[0]
+
+    def seal_all(self, items: Sequence[tuple[Place, bytes]], entropy: bytes) -> list[str]:
+        """The ciphertexts of plaintexts, each at its place, as one request: see `envelope.seal_all`."""
         if not self.version:
             raise NoKeyring
-        at = envelope.place(self.tenant, purpose, record, self.version)
-        return envelope.seal(self.keys[self.version], self.version, plaintext, at, entropy)
+        placed = [(plaintext, envelope.place(self.tenant, *place, self.version)) for place, plaintext in items]
+        return envelope.seal_all(self.keys[self.version], self.version, placed, entropy)
 
-    def open_(self, purpose: str, record: str, sealed: str) -> bytes:
+    def open_(self, place: Place, sealed: str) -> bytes:
         """The plaintext of a stored ciphertext; Internal when it does not belong where it was found."""
         try:
             version = envelope.version_of(sealed)
             if version not in self.keys:
                 raise StaleKeyring
-            return envelope.open_(self.keys[version], sealed, envelope.place(self.tenant, purpose, record, version))
+            return envelope.open_(self.keys[version], sealed, envelope.place(self.tenant, *place, version))
         except envelope.NotOpened as error:
             raise Internal("The stored ciphertext does not open at its place. Report it with the trace id.") from error
 

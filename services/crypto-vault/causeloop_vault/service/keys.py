@@ -31,13 +31,12 @@ from causeloop_common.contracts.vault import (
 from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, InvalidInput, NotFound
 from causeloop_vault import repository
-from causeloop_vault.domain import envelope, named_keys
+from causeloop_vault.domain import envelope, named_keys, places
 from causeloop_vault.service.keyrings import Keyring, Keyrings, with_keyring
 from causeloop_vault.service.memory import Memory
 
 REMEMBERED_KEYS = 10_000
 
-_PURPOSE = "key"
 _NO_BASE64 = "is not base64"
 _NOT_OPENED = "does not open under this key in this context"
 
@@ -98,7 +97,7 @@ class KeyService:
         """Make a named key at version 1, its material sealed under the tenant's data key."""
         async with self._database.transaction(ctx, command) as tx:
             key_id, material = ids.new("key"), self._entropy(named_keys.MATERIAL_BYTES)
-            sealed = keyring.seal(_PURPOSE, _record(key_id, 1), material, self._entropy(envelope.ENTROPY_BYTES))
+            sealed = keyring.seal(places.of_key(key_id, 1), material, self._entropy(envelope.ENTROPY_BYTES))
 
             key = await repository.add_key(tx, key_id, command.name, command.type, sealed)
             if key is None:
@@ -170,7 +169,7 @@ class KeyService:
             found = await repository.key_material(tx, name)
         if not found:
             raise NotFound(f"There is no key '{name}' in this workspace.")
-        material = {one.version: keyring.open_(_PURPOSE, _record(one.id, one.version), one.sealed) for one in found}
+        material = {one.version: keyring.open_(places.of_key(one.id, one.version), one.sealed) for one in found}
         key = NamedKey.of(ctx.tenant, found[-1].id, material)
         self._memory.keep((ctx.tenant, name), key)
         return key
@@ -200,7 +199,3 @@ def _refuse_both(context: object, **one: object) -> None:
     given = {name: value for name, value in {**one, "context": context}.items() if value is not None}
     if given:
         raise InvalidInput.of(**dict.fromkeys(given, "does not go with items; put it into each of them"))
-
-
-def _record(key_id: str, version: int) -> str:
-    return f"{key_id}@{version}"

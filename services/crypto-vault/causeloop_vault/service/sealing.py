@@ -8,6 +8,7 @@ from causeloop_common.contracts.purpose import Purpose
 from causeloop_common.contracts.vault import Seal, SealedData
 from causeloop_common.errors import Forbidden
 from causeloop_vault.domain import envelope
+from causeloop_vault.domain.places import Place
 from causeloop_vault.service.keyrings import Keyring, Keyrings, with_keyring
 
 
@@ -30,7 +31,7 @@ class SealingService:
         """Seal data of another service under the tenant's key, for a purpose of that service alone."""
         purpose = self._purpose(ctx, command.purpose)
         plaintext, entropy = command.plaintext.get_secret_value().encode(), self._entropy(envelope.ENTROPY_BYTES)
-        return SealedData(ciphertext=keyring.seal(str(purpose), command.record, plaintext, entropy))
+        return SealedData(ciphertext=keyring.seal(Place(str(purpose), command.record), plaintext, entropy))
 
     def _purpose(self, ctx: AuthContext, name: str) -> Purpose:
         """The purpose of this name that the asking service declared; Forbidden when it declared none."""

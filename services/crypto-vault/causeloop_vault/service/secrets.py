@@ -18,10 +18,8 @@ from causeloop_common.contracts.vault import (
 from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, NotFound
 from causeloop_vault import repository
-from causeloop_vault.domain import envelope
+from causeloop_vault.domain import envelope, places
 from causeloop_vault.service.keyrings import Keyring, Keyrings, with_keyring
-
-_PURPOSE = "secret"
 
 
 class SecretService:
@@ -41,7 +39,7 @@ class SecretService:
                 raise Conflict("The secret's version is not the one you named. Read it again and decide.")
 
             value, entropy = command.value.get_secret_value().encode(), self._entropy(envelope.ENTROPY_BYTES)
-            sealed = keyring.seal(_PURPOSE, _record(secret.path, secret.version), value, entropy)
+            sealed = keyring.seal(places.of_secret(secret.path, secret.version), value, entropy)
             await repository.add_version(tx, secret, sealed, ctx.principal)
 
             tx.publish(SecretWritten(secret_id=secret.id, version=secret.version))
@@ -70,14 +68,10 @@ class SecretService:
             if found is None:
                 raise _no_secret(command.path)
 
-            value = keyring.open_(_PURPOSE, _record(found.path, found.version), found.sealed)
+            value = keyring.open_(places.of_secret(found.path, found.version), found.sealed)
 
             tx.publish(SecretRevealed(secret_id=found.id, version=found.version))
         return RevealedSecret.of(found, value=value.decode())
-
-
-def _record(path: str, version: int) -> str:
-    return f"{path}@{version}"
 
 
 def _no_secret(path: str) -> NotFound:

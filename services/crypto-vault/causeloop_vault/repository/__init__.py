@@ -1,0 +1,40 @@
+"""All SQL of the vault, a file per noun. Row security binds every statement to the transaction's tenant."""
+
+from causeloop_vault.repository.checkpoints import (
+    StoredSigningKey,
+    add_signing_key,
+    lock_checkpoint,
+    move_checkpoint,
+    signing_key,
+)
+from causeloop_vault.repository.keyrings import WrappedKey, add_data_key, data_keys
+from causeloop_vault.repository.keys import SealedMaterial, add_key, key_material, keys_after
+from causeloop_vault.repository.secrets import (
+    SealedSecret,
+    add_version,
+    sealed_secret,
+    secret,
+    secrets_after,
+    write_secret,
+)
+
+__all__ = [
+    "SealedMaterial",
+    "SealedSecret",
+    "StoredSigningKey",
+    "WrappedKey",
+    "add_data_key",
+    "add_key",
+    "add_signing_key",
+    "add_version",
+    "data_keys",
+    "key_material",
+    "keys_after",
+    "lock_checkpoint",
+    "move_checkpoint",
+    "sealed_secret",
+    "secret",
+    "secrets_after",
+    "signing_key",
+    "write_secret",
+]

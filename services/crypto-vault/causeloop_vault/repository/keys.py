@@ -1,0 +1,69 @@
+"""Named keys, their material sealed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import bindparam, func, select
+
+from causeloop_common import ids
+from causeloop_common.contracts.vault import KeyView
+from causeloop_common.database import Transaction
+from causeloop_common.statements import Statement
+from causeloop_vault.models import keys
+
+
+@dataclass(frozen=True, slots=True)
+class SealedMaterial:
+    """One version of a named key's material, sealed."""
+
+    id: str
+    version: int
+    sealed: str
+
+
+_ADD_KEY = Statement.raw(
+    """
+    INSERT INTO vault.keys (name, version, id, type, sealed) VALUES ($1, 1, $2, $3, $4) ON CONFLICT DO NOTHING
+    RETURNING id, name, type, version, created_at
+    """,
+    "name", "id", "type", "sealed",
+)  # fmt: skip
+
+_MATERIAL = Statement.of(
+    select(keys.c.id, keys.c.version, keys.c.sealed).where(keys.c.name == bindparam("name")).order_by(keys.c.version)
+)
+
+_LIST_KEYS = Statement.of(
+    select(
+        keys.c.id,
+        keys.c.name,
+        keys.c.type,
+        func.max(keys.c.version).label("version"),
+        func.min(keys.c.created_at).label("created_at"),
+    )
+    .where(keys.c.name > bindparam("after"))
+    .group_by(keys.c.name, keys.c.id, keys.c.type)
+    .order_by(keys.c.name)
+    .limit(bindparam("limit"))
+)
+
+
+async def add_key(tx: Transaction, key_id: str, name: str, kind: str, sealed: str) -> KeyView | None:
+    """Add a named key at version 1; None when the name is taken, once a racer has committed."""
+    row = await tx.fetchrow(_ADD_KEY, name=name, id=ids.decode(key_id, "key"), type=kind, sealed=sealed)
+    return None if row is None else _key(row)
+
+
+async def key_material(tx: Transaction, name: str) -> list[SealedMaterial]:
+    """All versions of a named key's material, oldest first; empty when there is no such key."""
+    found = await tx.fetch(_MATERIAL, name=name)
+    return [SealedMaterial(**{**row, "id": ids.encode("key", row["id"])}) for row in found]
+
+
+async def keys_after(tx: Transaction, name: str, limit: int) -> list[KeyView]:
+    """Named keys in order of name, after the given one ('' is the start)."""
+    return [_key(row) for row in await tx.fetch(_LIST_KEYS, after=name, limit=limit)]
+
+
+def _key(row: Any) -> KeyView:
+    return KeyView(**{**row, "id": ids.encode("key", row["id"])})

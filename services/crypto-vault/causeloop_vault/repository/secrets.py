@@ -1,0 +1,85 @@
+"""Secrets, the values of their versions sealed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import bindparam, func, select
+
+from causeloop_common import ids
+from causeloop_common.contracts.vault import SecretView
+from causeloop_common.database import Transaction
+from causeloop_common.statements import Statement
+from causeloop_vault.models import secret_versions, secrets
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSecret:
+    """One version of a secret, sealed."""
+
+    id: str
+    path: str
+    version: int
+    sealed: str
+
+
+_WRITE = Statement.raw(
+    """
+    INSERT INTO vault.secrets (path, id, version) VALUES ($1, $2, 1)
+    ON CONFLICT (workspace_id, path) DO UPDATE SET version = secrets.version + 1, updated_at = now()
+    WHERE $3::integer IS NULL OR secrets.version = $3
+    RETURNING id, path, version, created_at, updated_at
+    """,
+    "path", "id", "expected",
+)  # fmt: skip
+
+_ADD_VERSION = Statement.insert(secret_versions, "path", "version", "sealed", "created_by")
+
+_SECRETS = select(secrets.c.id, secrets.c.path, secrets.c.version, secrets.c.created_at, secrets.c.updated_at)
+_SECRET = Statement.of(_SECRETS.where(secrets.c.path == bindparam("path")))
+_LIST = Statement.of(
+    _SECRETS.where(secrets.c.path > bindparam("after")).order_by(secrets.c.path).limit(bindparam("limit"))
+)
+
+_SEALED = Statement.of(
+    select(secrets.c.id, secrets.c.path, secret_versions.c.version, secret_versions.c.sealed)
+    .join(secret_versions)
+    .where(
+        secrets.c.path == bindparam("path"),
+        secret_versions.c.version
+        == func.coalesce(bindparam("version", type_=secrets.c.version.type), secrets.c.version),
+    )
+)
+
+
+async def write_secret(tx: Transaction, path: str, expected: int | None) -> SecretView | None:
+    """Raise the secret's version, or make it at version 1. None when `expected` (if given) is not its version now."""
+    row = await tx.fetchrow(_WRITE, path=path, id=ids.uuid7(), expected=expected)
+    if row is None or (expected is not None and row["version"] != expected + 1):
+        return None
+    return _secret(row)
+
+
+async def add_version(tx: Transaction, secret: SecretView, sealed: str, created_by: str) -> None:
+    """Store the sealed value of the version that `write_secret` made."""
+    await tx.execute(_ADD_VERSION, path=secret.path, version=secret.version, sealed=sealed, created_by=created_by)
+
+
+async def secret(tx: Transaction, path: str) -> SecretView | None:
+    """A secret without its value."""
+    row = await tx.fetchrow(_SECRET, path=path)
+    return None if row is None else _secret(row)
+
+
+async def secrets_after(tx: Transaction, path: str, limit: int) -> list[SecretView]:
+    """Secrets in order of path, after the given one ('' is the start)."""
+    return [_secret(row) for row in await tx.fetch(_LIST, after=path, limit=limit)]
+
+
+async def sealed_secret(tx: Transaction, path: str, version: int | None) -> SealedSecret | None:
+    """One version of a secret, sealed; the newest without `version`."""
+    row = await tx.fetchrow(_SEALED, path=path, version=version)
+    return None if row is None else SealedSecret(**{**row, "id": ids.encode("sec", row["id"])})
+
+
+def _secret(row: Any) -> SecretView:
+    return SecretView(**{**row, "id": ids.encode("sec", row["id"])})
