@@ -68,7 +68,8 @@ class TestNames:
     def test_a_use_case_has_its_commands_name(self, command: type[Command[Any]]) -> None:
         package = ROOT / "services" / FOLDERS[command.service] / f"causeloop_{command.service}"
         sources = [package / "service.py", *package.glob("service/*.py")]
-        use_case = rf"async def {command.operation}\(self, ctx: AuthContext, command: {command.__name__}\)"
+        taken = rf"self, ctx: AuthContext, command: {command.__name__}(?:, keyring: Keyring)?"
+        use_case = rf"async def {command.operation}\({taken}\)"
         assert sum(len(re.findall(use_case, path.read_text())) for path in sources if path.exists()) == 1
 
     @COMMANDS

@@ -73,7 +73,13 @@ class Package:
                             attributes.update(_attributes(method))
 
     def _called(self, call: ast.Call, function: Function) -> Iterator[str]:
-        """The package's functions that a call may reach."""
+        """The package's functions that a call may reach: what is called, and methods of `self` that it is given."""
+        for argument in call.args:
+            match argument:
+                case ast.Attribute(ast.Name("self"), method) if f"{function.owner}.{method}" in self.functions:
+                    yield f"{function.owner}.{method}"
+                case _:
+                    pass
         match call.func:
             case ast.Name(name):
                 yield from (known for known in (name, f"{name}.__init__") if known in self.functions)

@@ -11,6 +11,8 @@ outbox.tables(metadata)
 idempotency.table(metadata)
 leases.table(metadata, {"relay": "causeloop_vault_relay"})
 
+_RESEALED = {"tenant_update": ("sealed",)}  # under a newer data key; nothing else of the row changes
+
 keyrings = Table(
     "keyrings",
     metadata,
@@ -18,8 +20,9 @@ keyrings = Table(
     Column("version", Integer, primary_key=True),
     Column("wrapped", Text, nullable=False),
     Column("master", Text, nullable=False),
+    Column("state", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
-    info=rls.protected("select", "insert"),
+    info=rls.protected("select", "insert", "update", columns={"tenant_update": ("state",)}),
 )
 
 keys = Table(
@@ -32,7 +35,7 @@ keys = Table(
     Column("type", Text, nullable=False),
     Column("sealed", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
-    info=rls.protected("select", "insert"),
+    info=rls.protected("select", "insert", "update", columns=_RESEALED),
 )
 
 secrets = Table(
@@ -57,7 +60,7 @@ secret_versions = Table(
     Column("created_by", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     ForeignKeyConstraint(["workspace_id", "path"], ["vault.secrets.workspace_id", "vault.secrets.path"]),
-    info=rls.protected("select", "insert"),
+    info=rls.protected("select", "insert", "update", columns=_RESEALED),
 )
 
 UNAUDITED_CHECKPOINTS = "what the vault signed of a log; an event about it would move the log it signed"
@@ -71,7 +74,7 @@ signing_keys = Table(
     Column("sealed", Text, nullable=False),
     Column("origin", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
-    info=rls.protected("select", "insert"),
+    info=rls.protected("select", "insert", "update", columns=_RESEALED),
 )
 
 checkpoints = Table(

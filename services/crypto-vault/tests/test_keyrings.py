@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 import pytest
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from conftest import Vault
 
 NewVault = Callable[..., "Vault"]
+T = TypeVar("T")
 CREATE_KEY = CreateKey(name="orders", type="aes256-gcm")
 ENCRYPT = Encrypt.model_validate({"name": "orders", "plaintext": "aHVudGVyMg=="})
 REVEAL = RevealSecret(path="db/password")
@@ -48,17 +50,17 @@ class Keeper:
         self.in_transaction = 0
 
     async def wrap(self, data_key: bytes, tenant: str, version: int) -> tuple[str, str]:
-        return await self._away("wrap", self._keys.wrap(data_key, tenant, version))
+        return await self._away("wrap", partial(self._keys.wrap, data_key, tenant, version))
 
     async def unwrap(self, wrapped: str, master: str, tenant: str, version: int) -> bytes:
-        return await self._away("unwrap", self._keys.unwrap(wrapped, master, tenant, version))
+        return await self._away("unwrap", partial(self._keys.unwrap, wrapped, master, tenant, version))
 
-    async def _away(self, call: str, answer: Awaitable[Any]) -> Any:
+    async def _away(self, call: str, answer: Callable[[], Awaitable[T]]) -> T:
         self.calls.append(call)
         self.in_transaction += self._database.connected()._out
         await asyncio.sleep(60 if self.silent else 0.01)
         self.in_transaction += self._database.connected()._out
-        return await answer
+        return await answer()
 
 
 @pytest.fixture

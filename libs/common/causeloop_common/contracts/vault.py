@@ -293,7 +293,7 @@ class SealedData(Message):
 PURPOSES: tuple[Purpose, ...] = tuple(
     purpose for owner in (gateway, auth, tenancy, audit) for purpose in purposes(owner)
 )
-"""What services have data sealed for, each declared in the contract of its issuer."""
+"""The purposes for which services have data sealed, each declared in the contract of its issuer."""
 
 _SEALING = frozenset(purpose.issuer for purpose in PURPOSES)
 
@@ -364,6 +364,21 @@ class KeyringCreated(Event, target="keyring"):
 
     keyring: str = Field(description="The tenant, whose keyring it is.")
     version: Version
+
+
+class KeyringRotated(Event, target="keyring"):
+    """A new data key was made for the tenant, and seals from then on."""
+
+    keyring: str = Field(description="The tenant, whose keyring it is.")
+    version: Version
+
+
+class KeyringReencrypted(Event, target="keyring"):
+    """A part of what the tenant has in the vault was sealed anew under its primary data key."""
+
+    keyring: str = Field(description="The tenant, whose keyring it is.")
+    version: Version
+    count: int = Field(description="How many values and keys were sealed anew.")
 
 
 class SecretWritten(Event, target="secret_id"):

@@ -63,18 +63,29 @@ def protect_from_service(schema: str, table: str, *extra: Policy, reason: str) -
     yield from _statements(schema, table, Protection((), None, extra, audited=False, reason=reason))
 
 
+def allow(schema: str, table: str, verb: str, *columns: str) -> Iterator[str]:
+    """The statements that give the service one more verb on a protected table, for a migration; on `columns` alone, if
+    any are named.
+    """
+    yield from _permits(schema, table, Protection((verb,), {f"tenant_{verb}": columns}))
+
+
 def _statements(schema: str, table: str, protection: Protection) -> Iterator[str]:
     name = f"{schema}.{table}"
     yield f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY"
     yield f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY"
-    columns = protection.columns or {}
-    for policy in protection.policies(schema):
-        yield policy.ddl(name)
-        allowed = columns.get(policy.name)
-        grant = f"{policy.verb.upper()} ({', '.join(allowed)})" if allowed else policy.verb.upper()
-        yield f"GRANT {grant} ON {name} TO {policy.role}"
+    yield from _permits(schema, table, protection)
     if protection.audited:
         yield (
             f"CREATE CONSTRAINT TRIGGER require_event AFTER INSERT OR UPDATE OR DELETE ON {name} "
             f"DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {schema}.require_event()"
         )
+
+
+def _permits(schema: str, table: str, protection: Protection) -> Iterator[str]:
+    name, columns = f"{schema}.{table}", protection.columns or {}
+    for policy in protection.policies(schema):
+        yield policy.ddl(name)
+        allowed = columns.get(policy.name)
+        grant = f"{policy.verb.upper()} ({', '.join(allowed)})" if allowed else policy.verb.upper()
+        yield f"GRANT {grant} ON {name} TO {policy.role}"

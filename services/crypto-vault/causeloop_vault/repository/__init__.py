@@ -7,8 +7,18 @@ from causeloop_vault.repository.checkpoints import (
     move_checkpoint,
     signing_key,
 )
-from causeloop_vault.repository.keyrings import WrappedKey, add_data_key, data_keys
+from causeloop_vault.repository.keyrings import WrappedKey, add_data_key, data_keys, is_primary, rotate
 from causeloop_vault.repository.keys import SealedMaterial, add_key, key_material, keys_after
+from causeloop_vault.repository.reencryption import (
+    START,
+    Cursor,
+    Sealed,
+    count_sealed,
+    have_ended,
+    next_writer,
+    reseal,
+    walk,
+)
 from causeloop_vault.repository.secrets import (
     SealedSecret,
     add_version,
@@ -19,6 +29,9 @@ from causeloop_vault.repository.secrets import (
 )
 
 __all__ = [
+    "START",
+    "Cursor",
+    "Sealed",
     "SealedMaterial",
     "SealedSecret",
     "StoredSigningKey",
@@ -27,14 +40,21 @@ __all__ = [
     "add_key",
     "add_signing_key",
     "add_version",
+    "count_sealed",
     "data_keys",
+    "have_ended",
+    "is_primary",
     "key_material",
     "keys_after",
     "lock_checkpoint",
     "move_checkpoint",
+    "next_writer",
+    "reseal",
+    "rotate",
     "sealed_secret",
     "secret",
     "secrets_after",
     "signing_key",
+    "walk",
     "write_secret",
 ]

@@ -1,4 +1,4 @@
-"""The tenants' data keys, wrapped."""
+"""The tenants' data keys, wrapped. One version is the primary, which seals; the others open what they sealed."""
 
 from dataclasses import dataclass
 
@@ -27,12 +27,39 @@ _ADD_DATA_KEY = Statement.raw(
     "version", "wrapped", "master",
 )  # fmt: skip
 
+_RETIRE = Statement.raw(
+    "UPDATE vault.keyrings SET state = 'enabled' WHERE version = $1 AND state = 'primary'", "version"
+)
+
+IS_PRIMARY = "EXISTS (SELECT FROM vault.keyrings WHERE version = {} AND state = 'primary')"
+"""The condition that a version of the tenant's data key, a parameter's number, is its primary."""
+
+_PRIMARY = Statement.raw(f"SELECT {IS_PRIMARY.format('$1')}", "version")
+
 
 async def data_keys(tx: Transaction) -> list[WrappedKey]:
-    """All versions of the tenant's data key, oldest first; empty before its first use."""
+    """All versions of the tenant's data key, the primary last; empty before its first use."""
     return [WrappedKey(**row) for row in await tx.fetch(_DATA_KEYS)]
 
 
 async def add_data_key(tx: Transaction, key: WrappedKey) -> bool:
-    """Add a version, unless a racer was faster: then False, once the racer has committed."""
+    """Add the first version, unless a racer was faster: then False, once the racer has committed."""
     return await tx.execute(_ADD_DATA_KEY, version=key.version, wrapped=key.wrapped, master=key.master) == 1
+
+
+async def rotate(tx: Transaction, key: WrappedKey) -> bool:
+    """Add the next version, and make it the primary; the one before stays enabled. False, and nothing is changed, when
+    that is the primary no longer: a racer was faster.
+    """
+    if await tx.execute(_RETIRE, version=key.version - 1) == 0:
+        return False
+    return await add_data_key(tx, key)
+
+
+async def is_primary(tx: Transaction, version: int) -> bool:
+    """Whether this version of the tenant's data key is still the primary.
+
+    Ask after the transaction's first write, and roll back if not: then a re-encryption, which waits for the writers
+    that a rotation met, finds everything that was sealed under an older version.
+    """
+    return bool((await tx.fetchrow(_PRIMARY, version=version))[0])

@@ -10,6 +10,7 @@ from causeloop_common.contracts.vault import SecretView
 from causeloop_common.database import Transaction
 from causeloop_common.statements import Statement
 from causeloop_vault.models import secret_versions, secrets
+from causeloop_vault.repository.keyrings import IS_PRIMARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,13 @@ _WRITE = Statement.raw(
     "path", "id", "expected",
 )  # fmt: skip
 
-_ADD_VERSION = Statement.insert(secret_versions, "path", "version", "sealed", "created_by")
+_ADD_VERSION = Statement.raw(
+    f"""
+    INSERT INTO vault.secret_versions (path, version, sealed, created_by)
+    SELECT $1::text, $2::integer, $3::text, $4::text WHERE {IS_PRIMARY.format("$5")}
+    """,
+    "path", "version", "sealed", "created_by", "data_key",
+)  # fmt: skip
 
 _SECRETS = select(secrets.c.id, secrets.c.path, secrets.c.version, secrets.c.created_at, secrets.c.updated_at)
 _SECRET = Statement.of(_SECRETS.where(secrets.c.path == bindparam("path")))
@@ -59,9 +66,12 @@ async def write_secret(tx: Transaction, path: str, expected: int | None) -> Secr
     return _secret(row)
 
 
-async def add_version(tx: Transaction, secret: SecretView, sealed: str, created_by: str) -> None:
-    """Store the sealed value of the version that `write_secret` made."""
-    await tx.execute(_ADD_VERSION, path=secret.path, version=secret.version, sealed=sealed, created_by=created_by)
+async def add_version(tx: Transaction, secret: SecretView, sealed: str, created_by: str, data_key: int) -> bool:
+    """Store the sealed value of the version that `write_secret` made. False when `data_key`, which sealed it, is the
+    primary no longer: roll back.
+    """
+    values = {"path": secret.path, "version": secret.version, "sealed": sealed, "created_by": created_by}
+    return await tx.execute(_ADD_VERSION, **values, data_key=data_key) == 1
 
 
 async def secret(tx: Transaction, path: str) -> SecretView | None:

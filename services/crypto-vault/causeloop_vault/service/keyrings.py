@@ -46,7 +46,7 @@ class MasterKeys(Protocol):
 
 
 class StaleKeyring(Exception):
-    """The keyring in hand is older than the tenant's: a key is missing that something was sealed under."""
+    """The keyring in hand is older than the tenant's: a key is missing, or what seals is the primary no longer."""
 
 
 class NoKeyring(StaleKeyring):
@@ -124,6 +124,15 @@ class Keyrings:
             await self._make(ctx)
             keyring = await self._read(ctx)
         return keyring
+
+    async def next_key(self, ctx: AuthContext) -> WrappedKey:
+        """A new data key, wrapped as the version behind the primary, for `repository.rotate`. It is not stored yet."""
+        keyring = await self.prepare(ctx)
+        return await self._wrapped(self._entropy(DATA_KEY_BYTES), ctx.tenant, keyring.version + 1)
+
+    def forget(self, tenant: str) -> None:
+        """Read this tenant's keyring again at its next use."""
+        self._memory.forget(tenant)
 
     async def check_master_key(self) -> None:
         """The canary: the installation's own keyring opens under the configured master keys."""

@@ -32,7 +32,7 @@ from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, InvalidInput, NotFound
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope, named_keys, places
-from causeloop_vault.service.keyrings import Keyring, Keyrings, with_keyring
+from causeloop_vault.service.keyrings import Keyring, Keyrings, StaleKeyring, with_keyring
 from causeloop_vault.service.memory import Memory
 
 REMEMBERED_KEYS = 10_000
@@ -102,6 +102,8 @@ class KeyService:
             key = await repository.add_key(tx, key_id, command.name, command.type, sealed)
             if key is None:
                 raise Conflict(f"There is a key '{command.name}' in this workspace already. Use it, or another name.")
+            if not await repository.is_primary(tx, keyring.version):
+                raise StaleKeyring
 
             tx.publish(KeyCreated(key_id=key.id, version=key.version))
             return tx.answer(key)
@@ -160,8 +162,9 @@ class KeyService:
 
     async def _key(self, ctx: AuthContext, name: str) -> NamedKey:
         """A named key, as it is remembered."""
-        known = self._memory.get((ctx.tenant, name))
-        return known or await self._keyrings.use(ctx, partial(self._read, ctx, name))
+        if (known := self._memory.get((ctx.tenant, name))) is not None:
+            return known
+        return await self._keyrings.use(ctx, partial(self._read, ctx, name))
 
     async def _read(self, ctx: AuthContext, name: str, keyring: Keyring) -> NamedKey:
         """A named key, read under row security and remembered."""

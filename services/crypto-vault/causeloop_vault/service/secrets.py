@@ -19,7 +19,7 @@ from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, NotFound
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope, places
-from causeloop_vault.service.keyrings import Keyring, Keyrings, with_keyring
+from causeloop_vault.service.keyrings import Keyring, Keyrings, StaleKeyring, with_keyring
 
 
 class SecretService:
@@ -40,7 +40,8 @@ class SecretService:
 
             value, entropy = command.value.get_secret_value().encode(), self._entropy(envelope.ENTROPY_BYTES)
             sealed = keyring.seal(places.of_secret(secret.path, secret.version), value, entropy)
-            await repository.add_version(tx, secret, sealed, ctx.principal)
+            if not await repository.add_version(tx, secret, sealed, ctx.principal, keyring.version):
+                raise StaleKeyring
 
             tx.publish(SecretWritten(secret_id=secret.id, version=secret.version))
             return tx.answer(secret)
