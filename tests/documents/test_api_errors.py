@@ -14,6 +14,7 @@ from tests.support.raised import KINDS, Package, sentences
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"auth": "auth", "tenancy": "tenancy", "vault": "crypto-vault", "audit": "audit"}
 PACKAGES = {name: Package.read(ROOT / f"services/{folder}/causeloop_{name}") for name, folder in FOLDERS.items()}
+PACKAGES["jobs"] = Package.read(ROOT / "libs/common/causeloop_common/worker")
 GATEWAY = ROOT / "services/gateway/causeloop_gateway"
 SOURCES = [
     *(ROOT / "libs/common/causeloop_common").rglob("*.py"),

@@ -8,6 +8,7 @@ import pytest
 
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import Command
+from causeloop_common.contracts.jobs import CancelJob, GetJob, ListJobs
 from causeloop_gateway.documents import openapi
 from causeloop_gateway.endpoints import Endpoint
 from causeloop_gateway.routes import ENDPOINTS, STREAMS
@@ -18,7 +19,18 @@ ROUTES = pytest.mark.parametrize("endpoint", [*ENDPOINTS, *STREAMS], ids=lambda 
 COMMANDS = pytest.mark.parametrize(
     "command", topology.command_kinds().values(), ids=lambda command: f"{command.service}.{command.operation}"
 )
-BY_METHOD = {"PUT": ("Put",), "PATCH": ("Update",), "DELETE": ("Delete", "Revoke")}
+BY_METHOD = {"PUT": ("Put",), "PATCH": ("Update",), "DELETE": ("Delete", "Revoke", "Cancel")}
+EVERY_OWNERS = (ListJobs, GetJob, CancelJob)
+
+
+def rooms(command: type[Command[Any]]) -> tuple[list[Path], list[Path]]:
+    """The files that may have a command's use case, and those that may have its tests: common's, if all have it."""
+    if issubclass(command, EVERY_OWNERS):
+        common = ROOT / "libs/common"
+        return [*common.glob("causeloop_common/worker/*.py")], [*common.glob("tests/test_*.py")]
+    service = ROOT / "services" / FOLDERS[command.service]
+    package = service / f"causeloop_{command.service}"
+    return [package / "service.py", *package.glob("service/*.py")], [*service.glob("tests/test_*.py")]
 
 
 def singular(word: str) -> str:
@@ -66,15 +78,14 @@ class TestNames:
 
     @COMMANDS
     def test_a_use_case_has_its_commands_name(self, command: type[Command[Any]]) -> None:
-        package = ROOT / "services" / FOLDERS[command.service] / f"causeloop_{command.service}"
-        sources = [package / "service.py", *package.glob("service/*.py")]
+        sources, _ = rooms(command)
         taken = rf"self, ctx: AuthContext, command: {command.__name__}(?:, keyring: Keyring)?"
         use_case = rf"async def {command.operation}\({taken}\)"
         assert sum(len(re.findall(use_case, path.read_text())) for path in sources if path.exists()) == 1
 
     @COMMANDS
     def test_a_use_case_is_tested_by_a_class_of_its_name(self, command: type[Command[Any]]) -> None:
-        tests = (ROOT / "services" / FOLDERS[command.service] / "tests").glob("test_*.py")
+        _, tests = rooms(command)
         assert any(re.search(rf"^class Test{command.__name__}:", path.read_text(), re.MULTILINE) for path in tests)
 
     @pytest.mark.parametrize(

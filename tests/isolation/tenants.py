@@ -32,6 +32,7 @@ class Things:
     token: dict[str, Any]
     events: list[str]
     cursors: dict[str, str]
+    jobs: dict[str, str]
     words: list[str] = field(default_factory=list)
 
     def marks(self) -> set[str]:
@@ -39,7 +40,7 @@ class Things:
         return {
             self.person.id, self.person.workspace, self.session, self.path, self.secret, self.token["id"],
             self.key["id"], self.key["name"], self.ciphertext,
-            *self.events, *self.words,
+            *self.events, *self.jobs.values(), *self.words,
         }  # fmt: skip
 
     def tenants(self) -> list[Any]:
@@ -61,6 +62,9 @@ class Tenants:
         thing = {
             ("revoke_api_token", "id"): a.token["id"],
             ("get_event", "id"): a.events[-1],
+            ("get_job", "id"): a.jobs["vault"],
+            ("cancel_job", "id"): a.jobs["vault"],
+            ("list_jobs", "position"): ids.encode("job", ids.MAX),
             ("get_event_proof", "id"): a.events[-1],
             ("list_secrets", "position"): a.path[:-1],
             ("list_keys", "position"): a.key["name"][:-1],
@@ -200,7 +204,7 @@ async def _furnish(stack: Stack, name: str) -> Things:
     await until("the realm's events have arrived", realm_settled)
     await until("both logs are signed", partial(_signed, stack, person))
     async with stack.sql() as sql:
-        await _plant(sql, person)
+        jobs = await _plant(sql, person)
         session = await sql.fetchval("SELECT id FROM auth.sessions WHERE workspace_id = $1", ids.tenant_uuid(person.id))
     words = [
         f"value-of-{name}", f"second-of-{name}", f"other-of-{name}", f"Workspace {name}", f"slug-{name}",
@@ -208,7 +212,7 @@ async def _furnish(stack: Stack, name: str) -> Things:
     ]  # fmt: skip
     return Things(
         person, ids.encode("ses", session), path, secret["id"], keys[0], ciphertext, tokens[0],
-        [entry["id"] for entry in entries], cursors, words,
+        [entry["id"] for entry in entries], cursors, jobs, words,
     )  # fmt: skip
 
 
@@ -223,14 +227,30 @@ async def _signed(stack: Stack, person: Person) -> bool:
     return bool(signed == 2)
 
 
-async def _plant(sql: Any, person: Person) -> None:
-    """Rows that a small tenant has no occasion to make: a node of 256 entries, a signing key of its own."""
+async def _plant(sql: Any, person: Person) -> dict[str, str]:
+    """Rows that a small tenant has no occasion to make: a node of 256 entries, a signing key, a job in each service.
+
+    Returns the jobs' ids by service. They have ended, so that no worker changes them.
+    """
     workspace = ids.tenant_uuid(person.workspace)
     planted = "INSERT INTO vault.signing_keys VALUES ($1, 1, $2, 'sealed', 'planted.example')"
     async with sql.transaction():
         await sql.execute("SET LOCAL session_replication_role = replica")  # the commit guard would refuse it
         await sql.execute("INSERT INTO audit.nodes VALUES ($1, 1, 0, $2)", workspace, EMPTY_ROOT)
         await sql.execute(planted, workspace, EMPTY_ROOT)
+        made = {}
+        for service in ("auth", "tenancy", "vault"):
+            job = ids.uuid7()
+            await sql.execute(
+                f"INSERT INTO {service}.jobs (workspace_id, id, kind, payload, principal, request_id, traceparent, "
+                "due_at, outcome, expires_at) "
+                "VALUES ($1, $2, 'reencrypt_keyring', '{}', $3, '', '', NULL, 'done', now() + interval '7 days')",
+                workspace,
+                job,
+                person.id,
+            )
+            made[service] = ids.encode(f"job_{service}", job)
+        return made
 
 
 async def tenant_tables(sql: Any) -> list[str]:

@@ -28,6 +28,7 @@ BEYOND_TENANTS = {
     ("causeloop_{s}_relay", "leases"): {"select", "update"},
     ("causeloop_{s}_writer", "leases"): {"select", "update"},
     ("causeloop_audit", "leases"): {"select", "update"},
+    ("causeloop_{s}_jobs", "jobs"): {"select", "update", "delete"},
     ("causeloop_{s}_writer", "heads"): {"select", "insert", "update"},
     ("causeloop_{s}_writer", "entries"): {"select", "insert"},
     ("causeloop_{s}_writer", "nodes"): {"insert"},
@@ -198,6 +199,11 @@ class TestEveryTable:
                 table = Table("audit", name, has_tenant=True, is_partition=False)
                 seen = await columns(sql, "causeloop_audit_writer", table, "SELECT")
                 assert seen == ["workspace_id", *shown]
+            for service in ("auth", "tenancy", "vault"):
+                table, role = Table(service, "jobs", has_tenant=True, is_partition=False), f"causeloop_{service}_jobs"
+                seen = await columns(sql, role, table, "SELECT")
+                assert seen == ["workspace_id", "id", "due_at", "lease_term", "lease_until", "expires_at"]
+                assert await columns(sql, role, table, "UPDATE") == ["lease_term", "lease_until"]
 
     async def test_that_is_not_protected_is_found_by_this_very_test(self, stack: Stack, tenants: Tenants) -> None:
         table = Table("vault", "forgotten", has_tenant=True, is_partition=False)

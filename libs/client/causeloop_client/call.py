@@ -8,7 +8,7 @@ field that is None is not sent. `from_` is the field `from`.
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypedDict, TypeVar, dataclass_transform, get_args
+from typing import Any, ClassVar, Generic, NotRequired, TypedDict, TypeVar, dataclass_transform, get_args
 from urllib.parse import quote
 
 from causeloop_client.errors import Problem
@@ -18,10 +18,14 @@ Item = TypeVar("Item")
 
 
 class Page(TypedDict, Generic[Item]):
-    """One page of a list; `page` has the `next_cursor`, null at the end."""
+    """One page of a list; `page` has the `next_cursor`, null at the end.
+
+    `unanswered` names the services that did not answer, where several are asked.
+    """
 
     data: list[Item]
     page: dict[str, Any]
+    unanswered: NotRequired[list[str]]
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)

@@ -88,6 +88,16 @@ class AuditKey(TypedDict):
     """The public key that verifies the checkpoints of a tenant's log."""
     origin: str; key: str; algorithm: Literal["ed25519"]; created_at: str
 
+class JobProgress(TypedDict):
+    """How far a job got. It never runs backwards."""
+    done: int; total: int | None; detail: str
+
+class JobView(TypedDict):
+    """A job: its state and progress, and in the end its result or error."""
+    id: str; kind: str; state: Literal["waiting", "running", "cancelling", "done", "failed", "cancelled"]
+    progress: JobProgress; result: str | None; error: str | None; attempts: int; retry_at: str | None; created_by: str
+    created_at: str; started_at: str | None; ended_at: str | None
+
 class Exchange(Call[Grant], route="POST /auth/exchange"):
     """Exchange a session of the identity provider for a pair of tokens."""
     subject_token: str  # The identity provider's session token: a JWT, signed with RS256.
@@ -194,3 +204,14 @@ class GetConsistency(Call[ConsistencyProof], route="GET /audit/consistency"):
 
 class GetAuditKey(Call[AuditKey], route="GET /audit/key"):
     """Show the key that verifies the log."""
+
+class ListJobs(List[JobView], route="GET /jobs"):
+    """List the workspace's jobs."""
+
+class GetJob(Call[JobView], route="GET /jobs/{id}"):
+    """Show a job."""
+    id: str  # The id of a job; it names the service that does it.
+
+class CancelJob(Call[JobView], route="DELETE /jobs/{id}"):
+    """Cancel a job."""
+    id: str  # The id of a job; it names the service that does it.

@@ -33,6 +33,7 @@ from causeloop_common.relay import Relay
 from causeloop_common.rls import IsolationError, Tables
 from causeloop_common.settings import Settings, read_headers
 from causeloop_common.telemetry import metrics
+from causeloop_common.worker import JobService, Runs, StepOf, Worker
 
 if TYPE_CHECKING:
     from causeloop_common.outbound import Outbound
@@ -69,6 +70,7 @@ class Application:
         self._databases: list[Database] = []
         self._connections: dict[str, Connections] = {}
         self._commands: CommandRouter | None = None
+        self._about_jobs: JobService | None = None
         self._background: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         self._before: list[Check] = []
         self._after: list[Check] = []
@@ -130,6 +132,16 @@ class Application:
         """Answer commands."""
         self._commands = router
 
+    def jobs(self, database: Database, *steps: StepOf) -> None:
+        """Answer the commands about this service's jobs, and do the steps of each kind of them."""
+        self._about_jobs = JobService(database)
+        runs = Runs(database, self.bus, steps)
+        if steps:
+            worker = Worker(self.settings.dsn(f"causeloop_{self.name}_jobs"), self.name, self.bus, runs.run)
+            database.enqueued = worker.wake
+            self.background("jobs", worker.run)
+            self._checks["jobs"] = worker.check
+
     def events(self, router: EventRouter) -> None:
         """Follow a durable consumer."""
         router.attach(self.bus)
@@ -177,6 +189,8 @@ class Application:
         for name, run in self._background:
             self._tasks.append(asyncio.create_task(run(), name=f"{self.name}:{name}"))  # type: ignore[arg-type]
         if self._commands is not None:
+            if self._about_jobs is not None:
+                self._commands.add(dict(self._about_jobs.handlers()))
             await self._commands.start(self.bus, workers=self.settings.database_workers)
         await self.bus.flush()
         self._not_serving = None

@@ -60,6 +60,10 @@ class Internal(StrEnum):
 SELF = "self"
 """Held by every signed-in person in their own realm: own sessions, own memberships."""
 
+OF_THE_JOB = "the job's own"
+"""Needed to see or to cancel a job: the permission of the job's kind, which the use case checks itself. Every signed-in
+caller passes the checks before it."""
+
 REALM_PERMISSIONS: frozenset[str] = frozenset({SELF, Permission.WORKSPACE_CREATE})
 """The permissions of a realm token."""
 
@@ -76,6 +80,11 @@ def _built_in() -> dict[str, frozenset[str]]:
     admin = owner - {p.WORKSPACE_ADMIN, p.GOVERNANCE_APPROVE}
     roles = {"viewer": viewer, "member": member, "auditor": auditor, "admin": admin, "owner": owner}
     return {name: frozenset(map(str, held)) for name, held in roles.items()}
+
+
+def permits(held: frozenset[str], permission: str) -> bool:
+    """Whether a caller with these permissions may ask for something that needs `permission`."""
+    return permission in held or permission == OF_THE_JOB
 
 
 ROLES: dict[str, frozenset[str]] = _built_in()

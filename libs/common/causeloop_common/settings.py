@@ -88,6 +88,9 @@ class Settings(BaseModel):
     own_relay_url: SecretStr | None = Field(
         default=None, alias="DATABASE_URL_{SERVICE}_RELAY", description="the role of this service's relay"
     )
+    own_jobs_url: SecretStr | None = Field(
+        default=None, alias="DATABASE_URL_{SERVICE}_JOBS", description="the role that takes this service's due jobs"
+    )
     database_workers: int = Field(
         default=8, ge=1, le=200, alias="DATABASE_WORKERS", description="connections, and so commands at work at once"
     )

@@ -33,7 +33,7 @@ from causeloop_common.contracts.vault import (
     Seal,
 )
 from causeloop_common.messaging import invalid_input
-from causeloop_common.permissions import SELF, Internal, Permission
+from causeloop_common.permissions import OF_THE_JOB, SELF, Internal, Permission
 
 CANARY = "s3cr3t-canary"
 COMMANDS = list(topology.command_kinds().values())
@@ -53,7 +53,7 @@ class TestCommands:
     @pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.subject)
     def test_each_is_declared_in_full(self, kind: type[Command[Any]]) -> None:
         assert re.fullmatch(rf"cmd\.{kind.service}\.[a-z]+(?:_[a-z]+)*", kind.subject)
-        assert kind.permission in {*Permission, *Internal, SELF}
+        assert kind.permission in {*Permission, *Internal, SELF, OF_THE_JOB}
         assert kind.issuers <= set(topology.SERVICES) - {kind.service}
         assert issubclass(kind.reply, Message)
         assert 0 < kind.timeout <= 60
@@ -77,7 +77,7 @@ class TestCommands:
     def test_only_an_internal_permission_lets_others_than_the_gateway_ask(self) -> None:
         for kind in COMMANDS:
             assert kind.issuers == {"gateway"} or kind.permission in set(Internal)
-        assert Resolve.issuers == {"gateway", "auth"}
+        assert Resolve.issuers == {"gateway", "auth", "vault"}
         assert Seal.issuers == {"auth"}
 
     def test_the_vault_reads_every_purpose_from_the_contract_of_its_issuer(self) -> None:

@@ -283,7 +283,9 @@ class TestDeclarations:
         unaudited = {table for schema in ("auth", "tenancy", "vault", "audit") for table, _ in _unaudited(schema)}
 
         bookkeeping = {
-            f"{s}.{t}" for s in ("auth", "tenancy", "vault") for t in ("outbox", "idempotency", "relay_state", "leases")
+            f"{s}.{t}"
+            for s in ("auth", "tenancy", "vault")
+            for t in ("outbox", "idempotency", "jobs", "relay_state", "leases")
         }
         log = {f"audit.{table}" for table in ("checkpoints", "entries", "heads", "leases", "nodes")}
         assert unaudited == bookkeeping | log | {"vault.checkpoints"}
@@ -300,7 +302,7 @@ class TestDeclarations:
         )
 
     def test_a_schemas_roles_are_its_own_and_those_its_policies_name(self) -> None:
-        assert rls.roles(tables("vault")) == ("causeloop_vault", "causeloop_vault_relay")
+        assert rls.roles(tables("vault")) == ("causeloop_vault", "causeloop_vault_jobs", "causeloop_vault_relay")
         assert rls.roles(tables("audit")) == ("causeloop_audit", "causeloop_audit_writer")
 
     def test_a_refusal_to_start_names_the_service_and_every_finding(self) -> None:

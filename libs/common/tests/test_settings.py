@@ -199,8 +199,8 @@ class TestSecrets:
         hidden = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
 
         assert hidden == {
-            "jwt_secret", "service_keys", "database_url", "own_database_url", "own_relay_url", "nats_nkey_seed",
-            "otlp_headers", "outbound_proxy", "outbound_tenant_proxy",
+            "jwt_secret", "service_keys", "database_url", "own_database_url", "own_relay_url", "own_jobs_url",
+            "nats_nkey_seed", "otlp_headers", "outbound_proxy", "outbound_tenant_proxy",
         }  # fmt: skip
 
     def test_every_variable_says_what_it_is(self) -> None:
@@ -244,11 +244,16 @@ class TestDsn:
         )
 
     def test_an_address_of_its_own_goes_before(self) -> None:
-        own = {"DATABASE_URL_AUTH": "postgresql:///a", "DATABASE_URL_AUTH_RELAY": "postgresql:///b"}
+        own = {
+            "DATABASE_URL_AUTH": "postgresql:///a",
+            "DATABASE_URL_AUTH_RELAY": "postgresql:///b",
+            "DATABASE_URL_AUTH_JOBS": "postgresql:///c",
+        }
         settings = Settings.load("auth", {**SAFE, **own})
 
         assert settings.dsn("causeloop_auth") == "postgresql:///a"
         assert settings.dsn("causeloop_auth_relay") == "postgresql:///b"
+        assert settings.dsn("causeloop_auth_jobs") == "postgresql:///c"
 
     def test_without_any_the_variables_are_named(self) -> None:
         with pytest.raises(SettingsError, match="Set DATABASE_URL, or DATABASE_URL_AUTH, to a PostgreSQL 16 address"):

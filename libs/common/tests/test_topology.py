@@ -31,6 +31,7 @@ class TestPermissions:
     def test_a_service_hears_its_commands_its_inbox_and_what_it_listens_to(self, service: str) -> None:
         answers = {f"cmd.{service}.>"} if service in topology.OWNERS else set()
         calls = {f"wake.{service}"} if service in topology.RELAYS else set()
+        calls |= {f"due.{service}"} if service in topology.with_jobs() else set()
 
         assert set(permissions(service).subscribe) == {
             f"_INBOX.{service}.>",
@@ -48,6 +49,11 @@ class TestPermissions:
         for service in topology.SERVICES:
             calls = [subject for subject in permissions(service).publish if subject.startswith("wake")]
             assert calls == ([f"wake.{service}"] if service in ("auth", "tenancy", "vault") else [])
+
+    def test_only_a_service_with_jobs_wakes_workers_and_only_its_own(self) -> None:
+        for service in topology.SERVICES:
+            calls = [subject for subject in permissions(service).publish if subject.startswith("due")]
+            assert calls == ([f"due.{service}"] if service in ("auth", "tenancy", "vault") else [])
 
     def test_only_audit_says_how_large_a_log_is_and_only_the_gateway_hears_it(self) -> None:
         assert topology.head(TENANT) == f"head.{TENANT}"
@@ -72,7 +78,7 @@ class TestPermissions:
             for subject in permissions(service).publish:
                 assert not subject.startswith((">", "*", "$JS.API.>", "_INBOX", "cmd.*", "cmd.>"))
             for subject in permissions(service).subscribe:
-                assert subject.split(".")[0] in ("_INBOX", "cmd", "evt", "head", "now", "wake")
+                assert subject.split(".")[0] in ("_INBOX", "cmd", "due", "evt", "head", "now", "wake")
                 assert subject not in ("_INBOX.>", "cmd.>", "evt.>")
 
     def test_the_operator_makes_streams_and_says_nothing(self) -> None:
@@ -95,6 +101,7 @@ class TestPairs:
             ("gateway", "auth"),
             ("gateway", "tenancy"),
             ("gateway", "vault"),
+            ("vault", "tenancy"),
         ]
 
 
@@ -197,10 +204,10 @@ class TestServer:
         one = await connect(service)
         others = [other for other in (*topology.SERVICES, topology.OPERATOR) if other != service]
 
-        everything = (">", "_INBOX.>", "cmd.>", "evt.>", "dead.>", "now.>", "wake.>", "$JS.>", "$SYS.>")
+        everything = (">", "_INBOX.>", "cmd.>", "evt.>", "dead.>", "now.>", "wake.>", "due.>", "$JS.>", "$SYS.>")
         inboxes = [f"{topology.inbox(other)}.>" for other in others]
         commands = [f"cmd.{other}.>" for other in others]
-        calls = [f"wake.{other}" for other in others]
+        calls = [f"{call}.{other}" for call in ("wake", "due") for other in others]
         assert [s for s in (*everything, *inboxes, *commands, *calls) if await one.subscribe(s)] == []
 
     @pytest.mark.parametrize(

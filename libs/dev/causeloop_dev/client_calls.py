@@ -97,7 +97,7 @@ class _Classes:
         if "properties" not in schema:
             return _TYPES[schema["type"]]  # of an enumeration that may have more values one day
         properties = schema["properties"]
-        if properties.keys() == {"data", "page"}:
+        if properties.keys() >= {"data", "page"}:
             return f"List[{self._type(properties['data']['items'])}]"
         types = {field: self._type(one) for field, one in properties.items()}
         required = schema.get("required", [])

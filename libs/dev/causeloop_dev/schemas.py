@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.base import Command, Event, commands, events
+from causeloop_common.contracts.base import Command, Event, Job, commands, events, jobs
 from causeloop_dev import client_calls
 from causeloop_gateway.documents import asyncapi, openapi
 
@@ -47,11 +47,12 @@ def documents() -> dict[Path, str]:
 
 
 def of_owner(name: str, owner: ModuleType) -> dict[str, Any]:
-    """The commands and events of one owner."""
+    """The commands, events and jobs of one owner."""
     return {
         "owner": name,
         "commands": {kind.__name__: _command(kind) for kind in commands(owner)},
         "events": {kind.__name__: _event(kind) for kind in events(owner)},
+        "jobs": {kind.__name__: _job(kind) for kind in jobs(owner)},
         "retired": sorted(owner.RETIRED),
     }
 
@@ -74,6 +75,15 @@ def _event(kind: type[Event]) -> dict[str, Any]:
         "subject": f"evt.<tenant>.{kind.type}",
         "target": kind.target,
         "message": kind.model_json_schema(mode="serialization"),
+    }
+
+
+def _job(kind: type[Job]) -> dict[str, Any]:
+    return {
+        "kind": kind.kind,
+        "permission": str(kind.permission),
+        "attempts": kind.attempts,
+        "message": kind.model_json_schema(),
     }
 
 

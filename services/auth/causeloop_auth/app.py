@@ -27,6 +27,7 @@ def create(environ: Mapping[str, str]) -> Application:
     )
     tokens = TokenService(database, access_key)
     application.relay(database)
+    application.jobs(database)
     application.commands(handlers.router(sessions, tokens))
     application.background("identity_provider", provider.keep)
     application.check("identity_provider", provider.check)

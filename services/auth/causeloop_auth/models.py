@@ -3,12 +3,13 @@
 from sqlalchemy import Column, DateTime, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
-from causeloop_common import idempotency, leases, outbox, rls
+from causeloop_common import idempotency, jobs, leases, outbox, rls
 
 metadata = MetaData(schema="auth")
 
 outbox.tables(metadata)
 idempotency.table(metadata)
+jobs.table(metadata)
 leases.table(metadata, {"relay": "causeloop_auth_relay"})
 
 sessions = Table(

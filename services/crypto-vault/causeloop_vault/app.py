@@ -21,6 +21,7 @@ def create(environ: Mapping[str, str]) -> Application:
     sealing = SealingService(keyrings, PURPOSES)
     checkpoints = CheckpointService(database, keyrings, settings.origin)
     application.relay(database)
+    application.jobs(database)
     application.commands(handlers.router(secrets, keys, sealing, checkpoints))
     application.before_serving(keyrings.check_master_key)
     application.before_serving(checkpoints.open_signing_key)

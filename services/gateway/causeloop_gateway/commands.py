@@ -4,6 +4,7 @@ A request passes these steps and no framework's: caller, permission, fields, com
 for matching; a framework's pipeline per request would cost more than all the rest.
 """
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,12 +13,13 @@ from starlette.routing import Route as MatchedRoute
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
-from causeloop_common.errors import AppError
+from causeloop_common.contracts import topology
+from causeloop_common.errors import AppError, Timeout, Unavailable
 from causeloop_common.keys import KeyRing
-from causeloop_common.messaging import Bus
+from causeloop_common.messaging import Answer, Bus
 from causeloop_gateway.cursors import Cursors
 from causeloop_gateway.denials import Denial, Denials
-from causeloop_gateway.endpoints import Endpoint
+from causeloop_gateway.endpoints import Asked, Endpoint
 from causeloop_gateway.inbound import Inbound
 from causeloop_gateway.reader import Reader
 from causeloop_gateway.security import Caller, Security, require, service_context
@@ -100,13 +102,16 @@ class CommandRoute(Route):
         super().__init__(gateway, endpoint)
         self._reader = Reader(endpoint, gateway.cursors, gateway.keys, gateway.trusted_proxies)
         self._is_list = endpoint.is_list
+        self._ask = {Asked.OWNER: self._ask_owner, Asked.NAMED: self._ask_named, Asked.EVERY: self._ask_every}[
+            endpoint.asked
+        ]
 
     async def _respond(self, scope: Any, receive: Any, send: Any) -> None:
         request: Inbound = scope["inbound"]
-        gateway, endpoint = self._gateway, self._endpoint
+        endpoint = self._endpoint
         ctx = await (self._signed_in(request) if endpoint.credentials else self._unknown(request))
         ctx, command, bound = await self._reader.read(request, scope["path_params"], ctx)
-        answer = await gateway.bus.request(ctx, endpoint.command, command)
+        answer = await self._ask(ctx, command)
         content, kind = answer.body, JSON
         if self._is_list:
             content = self._page(content, bound)
@@ -123,8 +128,38 @@ class CommandRoute(Route):
         reply = orjson.loads(content)
         position = reply["next_position"]
         cursor = None if position is None else self._gateway.cursors.seal(position, *bound)
-        page = {"next_cursor": cursor, "has_more": cursor is not None}
-        return orjson.dumps({"data": reply["data"], "page": page})
+        del reply["next_position"]
+        return orjson.dumps({**reply, "page": {"next_cursor": cursor, "has_more": cursor is not None}})
+
+    async def _ask_owner(self, ctx: AuthContext, command: bytes) -> Answer:
+        return await self._gateway.bus.request(ctx, self._endpoint.command, command)
+
+    async def _ask_named(self, ctx: AuthContext, command: bytes) -> Answer:
+        """Ask the service that the id names: `job_vault_…` is the vault's."""
+        service = orjson.loads(command)["id"].split("_")[1]
+        return await self._gateway.bus.request(ctx, topology.of_owner(self._endpoint.command, service), command)
+
+    async def _ask_every(self, ctx: AuthContext, command: bytes) -> Answer:
+        """Ask every service, and merge their pages, newest first by the ids; name the services without an answer."""
+        kind, services = self._endpoint.command, topology.with_jobs()
+        asked = (self._gateway.bus.request(ctx, topology.of_owner(kind, service), command) for service in services)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        failures = [answer for answer in answers if isinstance(answer, BaseException)]
+        for error in failures:
+            if len(failures) == len(services) or not isinstance(error, Unavailable | Timeout):
+                raise error
+        pages = [orjson.loads(answer.body) for answer in answers if isinstance(answer, Answer)]
+        found = sorted((item for page in pages for item in page["data"]), key=_moment, reverse=True)
+        shown = found[: orjson.loads(command)["limit"]]
+        more = len(found) > len(shown) or any(page["next_position"] for page in pages)
+        silent = [name for name, answer in zip(services, answers, strict=True) if not isinstance(answer, Answer)]
+        position = f"job_{_moment(shown[-1])}" if more else None
+        return Answer(orjson.dumps({"data": shown, "unanswered": silent, "next_position": position}), replayed=False)
+
+
+def _moment(item: dict[str, Any]) -> str:
+    """The part of an id that orders things of several services by time."""
+    return str(item["id"].rpartition("_")[2])
 
 
 def _prefers_text(accept: str) -> bool:

@@ -3,6 +3,7 @@
 Permission, fields and reply stand in the command's contract. An `Endpoint` adds what only HTTP knows.
 """
 
+import enum
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,14 @@ _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 _CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
+class Asked(enum.Enum):
+    """The services that answer a route: the command's owner, the one that an id names, or every one that can."""
+
+    OWNER = "owner"
+    NAMED = "named"
+    EVERY = "every"
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """One route.
@@ -35,6 +44,7 @@ class Endpoint:
                      cannot send them
     new_workspace    whether the command runs in a workspace whose id is made from the request
     unread           whether the fields are left to the command's owner, whose refusals are the same: for large bodies
+    asked            the services that answer; it differs where several answer the same command
     text             the reply's field that is the whole answer to a client that prefers `text/plain`
     errors           one of each kind that the use case raises, besides those of every such route
     """
@@ -47,6 +57,7 @@ class Endpoint:
     from_client: Mapping[str, Callable[[Inbound, int], str | None]] = field(default_factory=dict)
     new_workspace: bool = False
     unread: bool = False
+    asked: Asked = Asked.OWNER
     text: str | None = None
     errors: tuple[AppError, ...] = ()
 

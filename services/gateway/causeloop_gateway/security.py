@@ -20,7 +20,7 @@ from causeloop_common.contracts.auth import Authenticate, Identity
 from causeloop_common.contracts.tenancy import Resolve
 from causeloop_common.errors import Forbidden, Unauthorized
 from causeloop_common.messaging import Bus
-from causeloop_common.permissions import REALM_PERMISSIONS, Internal
+from causeloop_common.permissions import REALM_PERMISSIONS, Internal, permits
 from causeloop_common.telemetry import metrics
 
 _REMEMBERED = 50_000
@@ -215,7 +215,7 @@ def require(caller: Caller, permission: str, credentials: frozenset[str]) -> Non
     """Raise `Forbidden` unless this caller's kind of credential and permissions allow the act."""
     if caller.identity.kind not in credentials:
         raise Forbidden(f"This cannot be done with a {caller.identity.kind}. Use a {' or '.join(sorted(credentials))}.")
-    if permission not in caller.permissions:
+    if not permits(caller.permissions, permission):
         hint = (
             "Your token is not in a workspace: refresh it with 'workspace_id'."
             if caller.identity.tenant == caller.identity.principal

@@ -16,5 +16,6 @@ def create(environ: Mapping[str, str]) -> Application:
     database = application.database(metadata)
     service = TenancyService(database)
     application.relay(database)
+    application.jobs(database)
     application.commands(handlers.router(service))
     return application

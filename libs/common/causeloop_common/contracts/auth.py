@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from causeloop_common.contracts import jobs
 from causeloop_common.contracts.base import (
     Command,
     Event,
@@ -210,3 +211,7 @@ class TokenRevoked(Event, target="token_id"):
     """A personal access token was revoked."""
 
     token_id: TokenId
+
+
+ListJobs, GetJob, CancelJob = jobs.commands(__name__)
+JobCancelled, JobEnded = jobs.events(__name__)

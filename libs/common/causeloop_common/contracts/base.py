@@ -94,6 +94,7 @@ TokenId = _typeid("tok", of="a personal access token")
 SecretId = _typeid("sec", of="a secret")
 KeyId = _typeid("key", of="a named key")
 EventId = _typeid("evt", of="an event")
+JobId = _typeid("job_vault", "job_auth", "job_tenancy", of="a job; it names the service that does it")
 
 Label = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120, pattern=r"^[^\x00-\x1f\x7f]*$")
@@ -208,8 +209,8 @@ class Command(Message, Generic[ReplyT]):
         super().__pydantic_init_subclass__(**kwargs)
         if permission is None:  # Command[Reply] itself, on the way to a command
             return
-        (generic,) = (base for base in cls.__bases__ if issubclass(base, Command))
-        (cls.reply,) = generic.__pydantic_generic_metadata__["args"]
+        (base,) = (base for base in cls.__bases__ if issubclass(base, Command))
+        (cls.reply,) = base.__pydantic_generic_metadata__["args"] or (base.reply,)
         cls.service, cls.operation = _owner(cls), _snake(cls)
         cls.subject = f"cmd.{cls.service}.{cls.operation}"
         cls.permission, cls.issuers, cls.keyed, cls.timeout = permission, issuers, keyed, timeout
@@ -243,6 +244,33 @@ class Event(Message):
         return str(getattr(self, self.target))
 
 
+class Job(Message):
+    """Long work of its owner, done in steps: `class ReencryptKeyring(Job, permission=Permission.KEYS_WRITE)`.
+
+    A use case enqueues it in the transaction that announces it. Its fields are ids and numbers, and stand in its row in
+    clear. `permission` is needed to begin it, to see it and to cancel it. A step that does not succeed is begun anew
+    after a delay, at most `attempts` times without getting on.
+    """
+
+    service: ClassVar[str]
+    kind: ClassVar[str]
+    permission: ClassVar[str]
+    attempts: ClassVar[int]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, permission: str = "", attempts: int = 10, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if not permission:
+            raise TypeError(f"{cls.__name__} names no permission.")
+        if cls.is_sealed:
+            raise TypeError(f"{cls.__name__} has a secret field, and a job's row has its fields in clear.")
+        cls.service, cls.kind = _owner(cls), _snake(cls)
+        cls.permission, cls.attempts = permission, attempts
+
+
 class Page(Message):
     """Base of a list's reply: `data`, and the position at which the next page begins."""
 
@@ -261,6 +289,11 @@ def commands(owner: ModuleType) -> Iterator[type[Command[Any]]]:
 def events(owner: ModuleType) -> Iterator[type[Event]]:
     """Every event that the owner of this contract module announces."""
     return (kind for kind in vars(owner).values() if _is_message(kind, Event, owner))
+
+
+def jobs(owner: ModuleType) -> Iterator[type[Job]]:
+    """Every job that the owner of this contract module does."""
+    return (kind for kind in vars(owner).values() if _is_message(kind, Job, owner))
 
 
 def _is_message(kind: object, base: type, owner: ModuleType) -> bool:

@@ -6,6 +6,7 @@ from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, Field, StringConstraints
 
+from causeloop_common.contracts import jobs
 from causeloop_common.contracts.base import (
     Command,
     Event,
@@ -109,7 +110,9 @@ class Standing(Message):
     permissions: list[str] = Field(description="The permissions that the role has; none without a role.")
 
 
-class Resolve(Command[Standing], permission=Internal.RESOLVE, issuers=frozenset({"gateway", "auth"}), keyed=False):
+class Resolve(
+    Command[Standing], permission=Internal.RESOLVE, issuers=frozenset({"gateway", "auth", "vault"}), keyed=False
+):
     """Find a person's role and permissions in the workspace of the service token."""
 
     principal: PersonId = Field(description="The person in question.")
@@ -126,3 +129,7 @@ class MemberAdded(Event, target="person_id"):
 
     person_id: PersonId
     role: str = Field(description="The role that they got.")
+
+
+ListJobs, GetJob, CancelJob = jobs.commands(__name__)
+JobCancelled, JobEnded = jobs.events(__name__)

@@ -7,7 +7,7 @@ streams and consumers; services compare and refuse on drift.
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from causeloop_common.contracts import audit, auth, gateway, tenancy, vault
 from causeloop_common.contracts.base import Command, commands
@@ -89,6 +89,16 @@ def command_kinds() -> dict[str, type[Command[Any]]]:
     return {kind.subject: kind for owner in OWNERS.values() for kind in commands(owner)}
 
 
+def with_jobs() -> tuple[str, ...]:
+    """The services that answer the commands about jobs."""
+    return tuple(name for name, owner in OWNERS.items() if hasattr(owner, "JobEnded"))
+
+
+def of_owner(kind: type[Command[Any]], owner: str) -> type[Command[Any]]:
+    """A command that every owner answers, as that of one of them."""
+    return cast(type[Command[Any]], vars(OWNERS[owner])[kind.__name__])
+
+
 def pairs() -> list[tuple[str, str]]:
     """Every (issuer, audience) that some command allows."""
     return sorted({(issuer, kind.service) for kind in command_kinds().values() for issuer in kind.issuers})
@@ -122,6 +132,11 @@ def wake(service: str) -> str:
     return f"wake.{service}"
 
 
+def due(service: str) -> str:
+    """The subject on which a new job wakes the workers of all replicas; an empty message, without durability."""
+    return f"due.{service}"
+
+
 def permissions(service: str) -> BusPermissions:
     """The exact bus permissions of a service."""
     if service == OPERATOR:
@@ -143,6 +158,9 @@ def permissions(service: str) -> BusPermissions:
     subscribe = [f"{inbox(service)}.>", *LISTENS.get(service, ())]
     if service in OWNERS:
         subscribe.append(f"cmd.{service}.>")
+    if service in with_jobs():
+        publish.append(due(service))
+        subscribe.append(due(service))
     if service in RELAYS:
         publish.append(wake(service))
         subscribe.append(wake(service))

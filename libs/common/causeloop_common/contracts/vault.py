@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from causeloop_common.contracts import audit, auth, gateway, tenancy
+from causeloop_common.contracts import audit, auth, gateway, jobs, tenancy
 from causeloop_common.contracts.base import (
     Command,
     Event,
@@ -407,3 +407,7 @@ class DataDecrypted(Event, target="key_id"):
 
     key_id: KeyId
     count: int = Field(description="How many ciphertexts were decrypted.")
+
+
+ListJobs, GetJob, CancelJob = jobs.commands(__name__)
+JobCancelled, JobEnded = jobs.events(__name__)

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from causeloop_common import idempotency, ids, inbox, outbox, rls
+from causeloop_common import idempotency, ids, inbox, jobs, outbox, rls
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.base import Command
@@ -22,6 +22,7 @@ from causeloop_common.database.connections import (
 )
 from causeloop_common.database.transaction import Statements, TracedTransaction, Transaction
 from causeloop_common.errors import Unavailable
+from causeloop_common.jobs import Step
 from causeloop_common.telemetry import Tracer, metrics
 
 
@@ -45,9 +46,14 @@ class Database:
             idempotency.find(schema),
             idempotency.forget(schema),
             idempotency.remember(schema),
+            jobs.enqueue(schema),
+            jobs.advance(schema),
+            jobs.open_one(schema),
         )
         self.published = asyncio.Event()
         """Set after a commit that wrote events: the relay's wake-up."""
+        self.enqueued: Callable[[], None] = _nobody_waits
+        """Called after a commit that enqueued jobs: the worker's wake-up."""
         self.at_once: Callable[[Announced], Awaitable[None]] | None = None
         """Called with every committed event before the act is answered; it must not raise."""
 
@@ -81,16 +87,17 @@ class Database:
             await connections.close(STATEMENT_TIMEOUT_SECONDS)
 
     def transaction(
-        self, ctx: AuthContext, command: Command[Any] | None = None, *, fence: str | None = None
+        self, ctx: AuthContext, work: Command[Any] | Step[Any] | None = None, *, fence: str | None = None
     ) -> Transaction:
         """A transaction that sees and writes the context's tenant and nothing else.
 
         A keyed command's use case passes the command. A retry under the same Idempotency-Key then ends at the entry,
-        with the first answer, and a transaction that has no `answer` is rolled back with a RuntimeError.
+        with the first answer, and a transaction that has no `answer` is rolled back with a RuntimeError. A job's step
+        passes the step, and ends with `advance` or `end`; LeaseLost when another worker has the job.
         With a leader's `fence` it commits in the leader's term only, else it is rolled back with `Unavailable`.
         """
         begin = f"BEGIN; SET LOCAL {rls.TENANT_SETTING} = '{ctx.tenant_uuid}'"
-        return self._kind(self, ctx, begin, command, "COMMIT" if fence is None else f"SELECT {fence}; COMMIT")
+        return self._kind(self, ctx, begin, work, "COMMIT" if fence is None else f"SELECT {fence}; COMMIT")
 
     def person_transaction(self, ctx: AuthContext) -> Transaction:
         """A transaction that sees what the policies show to the person across tenants; it can write nothing."""
@@ -129,3 +136,7 @@ class Database:
         if self._connections is None:
             raise Unavailable("The service is not connected to PostgreSQL. Try again.")
         return self._connections
+
+
+def _nobody_waits() -> None:
+    """Until there is a worker, nobody is to be woken."""

@@ -10,9 +10,9 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from causeloop_common import leases, outbox, rls
+from causeloop_common import ids, leases, outbox, rls
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.base import Command, Event, Message
+from causeloop_common.contracts.base import Command, Event, Job, Message
 from causeloop_common.database.connections import PASSING, SILENCE_SECONDS
 from causeloop_common.errors import (
     AppError,
@@ -24,6 +24,7 @@ from causeloop_common.errors import (
     Unavailable,
 )
 from causeloop_common.idempotency import LOCK, Replayed
+from causeloop_common.jobs import LeaseLost, Step
 from causeloop_common.statements import Statement
 from causeloop_common.telemetry import Kind
 
@@ -43,6 +44,9 @@ class Statements(NamedTuple):
     find: str
     forget: str
     remember: str
+    enqueue: str
+    advance: str
+    open_job: str
 
 
 class Transaction:
@@ -58,20 +62,31 @@ class Transaction:
         "_database",
         "_ending",
         "_events",
+        "_jobs",
+        "_settled",
+        "_step",
         "_watchdog",
         "ctx",
     )
 
     def __init__(
-        self, database: "Database", ctx: AuthContext, begin: str, command: Command[Any] | None, end: str = "COMMIT"
+        self,
+        database: "Database",
+        ctx: AuthContext,
+        begin: str,
+        work: Command[Any] | Step[Any] | None,
+        end: str = "COMMIT",
     ) -> None:
         self.ctx = ctx
         self._database = database
         self._begin, self._ending = begin, end
         self._connection: Any = None
         self._events: list[tuple[Any, ...]] = []
-        self._command = command if command is not None and command.keyed else None
+        self._jobs: list[tuple[Any, ...]] = []
+        self._command = work if isinstance(work, Command) and work.keyed else None
+        self._step = work if isinstance(work, Step) else None
         self._answer: Message | None = None
+        self._settled: tuple[Any, ...] | None = None
 
     async def __aenter__(self) -> "Transaction":
         self._began = time.perf_counter()
@@ -119,6 +134,8 @@ class Transaction:
                 raise converted from error
         elif self._events:
             self._database.published.set()
+            if self._jobs:
+                self._database.enqueued()
             if self._database.at_once is not None:
                 for row in self._events:
                     await self._database.at_once(outbox.read(row))
@@ -139,6 +156,42 @@ class Transaction:
     def publish(self, event: Event) -> None:
         """Announce: the event is committed with this transaction and put on the bus after it."""
         self._events.append(outbox.row(self.ctx, event))
+
+    def enqueue(self, job: Job) -> str:
+        """Have a job of this service done after this transaction, which announces it; its id.
+
+        The job acts for the principal of the context, whose permission is asked again before it begins.
+        """
+        ctx, uuid = self.ctx, ids.uuid7()
+        origin = (ctx.principal, ctx.credential, ctx.request_id, ctx.traceparent)
+        self._jobs.append((uuid, job.kind, job.to_json().decode(), *origin))
+        return ids.encode(f"job_{self._database.schema}", uuid)
+
+    async def open_job(self, kind: type[Job]) -> str | None:
+        """The id of the tenant's job of this kind that has not ended, if there is one."""
+        found = await self._connection.fetchval(self._database.statements.open_job, kind.kind)
+        return None if found is None else ids.encode(f"job_{self._database.schema}", found)
+
+    def advance(self, cursor: str | None, *, done: int, detail: str, total: int | None = None, wait: float = 0) -> None:
+        """Settle a step: `cursor` is for the next one, `done` counts what this one did, `detail` is the new state.
+
+        `total` is what there is to do, where that is known; else it stays as it was. The next step follows after `wait`
+        seconds; meanwhile the job is nobody's.
+        """
+        self._settled = (cursor, done, total, detail, None, None, None, float(wait))
+
+    def end(self, result: str, *, done: int = 0) -> None:
+        """Settle the last step: the job is done, with a sentence for people as its result."""
+        self.settle("done", result=result, done=done)
+
+    def settle(self, outcome: str, *, done: int = 0, result: str | None = None, error: str | None = None) -> None:
+        """End the job, with its result or error, and announce that."""
+        step = self._step
+        if step is None:
+            raise RuntimeError("This transaction is no step of a job.")
+        event = {"job_id": step.id, "kind": step.job.kind, "outcome": outcome, "done": step.done + done}
+        self.publish(step.ended.model_validate(event))
+        self._settled = (step.cursor, done, step.total, result, result, error, outcome, 0.0)
 
     async def claim(self, consumer: str, event_id: UUID) -> bool:
         """Whether this delivery of an event is the first; begin an event's use case with it."""
@@ -223,6 +276,15 @@ class Transaction:
             await connection.execute(statements.publish, *outbox.insertion(self._events[0]))
         elif self._events:
             await connection.executemany(statements.publish, map(outbox.insertion, self._events))
+        if self._jobs:
+            if not self._events:
+                raise RuntimeError("A transaction that enqueues a job announces it with an event of its own.")
+            await connection.executemany(statements.enqueue, self._jobs)
+        if (step := self._step) is not None:
+            if self._settled is None:
+                raise RuntimeError(f"The step of {step.job.kind} ends without `tx.advance` or `tx.end`.")
+            if await connection.execute(statements.advance, step.uuid, step.term, *self._settled) != "UPDATE 1":
+                raise LeaseLost
 
     async def _rollback(self) -> None:
         try:

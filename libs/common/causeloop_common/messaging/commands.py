@@ -44,6 +44,7 @@ from causeloop_common.messaging.wire import (
     invalid_input,
     label,
 )
+from causeloop_common.permissions import permits
 from causeloop_common.telemetry import Kind, Span, metrics
 
 _log = logging.getLogger(__name__)
@@ -88,13 +89,18 @@ class CommandRouter:
     """
 
     def __init__(self, handlers: Mapping[type[Command[Any]], Handler]) -> None:
-        for kind, handler in handlers.items():
-            if (name := getattr(handler, "__name__", repr(handler))) != kind.operation:
-                raise TypeError(f"The handler of {kind.__name__} is named '{name}'; name it '{kind.operation}'.")
-        self._handlers = dict(handlers)
+        self._handlers: dict[type[Command[Any]], Handler] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._subscriptions: list[Subscription] = []
         self._aside = 0
+        self.add(handlers)
+
+    def add(self, handlers: Mapping[type[Command[Any]], Handler]) -> None:
+        """Answer these as well; before `start`."""
+        for kind, handler in handlers.items():
+            if (name := getattr(handler, "__name__", repr(handler))) != kind.operation:
+                raise TypeError(f"The handler of {kind.__name__} is named '{name}'; name it '{kind.operation}'.")
+        self._handlers |= handlers
 
     @property
     def kinds(self) -> list[type[Command[Any]]]:
@@ -194,7 +200,7 @@ class CommandRouter:
     ) -> Answer:
         bus = self._bus
         caller = bus.tokens.verify(headers.get(TOKEN, ""))
-        if caller.issuer not in kind.issuers or kind.permission not in caller.permissions:
+        if caller.issuer not in kind.issuers or not permits(caller.permissions, kind.permission):
             raise Forbidden(f"This needs the permission '{kind.permission}'.")
         key = headers.get(IDEMPOTENCY_KEY)
         ctx = replace(

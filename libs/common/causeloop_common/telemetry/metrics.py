@@ -50,6 +50,11 @@ OUTBOX_PENDING = Gauge(
 RELAYED = Counter("causeloop_relayed_total", "Events put on the bus.", ["service"])
 RELAY_BATCH = Histogram("causeloop_relay_batch_events", "Events put on the bus at once.", ["service"], buckets=_EVENTS)
 
+JOBS_RUNNING = Gauge("causeloop_jobs_running", "Jobs whose steps run in this process.", ["service"])
+JOBS_WAITING = Gauge("causeloop_jobs_waiting_seconds", "Age of the oldest due job that no worker took.", ["service"])
+JOB_STEPS = Counter("causeloop_job_steps_total", "Steps of jobs, by outcome.", ["job", "outcome"])
+JOB_STEP_SECONDS = Histogram("causeloop_job_step_seconds", "Time of a job's step.", ["job"], buckets=_SECONDS)
+
 STREAMS = Gauge("causeloop_streams_open", "Streams of the log that are open.")
 STREAMS_ENDED = Counter("causeloop_streams_ended_total", "Streams that ended, by reason.", ["why"])
 STREAMED = Counter("causeloop_streamed_entries_total", "Entries written to streams.")
