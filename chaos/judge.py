@@ -28,7 +28,7 @@ from tests.support.stack import Stack, asking, until
 Log = Counter[tuple[str, str]]
 """How often a tenant's log has an action on a target."""
 
-_OUTBOXES = " UNION ALL ".join(f"SELECT workspace_id, event_id FROM {name}.outbox" for name in topology.RELAYS)
+_OUTBOXES = " UNION ALL ".join(f"SELECT workspace_id, event_id FROM {name}.outbox" for name in topology.OWNERS)
 _MISSING = f"""
     SELECT count(*) FROM ({_OUTBOXES}) o
     WHERE NOT EXISTS (SELECT FROM audit.entries e WHERE (e.workspace_id, e.event_id) = (o.workspace_id, o.event_id))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from nats.js.api import ConsumerInfo
 
+from causeloop_common.contracts import topology
 from tests.support.faults import commits_without_saying_so, has_committed
 from tests.support.load import Load, assert_kept
 from tests.support.log import completed_log
@@ -128,7 +129,7 @@ async def all_are_published(stack: Stack) -> bool:
     async with stack.sql() as sql:
         waiting = [
             await sql.fetchval(f"SELECT count(*) FROM {schema}.outbox WHERE published_at IS NULL")
-            for schema in ("auth", "tenancy", "vault")
+            for schema in topology.OWNERS
         ]
     return not any(waiting)
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from causeloop_common import ids
+from causeloop_common.contracts import topology
 from causeloop_common.permissions import Permission
 from causeloop_log.tlog.merkle import EMPTY_ROOT
 from tests.support.stack import Person, Stack, told, until
@@ -194,7 +195,7 @@ async def _furnish(stack: Stack, name: str) -> Things:
                     f"SELECT count(*) FROM {schema}.outbox WHERE workspace_id = $1 AND published_at IS NULL",
                     ids.tenant_uuid(person.id),
                 )
-                for schema in ("auth", "tenancy", "vault")
+                for schema in topology.OWNERS
             ]
             entered = await sql.fetchval(
                 "SELECT size FROM audit.heads WHERE workspace_id = $1", ids.tenant_uuid(person.id)
@@ -228,16 +229,24 @@ async def _signed(stack: Stack, person: Person) -> bool:
 
 
 async def _plant(sql: Any, person: Person) -> dict[str, str]:
-    """Rows that a small tenant has no occasion to make: a node of 256 entries, a signing key, a job in each service.
+    """Rows that a small tenant has no occasion to make: a node of 256 entries, a signing key, an event of audit's.
 
-    Returns the jobs' ids by service. They have ended, so that no worker changes them.
+    And a job in each service; returns their ids by service. They have ended, so that no worker changes them.
     """
     workspace = ids.tenant_uuid(person.workspace)
+    event = """
+        INSERT INTO audit.outbox (workspace_id, event_id, type, occurred_at, data, actor, target, request_id,
+                                  traceparent, published_at)
+        VALUES ($1, $2, 'audit.planted', now(), '{}', $3, $3, '', '', now())
+    """
+    done = "INSERT INTO audit.idempotency VALUES ($1, $2, 'plant', 'key', 'print', '{}')"
     planted = "INSERT INTO vault.signing_keys VALUES ($1, 1, $2, 'sealed', 'planted.example')"
     async with sql.transaction():
         await sql.execute("SET LOCAL session_replication_role = replica")  # the commit guard would refuse it
         await sql.execute("INSERT INTO audit.nodes VALUES ($1, 1, 0, $2)", workspace, EMPTY_ROOT)
         await sql.execute(planted, workspace, EMPTY_ROOT)
+        await sql.execute(event, workspace, ids.uuid7(), person.id)
+        await sql.execute(done, workspace, person.id)
         made = {}
         for service in ("auth", "tenancy", "vault"):
             job = ids.uuid7()

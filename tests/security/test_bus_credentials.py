@@ -93,7 +93,7 @@ def may_say(service: str, subject: str) -> bool:
         case "now":
             return len(rest) >= 3 and rest[1] == service and service in ("auth", "tenancy")
         case "wake":
-            return rest == [service] and service in ("auth", "tenancy", "vault")
+            return rest == [service] and service in topology.OWNERS
         case "head":
             return service == "audit" and len(rest) == 1
         case "$JS":
@@ -125,7 +125,7 @@ def may_hear(service: str, pattern: str) -> bool:
     if service in OWNERS and pattern.startswith(f"cmd.{service}."):
         return True
     if pattern == f"wake.{service}":
-        return service in ("auth", "tenancy", "vault")
+        return service in topology.OWNERS
     heads = ("head.*", f"head.{TENANT}", "head.>")  # the server takes the last for the first; nobody says more anyway
     return service == "gateway" and pattern in (
         "evt.*.auth.>", "evt.*.tenancy.>", "now.*.auth.>", "now.*.tenancy.>", *heads,

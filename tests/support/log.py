@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from causeloop_common import ids
+from causeloop_common.contracts import topology
 from tests.support.stack import Person, Stack, until
 
 
@@ -51,8 +52,7 @@ async def completed_log(stack: Stack, person: Person) -> list[Any]:
         async with stack.sql() as sql:
             committed = await sql.fetch(
                 " UNION ALL ".join(
-                    f"SELECT event_id FROM {schema}.outbox WHERE workspace_id = $1"
-                    for schema in ("auth", "tenancy", "vault")
+                    f"SELECT event_id FROM {schema}.outbox WHERE workspace_id = $1" for schema in topology.OWNERS
                 ),
                 workspace,
             )

@@ -69,7 +69,10 @@ def tables(metadata: MetaData) -> Table:
             audited=False,
             reason=_OUTBOX_REASON,
         )
-        | {"partitions": tuple(f"outbox_{bucket}" for bucket in range(BUCKETS))},
+        | {
+            "partitions": tuple(f"outbox_{bucket}" for bucket in range(BUCKETS)),
+            "functions": {"require_event": rls.guard_body(schema)},
+        },
     )
 
 

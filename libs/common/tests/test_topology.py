@@ -30,7 +30,7 @@ class TestPermissions:
     @pytest.mark.parametrize("service", topology.SERVICES)
     def test_a_service_hears_its_commands_its_inbox_and_what_it_listens_to(self, service: str) -> None:
         answers = {f"cmd.{service}.>"} if service in topology.OWNERS else set()
-        calls = {f"wake.{service}"} if service in topology.RELAYS else set()
+        calls = {f"wake.{service}"} if service in topology.OWNERS else set()
         calls |= {f"due.{service}"} if service in topology.with_jobs() else set()
 
         assert set(permissions(service).subscribe) == {
@@ -48,7 +48,7 @@ class TestPermissions:
     def test_only_a_service_with_an_outbox_wakes_a_relay_and_only_its_own(self) -> None:
         for service in topology.SERVICES:
             calls = [subject for subject in permissions(service).publish if subject.startswith("wake")]
-            assert calls == ([f"wake.{service}"] if service in ("auth", "tenancy", "vault") else [])
+            assert calls == ([f"wake.{service}"] if service in topology.OWNERS else [])
 
     def test_only_a_service_with_jobs_wakes_workers_and_only_its_own(self) -> None:
         for service in topology.SERVICES:

@@ -25,5 +25,6 @@ def create(environ: Mapping[str, str]) -> Application:
     checkpoints = CheckpointService(database, application.bus)
     watch = LogWatch(application.connections(WRITER))
     application.leads(signer, Signer(signer, watch, checkpoints, seconds=pause))
+    application.relay(database)
     application.commands(handlers.router(service, checkpoints))
     return application

@@ -8,14 +8,16 @@ keeps the checkpoints. Only the writer's role appends, across tenants; it also s
 from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, SmallInteger, Table, Text
 from sqlalchemy.dialects.postgresql import UUID
 
-from causeloop_common import leases, rls
+from causeloop_common import idempotency, leases, outbox, rls
 
 metadata = MetaData(schema="audit")
 
 WRITER = "causeloop_audit_writer"
 REASON = "the log is the record"
 
-leases.table(metadata, {"intake": WRITER, "signer": "causeloop_audit"})
+outbox.tables(metadata)
+idempotency.table(metadata)
+leases.table(metadata, {"relay": "causeloop_audit_relay", "intake": WRITER, "signer": "causeloop_audit"})
 
 ENTRIES_EXTRA = (
     rls.Policy("writer_insert", "insert", WRITER, check="true"),

@@ -21,9 +21,6 @@ ANNOUNCERS: dict[str, ModuleType] = {"gateway": gateway, **OWNERS}
 SERVICES: tuple[str, ...] = tuple(ANNOUNCERS)
 OPERATOR = "operator"
 
-RELAYS: tuple[str, ...] = ("auth", "tenancy", "vault")
-"""The services with an outbox. Their replicas wake the one relay among them that is at work."""
-
 SERVER_VERSION = (2, 14)
 """The lowest version of nats-server: a consumer that is read in order is reset (NATS ADR-60)."""
 
@@ -157,13 +154,11 @@ def permissions(service: str) -> BusPermissions:
                 publish.append(reset(consumer))
     subscribe = [f"{inbox(service)}.>", *LISTENS.get(service, ())]
     if service in OWNERS:
-        subscribe.append(f"cmd.{service}.>")
+        publish.append(wake(service))
+        subscribe += [f"cmd.{service}.>", wake(service)]
     if service in with_jobs():
         publish.append(due(service))
         subscribe.append(due(service))
-    if service in RELAYS:
-        publish.append(wake(service))
-        subscribe.append(wake(service))
     return BusPermissions(tuple(publish), tuple(subscribe))
 
 

@@ -12,7 +12,15 @@ members of nothing: its own, `causeloop_<s>`, and those that the policies of its
 This stops forgotten filters and wrong code, not an attacker who runs their own SQL as the service's role.
 """
 
-from causeloop_common.rls.ddl import GUARD_STATE, allow, functions_ddl, guard_ddl, protect, protect_from_service
+from causeloop_common.rls.ddl import (
+    GUARD_STATE,
+    allow,
+    functions_ddl,
+    guard_body,
+    guard_ddl,
+    protect,
+    protect_from_service,
+)
 from causeloop_common.rls.declare import (
     PERSON_SETTING,
     TENANT_SETTING,
@@ -39,6 +47,7 @@ __all__ = [
     "Tables",
     "allow",
     "functions_ddl",
+    "guard_body",
     "guard_ddl",
     "person",
     "protect",

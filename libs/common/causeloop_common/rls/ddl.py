@@ -36,11 +36,15 @@ def functions_ddl(schema: str) -> Iterator[str]:
 
 def guard_ddl(schema: str) -> str:
     """The commit guard's function; needs the outbox."""
-    body = GUARD_BODY.format(schema=schema, state=GUARD_STATE)
     return (
         f"CREATE FUNCTION {schema}.require_event() RETURNS trigger LANGUAGE plpgsql "
-        f"SET search_path = pg_catalog AS $guard${body}$guard$"
+        f"SET search_path = pg_catalog AS $guard${guard_body(schema)}$guard$"
     )
+
+
+def guard_body(schema: str) -> str:
+    """The body of the commit guard's function; a schema with an outbox has it."""
+    return GUARD_BODY.format(schema=schema, state=GUARD_STATE)
 
 
 def protect(

@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import MetaData, Table
 
-from causeloop_common.rls.ddl import FUNCTIONS, GUARD_BODY, GUARD_STATE
+from causeloop_common.rls.ddl import FUNCTIONS
 from causeloop_common.rls.declare import Policy, Protection, roles
 
 
@@ -225,8 +225,6 @@ async def _prove_functions(connection: Connection, schema: str, metadata: MetaDa
     of_tables = {
         name: body for table in metadata.sorted_tables for name, body in table.info.get("functions", {}).items()
     }
-    if any(protection.audited for protection in _protections(metadata).values()):
-        of_tables["require_event"] = GUARD_BODY.format(schema=schema, state=GUARD_STATE)
     declared = of_tables | {
         name: f"RETURN (NULLIF(current_setting('{setting}'::text, true), ''::text))::{kind}"
         for name, (setting, kind) in FUNCTIONS.items()
