@@ -26,7 +26,7 @@ from bench.run import HERE, Effort, Row, compare, free_port, in_turn, load, medi
 from causeloop_cli import migrate
 from causeloop_cli.embedded import EmbeddedNats, Janitor
 from causeloop_common import ids
-from causeloop_dev.installation import Installation
+from causeloop_dev.installation import UNLIMITED, Installation
 from causeloop_dev.postgres import EmbeddedPostgres
 
 CONNECTIONS = 16
@@ -86,6 +86,7 @@ def bed() -> Iterator[Bed]:
             "PORT": str(port),
             "CLERK_JWKS_URL": f"http://127.0.0.1:{issuer_port}/.well-known/jwks.json",
             "CLERK_AUTHORIZED_PARTIES": origin,
+            **UNLIMITED,
         }
         log = stack.enter_context(Path(os.devnull).open("w"))
         for name in SERVICES:

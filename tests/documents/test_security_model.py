@@ -12,6 +12,7 @@ from causeloop_common import rls
 from causeloop_common.application import GRACE_SECONDS
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import COMMAND_TIMEOUT_SECONDS, EVENT_BYTES
+from causeloop_common.contracts.limits import EVERYWHERE
 from causeloop_common.contracts.topology import DEAD, EVENTS, MAX_PAYLOAD_BYTES, OPERATOR, OWNERS, SERVICES
 from causeloop_common.database.connections import STATEMENT_TIMEOUT_SECONDS
 from causeloop_common.messaging.wire import HEADROOM_BYTES
@@ -171,3 +172,16 @@ class TestTheLimits:
         assert {what: printed.get(what) for what in declared} == {
             what: limit.replace("_", " ") for what, limit in declared.items()
         }
+
+    def test_of_rate_are_those_of_the_contracts(self) -> None:
+        printed = {
+            in_code(policy)[0]: (requests, within, counted.partition(":")[0].partition(",")[0])
+            for policy, requests, within, counted in rows(PAGE, "Rate limits")
+        }
+        own = {kind.operation: kind.rate_limit for kind in topology.command_kinds().values() if kind.rate_limit}
+        declared = {
+            name: (str(limit.requests), f"{limit.per} s", limit.by)
+            for name, limit in [*((limit.by, limit) for limit in EVERYWHERE), *own.items()]
+        }
+        assert {name: row[:2] for name, row in printed.items()} == {name: row[:2] for name, row in declared.items()}
+        assert all(printed[name][2] == declared[name][2] for name in own)

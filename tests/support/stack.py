@@ -49,7 +49,7 @@ from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
 from causeloop_common.messaging import Bus
 from causeloop_common.settings import Settings
-from causeloop_dev.installation import Installation
+from causeloop_dev.installation import UNLIMITED, Installation
 from causeloop_dev.postgres import EmbeddedPostgres
 from tests.support.documented import check_documented
 from tests.support.forks import Child, Forks
@@ -245,7 +245,7 @@ class Stack:
                 "CAUSELOOP_OPS_PORT": str(self._ops[name]),
                 **self._more,
             }
-        self.environ["gateway"] |= {"PORT": str(port), "CORS_ORIGINS": PARTY}
+        self.environ["gateway"] |= {"PORT": str(port), "CORS_ORIGINS": PARTY, **UNLIMITED}
         self.environ["audit"].setdefault("CHECKPOINT_SECONDS", "0.5")
         self.environ["auth"] |= {
             "CLERK_JWKS_URL": f"{self.issuer_url}/.well-known/jwks.json",

@@ -18,6 +18,9 @@ from causeloop_dev.folder import write_private_json
 
 _FILE = "installation.json"
 
+UNLIMITED = {"RATE_LIMIT_FACTOR": "100000"}
+"""A gateway's environment where one address sends as much as it can: in tests and benchmarks."""
+
 
 @dataclass(frozen=True)
 class Installation:

@@ -44,6 +44,7 @@ PASSED_ON = (
     "OUTBOUND_TENANT_PROXY",
     "OUTBOUND_TENANT_PROXY_RESOLVES",
     "OUTBOUND_TENANT_RANGES",
+    "RATE_LIMIT_FACTOR",
     "TRUSTED_PROXIES",
 )
 """Variables that a developer may set: each is passed on to the services that declare it, and to no other."""

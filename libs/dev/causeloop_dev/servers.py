@@ -17,7 +17,7 @@ from causeloop_cli import migrate
 from causeloop_cli.embedded import EmbeddedNats, Janitor
 from causeloop_common.contracts import topology
 from causeloop_dev.containers import containers
-from causeloop_dev.installation import Installation
+from causeloop_dev.installation import UNLIMITED, Installation
 from causeloop_dev.postgres import EmbeddedPostgres
 
 
@@ -39,13 +39,15 @@ def main(options: argparse.Namespace) -> int:
         secret, operator = installation.jwt_secret, installation.seeds["operator"]
         with contextlib.redirect_stdout(StringIO()):
             asyncio.run(migrate.everything(database_url, secret, nats_url, operator))
+        environ = {name: installation.environ(name, database_url, nats_url) for name in topology.SERVICES}
+        environ["gateway"] |= UNLIMITED
         addresses = {
             "database_url": database_url,
             "superuser_url": superuser_url,
             "nats_url": nats_url,
             "jwt_secret": installation.jwt_secret,
             "seeds": installation.seeds,
-            "environ": {name: installation.environ(name, database_url, nats_url) for name in topology.SERVICES},
+            "environ": environ,
             "pids": pids,
         }
         print(json.dumps(addresses), flush=True)

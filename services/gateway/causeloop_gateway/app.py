@@ -12,6 +12,7 @@ from causeloop_gateway.cursors import Cursors
 from causeloop_gateway.denials import Denials
 from causeloop_gateway.documents import asyncapi, openapi
 from causeloop_gateway.edge import Edge
+from causeloop_gateway.limits import Limits
 from causeloop_gateway.protocol import BoundedProtocol
 from causeloop_gateway.routes import ENDPOINTS, STREAMS
 from causeloop_gateway.security import Security
@@ -24,10 +25,12 @@ def create(environ: Mapping[str, str]) -> Application:
     """The gateway, ready to be run."""
     settings = GatewaySettings.load("gateway", environ)
     application = Application(settings)
-    security = Security(application.bus, remembered_seconds=settings.remembered_seconds)
+    limits = Limits(settings.rate_limit_factor)
+    security = Security(application.bus, limits, remembered_seconds=settings.remembered_seconds)
     cursors = Cursors(application.keys.own("cursors/v1"))
     denials = Denials(application.bus)
-    gateway = Gateway(application.bus, security, cursors, denials, application.keys, settings.trusted_proxies)
+    keys, proxies = application.keys, settings.trusted_proxies
+    gateway = Gateway(application.bus, security, limits, cursors, denials, keys, proxies)
     application.background("denials", denials.run)
     application.after_serving(denials.flush)
     streams = Streams(application.bus, security)

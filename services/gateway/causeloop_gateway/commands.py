@@ -6,6 +6,7 @@ for matching; a framework's pipeline per request would cost more than all the re
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import orjson
@@ -14,6 +15,7 @@ from starlette.routing import Route as MatchedRoute
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
+from causeloop_common.contracts.auth import Identity
 from causeloop_common.errors import AppError, Timeout, Unavailable
 from causeloop_common.keys import KeyRing
 from causeloop_common.messaging import Answer, Bus
@@ -21,6 +23,7 @@ from causeloop_gateway.cursors import Cursors
 from causeloop_gateway.denials import Denial, Denials
 from causeloop_gateway.endpoints import Asked, Endpoint
 from causeloop_gateway.inbound import Inbound
+from causeloop_gateway.limits import Limits, network
 from causeloop_gateway.reader import Reader
 from causeloop_gateway.security import Caller, Security, require, service_context
 
@@ -37,6 +40,7 @@ class Gateway:
 
     bus: Bus
     security: Security
+    limits: Limits
     cursors: Cursors
     denials: Denials
     keys: KeyRing
@@ -55,6 +59,7 @@ class Route(MatchedRoute):
         self.app = self._respond_or_note
         self._gateway = gateway
         self._endpoint = endpoint
+        self._limits = gateway.limits.of(endpoint.command, signed_in=bool(endpoint.credentials))
 
     async def _respond(self, scope: Any, receive: Any, send: Any) -> None:
         raise NotImplementedError
@@ -76,10 +81,14 @@ class Route(MatchedRoute):
             )
             raise
 
-    async def _signed_in(self, request: Inbound) -> AuthContext:
-        """The caller, if permitted; Unauthorized or Forbidden for any other."""
+    async def _signed_in(self, request: Inbound, *, is_counted: bool = True) -> AuthContext:
+        """The caller, if permitted; Unauthorized, RateLimited or Forbidden for any other."""
         caller = await self._gateway.security.caller(
-            request.headers.get("authorization"), request.request_id, request.traceparent
+            request.headers.get("authorization"),
+            request.request_id,
+            request.traceparent,
+            address=partial(request.client_address, self._gateway.trusted_proxies),
+            admit=partial(self._admit, request) if is_counted else _anybody,
         )
         request.scope["caller"] = caller
         require(caller, self._endpoint.command.permission, self._endpoint.credentials)
@@ -93,6 +102,18 @@ class Route(MatchedRoute):
             request_id=request.request_id,
             traceparent=request.traceparent,
         )
+
+    def _admit(self, request: Inbound, identity: Identity | None = None) -> None:
+        """Count the request; RateLimited when it is one too many. The answer's headers have the limits either way."""
+        address = network(request.client_address(self._gateway.trusted_proxies)) if self._limits.needs_address else ""
+        principal, tenant = ("", "") if identity is None else (identity.principal, identity.tenant)
+        request.answered, refusal = self._limits.take(principal, tenant, address)
+        if refusal is not None:
+            raise refusal
+
+
+def _anybody(_: Identity) -> None:
+    """Admit a caller whose request was counted before."""
 
 
 class CommandRoute(Route):
@@ -121,6 +142,7 @@ class CommandRoute(Route):
 
     async def _unknown(self, request: Inbound) -> AuthContext:
         """The gateway itself, for somebody who is about to sign in."""
+        self._admit(request)
         permission = self._endpoint.command.permission
         return service_context(ids.INSTALLATION, request.request_id, request.traceparent, permission)
 

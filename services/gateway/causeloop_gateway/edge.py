@@ -37,7 +37,7 @@ _DESCRIPTION = (_EXPLORER, "/openapi.json", "/asyncapi.json", "/static-offline-d
 _OPERATIONS = frozenset({"/health", "/ready"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _ALLOWED_HEADERS = b"authorization, content-type, idempotency-key, last-event-id, x-request-id, traceparent"
-_SHOWN_HEADERS = b"x-request-id, idempotency-replayed, retry-after"
+_SHOWN_HEADERS = b"x-request-id, idempotency-replayed, retry-after, ratelimit, ratelimit-policy"
 
 
 class Edge:
@@ -74,11 +74,11 @@ class Edge:
             nonlocal status
             if message["type"] == WHOLE:
                 status = message["status"]
-                await respond(send, status, (*message["headers"], *common), message["body"])
+                await respond(send, status, (*message["headers"], *request.answered, *common), message["body"])
                 return
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *common]
+                message["headers"] = [*message.get("headers", ()), *request.answered, *common]
             await send(message)
 
         try:

@@ -22,7 +22,18 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 class Inbound:
     """A request: its headers by lower-case name, its ids, its parameters and its body."""
 
-    __slots__ = ("_receive", "headers", "method", "path", "query", "request_id", "scope", "span", "traceparent")
+    __slots__ = (
+        "_receive",
+        "answered",
+        "headers",
+        "method",
+        "path",
+        "query",
+        "request_id",
+        "scope",
+        "span",
+        "traceparent",
+    )
 
     def __init__(self, scope: Any, receive: Any, tracer: telemetry.Tracer | None = None) -> None:
         self.scope = scope
@@ -32,6 +43,8 @@ class Inbound:
         self.query: bytes = scope["query_string"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         self.headers: dict[str, str] = headers
+        self.answered: tuple[tuple[bytes, bytes], ...] = ()
+        """Headers that the answer gets besides its own, a refusal's too."""
         given = headers.get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else ids.new("req")
         given = headers.get("traceparent", "")

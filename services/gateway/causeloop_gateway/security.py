@@ -22,6 +22,7 @@ from causeloop_common.errors import Forbidden, Unauthorized
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import REALM_PERMISSIONS, Internal, permits
 from causeloop_common.telemetry import metrics
+from causeloop_gateway.limits import Limits
 
 _REMEMBERED = 50_000
 _LONGEST_TOKEN = 4096
@@ -119,8 +120,9 @@ class Caller(NamedTuple):
 class Security:
     """Finds the caller of a bearer token."""
 
-    def __init__(self, bus: Bus, *, remembered_seconds: float = 30.0) -> None:
+    def __init__(self, bus: Bus, limits: Limits, *, remembered_seconds: float = 30.0) -> None:
         self._bus = bus
+        self._limits = limits
         self._remembered_seconds = remembered_seconds
         self._identities: Remembered[bytes, Identity] = Remembered(name="identities")
         self._standings: Remembered[tuple[str, str], frozenset[str] | None] = Remembered(name="standings")
@@ -136,24 +138,42 @@ class Security:
         self._identities.clear()
         self._standings.clear()
 
-    async def caller(self, authorization: str | None, request_id: str, traceparent: str) -> Caller:
-        """The caller with this Authorization header; `Unauthorized` without a valid one."""
+    async def caller(
+        self,
+        authorization: str | None,
+        request_id: str,
+        traceparent: str,
+        *,
+        address: Callable[[], str],
+        admit: Callable[[Identity], None],
+    ) -> Caller:
+        """The caller with this Authorization header; `Unauthorized` without a valid one.
+
+        `admit` may refuse the identity, before it is asked what it is permitted. RateLimited when too many tokens from
+        `address` were refused.
+        """
         _ = self._bus.client  # without the bus nobody is known
         token = _bearer(authorization)
-        identity = await self._identify(token, request_id, traceparent)
+        identity = await self._identify(token, request_id, traceparent, address)
         if identity.expires_at <= datetime.now(UTC):
             raise Unauthorized("The token has expired. Sign in again or use another token.")
+        admit(identity)
         permissions = await self._permissions(identity, request_id, traceparent)
         return Caller(identity, permissions)
 
-    async def _identify(self, token: str, request_id: str, traceparent: str) -> Identity:
+    async def _identify(self, token: str, request_id: str, traceparent: str, address: Callable[[], str]) -> Identity:
         key = hashlib.sha256(token.encode()).digest()
         known = self._identities.get(key)
         if known is not None:
             return known
         begun = self._identities.begin()
         ctx = service_context(ids.INSTALLATION, request_id, traceparent, Internal.AUTHENTICATE)
-        identity = await self._bus.call(ctx, Authenticate.model_validate({"token": token}))
+        sender = self._limits.require_known(address())
+        try:
+            identity = await self._bus.call(ctx, Authenticate.model_validate({"token": token}))
+        except Unauthorized:
+            self._limits.count_refused(sender)
+            raise
         self._identities.keep(begun, key, identity, (identity.credential,), self._remembered_seconds)
         return identity
 

@@ -17,6 +17,13 @@ class GatewaySettings(Settings):
         default=0, ge=0, le=8, alias="TRUSTED_PROXIES", description="proxies in front, counted from the right"
     )
 
+    rate_limit_factor: float = Field(
+        default=1.0,
+        gt=0,
+        le=100_000,
+        alias="RATE_LIMIT_FACTOR",
+        description="multiplies the requests that every rate limit allows, at each gateway process",
+    )
     remembered_seconds: int = Field(
         default=30,
         ge=1,

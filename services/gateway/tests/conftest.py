@@ -26,6 +26,7 @@ from causeloop_common.messaging import Bus
 from causeloop_dev.issuer import create_issuer
 from causeloop_dev.testing import Servers
 from causeloop_gateway import app
+from causeloop_gateway.limits import Limits
 from causeloop_gateway.security import Security
 from causeloop_tenancy import app as tenancy
 from causeloop_vault import app as vault
@@ -147,7 +148,13 @@ async def neighbours(compose: Callable[..., Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-async def house(servers: Servers, neighbours: None) -> AsyncIterator[House]:
+def gateway_environ() -> dict[str, str]:
+    """More of the gateway's environment, for a module that needs another one."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+async def house(servers: Servers, neighbours: None, gateway_environ: dict[str, str]) -> AsyncIterator[House]:
     at_issuer, issuer_url = listening()
     at_gateway, url = listening()
     issuing = Listener.on(create_issuer(issuer_url, PARTY), "127.0.0.1", 0)
@@ -156,7 +163,7 @@ async def house(servers: Servers, neighbours: None) -> AsyncIterator[House]:
         "CLERK_JWKS_URL": f"{issuer_url}/.well-known/jwks.json",
         "CLERK_AUTHORIZED_PARTIES": PARTY,
     }
-    gateway = app.create({**servers.environ["gateway"], "PORT": "0"})
+    gateway = app.create({**servers.environ["gateway"], "PORT": "0", **gateway_environ})
     applications = [auth.create(identity), gateway]
     superuser = await asyncpg.connect(servers.superuser_url)
     for application in applications:
@@ -189,7 +196,7 @@ async def bus(servers: Servers) -> AsyncIterator[Bus]:
 
 @pytest.fixture
 async def security(bus: Bus) -> Security:
-    made = Security(bus)
+    made = Security(bus, Limits(10_000))
     await bus.connect()
     await bus.start()
     await bus.client.flush()

@@ -138,8 +138,13 @@ class TestRemembered:
         assert (memory._answers, memory._by_tag) == ({}, {})
 
 
+async def caller_of(security: Security, authorization: str | None) -> Caller:
+    where = "192.0.2.1"
+    return await security.caller(authorization, ids.new("req"), "", address=lambda: where, admit=lambda _: None)
+
+
 async def caller(security: Security, token: str) -> Caller:
-    return await security.caller(f"Bearer {token}", ids.new("req"), "")
+    return await caller_of(security, f"Bearer {token}")
 
 
 async def refused(security: Security, token: str) -> bool:
@@ -192,7 +197,7 @@ class TestCaller:
     )
     async def test_without_a_bearer_token_nobody_is_known(self, security: Security, authorization: str | None) -> None:
         with pytest.raises(Unauthorized, match=r"^Send 'Authorization: Bearer <token>' with an access token or"):
-            await security.caller(authorization, ids.new("req"), "")
+            await caller_of(security, authorization)
 
     @pytest.mark.parametrize("token", ["nonsense", "x" * 4096, "Bearer x", "clp_pat_x"])
     async def test_an_unknown_token_is_refused(self, security: Security, token: str) -> None:
@@ -201,7 +206,7 @@ class TestCaller:
 
     async def test_the_scheme_s_case_does_not_matter(self, security: Security, owner: "Person") -> None:
         for scheme in ("bearer", "BEARER"):
-            assert (await security.caller(f"{scheme} {owner.token}", ids.new("req"), "")).identity.principal == owner.id
+            assert (await caller_of(security, f"{scheme} {owner.token}")).identity.principal == owner.id
 
 
 class TestForgetting:

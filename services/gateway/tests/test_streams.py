@@ -23,6 +23,7 @@ from causeloop_common.messaging import Bus, event_headers
 from causeloop_common.settings import Settings
 from causeloop_dev.testing import Servers
 from causeloop_gateway import app
+from causeloop_gateway.limits import Limits
 from causeloop_gateway.security import Security
 from causeloop_gateway.streams import registry, stream as module, wire as words
 from causeloop_gateway.streams.registry import Streams
@@ -454,6 +455,23 @@ class TestItsEnd:
                 react()
             end = await listener.last_event()
         assert end["code"] == "unavailable"
+
+    async def test_its_beginning_is_counted_by_the_rate_limits_and_its_pages_are_not(
+        self,
+        house: "House",
+        token: dict[str, Any],
+        announce: Announce,
+        owner: "Person",
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        once_a_minute = Limits(1 / 60).of(ReadStream, signed_in=True)
+        monkeypatch.setattr(route_of(house.listener), "_limits", once_a_minute)
+        async with listening(house, token["token"]) as stream:
+            await stream.opened()
+            for _ in range(10):
+                await announce(owner.workspace)
+                await stream.next()
+        await house.refused(429, "rate_limited", "GET", "/audit/stream", token["token"])
 
     async def test_a_gateway_that_stops_ends_it_and_takes_no_other(
         self, house: "House", servers: Servers, token: dict[str, Any]

@@ -11,13 +11,14 @@ from causeloop_common.contracts.base import (
     Command,
     EventId,
     Hash,
-    Limit,
     Message,
     Page,
+    PageSize,
     Position,
     Timestamp,
     example_id,
 )
+from causeloop_common.contracts.limits import MINUTE, PRINCIPAL, Limit
 from causeloop_common.permissions import Permission
 from causeloop_log.tlog.checkpoint import LARGEST_SIZE
 
@@ -83,7 +84,7 @@ class ListEvents(Command[EventPage], permission=Permission.AUDIT_READ, keyed=Fal
     that are given together all hold.
     """
 
-    limit: Limit = 25
+    limit: PageSize = 25
     position: Position = None
     order: Literal["newest", "index"] = Field(
         default="newest", description="`newest` first, or `index`: from the log's beginning."
@@ -189,11 +190,16 @@ class StreamPage(Message):
     size: Size
 
 
-class ReadStream(Command[StreamPage], permission=Permission.AUDIT_STREAM, keyed=False):
+class ReadStream(
+    Command[StreamPage],
+    permission=Permission.AUDIT_STREAM,
+    keyed=False,
+    limit=Limit(60, per=MINUTE, by=PRINCIPAL),
+):
     """Read the log from one place on, as it is stored.
 
     A page is cut at `limit` entries and at `max_bytes` of leaves, each counted with 160 bytes more for what stands
-    around it; a single entry is never cut.
+    around it; a single entry is never cut. The limit counts the streams that are begun, not their pages.
     """
 
     start: int = Field(ge=0, le=LAST_INDEX, description="The first index to read; at or after the end: no entries.")

@@ -9,10 +9,10 @@ from causeloop_common.contracts.base import (
     Command,
     Event,
     Label,
-    Limit,
     Message,
     Nothing,
     Page,
+    PageSize,
     PersonId,
     Position,
     Sealed,
@@ -22,6 +22,7 @@ from causeloop_common.contracts.base import (
     TokenId,
     WorkspaceId,
 )
+from causeloop_common.contracts.limits import ADDRESS, MINUTE, PRINCIPAL, Limit
 from causeloop_common.contracts.purpose import Purpose
 from causeloop_common.permissions import SELF, Internal, Permission
 
@@ -55,7 +56,7 @@ class Grant(Message):
     )
 
 
-class Exchange(Command[Grant], permission=Internal.SIGN_IN, keyed=False):
+class Exchange(Command[Grant], permission=Internal.SIGN_IN, keyed=False, limit=Limit(60, per=MINUTE, by=ADDRESS)):
     """Exchange a session of the identity provider for a pair of tokens.
 
     Take `subject_token` from your identity provider's client library. Beside `make dev` it is the `token` that the mock
@@ -74,7 +75,7 @@ class Exchange(Command[Grant], permission=Internal.SIGN_IN, keyed=False):
     device: Sealed | None = Field(default=None, description="The client's User-Agent, sealed at rest too.")
 
 
-class Refresh(Command[Grant], permission=Internal.SIGN_IN, keyed=False):
+class Refresh(Command[Grant], permission=Internal.SIGN_IN, keyed=False, limit=Limit(300, per=MINUTE, by=ADDRESS)):
     """Exchange a refresh token for the next pair of tokens.
 
     Take `refresh_token` from the answer to `exchange` or to the last `refresh`; it is good once. With `workspace_id`
@@ -105,8 +106,10 @@ class Identity(Message):
     expires_at: Timestamp = Field(description="The time from which the token is refused.")
 
 
-class Authenticate(Command[Identity], permission=Internal.AUTHENTICATE, keyed=False):
-    """Find the identity behind a bearer token."""
+class Authenticate(
+    Command[Identity], permission=Internal.AUTHENTICATE, keyed=False, limit=Limit(60, per=MINUTE, by=ADDRESS)
+):
+    """Find the identity behind a bearer token. The limit counts tokens that are refused."""
 
     token: Sealed = Field(description="An access token or a personal access token.")
 
@@ -132,7 +135,9 @@ class CreatedApiToken(ApiTokenView):
     )
 
 
-class CreateApiToken(Command[CreatedApiToken], permission=Permission.TOKENS_OWN):
+class CreateApiToken(
+    Command[CreatedApiToken], permission=Permission.TOKENS_OWN, limit=Limit(30, per=MINUTE, by=PRINCIPAL)
+):
     """Create a personal access token.
 
     It stands for the caller in the current workspace, and has no more permissions than the caller has there. The
@@ -161,7 +166,7 @@ class ListApiTokens(Command[ApiTokenPage], permission=Permission.TOKENS_OWN, key
     Those of the current workspace, newest first, without their secrets. Expired and revoked ones stay in the list.
     """
 
-    limit: Limit = 25
+    limit: PageSize = 25
     position: Position = None
 
 

@@ -31,6 +31,7 @@ from pydantic.json_schema import JsonSchemaValue, WithJsonSchema
 from pydantic_core import CoreSchema
 
 from causeloop_common import ids
+from causeloop_common.contracts.limits import Limit
 
 ReplyT = TypeVar("ReplyT", bound="Message")
 
@@ -107,7 +108,7 @@ EXAMPLE_HASH = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), Field(examples=[EXAMPLE_HASH])]
 """A SHA-256 hash in lower-case hex."""
 
-Limit = Annotated[int, Field(ge=1, le=100, description="The most items that a page has.")]
+PageSize = Annotated[int, Field(ge=1, le=100, description="The most items that a page has.")]
 Position = Annotated[
     str | None, Field(max_length=512, description="Where the page begins, for the service that answers.")
 ]
@@ -181,6 +182,7 @@ class Command(Message, Generic[ReplyT]):
 
     `issuers` are the services that may send it. `keyed` is False where an Idempotency-Key is ignored: the command
     changes nothing, or a retry does no harm, or its answer must not be kept. `timeout` is the deadline in seconds.
+    `limit` is the rate at which clients may send it, besides the limits of all commands.
     """
 
     service: ClassVar[str]
@@ -190,6 +192,7 @@ class Command(Message, Generic[ReplyT]):
     issuers: ClassVar[frozenset[str]]
     keyed: ClassVar[bool]
     timeout: ClassVar[float]
+    rate_limit: ClassVar[Limit | None]
     reply: ClassVar[type[Message]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -204,6 +207,7 @@ class Command(Message, Generic[ReplyT]):
         issuers: frozenset[str] = _GATEWAY_ONLY,
         keyed: bool = True,
         timeout: float = COMMAND_TIMEOUT_SECONDS,
+        limit: Limit | None = None,
         **kwargs: Any,
     ) -> None:
         super().__pydantic_init_subclass__(**kwargs)
@@ -214,6 +218,7 @@ class Command(Message, Generic[ReplyT]):
         cls.service, cls.operation = _owner(cls), _snake(cls)
         cls.subject = f"cmd.{cls.service}.{cls.operation}"
         cls.permission, cls.issuers, cls.keyed, cls.timeout = permission, issuers, keyed, timeout
+        cls.rate_limit = limit
 
 
 class Event(Message):

@@ -16,9 +16,9 @@ from causeloop_common.contracts.base import (
     Command,
     Event,
     JobId,
-    Limit,
     Message,
     Page,
+    PageSize,
     Position,
     Timestamp,
     example_id,
@@ -77,7 +77,7 @@ class ListJobs(Command[JobPage], permission=OF_THE_JOB, keyed=False, timeout=2.0
     that did not answer in time.
     """
 
-    limit: Limit = 25
+    limit: PageSize = 25
     position: Position = None
 
 
@@ -129,6 +129,6 @@ def events(module: str) -> tuple[type[JobCancelled], type[JobEnded]]:
 def _of(kind: type[MessageT], module: str) -> type[MessageT]:
     line: dict[str, Any] = {"target": "job_id"}
     if issubclass(kind, Command):
-        line = {"permission": kind.permission, "keyed": kind.keyed, "timeout": kind.timeout}
+        line = {"permission": kind.permission, "keyed": kind.keyed, "timeout": kind.timeout, "limit": kind.rate_limit}
     body = {"__module__": module, "__doc__": kind.__doc__}
     return new_class(kind.__name__, (kind,), line, lambda namespace: namespace.update(body))

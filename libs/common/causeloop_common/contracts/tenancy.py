@@ -11,14 +11,15 @@ from causeloop_common.contracts.base import (
     Command,
     Event,
     Label,
-    Limit,
     Message,
     Page,
+    PageSize,
     PersonId,
     Position,
     Timestamp,
     WorkspaceId,
 )
+from causeloop_common.contracts.limits import MINUTE, PRINCIPAL, Limit
 from causeloop_common.permissions import SELF, Internal, Permission
 
 RETIRED: frozenset[str] = frozenset()
@@ -60,7 +61,9 @@ class WorkspaceView(Message):
     created_by: PersonId = Field(description="The person who created it, its first owner.")
 
 
-class CreateWorkspace(Command[WorkspaceView], permission=Permission.WORKSPACE_CREATE):
+class CreateWorkspace(
+    Command[WorkspaceView], permission=Permission.WORKSPACE_CREATE, limit=Limit(10, per=MINUTE, by=PRINCIPAL)
+):
     """Create a workspace.
 
     The caller becomes its owner. Refresh the session with the new `workspace_id` to work in it. A retry with the same
@@ -99,7 +102,7 @@ class ListMyWorkspaces(Command[MyWorkspacePage], permission=SELF, keyed=False):
     Every workspace of which the caller is a member, whichever one the session is in.
     """
 
-    limit: Limit = 25
+    limit: PageSize = 25
     position: Position = None
 
 

@@ -10,9 +10,9 @@ from causeloop_common.contracts.base import (
     Event,
     Hash,
     KeyId,
-    Limit,
     Message,
     Page,
+    PageSize,
     Position,
     Sealed,
     SecretId,
@@ -81,7 +81,7 @@ class ListSecrets(Command[SecretPage], permission=Permission.SECRETS_READ, keyed
     By path, without their values.
     """
 
-    limit: Limit = 25
+    limit: PageSize = 25
     position: Position = None
 
 
@@ -146,7 +146,7 @@ class ListKeys(Command[KeyPage], permission=Permission.KEYS_READ, keyed=False):
     By name, without their material.
     """
 
-    limit: Limit = 25
+    limit: PageSize = 25
     position: Position = None
 
 

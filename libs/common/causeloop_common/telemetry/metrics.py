@@ -15,6 +15,7 @@ BUS_CONNECTED = Gauge("causeloop_bus_connected", "1 while the service is connect
 
 HTTP_REQUESTS = Counter("causeloop_http_requests_total", "HTTP requests, by route and status.", ["route", "status"])
 HTTP_SECONDS = Histogram("causeloop_http_seconds", "Time to answer an HTTP request.", ["route"], buckets=_SECONDS)
+RATE_LIMITED = Counter("causeloop_rate_limited_total", "Requests refused by a rate limit, by its policy.", ["policy"])
 MEMORY_LOOKUPS = Counter(
     "causeloop_memory_lookups_total", "Lookups in the gateway's caches, by result.", ["memory", "result"]
 )

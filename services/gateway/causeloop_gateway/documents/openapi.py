@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from causeloop_common.contracts.base import Nothing, Page, example_id
+from causeloop_common.contracts.limits import EVERYWHERE, Limit
 from causeloop_common.errors import (
     AppError,
     Forbidden,
@@ -35,6 +36,7 @@ from causeloop_common.errors import (
 from causeloop_gateway.documents.parts import frame, words
 from causeloop_gateway.endpoints import RECORDED, SESSION, Endpoint
 from causeloop_gateway.inbound import ANONYMOUS_BODY_BYTES, BODY_BYTES, HEADER_BYTES
+from causeloop_gateway.limits import declared, refusal
 from causeloop_gateway.problems import MEDIA_TYPE, STATUS, problem
 from causeloop_gateway.routes import ENDPOINTS, STREAMS
 
@@ -42,7 +44,12 @@ _REFERENCE = "#/components/schemas/"
 _NULL = ("default", None)
 _REQUEST_ID = example_id("req")
 _SHOWN = example_id("tok")
-_HEADERS_OF_STATUS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
+_ALWAYS = ("X-Request-Id", "RateLimit", "RateLimit-Policy")
+_HEADERS_OF_STATUS = {
+    401: ("WWW-Authenticate",),
+    429: ("Retry-After", "RateLimit", "RateLimit-Policy"),
+    503: ("Retry-After",),
+}
 
 _EVERYWHERE: tuple[AppError, ...] = (
     HeadersTooLarge(f"The request's headers are larger than {HEADER_BYTES} bytes. Send less."),
@@ -76,6 +83,8 @@ def refusals(endpoint: Endpoint) -> Iterator[AppError]:
     ]
     wrong = dict.fromkeys(missing, "Field required") or {"colour": "is not a field of this request"}
     yield InvalidInput.of(**wrong)
+    for name, limit in _limits(endpoint).items():
+        yield refusal(name, limit, 1)
     if endpoint.credentials:
         yield _SIGNED_IN
     if endpoint.credentials == SESSION:
@@ -93,6 +102,10 @@ def refusals(endpoint: Endpoint) -> Iterator[AppError]:
                 fields={"id": [_SHOWN]},
             )
     yield from endpoint.errors
+
+
+def _limits(endpoint: Endpoint) -> dict[str, Limit]:
+    return declared(endpoint.command, signed_in=bool(endpoint.credentials))
 
 
 @cache
@@ -124,6 +137,7 @@ class _Writer:
         self._schemas["Problem"]["properties"]["code"]["enum"] = sorted(STATUS)
         self._commands = {endpoint.command: self._schemas.pop(endpoint.command.__name__) for endpoint in ENDPOINTS}
         self._responses: dict[str, Any] = {}
+        self._refusal(429, [refusal(limit.by, limit, 1) for limit in EVERYWHERE])  # of operations without their own
         for reply in replies:
             if issubclass(reply, Page):
                 properties = self._schemas[reply.__name__]["properties"]
@@ -157,6 +171,7 @@ class _Writer:
             "security": [{"bearer": []}] if endpoint.credentials else [],
             "x-permission": str(command.permission) if endpoint.credentials else None,
             "x-credential": sorted(endpoint.credentials),
+            "x-rate-limits": [{"policy": name, **limit._asdict()} for name, limit in _limits(endpoint).items()],
         }
         if endpoint in STREAMS:
             operation |= self._frame["stream"]
@@ -210,7 +225,7 @@ class _Writer:
 
     def _answer(self, endpoint: Endpoint) -> dict[str, Any]:
         reply = endpoint.command.reply
-        headers = _headers("X-Request-Id", *(["Idempotency-Replayed"] if endpoint.keyed else []))
+        headers = _headers(*_ALWAYS, *(["Idempotency-Replayed"] if endpoint.keyed else []))
         if reply is Nothing:
             return {"description": "Done.", "headers": headers}
         schema = self._schemas[reply.__name__]

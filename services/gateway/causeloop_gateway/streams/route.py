@@ -44,7 +44,8 @@ class StreamRoute(Route):
         request: Inbound = scope["inbound"]
         await self._signed_in(request)
         start = _start(request)
-        stream = Stream(scope["caller"].identity, partial(self._signed_in, request), self._streams.read, receive, send)
+        admit = partial(self._signed_in, request, is_counted=False)
+        stream = Stream(scope["caller"].identity, admit, self._streams.read, receive, send)
         transport = scope["causeloop.transport"]
         async with self._streams.opened(stream):
             await stream.begin(start)
