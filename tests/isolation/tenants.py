@@ -200,7 +200,7 @@ async def _furnish(stack: Stack, name: str) -> Things:
             entered = await sql.fetchval(
                 "SELECT size FROM audit.heads WHERE workspace_id = $1", ids.tenant_uuid(person.id)
             )
-            return not any(waiting) and entered == 3
+            return not any(waiting) and entered == 4
 
     await until("the realm's events have arrived", realm_settled)
     await until("both logs are signed", partial(_signed, stack, person))
@@ -284,4 +284,4 @@ def operations(openapi: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, An
 
 def makes_its_own(operation: str) -> bool:
     """Whether an operation makes, under a name of a's, something that is b's own: to be tried after all others."""
-    return operation.startswith(("put_", "create_"))
+    return operation.startswith(("put_", "create_", "store_"))

@@ -40,6 +40,9 @@ OUTCOMES: dict[str, set[str]] = {
     "cmd.vault.encrypt": {"not_found"},
     "cmd.vault.decrypt": {"not_found"},
     "cmd.vault.seal": {"ok"},
+    "cmd.vault.store_sealed_value": {"ok"},  # b's own, under a's name
+    "cmd.vault.open_sealed_value": {"not_found"},
+    "cmd.vault.delete_sealed_value": {"ok"},  # of nothing
     "cmd.vault.sign_checkpoint": {"ok", "conflict"},  # of b's own log
     "cmd.vault.get_audit_key": {"ok"},
     **{

@@ -102,15 +102,16 @@ class TestThePath:
 
         async def arrived() -> list[Any] | None:
             entries, _ = await stored_log(stack, realm)
-            return entries if len(entries) >= 3 else None
+            return entries if len(entries) >= 4 else None
 
-        await until("the realm's log has three entries", arrived)
+        await until("the realm's log has four entries", arrived)
         entries, head = await stored_log(stack, realm)
         assert_computes(entries, head, realm)
         assert sorted(entry["action"] for entry in entries) == [
             "auth.session_refreshed",
             "auth.session_started",
             "vault.keyring_created",
+            "vault.sealed_value_stored",
         ]
         for entry in entries:
             assert agent not in entry["leaf"]

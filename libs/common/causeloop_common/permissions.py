@@ -54,6 +54,9 @@ class Internal(StrEnum):
     AUTHENTICATE = "internal:authenticate"
     RESOLVE = "internal:resolve"
     SEAL = "internal:seal"
+    STORE_SEALED_VALUE = "internal:store_sealed_value"
+    OPEN_SEALED_VALUE = "internal:open_sealed_value"
+    DELETE_SEALED_VALUE = "internal:delete_sealed_value"
     SIGN_CHECKPOINT = "internal:sign_checkpoint"
 
 

@@ -229,7 +229,7 @@ class TestSealed:
 
         assert {name for name, is_sealed in messages.items() if is_sealed} == {
             "Exchange", "Refresh", "Grant", "Authenticate", "CreatedApiToken", "PutSecret", "RevealedSecret", "Encrypt",
-            "Decrypt", "Decrypted", "Seal",
+            "Decrypt", "Decrypted", "Seal", "StoreSealedValue", "OpenedValue",
         }  # fmt: skip
 
     @pytest.mark.parametrize(

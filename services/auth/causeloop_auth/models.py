@@ -21,7 +21,6 @@ sessions = Table(
     Column("previous", LargeBinary),
     Column("rotated_at", DateTime(timezone=True), nullable=False),
     Column("entered", UUID),
-    Column("sealed", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("ended_at", DateTime(timezone=True)),

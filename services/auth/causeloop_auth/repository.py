@@ -23,9 +23,7 @@ class Session:
     entered: str | None
 
 
-_ADD_SESSION = Statement.insert(
-    sessions, "id", "current", "rotated_at", "entered", "sealed", "created_at", "expires_at"
-)
+_ADD_SESSION = Statement.insert(sessions, "id", "current", "rotated_at", "entered", "created_at", "expires_at")
 _FIND_SESSION = select(sessions).where(sessions.c.id == bindparam("id"))
 _SESSION = Statement.of(_FIND_SESSION)
 _LOCK_SESSION = Statement.of(_FIND_SESSION.with_for_update())
@@ -65,9 +63,7 @@ _REVOKE_TOKEN = Statement.of(
 )
 
 
-async def add_session(
-    tx: Transaction, session: str, family: Family, entered: str | None, sealed: str, now: datetime
-) -> None:
+async def add_session(tx: Transaction, session: str, family: Family, entered: str | None, now: datetime) -> None:
     """Store a new session of the realm."""
     await tx.execute(
         _ADD_SESSION,
@@ -75,7 +71,6 @@ async def add_session(
         current=family.current,
         rotated_at=family.rotated_at,
         entered=_workspace(entered),
-        sealed=sealed,
         created_at=now,
         expires_at=family.expires_at,
     )

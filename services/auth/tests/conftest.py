@@ -10,7 +10,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from causeloop_common.application import Application, Listener
 from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts.auth import Authenticate, Exchange, Grant, Identity, Refresh
 from causeloop_common.contracts.tenancy import CreateWorkspace
+from causeloop_common.contracts.vault import OpenSealedValue
 from causeloop_common.database import Database
 from causeloop_common.messaging import Bus
 from causeloop_common.outbound import Client, Limits, Outbound
@@ -171,6 +172,7 @@ class House:
     database: Database
     issuer: Door
     gateway: Bus
+    bus: Bus
     superuser: asyncpg.Connection
     access_key: bytes
     refresh_key: bytes
@@ -222,6 +224,12 @@ class House:
                 ids.decode(person, "usr"),
             )
         assert removed == "DELETE 1"
+
+    async def sealed_value(self, tenant: str, purpose: str, record: str) -> str:
+        """A value that auth had the vault store."""
+        asking = replace(GATEWAY.of_tenant(tenant, Internal.OPEN_SEALED_VALUE), principal=tenant)
+        answer = await self.bus.call(asking, OpenSealedValue(purpose=purpose, record=record))
+        return answer.plaintext.get_secret_value()
 
     async def told(self, tenant: str) -> list[Announcement]:
         """What auth announced in a tenant, in order."""
@@ -306,7 +314,7 @@ def house(
 
     sessions = SessionService(database, application.bus, provider, access_key, refresh_key, clock=now)
     tokens = TokenService(database, access_key, clock=now)
-    made = House(sessions, tokens, database, issuer, gateway, superuser, access_key, refresh_key)
+    made = House(sessions, tokens, database, issuer, gateway, application.bus, superuser, access_key, refresh_key)
     return made
 
 

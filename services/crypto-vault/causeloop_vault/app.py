@@ -18,7 +18,7 @@ def create(environ: Mapping[str, str]) -> Application:
     database = application.database(metadata)
     keyrings = Keyrings(database, LocalMasterKeys(settings.keys()))
     secrets, keys = SecretService(database, keyrings), KeyService(database, keyrings)
-    sealing = SealingService(keyrings, PURPOSES)
+    sealing = SealingService(database, keyrings, PURPOSES)
     checkpoints = CheckpointService(database, keyrings, settings.origin)
     application.relay(database)
     application.jobs(database)

@@ -20,6 +20,9 @@ def router(
             vault.Encrypt: keys.encrypt,
             vault.Decrypt: keys.decrypt,
             vault.Seal: sealing.seal,
+            vault.StoreSealedValue: sealing.store_sealed_value,
+            vault.OpenSealedValue: sealing.open_sealed_value,
+            vault.DeleteSealedValue: sealing.delete_sealed_value,
             vault.SignCheckpoint: checkpoints.sign_checkpoint,
             vault.GetAuditKey: checkpoints.get_audit_key,
         }

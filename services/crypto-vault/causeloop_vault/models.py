@@ -64,6 +64,18 @@ secret_versions = Table(
     info=rls.protected("select", "insert", "update", columns=_RESEALED),
 )
 
+sealed_values = Table(
+    "sealed_values",
+    metadata,
+    rls.tenant_column(),
+    Column("purpose", Text, primary_key=True),
+    Column("record", Text, primary_key=True),
+    Column("sealed", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False),
+    info=rls.protected("select", "insert", "update", "delete", columns={"tenant_update": ("sealed", "updated_at")}),
+)
+
 UNAUDITED_CHECKPOINTS = "what the vault signed of a log; an event about it would move the log it signed"
 
 signing_keys = Table(

@@ -53,7 +53,7 @@ def new_vault(database: Database, servers: Servers) -> Callable[..., Vault]:
             keyrings,
             SecretService(database, keyrings),
             KeyService(database, keyrings, **given),
-            SealingService(keyrings, (*PURPOSES, PROBE)),
+            SealingService(database, keyrings, (*PURPOSES, PROBE)),
             CheckpointService(database, keyrings, settings.origin),
         )
 

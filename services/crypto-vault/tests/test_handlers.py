@@ -17,15 +17,18 @@ from causeloop_common.contracts.base import Command, commands
 from causeloop_common.contracts.vault import (
     CreateKey,
     Decrypt,
+    DeleteSealedValue,
     Encrypt,
     GetAuditKey,
     GetSecret,
     ListKeys,
     ListSecrets,
+    OpenSealedValue,
     PutSecret,
     RevealSecret,
     Seal,
     SignCheckpoint,
+    StoreSealedValue,
 )
 from causeloop_common.errors import (
     Conflict,
@@ -48,6 +51,8 @@ from tests.support.stack import until
 CANARY = "s3cr3t-canary"
 PUT = PutSecret.model_validate({"path": "db/password", "value": CANARY})
 SEAL = Seal.model_validate({"purpose": "session", "record": "ses_1", "plaintext": CANARY})
+STORE = StoreSealedValue.model_validate({"purpose": "session", "record": "ses_1", "plaintext": CANARY})
+OPEN = OpenSealedValue(purpose="session", record="ses_1")
 SIGN = SignCheckpoint(old_size=0, size=1, root=leaf_hash(b"one").hex(), proof=[])
 PLAIN = base64.b64encode(CANARY.encode()).decode()
 ENCRYPT = Encrypt.model_validate({"name": "orders", "plaintext": PLAIN})
@@ -61,6 +66,9 @@ EXAMPLES: dict[type[Command[Any]], Command[Any]] = {
     Encrypt: ENCRYPT,
     Decrypt: Decrypt(name="orders", ciphertext="clv1:1:x"),
     Seal: SEAL,
+    StoreSealedValue: STORE,
+    OpenSealedValue: OPEN,
+    DeleteSealedValue: DeleteSealedValue(purpose="session", record="ses_1"),
     SignCheckpoint: SIGN,
     GetAuditKey: GetAuditKey(),
 }
@@ -213,6 +221,23 @@ class TestSeal:
                 replace(workspace, permissions=frozenset({Internal.SEAL})), SEAL.model_copy(update={field: value})
             )
         assert list(refused.value.fields or {}) == [field]
+
+
+class TestSealedValues:
+    async def test_auth_stores_opens_and_deletes_a_value_that_is_sealed_on_the_way(
+        self, auth: Bus, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asking = replace(workspace, permissions=frozenset(Internal))
+        on_the_bus = overhear(auth, monkeypatch)
+
+        await auth.call(asking, STORE)
+        assert (await auth.call(asking, OPEN)).plaintext.get_secret_value() == CANARY
+        await auth.call(asking, EXAMPLES[DeleteSealedValue])
+        with pytest.raises(NotFound, match="There is no sealed value of 'ses_1'"):
+            await auth.call(asking, OPEN)
+
+        assert len(on_the_bus) == 8
+        assert all(CANARY.encode() not in body for body in on_the_bus)
 
 
 class TestCheckpoints:

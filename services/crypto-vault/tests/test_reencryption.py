@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -16,9 +17,11 @@ from causeloop_common.contracts.vault import (
     Decrypt,
     Encrypt,
     KeyringRotated,
+    OpenSealedValue,
     PutSecret,
     RevealSecret,
     SecretWritten,
+    StoreSealedValue,
 )
 from causeloop_common.database import Database
 from causeloop_vault import repository
@@ -75,10 +78,21 @@ async def counted(superuser: asyncpg.Connection, ctx: AuthContext) -> int:
 async def versions(superuser: asyncpg.Connection, ctx: AuthContext) -> set[int]:
     """The versions of the data key that something of the tenant's lies sealed under."""
     found: set[int] = set()
-    for table in ("keys", "secret_versions", "signing_keys"):
+    for table in ("keys", "secret_versions", "signing_keys", "sealed_values"):
         rows = await superuser.fetch(f"SELECT sealed FROM vault.{table} WHERE workspace_id = $1", ctx.tenant_uuid)
         found |= {envelope.version_of(row["sealed"]) for row in rows}
     return found
+
+
+def store_probe(record: str, value: str) -> StoreSealedValue:
+    return StoreSealedValue.model_validate({"purpose": "probe", "record": record, "plaintext": value})
+
+
+async def probe_of(vault: "Vault", ctx: AuthContext, record: str) -> str:
+    """A value of the service that has the tests' purpose."""
+    command = OpenSealedValue(purpose="probe", record=record)
+    answer = await vault.sealing.open_sealed_value(replace(ctx, issuer="tenancy"), command)
+    return answer.plaintext.get_secret_value()
 
 
 async def revealed(vault: "Vault", ctx: AuthContext, path: str, version: int | None = None) -> str:
@@ -147,26 +161,31 @@ class TestReencryption:
         await vault.keys.create_key(workspace, CreateKey(name="orders", type="aes256-gcm"))
         encrypt = Encrypt.model_validate({"name": "orders", "plaintext": PLAIN})
         ciphertext = (await vault.keys.encrypt(workspace, encrypt)).ciphertext
+        probes = [store_probe(f"r-{number}", f"value {number}") for number in range(4)]
+        for probe in probes:
+            await vault.sealing.store_sealed_value(replace(workspace, issuer="tenancy"), probe)
         async with database.transaction(workspace) as tx:
-            assert await Reencryption().total(tx) == 15
+            assert await Reencryption().total(tx) == 19
 
         version = await rotate(vault, database, workspace)
         batches = await reencrypt(vault, database, workspace)
 
         assert await versions(superuser, workspace) == {version}
-        assert sum(batch.count for batch in batches) == sum(batch.seen for batch in batches) == 15
+        assert sum(batch.count for batch in batches) == sum(batch.seen for batch in batches) == 19
         assert max(batch.seen for batch in batches) == 3
-        assert await counted(superuser, workspace) == 15
+        assert await counted(superuser, workspace) == 19
         for each in (vault, new_vault()):
             for number in range(7):
                 assert await revealed(each, workspace, f"p/{number}", 1) == f"first {number}"
                 assert await revealed(each, workspace, f"p/{number}") == f"second {number} ✓"
+            for number in range(4):
+                assert await probe_of(each, workspace, f"r-{number}") == f"value {number}"
             shown = await each.keys.decrypt(workspace, Decrypt(name="orders", ciphertext=ciphertext))
             assert shown.plaintext is not None
             assert shown.plaintext.get_secret_value() == PLAIN
 
         assert sum(batch.count for batch in await reencrypt(new_vault(), database, workspace)) == 0
-        assert await counted(superuser, workspace) == 15
+        assert await counted(superuser, workspace) == 19
 
     async def test_seals_the_signing_key_anew_too(
         self, vault: "Vault", new_vault: NewVault, database: Database, superuser: asyncpg.Connection
@@ -257,6 +276,7 @@ class TestReencryption:
         monkeypatch.setattr(walking, "MOST_ROWS", 5)
         replicas = [new_vault() for _ in range(4)]
         written: dict[tuple[str, int], str] = {}
+        kept: dict[str, str] = {}
         over = asyncio.Event()
 
         async def write(replica: "Vault", number: int) -> None:
@@ -265,6 +285,9 @@ class TestReencryption:
                 path, value = f"p/{(number + count) % 7}", f"{number} {count}"
                 secret = await replica.secrets.put_secret(workspace, put(path, value))
                 written[path, secret.version] = value
+                probe = store_probe(f"r-{number}", value)
+                await replica.sealing.store_sealed_value(replace(workspace, issuer="tenancy"), probe)
+                kept[probe.record] = value
                 count += 1
 
         writers = [asyncio.create_task(write(replica, number)) for number, replica in enumerate(replicas)]
@@ -279,6 +302,8 @@ class TestReencryption:
         reader = new_vault()
         for (path, number), value in written.items():
             assert await revealed(reader, workspace, path, number) == value
+        for record, value in kept.items():
+            assert await probe_of(reader, workspace, record) == value
 
     async def test_a_keyring_that_seals_under_an_older_version_does_nothing(
         self, vault: "Vault", database: Database, workspace: AuthContext, superuser: asyncpg.Connection

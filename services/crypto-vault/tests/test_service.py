@@ -10,8 +10,8 @@ import pytest
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext, Idempotency
-from causeloop_common.contracts.vault import GetSecret, ListSecrets, PutSecret, RevealSecret, Seal
-from causeloop_common.errors import Conflict, Forbidden, IdempotencyMismatch, Internal, NotFound
+from causeloop_common.contracts.vault import GetSecret, ListSecrets, PutSecret, RevealSecret
+from causeloop_common.errors import Conflict, IdempotencyMismatch, Internal, NotFound
 from causeloop_common.idempotency import Replayed
 
 if TYPE_CHECKING:
@@ -205,17 +205,3 @@ class TestListSecrets:
                 break
 
         assert found == paths
-
-
-class TestSeal:
-    async def test_is_for_a_purpose_of_the_asking_service(self, vault: "Vault", workspace: AuthContext) -> None:
-        command = Seal.model_validate({"purpose": "session", "record": "ses_1", "plaintext": "personal"})
-
-        sealed = await vault.sealing.seal(replace(workspace, issuer="auth"), command)
-        assert sealed.ciphertext.startswith("clv1:1:")
-
-        probe = command.model_copy(update={"purpose": "probe"})
-        assert (await vault.sealing.seal(replace(workspace, issuer="tenancy"), probe)).ciphertext.startswith("clv1:1:")
-        for issuer, foreign in (("tenancy", command), ("auth", probe), ("vault", command)):
-            with pytest.raises(Forbidden, match=f"purpose '{foreign.purpose}' is not the asking service's"):
-                await vault.sealing.seal(replace(workspace, issuer=issuer), foreign)

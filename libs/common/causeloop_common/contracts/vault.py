@@ -11,6 +11,7 @@ from causeloop_common.contracts.base import (
     Hash,
     KeyId,
     Message,
+    Nothing,
     Page,
     PageSize,
     Position,
@@ -284,6 +285,14 @@ Record = Annotated[
 ]
 
 
+FullPurpose = Annotated[
+    str, Field(description="The service that the value belongs to, and its purpose.", examples=["auth/session"])
+]
+EventRecord = Annotated[
+    str, Field(description="The id of the record that the value belongs to.", examples=[example_id("ses")])
+]
+
+
 class SealedData(Message):
     """Ciphertext for the asking service to store."""
 
@@ -299,11 +308,45 @@ _SEALING = frozenset(purpose.issuer for purpose in PURPOSES)
 
 
 class Seal(Command[SealedData], permission=Internal.SEAL, issuers=_SEALING, keyed=False):
-    """Encrypt data under the tenant's key for the asking service, for a purpose of its own."""
+    """Encrypt data under the tenant's key for an event of the asking service, which keeps the ciphertext.
+
+    Everything else that a service has sealed is stored in the vault: `StoreSealedValue`.
+    """
 
     purpose: PurposeName
     record: Record
     plaintext: Sealed = Field(description="The data.")
+
+
+class StoreSealedValue(Command[Nothing], permission=Internal.STORE_SEALED_VALUE, issuers=_SEALING, keyed=False):
+    """Store a value of the asking service in the vault, sealed, instead of the one that the record had.
+
+    The service keeps purpose and record. A retry stores the same once more.
+    """
+
+    purpose: PurposeName
+    record: Record
+    plaintext: Sealed = Field(description="The value.")
+
+
+class OpenedValue(Message):
+    """A value that was stored sealed."""
+
+    plaintext: Sealed = Field(description="The value.")
+
+
+class OpenSealedValue(Command[OpenedValue], permission=Internal.OPEN_SEALED_VALUE, issuers=_SEALING, keyed=False):
+    """Open a value that the asking service stored. The audit log records it before the answer leaves."""
+
+    purpose: PurposeName
+    record: Record
+
+
+class DeleteSealedValue(Command[Nothing], permission=Internal.DELETE_SEALED_VALUE, issuers=_SEALING, keyed=False):
+    """Delete a value that the asking service stored, if it is there."""
+
+    purpose: PurposeName
+    record: Record
 
 
 class SignedCheckpoint(Message):
@@ -393,6 +436,27 @@ class SecretRevealed(Event, target="secret_id"):
 
     secret_id: SecretId
     version: Version
+
+
+class SealedValueStored(Event, target="record"):
+    """A value of another service was sealed and stored."""
+
+    purpose: FullPurpose
+    record: EventRecord
+
+
+class SealedValueOpened(Event, target="record"):
+    """A stored value was opened for the service that it belongs to."""
+
+    purpose: FullPurpose
+    record: EventRecord
+
+
+class SealedValueDeleted(Event, target="record"):
+    """A stored value was deleted."""
+
+    purpose: FullPurpose
+    record: EventRecord
 
 
 class KeyCreated(Event, target="key_id"):

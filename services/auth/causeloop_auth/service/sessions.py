@@ -26,7 +26,7 @@ from causeloop_common.contracts.auth import (
 )
 from causeloop_common.contracts.base import Nothing
 from causeloop_common.contracts.tenancy import Resolve
-from causeloop_common.contracts.vault import Seal
+from causeloop_common.contracts.vault import Seal, StoreSealedValue
 from causeloop_common.database import Database
 from causeloop_common.errors import InvalidGrant, NotFound
 from causeloop_common.messaging import Bus
@@ -94,7 +94,7 @@ class SessionService:
         family = Family(handles.digest(refresh_token), None, now, now + SESSION_LIFETIME, ended=False)
 
         async with self._database.transaction(ctx) as tx:
-            await repository.add_session(tx, session, family, command.workspace_id, sealed, now)
+            await repository.add_session(tx, session, family, command.workspace_id, now)
 
             tx.publish(SessionStarted(session_id=session, sealed=sealed))
         return self._grant(person, session, command.workspace_id, scope, refresh_token)
@@ -166,11 +166,12 @@ class SessionService:
         return None if standing.role is None else frozenset(standing.permissions)
 
     async def _seal(self, ctx: AuthContext, session: str, personal: dict[str, str | None]) -> str:
-        """Personal data under the realm's key, for a log that is never rewritten."""
-        asked = ctx.of_tenant(ctx.tenant, Internal.SEAL)
-        plaintext = SecretStr(orjson.dumps(personal).decode())
-        command = Seal(purpose=SESSION.name, record=session, plaintext=plaintext)
-        return (await self._bus.call(asked, command)).ciphertext
+        """Personal data under the realm's key: stored by the vault, and sealed for a log that is never rewritten."""
+        value = {"purpose": SESSION.name, "record": session, "plaintext": SecretStr(orjson.dumps(personal).decode())}
+        await self._bus.call(
+            ctx.of_tenant(ctx.tenant, Internal.STORE_SEALED_VALUE), StoreSealedValue.model_validate(value)
+        )
+        return (await self._bus.call(ctx.of_tenant(ctx.tenant, Internal.SEAL), Seal.model_validate(value))).ciphertext
 
     def _refresh_token(self, person: str, session: str) -> str:
         nonce = self._entropy(handles.NONCE_BYTES)

@@ -6,6 +6,8 @@ them from where it read, so a ciphertext that was moved to another row does not 
 
 from typing import NamedTuple
 
+from causeloop_common.contracts.purpose import Purpose
+
 
 class Place(NamedTuple):
     """A purpose, and the record among those of that purpose."""
@@ -27,3 +29,8 @@ def of_key(key_id: str, version: int) -> Place:
 def of_signing_key(origin: str) -> Place:
     """Of the private half of the signing key, whose logs began under this origin."""
     return Place("signing-key", origin)
+
+
+def of_value(purpose: Purpose, record: str) -> Place:
+    """Of a value of another service."""
+    return Place(str(purpose), record)

@@ -19,6 +19,7 @@ from causeloop_vault.repository.reencryption import (
     reseal,
     walk,
 )
+from causeloop_vault.repository.sealed_values import delete_sealed_value, sealed_value, store_sealed_value
 from causeloop_vault.repository.secrets import (
     SealedSecret,
     add_version,
@@ -42,6 +43,7 @@ __all__ = [
     "add_version",
     "count_sealed",
     "data_keys",
+    "delete_sealed_value",
     "have_ended",
     "is_primary",
     "key_material",
@@ -52,9 +54,11 @@ __all__ = [
     "reseal",
     "rotate",
     "sealed_secret",
+    "sealed_value",
     "secret",
     "secrets_after",
     "signing_key",
+    "store_sealed_value",
     "walk",
     "write_secret",
 ]

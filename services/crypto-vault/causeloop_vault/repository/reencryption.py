@@ -87,6 +87,11 @@ _KINDS = (
         {"path": "text", "version": "integer"},
         lambda row: places.of_secret(row["path"], row["version"]),
     ),
+    _kind(
+        "vault.sealed_values",
+        {"purpose": "text", "record": "text"},
+        lambda row: Place(row["purpose"], row["record"]),
+    ),
 )
 
 START: Cursor = (0, _KINDS[0].start)

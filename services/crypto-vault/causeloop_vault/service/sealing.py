@@ -1,41 +1,95 @@
-"""Sealing for other services: they store the ciphertext, the vault keeps the key."""
+"""Sealed values of other services: each is stored here, under a purpose of its service, and opened for that one alone.
+
+A value that stands in an event is sealed and not stored: the log keeps it.
+"""
 
 import os
 from collections.abc import Callable, Iterable
 
+from pydantic import SecretStr
+
 from causeloop_common.context import AuthContext
+from causeloop_common.contracts.base import Nothing
 from causeloop_common.contracts.purpose import Purpose
-from causeloop_common.contracts.vault import Seal, SealedData
-from causeloop_common.errors import Forbidden
-from causeloop_vault.domain import envelope
+from causeloop_common.contracts.vault import (
+    DeleteSealedValue,
+    OpenedValue,
+    OpenSealedValue,
+    Seal,
+    SealedData,
+    SealedValueDeleted,
+    SealedValueOpened,
+    SealedValueStored,
+    StoreSealedValue,
+)
+from causeloop_common.database import Database
+from causeloop_common.errors import Forbidden, NotFound
+from causeloop_vault import repository
+from causeloop_vault.domain import envelope, places
 from causeloop_vault.domain.places import Place
-from causeloop_vault.service.keyrings import Keyring, Keyrings, with_keyring
+from causeloop_vault.service.keyrings import Keyring, Keyrings, StaleKeyring, with_keyring
 
 
 class SealingService:
-    """Seal, for the purposes that services declared."""
+    """Seal; store, open and delete sealed values."""
 
     def __init__(
         self,
+        database: Database,
         keyrings: Keyrings,
         purposes: Iterable[Purpose],
         *,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
+        self._database = database
         self._keyrings = keyrings
         self._purposes = {(purpose.issuer, purpose.name): purpose for purpose in purposes}
         self._entropy = entropy
 
     @with_keyring
     async def seal(self, ctx: AuthContext, command: Seal, keyring: Keyring) -> SealedData:
-        """Seal data of another service under the tenant's key, for a purpose of that service alone."""
-        purpose = self._purpose(ctx, command.purpose)
-        plaintext, entropy = command.plaintext.get_secret_value().encode(), self._entropy(envelope.ENTROPY_BYTES)
-        return SealedData(ciphertext=keyring.seal(Place(str(purpose), command.record), plaintext, entropy))
+        """Seal data of another service for an event. Nothing is read or changed, so there is no transaction."""
+        place, plaintext = self._place(ctx, command), command.plaintext.get_secret_value().encode()
+        return SealedData(ciphertext=keyring.seal(place, plaintext, self._entropy(envelope.ENTROPY_BYTES)))
 
-    def _purpose(self, ctx: AuthContext, name: str) -> Purpose:
-        """The purpose of this name that the asking service declared; Forbidden when it declared none."""
-        purpose = self._purposes.get((ctx.issuer, name))
+    @with_keyring
+    async def store_sealed_value(self, ctx: AuthContext, command: StoreSealedValue, keyring: Keyring) -> Nothing:
+        """Seal a value and store it at its place, instead of the one that was there."""
+        place, plaintext = self._place(ctx, command), command.plaintext.get_secret_value().encode()
+        sealed = keyring.seal(place, plaintext, self._entropy(envelope.ENTROPY_BYTES))
+        async with self._database.transaction(ctx) as tx:
+            await repository.store_sealed_value(tx, place, sealed)
+            if not await repository.is_primary(tx, keyring.version):
+                raise StaleKeyring
+
+            tx.publish(SealedValueStored(purpose=place.purpose, record=place.record))
+        return Nothing()
+
+    @with_keyring
+    async def open_sealed_value(self, ctx: AuthContext, command: OpenSealedValue, keyring: Keyring) -> OpenedValue:
+        """A stored value. That it was opened is committed before it leaves."""
+        place = self._place(ctx, command)
+        async with self._database.transaction(ctx) as tx:
+            sealed = await repository.sealed_value(tx, place)
+            if sealed is None:
+                raise NotFound(f"There is no sealed value of '{command.record}' for this purpose.")
+
+            plaintext = keyring.open_(place, sealed)
+
+            tx.publish(SealedValueOpened(purpose=place.purpose, record=place.record))
+        return OpenedValue(plaintext=SecretStr(plaintext.decode()))
+
+    async def delete_sealed_value(self, ctx: AuthContext, command: DeleteSealedValue) -> Nothing:
+        """Delete a stored value, if it is there: a retry does no harm."""
+        place = self._place(ctx, command)
+        async with self._database.transaction(ctx) as tx:
+            if await repository.delete_sealed_value(tx, place):
+                tx.publish(SealedValueDeleted(purpose=place.purpose, record=place.record))
+        return Nothing()
+
+    def _place(self, ctx: AuthContext, command: Seal | StoreSealedValue | OpenSealedValue | DeleteSealedValue) -> Place:
+        """The place of the command's record; Forbidden when the asking service did not declare the purpose."""
+        purpose = self._purposes.get((ctx.issuer, command.purpose))
         if purpose is None:
-            raise Forbidden(f"The purpose '{name}' is not the asking service's.")
-        return purpose
+            raise Forbidden(f"The purpose '{command.purpose}' is not the asking service's.")
+        return places.of_value(purpose, command.record)
