@@ -21,7 +21,7 @@ import httpx
 from bench.dev import dev, pss_megabytes
 from bench.in_process import transactions
 from bench.openbao import openbao
-from bench.revocation import revocation
+from bench.revocation import data_key_end, revocation, standing_end
 from bench.run import HERE, Effort, Row, compare, free_port, in_turn, load, median, process, wait_for
 from causeloop_cli import migrate
 from causeloop_cli.embedded import EmbeddedNats, Janitor
@@ -242,6 +242,8 @@ ROWS = {
     "secret_reveal": secret_reveal,
     "rls_transaction": rls_transaction,
     "revocation": revocation,
+    "standing_end": standing_end,
+    "data_key_end": data_key_end,
     "dev_start": dev_start,
     "dev_memory": dev_memory,
     "dev_memory_one_process": dev_memory_one_process,

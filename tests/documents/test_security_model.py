@@ -19,9 +19,7 @@ from causeloop_common.messaging.wire import HEADROOM_BYTES
 from causeloop_common.rls import Protection
 from causeloop_gateway.inbound import ANONYMOUS_BODY_BYTES, BODY_BYTES, BODY_SECONDS, HEAD_SECONDS, HEADER_BYTES
 from causeloop_gateway.streams.registry import OF_PRINCIPAL, OF_PROCESS, OF_WORKSPACE
-from causeloop_vault.service.keyrings import REMEMBERED_TENANTS
-from causeloop_vault.service.keys import REMEMBERED_KEYS
-from causeloop_vault.service.memory import REMEMBERED_SECONDS
+from causeloop_vault.app import REMEMBERED, REMEMBERED_SECONDS
 from tests.documents.pages import ROOT, in_code, rows, text
 
 PAGE = "docs/security-model.md"
@@ -164,7 +162,7 @@ class TestTheLimits:
             "stream EVENTS": f"{EVENTS.max_age_seconds // 86_400} days, {EVENTS.max_bytes // gib} GiB, new messages "
             f"refused when full; duplicates known for {EVENTS.duplicate_window_seconds // 3600} h",
             "stream DEAD": f"{DEAD.max_age_seconds // 86_400} days, {DEAD.max_bytes // gib} GiB",
-            "keyrings and named keys in the vault's memory": f"{REMEMBERED_TENANTS:_} tenants and {REMEMBERED_KEYS:_} "
+            "keyrings and named keys in the vault's memory": f"{REMEMBERED:_} tenants and {REMEMBERED:_} "
             f"keys, {REMEMBERED_SECONDS // 60:g} minutes",
             "drain at stop": f"{GRACE_SECONDS:g} s",
             "streams open at a gateway": f"{OF_PRINCIPAL} per principal, {OF_WORKSPACE} per workspace, {OF_PROCESS}",

@@ -13,6 +13,8 @@ import pytest
 
 from causeloop_client.calls import CreatedApiToken
 from causeloop_common import ids
+from causeloop_common.contracts.tenancy import MemberAdded
+from tests.support.endings import announce, data_key_outlived, end_membership
 from tests.support.poller import Poller, have, outlived
 from tests.support.proxy import Proxy
 from tests.support.stack import Person, Stack, told
@@ -84,6 +86,36 @@ class TestAtThreeGateways:
                 token = await owner.personal_token("workspace:read")
                 after.append(await outlived(ports, token["token"], RATE, partial(revoke, owner, token)))
         assert_soon("token, three gateways and three auths", after, tell)
+
+
+class TestOfAStanding:
+    async def test_a_person_who_belongs_no_more_may_do_nothing_soon_after(
+        self, stack: Stack, ports: list[int], tell: Callable[[str], None]
+    ) -> None:
+        after = []
+        async with stack.bus_of("tenancy") as tenancy:
+            for _ in range(8):
+                person = await stack.sign_up()
+                after.append(await outlived(ports, person.token, RATE, partial(end_membership, tenancy, person)))
+        assert_soon("standing, three gateways", after, tell)
+
+    async def test_other_people_are_not_forgotten_with_them(self, stack: Stack, owner: Person) -> None:
+        """The whole workspace would be asked about again otherwise."""
+        async with stack.bus_of("tenancy") as tenancy:
+            told(await owner.get("/workspace"))
+            await announce(tenancy, MemberAdded, owner.workspace, ids.realm("https://elsewhere.test", "somebody"))
+            before = await stack.metric("gateway", 'causeloop_memory_lookups_total{memory="standings",result="miss"}')
+            told(await owner.get("/workspace"))
+            after = await stack.metric("gateway", 'causeloop_memory_lookups_total{memory="standings",result="miss"}')
+        assert after == before
+
+
+class TestOfADataKey:
+    async def test_it_opens_nothing_at_any_replica_soon_after(self, stack: Stack, tell: Callable[[str], None]) -> None:
+        """A vault remembers a key for five minutes."""
+        async with stack.replicas("vault", 2), stack.bus_of("vault") as vault:
+            after = [await data_key_outlived(vault, await stack.sign_up(), 2 * RATE) for _ in range(8)]
+        assert_soon("data key, three vaults", after, tell)
 
 
 class TestWithTheBusCut:

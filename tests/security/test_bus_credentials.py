@@ -30,6 +30,8 @@ KINDS = topology.command_kinds()
 TENANT = ids.new("ws")
 INTAKE = "EVENTS.audit_intake"
 OTHERS = "EVENTS.somebody_else"
+FORGETTING = ("auth.session_ended", "auth.token_revoked", "tenancy.member_added", "vault.keyring_rotated")
+"""The events that make others forget, once more."""
 
 JETSTREAM = [
     "INFO", "STREAM.NAMES", "STREAM.LIST", "STREAM.CREATE.SPY", "STREAM.UPDATE.EVENTS", "STREAM.DELETE.EVENTS",
@@ -60,6 +62,7 @@ def sayable() -> list[str]:
             f"wake.{service}.x",
             f"now.{TENANT}.{service}.invented",
         ]
+    subjects += [f"{way}.{TENANT}.{name}" for way in ("now", "evt") for name in FORGETTING]
     subjects += [f"$JS.ACK.{name}.1.1.1.1.0" for name in (INTAKE, OTHERS)]
     subjects += [f"$JS.ACK.domain.hash.{name}.1.1.1.1.0" for name in (INTAKE, OTHERS)]
     subjects += [
@@ -91,7 +94,7 @@ def may_say(service: str, subject: str) -> bool:
         case "dead":
             return rest[0] == service
         case "now":
-            return len(rest) >= 3 and rest[1] == service and service in ("auth", "tenancy")
+            return rest[1] == service and ".".join(rest[1:]) in FORGETTING
         case "wake":
             return rest == [service] and service in topology.OWNERS
         case "head":
@@ -110,6 +113,7 @@ def hearable() -> list[str]:
     """Every kind of subscription: single subjects, each service's all, and everybody's."""
     patterns = [*KINDS, ">", "*.>", "cmd.>", "cmd.*.*", "evt.>", "evt.*.*.*", f"evt.{TENANT}.>", "dead.>", "job.>"]
     patterns += ["wake.>", "wake.*", "now.>", "now.*.*.*", f"now.{TENANT}.>"]
+    patterns += [f"{way}.*.{name}" for way in ("now", "evt") for name in FORGETTING]
     patterns += ["head.*", f"head.{TENANT}", "head.>", "head.*.x"]
     patterns += ["_INBOX.>", "_INBOX.*.>", "_R_.>", "$JS.>", "$JS.API.>", "$JS.ACK.>", f"$JS.ACK.{INTAKE}.>", "$SYS.>"]
     for service in (*SERVICES, OPERATOR):
@@ -127,9 +131,9 @@ def may_hear(service: str, pattern: str) -> bool:
     if pattern == f"wake.{service}":
         return service in topology.OWNERS
     heads = ("head.*", f"head.{TENANT}", "head.>")  # the server takes the last for the first; nobody says more anyway
-    return service == "gateway" and pattern in (
-        "evt.*.auth.>", "evt.*.tenancy.>", "now.*.auth.>", "now.*.tenancy.>", *heads,
-    )  # fmt: skip
+    if pattern.startswith(("now.*.", "evt.*.")) and (event := pattern.split(".", 2)[2]) in FORGETTING:
+        return event.split(".")[0] in {"gateway": ("auth", "tenancy"), "vault": ("vault",)}.get(service, ())
+    return service == "gateway" and pattern in heads
 
 
 async def unheard(_: Exception) -> None:
@@ -180,6 +184,7 @@ class TestEveryCredential:
                     "_INBOX.operator.x", "_INBOX.x", "job.vault.x", f"head.{TENANT}",
                     *(f"wake.{name}" for name in SERVICES),
                     *(f"now.{TENANT}.{name}.invented" for name in SERVICES),
+                    *(f"{way}.{TENANT}.{name}" for way in ("now", "evt") for name in FORGETTING),
                 ]  # fmt: skip
                 for subject in spoken:
                     await observer.publish(subject, mark)

@@ -8,7 +8,8 @@ from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import NamedTuple, Self
 
-REQUEST = "GET /v1/workspace HTTP/1.1\r\nhost: poller\r\nauthorization: Bearer {token}\r\n\r\n"
+CALL = "GET /v1/workspace"
+REQUEST = "{call} HTTP/1.1\r\nhost: poller\r\ncontent-length: 0\r\nauthorization: Bearer {token}\r\n\r\n"
 
 
 class Polled(NamedTuple):
@@ -20,15 +21,15 @@ class Polled(NamedTuple):
 
 
 class Poller:
-    """Polls the current workspace with a token, one request at a time on one connection, at most `rate` a second.
+    """Polls with a token, one request at a time on one connection, at most `rate` a second.
 
     What is not answered within `patience` seconds is given up, and its connection with it.
     """
 
-    def __init__(self, port: int, token: str, rate: float, patience: float = 20) -> None:
+    def __init__(self, port: int, token: str, rate: float, patience: float = 20, call: str = CALL) -> None:
         self._patience = patience
         self._port = port
-        self._request = REQUEST.format(token=token).encode()
+        self._request = REQUEST.format(call=call, token=token).encode()
         self._pace = 1 / rate
         self.answers: list[Polled] = []
 
@@ -81,18 +82,27 @@ class Poller:
         return int(head[9:12])
 
 
-async def outlived(ports: Sequence[int], token: str, rate: float, revoke: Callable[[], Awaitable[None]]) -> float:
+async def outlived(
+    ports: Sequence[int],
+    token: str,
+    rate: float,
+    revoke: Callable[[], Awaitable[None]],
+    *,
+    call: str = CALL,
+    least: int = 10,
+    refused: int = 401,
+) -> float:
     """Seconds from the answer to a revocation until the last success at any gateway had arrived; 0 when none had.
 
-    All know the token before, at a random moment of their polling; all must refuse it in the end.
+    Each has `least` successes before, at a random moment of its polling; each must refuse in the end.
     """
     async with AsyncExitStack() as polling:
-        pollers = [await polling.enter_async_context(Poller(port, token, rate)) for port in ports]
-        await have(pollers, 200, 10)
+        pollers = [await polling.enter_async_context(Poller(port, token, rate, call=call)) for port in ports]
+        await have(pollers, 200, least)
         await asyncio.sleep(random.random() / rate)
         await revoke()
         answered = time.monotonic()
-        await have(pollers, 401, 20)
+        await have(pollers, refused, 2 * least)
     return max(poller.last_success(answered) for poller in pollers)
 
 

@@ -25,9 +25,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from causeloop_common import leases, telemetry
 from causeloop_common.contracts import topology
+from causeloop_common.contracts.announced import Announced
 from causeloop_common.database import Connections, Database, role_connections
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.leader import PATIENCE_SECONDS, Leader, Work
+from causeloop_common.memory import Memories
 from causeloop_common.messaging import Bus, CommandRouter, EventRouter
 from causeloop_common.relay import Relay
 from causeloop_common.rls import IsolationError, Tables
@@ -67,6 +69,7 @@ class Application:
         self.tracer = _tracer(settings)
         """Where spans go; None without a collector."""
         self.bus = Bus(settings, self.keys, self.tracer)
+        self.memories = Memories(self.bus)
         self._databases: list[Database] = []
         self._connections: dict[str, Connections] = {}
         self._commands: CommandRouter | None = None
@@ -123,8 +126,7 @@ class Application:
 
     def relay(self, database: Database) -> None:
         """Put the events of this database on the bus."""
-        if self.name in topology.PROMPT:
-            database.at_once = self.bus.publish
+        database.at_once = {kind.type: self._publish for kind in topology.prompt(self.name)}
         leader = self.leader(database, "relay")
         self.leads(leader, Relay(leader, self.name, self.bus, database.published))
 
@@ -193,6 +195,7 @@ class Application:
                 self._commands.add(dict(self._about_jobs.handlers()))
             await self._commands.start(self.bus, workers=self.settings.database_workers)
         await self.bus.flush()
+        self.memories.clear()  # what was read before the subscriptions were in force may be out of date
         self._not_serving = None
         _log.info("%s is ready", self.name)
 
@@ -251,6 +254,11 @@ class Application:
             await self.bus.close()
             for database in self._databases:
                 await database.stop()
+
+    async def _publish(self, event: Announced) -> None:
+        """Forget in this process what a committed event makes untrue, and let the other replicas do so."""
+        self.memories.forget(event)
+        await self.bus.publish(event)
 
     async def _prove(self) -> None:
         for database in self._databases:

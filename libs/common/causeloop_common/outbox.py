@@ -139,6 +139,11 @@ def row(ctx: AuthContext, event: Event, traceparent: str = "") -> tuple[Any, ...
     return (*identity, ctx.principal, event.target_id, ctx.credential, ctx.request_id, traceparent or ctx.traceparent)
 
 
+def kind(row: tuple[Any, ...]) -> str:
+    """The type of a row's event."""
+    return row[2]  # type: ignore[no-any-return]
+
+
 def insertion(row: tuple[Any, ...]) -> tuple[Any, ...]:
     """The values of `insert`: the tenant is the column's default."""
     return (row[0], *row[2:])

@@ -12,6 +12,16 @@ from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import Consumer, permissions
 
 TENANT = "ws_01h455vb4pex5vsknk084sn02q"
+FORGETTING: dict[str, tuple[str, ...]] = {
+    "gateway": (),
+    "auth": ("auth.session_ended", "auth.token_revoked"),
+    "tenancy": ("tenancy.member_added",),
+    "vault": ("vault.keyring_rotated",),
+    "audit": (),
+}
+"""The events that make others forget, once more."""
+REMEMBERING: dict[str, tuple[str, ...]] = {"gateway": ("auth", "tenancy"), "vault": ("vault",)}
+"""By service, the owners of what it remembers."""
 
 
 class TestPermissions:
@@ -37,13 +47,18 @@ class TestPermissions:
             f"_INBOX.{service}.>",
             *answers,
             *calls,
-            *topology.LISTENS.get(service, ()),
+            *topology.listens(service),
         }
 
-    def test_only_whose_events_evict_says_them_at_once_and_only_in_its_own_name(self) -> None:
-        for service in topology.SERVICES:
-            said = [subject for subject in permissions(service).publish if subject.startswith("now")]
-            assert said == ([f"now.*.{service}.>"] if service in ("auth", "tenancy") else [])
+    def test_only_events_that_make_others_forget_are_published_at_once(self) -> None:
+        published = {service: {s for s in permissions(service).publish if s[:4] == "now."} for service in FORGETTING}
+        assert published == {service: {f"now.*.{name}" for name in names} for service, names in FORGETTING.items()}
+
+    def test_a_service_follows_the_events_that_make_it_forget_and_no_other(self) -> None:
+        for service, owners in {**dict.fromkeys(topology.SERVICES, ()), **REMEMBERING}.items():
+            names = {name for owner in owners for name in FORGETTING[owner]}
+            followed = {s for s in permissions(service).subscribe if s.startswith(("now.", "evt."))}
+            assert followed == {f"{way}.*.{name}" for name in names for way in ("now", "evt")}
 
     def test_only_a_service_with_an_outbox_wakes_a_relay_and_only_its_own(self) -> None:
         for service in topology.SERVICES:

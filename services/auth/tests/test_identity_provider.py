@@ -405,15 +405,6 @@ class TestUnknownKeys:
         await provider.verify(token)
         assert issuer.issuer._keys[1] is old
 
-    async def test_are_remembered_in_bounded_memory(
-        self, issuer: "Door", provider: IdentityProvider, time: Time
-    ) -> None:
-        await provider.verify(issuer.sign())
-        for n in range(1100):
-            provider._remember_absent(str(n))
-        assert len(provider._absent) == 1000
-        assert "1099" in provider._absent
-
 
 class TestBadEntries:
     @pytest.mark.parametrize(

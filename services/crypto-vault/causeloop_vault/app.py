@@ -10,14 +10,22 @@ from causeloop_vault.models import metadata
 from causeloop_vault.service import CheckpointService, Keyrings, KeyService, SealingService, SecretService
 from causeloop_vault.settings import VaultSettings
 
+REMEMBERED = 10_000
+"""Tenants' keyrings, and named keys, that are held in clear at once."""
+REMEMBERED_SECONDS = 300.0
+
 
 def create(environ: Mapping[str, str]) -> Application:
     """The vault, ready to be run."""
     settings = VaultSettings.load("vault", environ)
     application = Application(settings)
     database = application.database(metadata)
-    keyrings = Keyrings(database, LocalMasterKeys(settings.keys()))
-    secrets, keys = SecretService(database, keyrings), KeyService(database, keyrings)
+    data_keys, named_keys = (
+        application.memories.memory(name, seconds=REMEMBERED_SECONDS, most=REMEMBERED)
+        for name in ("data_keys", "named_keys")
+    )
+    keyrings = Keyrings(database, LocalMasterKeys(settings.keys()), data_keys)
+    secrets, keys = SecretService(database, keyrings), KeyService(database, keyrings, named_keys)
     sealing = SealingService(database, keyrings, PURPOSES)
     checkpoints = CheckpointService(database, keyrings, settings.origin)
     application.relay(database)

@@ -10,6 +10,7 @@ import pytest
 from causeloop_common.contracts.purpose import Purpose
 from causeloop_common.contracts.vault import PURPOSES
 from causeloop_common.database import Database
+from causeloop_common.memory import Memory
 from causeloop_dev.testing import Servers
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.models import metadata
@@ -25,6 +26,8 @@ PROBE = Purpose("probe", issuer="tenancy")
 class Vault:
     """The vault's use cases, over keyrings of their own."""
 
+    data_keys: Memory[Any, Any]
+    named_keys: Memory[Any, Any]
     keyrings: Keyrings
     secrets: SecretService
     keys: KeyService
@@ -48,11 +51,15 @@ def new_vault(database: Database, servers: Servers) -> Callable[..., Vault]:
     settings = VaultSettings.load("vault", servers.environ["vault"])
 
     def make(*keys: bytes, keeper: MasterKeys | None = None, **given: Any) -> Vault:
-        keyrings = Keyrings(database, keeper or LocalMasterKeys(keys or settings.keys()), **given)
+        data_keys: Memory[Any, Any] = Memory("data_keys", seconds=300, most=100)
+        named_keys: Memory[Any, Any] = Memory("named_keys", seconds=300, most=100)
+        keyrings = Keyrings(database, keeper or LocalMasterKeys(keys or settings.keys()), data_keys, **given)
         return Vault(
+            data_keys,
+            named_keys,
             keyrings,
             SecretService(database, keyrings),
-            KeyService(database, keyrings, **given),
+            KeyService(database, keyrings, named_keys, **given),
             SealingService(database, keyrings, (*PURPOSES, PROBE)),
             CheckpointService(database, keyrings, settings.origin),
         )

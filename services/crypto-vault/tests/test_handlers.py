@@ -11,8 +11,10 @@ from nats.aio.msg import Msg
 from pydantic import SecretStr
 
 from causeloop_common import ids
+from causeloop_common.application import Application
 from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts import vault
+from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.base import Command, commands
 from causeloop_common.contracts.vault import (
     CreateKey,
@@ -21,6 +23,7 @@ from causeloop_common.contracts.vault import (
     Encrypt,
     GetAuditKey,
     GetSecret,
+    KeyringRotated,
     ListKeys,
     ListSecrets,
     OpenSealedValue,
@@ -75,8 +78,12 @@ EXAMPLES: dict[type[Command[Any]], Command[Any]] = {
 
 
 @pytest.fixture(scope="module")
-async def gateway(servers: Servers, compose: Callable[..., Awaitable[Any]]) -> AsyncIterator[Bus]:
-    await compose(app.create, "vault")
+async def application(compose: Callable[..., Awaitable[Application]]) -> Application:
+    return await compose(app.create, "vault")
+
+
+@pytest.fixture(scope="module")
+async def gateway(servers: Servers, application: Application) -> AsyncIterator[Bus]:
     async with servers.connected("gateway") as bus:
         yield bus
 
@@ -104,6 +111,27 @@ def overhear(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
     monkeypatch.setattr(bus._replies, "ask", asking)
     return heard
+
+
+class TestMemory:
+    async def test_is_cleared_of_what_an_act_ends_then_the_event_is_published_then_the_act_is_answered(
+        self, application: Application, gateway: Bus, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        order: list[str] = []
+        publish = application.bus.publish
+
+        async def publishing(event: Announced) -> None:
+            await publish(event)
+            order.append(f"published {event.type}")
+
+        monkeypatch.setattr(application.bus, "publish", publishing)
+        monkeypatch.setattr(application.memories, "on_forget", [lambda tag: order.append(f"forgot {tag}")])
+        await gateway.call(workspace, PUT)
+        assert order == []
+        (database,) = application._databases
+        async with database.transaction(workspace) as tx:
+            tx.publish(KeyringRotated(keyring=workspace.tenant, version=2))
+        assert order[:2] == [f"forgot {workspace.tenant}", "published vault.keyring_rotated"]
 
 
 class TestSecrets:

@@ -17,7 +17,6 @@ from causeloop_dev.testing import Servers
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.domain.envelope import NotOpened
 from causeloop_vault.service import keyrings
-from causeloop_vault.service.memory import REMEMBERED_SECONDS
 from causeloop_vault.settings import VaultSettings
 
 if TYPE_CHECKING:
@@ -169,11 +168,9 @@ class TestKeyring:
             await vault.secrets.reveal_secret(workspace, REVEAL)
         assert (await events(superuser, workspace))[-1] == "vault.secret_written"
 
-    async def test_is_read_again_when_it_is_old(
-        self, new_vault: NewVault, workspace: AuthContext, superuser: asyncpg.Connection
+    async def test_is_remembered_until_it_is_forgotten(
+        self, vault: "Vault", workspace: AuthContext, superuser: asyncpg.Connection
     ) -> None:
-        now = 0.0
-        vault = new_vault(monotonic=lambda: now)
         await vault.secrets.put_secret(workspace, put())
         await vault.secrets.put_secret(workspace, put())  # from here on it is remembered
         await superuser.execute("SET session_replication_role = replica")
@@ -181,9 +178,8 @@ class TestKeyring:
             "UPDATE vault.keyrings SET master = 'gone' WHERE workspace_id = $1", workspace.tenant_uuid
         )
 
-        now = REMEMBERED_SECONDS - 1
         await vault.secrets.put_secret(workspace, put())
-        now = REMEMBERED_SECONDS + 1
+        vault.data_keys.forget(workspace.tenant)
         with pytest.raises(Internal, match="data key does not open"):
             await vault.secrets.put_secret(workspace, put())
 

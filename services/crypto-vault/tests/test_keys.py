@@ -17,7 +17,6 @@ from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts.vault import ITEMS, CreateKey, Decrypt, Encrypt, ListKeys
 from causeloop_common.errors import Conflict, IdempotencyMismatch, Internal, InvalidInput, NotFound, Unavailable
 from causeloop_common.idempotency import Replayed
-from causeloop_vault.service.memory import REMEMBERED_SECONDS
 
 if TYPE_CHECKING:
     from conftest import Vault
@@ -192,11 +191,9 @@ class TestEncrypt:
         monkeypatch.undo()
         assert await events(superuser, workspace) == before
 
-    async def test_reads_the_key_again_when_it_is_old(
-        self, new_vault: NewVault, workspace: AuthContext, superuser: asyncpg.Connection
+    async def test_remembers_the_key_until_it_is_forgotten(
+        self, vault: "Vault", workspace: AuthContext, superuser: asyncpg.Connection
     ) -> None:
-        now = 0.0
-        vault = new_vault(monotonic=lambda: now)
         await vault.keys.create_key(workspace, CREATE)
         await vault.keys.encrypt(workspace, encrypt())
         await superuser.execute("SET session_replication_role = replica")
@@ -204,9 +201,8 @@ class TestEncrypt:
             "UPDATE vault.keys SET sealed = 'clv1:1:gone' WHERE workspace_id = $1", workspace.tenant_uuid
         )
 
-        now = REMEMBERED_SECONDS - 1
         await vault.keys.encrypt(workspace, encrypt())
-        now = REMEMBERED_SECONDS
+        vault.named_keys.forget(workspace.tenant)
         with pytest.raises(Internal, match="does not open at its place"):
             await vault.keys.encrypt(workspace, encrypt())
 

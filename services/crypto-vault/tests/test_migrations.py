@@ -15,12 +15,14 @@ from causeloop_common import ids, migrations, rls
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.vault import PURPOSES, OpenSealedValue
 from causeloop_common.database import Database
+from causeloop_common.memory import Memory
 from causeloop_common.settings import role_password, with_role
 from causeloop_dev.testing import Servers
 from causeloop_vault import models
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.domain import envelope
 from causeloop_vault.service import Keyrings, SealingService
+from causeloop_vault.service.keyrings import Keyring
 
 FIRST = {"auth": "0001", "vault": "0003"}
 """The newest migrations of revision d27513e."""
@@ -92,7 +94,8 @@ async def test_values_that_auth_had_kept_open_in_the_vault(
     database = Database(with_role(url, role, role_password(secret, role)), "vault", models.metadata)
     await database.start()
     try:
-        sealing = SealingService(database, Keyrings(database, keeper), PURPOSES)
+        memory: Memory[str, Keyring | None] = Memory("data_keys", seconds=300, most=10)
+        sealing = SealingService(database, Keyrings(database, keeper, memory), PURPOSES)
         for person, session in persons.items():
             ctx = AuthContext(tenant=person, principal=person, permissions=frozenset(), issuer="auth", request_id="r")
             answer = await sealing.open_sealed_value(ctx, OpenSealedValue(purpose="session", record=session))

@@ -129,7 +129,7 @@ class TestRotate:
                 return await repository.rotate(tx, key)
 
         assert sorted(await asyncio.gather(attempt(first), attempt(second))) == [False, True]
-        vault.keyrings.forget(workspace.tenant)
+        vault.data_keys.forget(workspace.tenant)
         await vault.secrets.put_secret(workspace, put())
 
     async def test_what_a_stale_memory_sealed_is_not_stored(

@@ -26,14 +26,15 @@ def create(environ: Mapping[str, str]) -> Application:
     settings = GatewaySettings.load("gateway", environ)
     application = Application(settings)
     limits = Limits(settings.rate_limit_factor)
-    security = Security(application.bus, limits, remembered_seconds=settings.remembered_seconds)
+    memories, seconds = application.memories, settings.remembered_seconds
+    security = Security(application.bus, memories, limits, remembered_seconds=seconds)
     cursors = Cursors(application.keys.own("cursors/v1"))
     denials = Denials(application.bus)
     keys, proxies = application.keys, settings.trusted_proxies
     gateway = Gateway(application.bus, security, limits, cursors, denials, keys, proxies)
     application.background("denials", denials.run)
     application.after_serving(denials.flush)
-    streams = Streams(application.bus, security)
+    streams = Streams(application.bus, application.memories)
     edge = Edge(api(gateway, streams), Operations([application]), settings.origins(), application.tracer)
     application.http(
         lambda: Listener.on(

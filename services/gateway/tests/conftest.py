@@ -22,6 +22,7 @@ import pytest
 from causeloop_auth import app as auth
 from causeloop_common import ids
 from causeloop_common.application import Application, Listener
+from causeloop_common.memory import Memories
 from causeloop_common.messaging import Bus
 from causeloop_dev.issuer import create_issuer
 from causeloop_dev.testing import Servers
@@ -196,7 +197,7 @@ async def bus(servers: Servers) -> AsyncIterator[Bus]:
 
 @pytest.fixture
 async def security(bus: Bus) -> Security:
-    made = Security(bus, Limits(10_000))
+    made = Security(bus, Memories(bus), Limits(10_000))
     await bus.connect()
     await bus.start()
     await bus.client.flush()

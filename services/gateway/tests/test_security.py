@@ -12,130 +12,12 @@ from causeloop_common.contracts.auth import Authenticate
 from causeloop_common.errors import Forbidden, Unauthorized, Unavailable
 from causeloop_common.permissions import REALM_PERMISSIONS, ROLES
 from causeloop_gateway import security as module
-from causeloop_gateway.security import Caller, Remembered, Security, require
+from causeloop_gateway.security import Caller, Security, require
 
 if TYPE_CHECKING:
     from conftest import House, Person
 
 Until = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
-
-
-class Time:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def time() -> Time:
-    return Time()
-
-
-@pytest.fixture
-def memory(time: Time) -> Remembered[str, str]:
-    return Remembered(time)
-
-
-def keep(memory: Remembered[str, str], key: str, *tags: str, seconds: float = 30) -> None:
-    memory.keep(memory.begin(), key, f"answer to {key}", tags, seconds)
-
-
-class TestRemembered:
-    def test_an_answer_lives_its_time_and_reading_does_not_prolong_it(
-        self, memory: Remembered[str, str], time: Time
-    ) -> None:
-        keep(memory, "a")
-        for second in range(30):
-            time.now = second
-            assert memory.get("a") == "answer to a"
-        time.now = 30
-        assert memory.get("a") is None
-        time.now = 0
-        assert memory.get("a") is None
-
-    def test_an_answer_s_life_counts_from_when_it_was_asked_for(self, memory: Remembered[str, str], time: Time) -> None:
-        """It was true then; an answer that was long on its way is not good for longer."""
-        begun = memory.begin()
-        time.now = 5
-        memory.keep(begun, "a", "answer to a", (), 30)
-        time.now = 29
-        assert memory.get("a") == "answer to a"
-        time.now = 30
-        assert memory.get("a") is None
-
-    def test_an_unknown_key_has_no_answer(self, memory: Remembered[str, str]) -> None:
-        assert memory.get("a") is None
-
-    def test_a_tag_evicts_every_answer_that_bears_it_and_no_other(self, memory: Remembered[str, str]) -> None:
-        keep(memory, "a", "red", "round")
-        keep(memory, "b", "red")
-        keep(memory, "c", "blue")
-        memory.evict("red")
-        assert [memory.get(key) for key in "abc"] == [None, None, "answer to c"]
-        memory.evict("unknown")
-        memory.evict("round")
-        keep(memory, "a", "red")
-        assert memory.get("a") == "answer to a"
-
-    def test_a_fill_that_raced_an_eviction_is_not_kept(self, memory: Remembered[str, str]) -> None:
-        raced, other = memory.begin(), memory.begin()
-        memory.evict("red")
-        memory.keep(raced, "a", "stale", ("red",), 30)
-        memory.keep(other, "b", "fresh", ("blue",), 30)
-        assert (memory.get("a"), memory.get("b")) == (None, "fresh")
-
-    def test_a_fill_that_began_after_the_eviction_is_kept(self, memory: Remembered[str, str]) -> None:
-        memory.evict("red")
-        keep(memory, "a", "red")
-        assert memory.get("a") == "answer to a"
-
-    def test_a_disconnect_forgets_everything_and_voids_what_is_on_its_way(self, memory: Remembered[str, str]) -> None:
-        keep(memory, "a", "red")
-        begun = memory.begin()
-        memory.clear()
-        memory.keep(begun, "b", "stale", ("blue",), 30)
-        assert (memory.get("a"), memory.get("b")) == (None, None)
-
-    def test_is_bounded(self, memory: Remembered[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "_REMEMBERED", 10)
-        for number in range(1000):
-            keep(memory, str(number), f"tag {number % 7}", f"own {number}")
-            assert len(memory._answers) <= 10
-            assert sum(map(len, memory._by_tag.values())) <= 20
-        assert memory.get("999") is not None
-
-    def test_full_it_forgets_the_oldest_and_not_everybody_at_once(
-        self, memory: Remembered[str, str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Everybody would be asked about again in the same moment, and auth would refuse most of them."""
-        monkeypatch.setattr(module, "_REMEMBERED", 3)
-        for key in "abc":
-            keep(memory, key)
-        keep(memory, "a")  # asked again: now it is the youngest
-        keep(memory, "d")
-        assert [memory.get(key) is not None for key in "abcd"] == [True, False, True, True]
-
-    def test_evictions_of_what_nobody_asks_about_are_not_remembered_for_ever(
-        self, memory: Remembered[str, str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(module, "_REMEMBERED", 10)
-        raced, other = memory.begin(), memory.begin()
-        for number in range(1000):
-            memory.evict(str(number))
-            assert len(memory._evicted) <= 10
-        memory.keep(raced, "a", "stale", ("0",), 30)  # its eviction is no longer known: nothing of then is kept
-        memory.keep(other, "b", "innocent", ("blue",), 30)
-        keep(memory, "c", "0")
-        assert [memory.get(key) is not None for key in "abc"] == [False, False, True]
-
-    def test_what_has_gone_leaves_no_tags_behind(self, memory: Remembered[str, str], time: Time) -> None:
-        keep(memory, "a", "red", "round")
-        keep(memory, "b", "red")
-        memory.evict("round")
-        time.now = 31
-        memory.get("b")
-        assert (memory._answers, memory._by_tag) == ({}, {})
 
 
 async def caller_of(security: Security, authorization: str | None) -> Caller:
@@ -255,7 +137,7 @@ class TestForgetting:
                 await house.body("DELETE", f"/api-tokens/{made['id']}", owner.token)
 
                 async def evicted() -> bool:
-                    return security._identities.begin().moment > before.moment
+                    return security._identities.begin().forgotten > before.forgotten
 
                 await until(evicted)
             return answer
@@ -311,14 +193,14 @@ class TestForgetting:
     ) -> None:
         await caller(security, owner.token)
         await security._bus._disconnected()
-        assert (security._identities._answers, security._standings._answers) == ({}, {})
+        assert (len(security._identities), len(security._standings)) == (0, 0)
         await security._bus.close()
         with pytest.raises(Unavailable, match="The message bus cannot be reached"):
             await caller(security, owner.token)
 
     async def test_a_refusal_is_not_remembered(self, security: Security) -> None:
         assert await refused(security, "nonsense")
-        assert security._identities._answers == {}
+        assert len(security._identities) == 0
 
 
 class TestRequire:

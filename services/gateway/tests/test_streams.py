@@ -24,7 +24,6 @@ from causeloop_common.settings import Settings
 from causeloop_dev.testing import Servers
 from causeloop_gateway import app
 from causeloop_gateway.limits import Limits
-from causeloop_gateway.security import Security
 from causeloop_gateway.streams import registry, stream as module, wire as words
 from causeloop_gateway.streams.registry import Streams
 from causeloop_gateway.streams.route import StreamRoute
@@ -61,12 +60,17 @@ async def announce(buses: dict[str, Bus], house: "House") -> Announce:
     """Puts events of a tenant into the stream, and waits until they are in the log: `await announce(tenant, 5)`."""
 
     async def publish(
-        tenant: str, count: int = 1, data: bytes = b'{"version":1}', kind: str = "vault.secret_written"
+        tenant: str,
+        count: int = 1,
+        data: bytes = b'{"version":1}',
+        kind: str = "vault.secret_written",
+        target: str | None = None,
     ) -> list[str]:
         made = [ids.new("evt") for _ in range(count)]
         stream = buses[kind.partition(".")[0]].jetstream()
         for one in made:
-            event = Announced(one, tenant, kind, datetime.now(UTC), data, actor="svc_x", target=ids.new("sec"))
+            to = target or ids.new("sec")
+            event = Announced(one, tenant, kind, datetime.now(UTC), data, actor="svc_x", target=to)
             await stream.publish(f"evt.{tenant}.{kind}", data, headers=event_headers(event))
 
         last = ids.decode(made[-1], "evt")
@@ -170,11 +174,6 @@ def route_of(listener: Any) -> StreamRoute:
     """What answers, inside of the gateway."""
     (found,) = (one for one in listener.config.app._routes["GET", "audit"] if isinstance(one, StreamRoute))
     return found
-
-
-@pytest.fixture
-def security(house: "House") -> Security:
-    return route_of(house.listener)._gateway.security
 
 
 @pytest.fixture
@@ -386,13 +385,13 @@ class TestItsEnd:
         async with listening(house, token["token"]) as listener:
             await listener.opened()
             await house.set_role(owner, "viewer")
-            await announce(owner.workspace, kind="tenancy.member_changed")
+            await announce(owner.workspace, kind="tenancy.member_added", target=owner.id)
             end = await listener.last_event()
         assert end["code"] == "forbidden"
         assert "'audit:stream'" in end["detail"]
 
     async def test_that_nobody_announced_ends_it_when_the_memory_is_over(
-        self, house: "House", token: dict[str, Any], security: Security, monkeypatch: pytest.MonkeyPatch
+        self, house: "House", token: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "POLL_SECONDS", 0.1)
         async with listening(house, token["token"]) as listener:
@@ -404,20 +403,18 @@ class TestItsEnd:
             await house.superuser.execute("RESET session_replication_role")
             await asyncio.sleep(0.3)
             assert not listener.is_over.is_set()
-            security.forget()  # as time does after 30 s
+            house.application.memories.clear()  # as time does after 30 s
             assert (await listener.last_event())["code"] == "unauthorized"
 
     @pytest.mark.alone
-    async def test_the_token_s_expiry_ends_it_exactly_then(
-        self, house: "House", token: dict[str, Any], security: Security
-    ) -> None:
+    async def test_the_token_s_expiry_ends_it_exactly_then(self, house: "House", token: dict[str, Any]) -> None:
         ends_at = datetime.now(UTC) + timedelta(seconds=1)
         await house.superuser.execute("SET session_replication_role = replica")
         await house.superuser.execute(
             "UPDATE auth.tokens SET expires_at = $2 WHERE id = $1", ids.decode(token["id"], "tok"), ends_at
         )
         await house.superuser.execute("RESET session_replication_role")
-        security.forget()
+        house.application.memories.clear()
         async with listening(house, token["token"]) as listener:
             await listener.opened()
             end = await listener.last_event()

@@ -196,7 +196,7 @@ class SessionRefreshed(Event, target="session_id"):
     )
 
 
-class SessionEnded(Event, target="session_id"):
+class SessionEnded(Event, target="session_id", forgets="target"):
     """A session ended, and with it all its tokens."""
 
     session_id: SessionId
@@ -212,7 +212,7 @@ class TokenCreated(Event, target="token_id"):
     scopes: ScopeNames
 
 
-class TokenRevoked(Event, target="token_id"):
+class TokenRevoked(Event, target="token_id", forgets="target"):
     """A personal access token was revoked."""
 
     token_id: TokenId

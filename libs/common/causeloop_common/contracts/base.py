@@ -12,7 +12,7 @@ Schema of every message and tests compare.
 import re
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -225,23 +225,30 @@ class Event(Message):
     """An act that happened: `class SecretWritten(Event, target="secret_id")`. It has ids, no personal data in clear.
 
     `target` names the field with the id of the thing that was acted on. Readers ignore unknown fields.
+
+    `forgets` names what the event makes untrue, so that services drop it from their memory: what comes from its
+    "target" (a session, a token), all of its "tenant", or what its tenant has of the "person" that is its target. Such
+    an event is also published live, before its act is answered.
     """
 
     model_config = ConfigDict(extra="ignore")
 
     type: ClassVar[str]
     target: ClassVar[str]
+    forgets: ClassVar[Literal["target", "tenant", "person"] | None]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__()
 
     @classmethod
-    def __pydantic_init_subclass__(cls, *, target: str = "", **kwargs: Any) -> None:
+    def __pydantic_init_subclass__(
+        cls, *, target: str = "", forgets: Literal["target", "tenant", "person"] | None = None, **kwargs: Any
+    ) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         if target not in cls.model_fields:
             raise TypeError(f"{cls.__name__}: the target '{target}' is not one of its fields.")
         cls.type = f"{_owner(cls)}.{_snake(cls)}"
-        cls.target = target
+        cls.target, cls.forgets = target, forgets
 
     @property
     def target_id(self) -> str:

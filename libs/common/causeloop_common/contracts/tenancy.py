@@ -127,7 +127,7 @@ class WorkspaceCreated(Event, target="workspace_id"):
     workspace_id: WorkspaceId
 
 
-class MemberAdded(Event, target="person_id"):
+class MemberAdded(Event, target="person_id", forgets="person"):
     """A person joined the workspace."""
 
     person_id: PersonId

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from causeloop_common.contracts import audit, auth, gateway, tenancy, vault
-from causeloop_common.contracts.base import Command, commands
+from causeloop_common.contracts.base import Command, Event, commands, events
 
 OWNERS: dict[str, ModuleType] = {"auth": auth, "tenancy": tenancy, "vault": vault, "audit": audit}
 """The services that answer commands."""
@@ -68,17 +68,37 @@ CONSUMERS: tuple[Consumer, ...] = (AUDIT_INTAKE,)
 HEADS = "head.*"
 """`head.<tenant>`: a tenant's log has grown, its new size as ASCII decimal. A wake-up without durability, no truth."""
 
-PROMPT: tuple[str, ...] = ("auth", "tenancy")
-"""The services whose events are also published live, before the act is answered, on `now.<tenant>.<service>.<event>`:
-core NATS, without durability, in no stream. They make a gateway forget what it remembers."""
+REMEMBERS: dict[str, tuple[str, ...]] = {"gateway": ("auth", "tenancy"), "vault": ("vault",)}
+"""By service, the owners of what it remembers. It follows those of their events that have `forgets`."""
 
-PUBLISHES: dict[str, tuple[str, ...]] = {"audit": (HEADS,), **{name: (f"now.*.{name}.>",) for name in PROMPT}}
-"""Live subjects (core NATS, no durability) that this service alone may publish to."""
 
-LISTENS: dict[str, tuple[str, ...]] = {
-    "gateway": (*(f"{kind}.*.{service}.>" for kind in ("now", "evt") for service in PROMPT), HEADS)
-}
-"""Live subjects that a service receives: the gateway evicts what it remembers, and wakes the streams of a log."""
+def prompt(service: str) -> list[type[Event]]:
+    """The events of a service that make others forget.
+
+    Each is also published live, before its act is answered, on `now.<tenant>.<service>.<event>`: core NATS, without
+    durability, in no stream.
+    """
+    return [kind for kind in events(ANNOUNCERS[service]) if kind.forgets is not None]
+
+
+def forgetting(service: str) -> list[type[Event]]:
+    """The events that make a service forget what it remembers."""
+    return [kind for owner in REMEMBERS.get(service, ()) for kind in prompt(owner)]
+
+
+def publishes(service: str) -> list[str]:
+    """Live subjects (core NATS, no durability) that this service alone may publish to."""
+    return [f"now.*.{kind.type}" for kind in prompt(service)] + ([HEADS] if service == "audit" else [])
+
+
+def follows(service: str) -> list[str]:
+    """Live subjects of the events that make a service forget: before the answer, and from the relay if that is lost."""
+    return [f"{way}.*.{kind.type}" for kind in forgetting(service) for way in ("now", "evt")]
+
+
+def listens(service: str) -> list[str]:
+    """Live subjects that a service may subscribe: what makes it forget; for the gateway also the sizes of logs."""
+    return follows(service) + ([HEADS] if service == "gateway" else [])
 
 
 def command_kinds() -> dict[str, type[Command[Any]]]:
@@ -139,7 +159,7 @@ def permissions(service: str) -> BusPermissions:
     if service == OPERATOR:
         return BusPermissions(("$JS.API.>",), (f"{inbox(OPERATOR)}.>",))
     asks = [kind.subject for kind in command_kinds().values() if service in kind.issuers]
-    publish = [*sorted(asks), f"evt.*.{service}.>", f"dead.{service}.>", *PUBLISHES.get(service, ())]
+    publish = [*sorted(asks), f"evt.*.{service}.>", f"dead.{service}.>", *publishes(service)]
     publish.append("$JS.API.STREAM.INFO.EVENTS")
     for consumer in CONSUMERS:
         if consumer.service == service:
@@ -152,7 +172,7 @@ def permissions(service: str) -> BusPermissions:
             ]
             if consumer.ack_all:
                 publish.append(reset(consumer))
-    subscribe = [f"{inbox(service)}.>", *LISTENS.get(service, ())]
+    subscribe = [f"{inbox(service)}.>", *listens(service)]
     if service in OWNERS:
         publish.append(wake(service))
         subscribe += [f"cmd.{service}.>", wake(service)]

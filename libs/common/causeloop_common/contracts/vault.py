@@ -409,7 +409,7 @@ class KeyringCreated(Event, target="keyring"):
     version: Version
 
 
-class KeyringRotated(Event, target="keyring"):
+class KeyringRotated(Event, target="keyring", forgets="tenant"):
     """A new data key was made for the tenant, and seals from then on."""
 
     keyring: str = Field(description="The tenant, whose keyring it is.")

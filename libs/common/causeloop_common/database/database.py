@@ -54,8 +54,8 @@ class Database:
         """Set after a commit that wrote events: the relay's wake-up."""
         self.enqueued: Callable[[], None] = _nobody_waits
         """Called after a commit that enqueued jobs: the worker's wake-up."""
-        self.at_once: Callable[[Announced], Awaitable[None]] | None = None
-        """Called with every committed event before the act is answered; it must not raise."""
+        self.at_once: dict[str, Callable[[Announced], Awaitable[None]]] = {}
+        """By type of event, what is called with each that is committed, before its act is answered; must not raise."""
 
     async def start(self) -> None:
         """Connect; `Unavailable` when the server cannot be reached."""

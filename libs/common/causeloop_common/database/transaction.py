@@ -136,9 +136,9 @@ class Transaction:
             self._database.published.set()
             if self._jobs:
                 self._database.enqueued()
-            if self._database.at_once is not None:
-                for row in self._events:
-                    await self._database.at_once(outbox.read(row))
+            for row in self._events:
+                if (react := self._database.at_once.get(outbox.kind(row))) is not None:
+                    await react(outbox.read(row))
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
         """All rows."""

@@ -105,7 +105,9 @@ class Bus:
         self._replies: Replies
         self._complained_at = float("-inf")
         self.on_disconnect: list[Callable[[], None]] = []
-        """Called when the connection is lost."""
+        """Called when the connection is lost, or messages were dropped."""
+        self.on_connect: list[Callable[[], None]] = []
+        """Called when there is a connection, again with every subscription."""
 
     async def connect(self) -> None:
         """Connect; `Unavailable` when the server cannot be reached or refuses."""
@@ -234,6 +236,8 @@ class Bus:
         if self._client is not None:
             _give_up_unsent(self._client)
         metrics.BUS_CONNECTED.labels(self.service).set(1)
+        for react in self.on_connect:
+            react()
         _log.info("connected to the bus")
 
     async def _disconnected(self) -> None:

@@ -17,11 +17,12 @@ HTTP_REQUESTS = Counter("causeloop_http_requests_total", "HTTP requests, by rout
 HTTP_SECONDS = Histogram("causeloop_http_seconds", "Time to answer an HTTP request.", ["route"], buckets=_SECONDS)
 RATE_LIMITED = Counter("causeloop_rate_limited_total", "Requests refused by a rate limit, by its policy.", ["policy"])
 MEMORY_LOOKUPS = Counter(
-    "causeloop_memory_lookups_total", "Lookups in the gateway's caches, by result.", ["memory", "result"]
+    "causeloop_memory_lookups_total", "Lookups in what a service remembers, by result.", ["memory", "result"]
 )
 MEMORY_EVICTIONS = Counter(
-    "causeloop_memory_evictions_total", "Cached answers that the gateway dropped before their time.", ["memory"]
+    "causeloop_memory_evictions_total", "Values that a service forgot before their time, by cause.", ["memory", "cause"]
 )
+MEMORY_VALUES = Gauge("causeloop_memory_values", "Values that a service remembers.", ["memory"])
 
 COMMANDS = Counter("causeloop_commands_total", "Commands answered, by outcome.", ["command", "outcome"])
 COMMAND_SECONDS = Histogram(

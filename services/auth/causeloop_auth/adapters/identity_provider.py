@@ -20,6 +20,7 @@ import jwt
 from causeloop_auth.adapters import key_set
 from causeloop_auth.service import Subject
 from causeloop_common.errors import AppError, InvalidGrant, Unavailable
+from causeloop_common.memory import Memory
 from causeloop_common.messaging import aside
 from causeloop_common.outbound import Client, Limits
 
@@ -62,7 +63,9 @@ class IdentityProvider:
         self._fetching: asyncio.Task[None] | None = None
         self._failure: str | None = None
         self._complained_at = float("-inf")
-        self._absent: dict[str, float] = {}
+        self._absent: Memory[str, bool] = Memory(
+            "absent_kids", seconds=_ABSENT_SECONDS, most=_MOST_ABSENT, monotonic=monotonic
+        )
         self._passed_over: dict[str, str] = {}
 
     async def keep(self) -> None:
@@ -123,7 +126,7 @@ class IdentityProvider:
             if self._age() > _FRESH_SECONDS:
                 self._fetch()
             return self._keys[kid]
-        if self._monotonic() < self._absent.get(kid, float("-inf")):
+        if self._absent.get(kid):
             raise _unpublished()
         before, fetching = self._fetching, self._fetch()
         if fetching is not None:
@@ -134,14 +137,8 @@ class IdentityProvider:
         if self._failure is not None:
             raise Unavailable("The identity provider's keys cannot be fetched. Try again.")
         if fetching is not None and fetching is not before:  # a fetch that began earlier may have come too early
-            self._remember_absent(kid)
+            self._absent.keep(self._absent.begin(), kid, value=True)
         raise _unpublished()
-
-    def _remember_absent(self, kid: str) -> None:
-        self._absent.pop(kid, None)
-        while len(self._absent) >= _MOST_ABSENT:
-            del self._absent[next(iter(self._absent))]
-        self._absent[kid] = self._monotonic() + _ABSENT_SECONDS
 
     async def _fetched(self) -> None:
         if (fetching := self._fetch()) is not None:

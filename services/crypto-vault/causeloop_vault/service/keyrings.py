@@ -6,11 +6,10 @@ newer key, or needs the tenant's first one, it is rolled back and begins again w
 """
 
 import asyncio
-import functools
 import os
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial, wraps
 from typing import Any, Protocol, TypeVar
 
 from causeloop_common import ids
@@ -18,14 +17,13 @@ from causeloop_common.context import AuthContext
 from causeloop_common.contracts.vault import KeyringCreated
 from causeloop_common.database import Database
 from causeloop_common.errors import Internal, Unavailable
+from causeloop_common.memory import Memory
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope
 from causeloop_vault.domain.places import Place
 from causeloop_vault.repository import WrappedKey
-from causeloop_vault.service.memory import Memory
 
 DATA_KEY_BYTES = 32
-REMEMBERED_TENANTS = 10_000
 KEEPER_SECONDS = 3.0
 """How long the keeper of the master keys may take for a keyring."""
 
@@ -86,53 +84,49 @@ class Keyring:
 
 
 class Keyrings:
-    """Every tenant's keyring: made on first use, remembered for a while. Call it outside transactions."""
+    """Every tenant's keyring: made on first use, then remembered. Call it outside transactions."""
 
     def __init__(
         self,
         database: Database,
         master_keys: MasterKeys,
+        memory: Memory[str, Keyring | None],
         *,
         entropy: Callable[[int], bytes] = os.urandom,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._master_keys = master_keys
         self._entropy = entropy
-        self._memory: Memory[str, Keyring] = Memory(REMEMBERED_TENANTS, monotonic)
+        self._memory = memory
 
     async def use(self, ctx: AuthContext, act: Callable[[Keyring], Awaitable[T]]) -> T:
         """What `act` returns, given the tenant's keyring. When it raises StaleKeyring it has done nothing, and begins
         again with a newer keyring; Internal when there is none.
         """
-        keyring = self._memory.get(ctx.tenant) or await self._read(ctx)
+        keyring = await self._memory.recall(ctx.tenant, partial(self._read, ctx)) or _none(ctx)
         while True:
             try:
                 return await act(keyring)
             except NoKeyring:
                 keyring = await self.prepare(ctx)
             except StaleKeyring as stale:
-                newer = await self._read(ctx)
+                newer = await self._renewed(ctx)
                 if newer.version <= keyring.version:
                     raise Internal("The tenant's keyring lacks a data key. Report it with the trace id.") from stale
                 keyring = newer
 
     async def prepare(self, ctx: AuthContext) -> Keyring:
         """The tenant's keyring as it is now, made if there is none."""
-        keyring = await self._read(ctx)
+        keyring = await self._renewed(ctx)
         if not keyring.version:
             await self._make(ctx)
-            keyring = await self._read(ctx)
+            keyring = await self._renewed(ctx)
         return keyring
 
     async def next_key(self, ctx: AuthContext) -> WrappedKey:
         """A new data key, wrapped as the version behind the primary, for `repository.rotate`. It is not stored yet."""
         keyring = await self.prepare(ctx)
         return await self._wrapped(self._entropy(DATA_KEY_BYTES), ctx.tenant, keyring.version + 1)
-
-    def forget(self, tenant: str) -> None:
-        """Read this tenant's keyring again at its next use."""
-        self._memory.forget(tenant)
 
     async def check_master_key(self) -> None:
         """The canary: the installation's own keyring opens under the configured master keys."""
@@ -141,15 +135,16 @@ class Keyrings:
         except Internal as error:
             raise Unavailable("CAUSELOOP_MASTER_KEY does not open this database's keys: set the right one.") from error
 
-    async def _read(self, ctx: AuthContext) -> Keyring:
-        """The tenant's keyring as it is in the database; empty when there is none, and then not remembered."""
+    async def _renewed(self, ctx: AuthContext) -> Keyring:
+        """The tenant's keyring as it is in the database now."""
+        return await self._memory.renew(ctx.tenant, partial(self._read, ctx)) or _none(ctx)
+
+    async def _read(self, ctx: AuthContext) -> tuple[Keyring | None, tuple[str, ...]]:
         async with self._database.transaction(ctx) as tx:
             wrapped = await repository.data_keys(tx)
         if not wrapped:
-            return Keyring(ctx.tenant, {}, 0)
-        keyring = Keyring(ctx.tenant, await self._unwrapped(ctx.tenant, wrapped), wrapped[-1].version)
-        self._memory.keep(ctx.tenant, keyring)
-        return keyring
+            return None, (ctx.tenant,)
+        return Keyring(ctx.tenant, await self._unwrapped(ctx.tenant, wrapped), wrapped[-1].version), (ctx.tenant,)
 
     async def _make(self, ctx: AuthContext) -> None:
         """Make the tenant's first data key, unless a racer is faster."""
@@ -171,6 +166,10 @@ class Keyrings:
         except envelope.NotOpened as error:
             raise Internal("The tenant's data key does not open. An operator must look at the master key.") from error
         return {key.version: opened for key, opened in zip(wrapped, keys, strict=True)}
+
+
+def _none(ctx: AuthContext) -> Keyring:
+    return Keyring(ctx.tenant, {}, 0)
 
 
 async def _in_time(answer: Awaitable[T]) -> T:
@@ -195,9 +194,9 @@ def with_keyring(
 ) -> Callable[[ServiceT, AuthContext, CommandT], Coroutine[Any, Any, T]]:
     """A use case that is given the keyring, which is there before its transaction begins: see `Keyrings.use`."""
 
-    @functools.wraps(act)
+    @wraps(act)
     async def use_case(self: ServiceT, ctx: AuthContext, command: CommandT) -> T:
-        return await self._keyrings.use(ctx, functools.partial(act, self, ctx, command))
+        return await self._keyrings.use(ctx, partial(act, self, ctx, command))
 
     return use_case
 

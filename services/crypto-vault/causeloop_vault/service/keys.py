@@ -1,7 +1,6 @@
 """Named keys: a workspace encrypts and decrypts its own data under keys that never leave the vault."""
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,12 +29,10 @@ from causeloop_common.contracts.vault import (
 )
 from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, InvalidInput, NotFound
+from causeloop_common.memory import Memory
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope, named_keys, places
 from causeloop_vault.service.keyrings import Keyring, Keyrings, StaleKeyring, with_keyring
-from causeloop_vault.service.memory import Memory
-
-REMEMBERED_KEYS = 10_000
 
 _NO_BASE64 = "is not base64"
 _NOT_OPENED = "does not open under this key in this context"
@@ -83,14 +80,14 @@ class KeyService:
         self,
         database: Database,
         keyrings: Keyrings,
+        memory: Memory[tuple[str, str], NamedKey],
         *,
         entropy: Callable[[int], bytes] = os.urandom,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._keyrings = keyrings
         self._entropy = entropy
-        self._memory: Memory[tuple[str, str], NamedKey] = Memory(REMEMBERED_KEYS, monotonic)
+        self._memory = memory
 
     @with_keyring
     async def create_key(self, ctx: AuthContext, command: CreateKey, keyring: Keyring) -> KeyView:
@@ -162,20 +159,18 @@ class KeyService:
 
     async def _key(self, ctx: AuthContext, name: str) -> NamedKey:
         """A named key, as it is remembered."""
-        if (known := self._memory.get((ctx.tenant, name))) is not None:
-            return known
-        return await self._keyrings.use(ctx, partial(self._read, ctx, name))
+        read = partial(self._keyrings.use, ctx, partial(self._read, ctx, name))
+        return await self._memory.recall((ctx.tenant, name), read)
 
-    async def _read(self, ctx: AuthContext, name: str, keyring: Keyring) -> NamedKey:
-        """A named key, read under row security and remembered."""
+    async def _read(self, ctx: AuthContext, name: str, keyring: Keyring) -> tuple[NamedKey, tuple[str, ...]]:
+        """A named key, read under row security, and its tags."""
         async with self._database.transaction(ctx) as tx:
             found = await repository.key_material(tx, name)
         if not found:
             raise NotFound(f"There is no key '{name}' in this workspace.")
         material = {one.version: keyring.open_(places.of_key(one.id, one.version), one.sealed) for one in found}
         key = NamedKey.of(ctx.tenant, found[-1].id, material)
-        self._memory.keep((ctx.tenant, name), key)
-        return key
+        return key, (ctx.tenant, key.id)
 
 
 def _decrypt_items(key: NamedKey, items: Sequence[CipherItem]) -> list[DecryptedItem]:

@@ -16,9 +16,9 @@ from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.audit import ReadStream, StreamPage
 from causeloop_common.errors import RateLimited, Unavailable
+from causeloop_common.memory import Memories, of_person
 from causeloop_common.messaging import Bus
 from causeloop_common.telemetry import metrics
-from causeloop_gateway.security import Security
 from causeloop_gateway.streams.stream import Stream
 
 OF_PRINCIPAL = 10
@@ -40,7 +40,7 @@ RETRY_AFTER_SECONDS = 30
 class Streams:
     """The open streams of this process."""
 
-    def __init__(self, bus: Bus, security: Security) -> None:
+    def __init__(self, bus: Bus, memories: Memories) -> None:
         self._bus = bus
         self._open: set[Stream] = set()
         self._found: dict[str, set[Stream]] = {}
@@ -48,7 +48,7 @@ class Streams:
         self._reading = asyncio.Semaphore(READS)
         self._stopping = False
         bus.on_disconnect.append(self._lost)
-        security.on_evict.append(self._doubt)
+        memories.on_forget.append(self._doubt)
 
     @asynccontextmanager
     async def opened(self, stream: Stream) -> AsyncIterator[None]:
@@ -125,4 +125,6 @@ class Streams:
 
 
 def _keys(stream: Stream) -> set[str]:
-    return {stream.identity.tenant, stream.identity.principal, stream.identity.credential}
+    """The tags of what is remembered of its caller."""
+    identity = stream.identity
+    return {identity.tenant, identity.principal, identity.credential, of_person(identity.tenant, identity.principal)}
