@@ -1,8 +1,8 @@
 """Fixtures of the tests that cross services.
 
 stack      the whole house, shared by the run: tests keep to people and workspaces of their own
-collector  takes the traces of that house
-fragile    one more, without traces, for tests that kill what they like and start it again
+collector  takes the traces and metrics of that house
+fragile    one more, without a collector, for tests that kill what they like and start it again
 tell       a line for the end of the run: what was counted
 """
 
@@ -35,7 +35,7 @@ def collector() -> Iterator[Collector]:
 async def stack(
     janitor: Janitor, collector: Collector, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stack]:
-    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_METRIC_EXPORT_INTERVAL": "1000"}
     house = Stack(tmp_path_factory.mktemp("stack"), janitor, observed=True, more=traced)
     try:
         await house.start_all()

@@ -1,18 +1,20 @@
-"""Spans reach the collector; one that is away, silent or slow costs nothing but the spans."""
+"""Spans and metrics reach the collector; one that is away, silent or slow costs nothing but these."""
 
 import asyncio
 import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
+from opentelemetry import trace
+from prometheus_client import REGISTRY, CollectorRegistry
 
 from causeloop_cli.embedded import Janitor
-from causeloop_common.telemetry import Kind, Tracer, export
+from causeloop_common.telemetry import SpanKind, Tracer, cause, export, metrics, working
+from causeloop_common.telemetry.export import Metrics, Spans
 from tests.support.collector import Collector
 from tests.support.ports import free_port
 from tests.support.stack import Stack, told, until
@@ -20,14 +22,18 @@ from tests.support.stack import Stack, told, until
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
+def spans_to(service: str, url: str, headers: dict[str, str] | None = None) -> Spans:
+    return Spans(service, export.Collector(url, headers or {}, None), sampler="parentbased_always_on", ratio=1)
+
+
 @asynccontextmanager
-async def tracing(service: str, url: str, **more: dict[str, str]) -> AsyncIterator[Tracer]:
-    tracer = Tracer(service, url, **more)  # type: ignore[arg-type]
-    tracer.start()
+async def tracing(service: str, url: str, headers: dict[str, str] | None = None) -> AsyncIterator[Tracer]:
+    spans = spans_to(service, url, headers)
+    spans.start()
     try:
-        yield tracer
+        yield spans.tracer
     finally:
-        await tracer.stop()
+        await spans.stop()
 
 
 def counted(service: str) -> Callable[[str], float]:
@@ -68,9 +74,9 @@ class TestACollector:
         said = counted("vault")
         async with tracing("vault", own_collector.url) as tracer:
             for _ in range(3):
-                with tracer.begin("cmd.vault.put_secret", Kind.SERVER, PARENT) as span:
-                    span.set("causeloop.tenant", "ws_1")
-            unkept = tracer.begin("cmd.vault.put_secret", Kind.SERVER, f"{PARENT[:-2]}00")
+                with working(tracer.start_span("cmd.vault.put_secret", cause(PARENT), SpanKind.SERVER)) as span:
+                    span.set_attribute("causeloop.tenant", "ws_1")
+            unkept = tracer.start_span("cmd.vault.put_secret", cause(f"{PARENT[:-2]}00"), SpanKind.SERVER)
             unkept.end()
 
         assert len(own_collector.spans) == said("delivered") == 3
@@ -81,8 +87,8 @@ class TestACollector:
 
     async def test_hears_each_service_of_a_process_under_its_own_name(self, own_collector: Collector) -> None:
         async with tracing("auth", own_collector.url) as auth, tracing("vault", own_collector.url) as vault:
-            auth.begin("a", Kind.SERVER).end()
-            vault.begin("b", Kind.SERVER).end()
+            auth.start_span("a").end()
+            vault.start_span("b").end()
 
         assert {(span.service, span.name) for span in own_collector.spans} == {
             ("causeloop-auth", "a"),
@@ -91,9 +97,22 @@ class TestACollector:
 
     async def test_is_shown_the_headers_it_wants(self, own_collector: Collector) -> None:
         async with tracing("vault", f"{own_collector.url}/", headers={"x-key": "k"}) as tracer:
-            tracer.begin("a", Kind.SERVER).end()
+            tracer.start_span("a").end()
 
         assert own_collector.headers[0]["x-key"] == "k"
+
+    async def test_is_not_sent_what_the_list_does_not_allow(self, own_collector: Collector) -> None:
+        canary = "canary-7c1f"
+        async with tracing("vault", own_collector.url) as tracer:
+            span = tracer.start_span("a", attributes={"causeloop.path": canary, "causeloop.tenant": f"no {canary}"})
+            span.add_event(canary)
+            span.add_link(trace.get_current_span(cause(PARENT)).get_span_context(), {"causeloop.action": canary})
+            with pytest.raises(ValueError, match=canary), trace.use_span(span, end_on_exit=True):  # a library's way
+                raise ValueError(canary)
+
+        (only,) = own_collector.spans
+        assert (only.attributes, only.is_error) == ({}, True)
+        assert canary.encode() not in b"".join(own_collector.raw["/v1/traces"])
 
     @pytest.mark.alone
     async def test_that_is_away_costs_the_spans_and_one_line(self, away: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -101,7 +120,7 @@ class TestACollector:
         began = time.monotonic()
         async with tracing("vault", away) as tracer:
             for _ in range(2 * export.QUEUE):
-                tracer.begin("a", Kind.SERVER).end()
+                tracer.start_span("a").end()
             assert time.monotonic() - began < 2
         assert time.monotonic() - began < export.STOP_SECONDS + 2
 
@@ -118,18 +137,16 @@ class TestACollector:
     @pytest.mark.alone
     async def test_that_never_answers_does_not_keep_a_service_from_stopping(self, silent: str) -> None:
         said = counted("vault")
-        tracer = Tracer("vault", silent)
-        tracer.start()
+        spans = spans_to("vault", silent)
+        spans.start()
         for _ in range(100):
-            tracer.begin("a", Kind.SERVER).end()
+            spans.tracer.start_span("a").end()
         began = time.monotonic()
-        await tracer.stop()
+        await spans.stop()
         assert time.monotonic() - began < export.STOP_SECONDS + 1
 
         async def ended() -> bool:
-            return not [
-                thread for thread in threading.enumerate() if thread.name.startswith(("Otel", "causeloop-last"))
-            ]
+            return not [thread for thread in threading.enumerate() if thread.name.startswith(("Otel", "causeloop-"))]
 
         await until("no thread is left", ended)
         assert said("undelivered") == 100
@@ -138,7 +155,7 @@ class TestACollector:
         port = free_port()
         said = counted("vault")
         async with tracing("vault", f"http://127.0.0.1:{port}") as tracer:
-            tracer.begin("before", Kind.SERVER).end()
+            tracer.start_span("before").end()
 
             async def lost() -> bool:
                 return said("undelivered") == 1
@@ -146,7 +163,7 @@ class TestACollector:
             await until("the first is lost", lost)
             collector = Collector(port)
             try:
-                tracer.begin("after", Kind.SERVER).end()
+                tracer.start_span("after").end()
 
                 async def arrived() -> bool:
                     return [span.name for span in collector.spans] == ["after"]
@@ -154,6 +171,137 @@ class TestACollector:
                 await until("the next arrived", arrived)
             finally:
                 collector.close()
+
+
+class TestMetrics:
+    async def test_reach_the_collector_under_the_names_and_with_the_numbers_of_the_registry(
+        self, own_collector: Collector
+    ) -> None:
+        metrics.COMMANDS.labels("cmd.test.a", "ok").inc(3)
+        for seconds in (0.0005, 0.003, 0.003, 9):
+            metrics.COMMAND_SECONDS.labels("cmd.test.a").observe(seconds)
+        metrics.BUS_CONNECTED.labels("test").set(1)
+        exported = Metrics("test", export.Collector(own_collector.url, {"x-key": "k"}, None), seconds=3600)
+        exported.start()
+        await exported.stop()
+
+        found = own_collector.newest("causeloop-test")
+        (counter,) = [one for one in found["causeloop_commands_total"] if one.labels["command"] == "cmd.test.a"]
+        assert (counter.kind, counter.labels["outcome"], counter.value) == ("counter", "ok", 3)
+        (gauge,) = [one for one in found["causeloop_bus_connected"] if one.labels["service"] == "test"]
+        assert (gauge.kind, gauge.value) == ("gauge", 1)
+        (timed,) = [one for one in found["causeloop_command_seconds"] if one.labels["command"] == "cmd.test.a"]
+        bounds, counts, total = timed.value
+        assert (timed.kind, len(counts), total) == ("histogram", len(bounds) + 1, pytest.approx(9.0065))
+        assert dict(zip([*bounds, "more"], counts, strict=True)) == {
+            bound: {0.001: 1, 0.005: 2, "more": 1}.get(bound, 0) for bound in [*bounds, "more"]
+        }
+        assert own_collector.headers[0]["x-key"] == "k"
+        assert set(counter.resource) == {"service.name", "service.version", "service.instance.id"}
+        assert _named(REGISTRY) == set(found)
+
+    async def test_are_delivered_every_so_often(self, own_collector: Collector) -> None:
+        exported = Metrics("test", export.Collector(own_collector.url, {}, None), seconds=0.05)
+        exported.start()
+
+        async def thrice() -> bool:
+            return len(own_collector.headers) >= 3
+
+        try:
+            await until("metrics arrived", thrice)
+        finally:
+            await exported.stop()
+
+    @pytest.mark.alone
+    async def test_do_not_keep_a_service_from_stopping(self, silent: str, caplog: pytest.LogCaptureFixture) -> None:
+        exported = Metrics("test", export.Collector(silent, {}, None), seconds=0.01)
+        exported.start()
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        await exported.stop()
+        assert time.monotonic() - began < export.STOP_SECONDS + 1
+
+        async def ended() -> bool:
+            return not [thread for thread in threading.enumerate() if thread.name.startswith("causeloop-")]
+
+        await until("no thread is left", ended)
+        assert [record.getMessage() for record in caplog.records if "does not take metrics" in record.message] == [
+            "the collector does not take metrics; deliveries that failed so far: 1"
+        ]
+
+    async def test_of_a_gauge_that_cannot_be_read_cost_one_delivery(self, own_collector: Collector) -> None:
+        def broken() -> float:
+            raise RuntimeError("changed in the middle")
+
+        gauge = metrics.BUS_CONNECTED.labels("broken")
+        gauge.set_function(broken)
+        exported = Metrics("test", export.Collector(own_collector.url, {}, None), seconds=0.05)
+        exported.start()
+        try:
+            await asyncio.sleep(0.2)
+            assert own_collector.metrics == []
+            metrics.BUS_CONNECTED.remove("broken")
+
+            async def arrived() -> bool:
+                return bool(own_collector.metrics)
+
+            await until("the next delivery arrived", arrived)
+        finally:
+            await exported.stop()
+
+
+def _named(registry: CollectorRegistry) -> set[str]:
+    """The names of all metrics that have a value, as `/metrics` shows them."""
+    return {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in registry.collect()
+        if family.samples
+    }
+
+
+@pytest.fixture
+async def rotel(own_collector: Collector, tmp_path: Path) -> AsyncIterator[str]:
+    """The address of another maker's collector, which sends on to `own_collector` what it can read."""
+    package = pytest.importorskip("rotel", reason="there is no rotel for this platform")
+    port = free_port()
+    asked = ["--otlp-http-endpoint", f"127.0.0.1:{port}", "--otlp-grpc-endpoint", f"127.0.0.1:{free_port()}"]
+    sent = ["--exporter", "otlp", "--otlp-exporter-endpoint", own_collector.url, "--otlp-exporter-protocol", "http"]
+    agent = Path(package.__file__).parent / "rotel-agent"
+    process = await asyncio.create_subprocess_exec(agent, "start", *asked, *sent, cwd=tmp_path)
+
+    async def listening() -> bool:
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return True
+        return False
+
+    try:
+        await until("rotel listens", listening)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        await asyncio.wait_for(process.wait(), 10)
+
+
+class TestAnotherMakersCollector:
+    async def test_reads_our_spans_and_metrics(self, rotel: str, own_collector: Collector) -> None:
+        async with tracing("vault", rotel) as tracer:
+            with working(tracer.start_span("a", cause(PARENT), SpanKind.SERVER)) as span:
+                span.set_attribute("causeloop.tenant", "ws_1")
+        metrics.COMMAND_SECONDS.labels("cmd.test.rotel").observe(0.003)
+        exported = Metrics("vault", export.Collector(rotel, {}, None), seconds=3600)
+        exported.start()
+        await exported.stop()
+
+        async def both() -> bool:
+            return bool(own_collector.spans and own_collector.metrics)
+
+        await until("both were sent on", both)
+        (only,) = own_collector.spans
+        assert (only.trace_id, only.parent, only.kind) == (PARENT[3:35], PARENT[36:52], "SERVER")
+        assert only.attributes == {"causeloop.tenant": "ws_1"}
+        timed = own_collector.newest("causeloop-vault")["causeloop_command_seconds"]
+        assert [one.value[2] for one in timed if one.labels["command"] == "cmd.test.rotel"] == [0.003]
 
 
 @pytest.mark.slow

@@ -1,9 +1,9 @@
 """Secrets are planted, everything is done with them, and then they are looked for wherever something stays.
 
 Looked for in clear, in hex and in base64 of either alphabet at each of its three alignments, in: the logs of all
-processes, refusals and lists, everything said on the bus, metrics, the traces as the collector got them, the streams'
-files, the database's files (with the write-ahead log) and the audit entries. In every one of these places something
-harmless is looked for as well, and must be found: a search that finds nothing would find no leak either.
+processes, refusals and lists, everything said on the bus, metrics, traces and metrics as the collector got them, the
+streams' files, the database's files (with the write-ahead log) and the audit entries. In every one of these places
+something harmless is looked for as well, and must be found: a search that finds nothing would find no leak either.
 """
 
 import asyncio
@@ -300,6 +300,11 @@ async def remains(stack: Stack, collector: Collector) -> Remains:
     workspace = person.workspace
     await until("the last trace was exported", all_traced)
 
+    async def all_measured() -> bool:
+        return "/v1/auth/logout" in {one.labels.get("route") for one in collector.metrics}
+
+    await until("the last command was measured", all_measured)
+
     planted = dict(life.planted)
     planted |= dict(installed(stack))
     for tenant in (person.workspace, person.id):
@@ -315,7 +320,8 @@ async def remains(stack: Stack, collector: Collector) -> Remains:
         "refusals and lists": b"\n".join(life.refusals),
         "the bus": b"\n".join(heard),
         "metrics": metrics,
-        "the traces": b"\n".join(collector.raw),
+        "the traces": b"\n".join(collector.raw["/v1/traces"]),
+        "metrics by OTLP": b"\n".join(collector.raw["/v1/metrics"]),
         "the streams' files": files(stack.nats.home / "jetstream"),
         "the database's files": files(stack.postgres.home / "cluster"),
         "the audit entries": b"\n".join(entry["entry"].encode() for entry in entries),
@@ -326,6 +332,7 @@ async def remains(stack: Stack, collector: Collector) -> Remains:
         "the bus": b"leak/value",
         "metrics": b"cmd.vault.put_secret",
         "the traces": workspace.encode(),
+        "metrics by OTLP": b"cmd.vault.put_secret",
         "the streams' files": workspace.encode(),
         "the database's files": b"leak/value",
         "the audit entries": workspace.encode(),
@@ -338,8 +345,8 @@ class TestNoSecretIsFound:
     @pytest.mark.parametrize(
         "place",
         [
-            "the logs", "refusals and lists", "the bus", "metrics", "the traces", "the streams' files",
-            "the database's files", "the audit entries",
+            "the logs", "refusals and lists", "the bus", "metrics", "the traces", "metrics by OTLP",
+            "the streams' files", "the database's files", "the audit entries",
         ],
     )  # fmt: skip
     async def test_in(self, remains: Remains, place: str, tell: Callable[[str], None]) -> None:

@@ -1,6 +1,6 @@
 """One service as a running thing: its parts, started in order, watched, and drained.
 
-    start   traces ─► database ─► isolation proof ─► bus ─► background tasks ─► commands
+    start   spans ─► database ─► isolation proof ─► bus ─► background tasks ─► commands
     stop    commands drained ─► background tasks ended ─► bus ─► database ─► last spans delivered
 
 A service that cannot prove its isolation does not start. `run` serves any number of services in one process with
@@ -39,6 +39,7 @@ from causeloop_common.worker import JobService, Runs, StepOf, Worker
 
 if TYPE_CHECKING:
     from causeloop_common.outbound import Outbound
+    from causeloop_common.telemetry.export import Collector, Metrics, Spans
 
 _log = logging.getLogger(__name__)
 
@@ -66,8 +67,9 @@ class Application:
         self.settings = settings
         self.name = settings.service
         self.keys = settings.keyring()
-        self.tracer = _tracer(settings)
-        """Where spans go; None without a collector."""
+        self._spans = _spans(settings)
+        self.tracer = telemetry.UNTRACED if self._spans is None else self._spans.tracer
+        """Makes the service's spans."""
         self.bus = Bus(settings, self.keys, self.tracer)
         self.memories = Memories(self.bus)
         self._databases: list[Database] = []
@@ -179,8 +181,8 @@ class Application:
     async def start(self) -> None:
         """Start in order; IsolationError when the database does not isolate."""
         metrics.BUILD.labels(self.name, version("causeloop-common")).set(1)
-        if self.tracer is not None:
-            self.tracer.start()
+        if self._spans is not None:
+            self._spans.start()
         for database in self._databases:
             await self._patiently(database.start)
         await self._prove()
@@ -218,8 +220,8 @@ class Application:
             await database.stop()
         for connections in self._connections.values():
             await connections.close(GRACE_SECONDS)
-        if self.tracer is not None:
-            await self.tracer.stop()
+        if self._spans is not None:
+            await self._spans.stop()
 
     async def failed(self) -> str:
         """Wait until a background task ends by itself, and name it."""
@@ -291,16 +293,32 @@ class Application:
         _ = self.bus.client
 
 
-def _tracer(settings: Settings) -> telemetry.Tracer | None:
+def _spans(settings: Settings) -> "Spans | None":
+    """The way of a service's spans to the collector, if there is one; only then OpenTelemetry's SDK is loaded."""
     if settings.otlp_endpoint is None:
         return None
-    return telemetry.Tracer(
-        settings.service,
-        settings.otlp_endpoint,
-        ratio=settings.trace_ratio,
-        headers=read_headers(settings.otlp_headers.get_secret_value()) if settings.otlp_headers else {},
-        ca_file=settings.otlp_ca_file,
-    )
+    from causeloop_common.telemetry.export import Spans  # noqa: PLC0415
+
+    collector = _collector(settings, settings.otlp_endpoint)
+    return Spans(settings.service, collector, sampler=settings.trace_sampler, ratio=settings.trace_ratio)
+
+
+def _metrics(applications: Sequence[Application]) -> "Metrics | None":
+    """The way of the process's metrics to the collector, if there is one and it takes them."""
+    settings = applications[0].settings
+    if settings.otlp_endpoint is None or settings.metrics_exporter == "none":
+        return None
+    from causeloop_common.telemetry.export import Metrics  # noqa: PLC0415
+
+    name = settings.service if len(applications) == 1 else ""
+    return Metrics(name, _collector(settings, settings.otlp_endpoint), seconds=settings.metric_milliseconds / 1000)
+
+
+def _collector(settings: Settings, endpoint: str) -> "Collector":
+    from causeloop_common.telemetry.export import Collector  # noqa: PLC0415
+
+    headers = read_headers(settings.otlp_headers.get_secret_value()) if settings.otlp_headers else {}
+    return Collector(endpoint, headers, settings.otlp_ca_file)
 
 
 async def _finding(check: Check, seconds: float = 3) -> str:
@@ -405,10 +423,13 @@ async def run(applications: Sequence[Application], *, ready: Check | None = None
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     settings = applications[0].settings
+    exported = _metrics(applications)
     operations = Listener.on(Operations(applications), settings.ops_host, settings.ops_port)
     listeners = [operations]
     served = [asyncio.create_task(operations.serve())]
     started: list[Application] = []
+    if exported is not None:
+        exported.start()
     try:
         starting = asyncio.ensure_future(asyncio.gather(*(application.start() for application in applications)))
         stopping = asyncio.create_task(stop.wait())
@@ -444,3 +465,5 @@ async def run(applications: Sequence[Application], *, ready: Check | None = None
             listener.should_exit = True
         await asyncio.gather(*served, return_exceptions=True)
         await asyncio.gather(*(application.stop() for application in started), return_exceptions=True)
+        if exported is not None:
+            await exported.stop()

@@ -38,7 +38,7 @@ class AuthContext:
 
     `tenant` is the TypeID of a workspace or of a person's realm; `principal` a person, service account or service;
     `credential` the session or token they use; `issuer` the service that asks on their behalf. A service token carries
-    these; the last three fields belong to one request.
+    these; the last two fields belong to one request.
     """
 
     tenant: str
@@ -47,7 +47,6 @@ class AuthContext:
     credential: str | None = None
     issuer: str = ""
     request_id: str = ""
-    traceparent: str = ""
     idempotency: Idempotency | None = None
 
     @property

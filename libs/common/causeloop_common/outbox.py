@@ -127,16 +127,13 @@ def insert(schema: str) -> str:
     return f"INSERT INTO {schema}.outbox ({names}) VALUES ({marks})"  # noqa: S608
 
 
-def row(ctx: AuthContext, event: Event, traceparent: str = "") -> tuple[Any, ...]:
-    """One event's values, in the order of `EVENT`; PayloadTooLarge over 64 KiB.
-
-    Its cause is `traceparent` where the transaction is a span of its own, else the context's span.
-    """
+def row(ctx: AuthContext, event: Event, traceparent: str) -> tuple[Any, ...]:
+    """One event's values, in the order of `EVENT`, with the trace that caused it; PayloadTooLarge over 64 KiB."""
     data = event.to_json()
     if len(data) > EVENT_BYTES:
         raise PayloadTooLarge(f"The event '{event.type}' would be {len(data)} bytes; the limit is {EVENT_BYTES}.")
     identity = (ids.uuid7(), ctx.tenant_uuid, event.type, datetime.now(UTC), data.decode())
-    return (*identity, ctx.principal, event.target_id, ctx.credential, ctx.request_id, traceparent or ctx.traceparent)
+    return (*identity, ctx.principal, event.target_id, ctx.credential, ctx.request_id, traceparent)
 
 
 def kind(row: tuple[Any, ...]) -> str:

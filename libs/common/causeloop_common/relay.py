@@ -15,8 +15,8 @@ drops an event that it has by the event's id, so none is doubled.
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,13 +26,13 @@ import orjson
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from causeloop_common import leases, outbox
+from causeloop_common import leases, outbox, telemetry
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.errors import Unavailable
 from causeloop_common.leader import Leader, Work
 from causeloop_common.messaging import Bus, event_headers
-from causeloop_common.telemetry import Kind, metrics
+from causeloop_common.telemetry import Span, SpanKind, metrics
 
 _log = logging.getLogger(__name__)
 
@@ -152,8 +152,7 @@ class Relay(Work):
             return 0
         self._leader.require()
         events = [outbox.read(row) for row in rows]
-        with self._traced(events) as leaving:
-            sequences = await stream.publish(leaving)
+        sequences = await self._publish(events, stream)
         await self._leader.execute(
             _MARK.format(fence=self._leader.fence, soon=leases.SOON, schema=self._schema),
             [row["bucket"] for row in rows],
@@ -165,21 +164,24 @@ class Relay(Work):
         metrics.RELAY_BATCH.labels(self._schema).observe(len(rows))
         return len(rows)
 
-    @contextmanager
-    def _traced(self, events: list[Announced]) -> Iterator[list[Announced]]:
-        """The events as they are published: with a tracer, each carries the trace context of its publishing span."""
-        if (tracer := self._bus.tracer) is None:
-            yield events
-            return
-        with ExitStack() as all_of_them:
+    async def _publish(self, events: list[Announced], stream: "_StreamPublisher") -> list[int]:
+        """The stream's sequence of every event. With an exporter each carries on the span of its publishing."""
+        if not telemetry.is_tracing(self._bus.tracer):
+            return await stream.publish(events)
+        with ExitStack() as spans:
             leaving = []
             for event in events:
-                span = all_of_them.enter_context(tracer.begin(f"evt.{event.type}", Kind.PRODUCER, event.traceparent))
-                span.set("messaging.system", "nats")
-                span.set("causeloop.tenant", event.tenant)
-                span.set("causeloop.event_id", event.id)
-                leaving.append(event._replace(traceparent=span.traceparent))
-            yield leaving
+                span = spans.enter_context(telemetry.working(self._begin(event)))
+                leaving.append(event._replace(traceparent=telemetry.traceparent(span)))
+            return await stream.publish(leaving)
+
+    def _begin(self, event: Announced) -> Span:
+        return self._bus.tracer.start_span(
+            f"evt.{event.type}",
+            telemetry.cause(event.traceparent),
+            SpanKind.PRODUCER,
+            {"messaging.system": "nats", "causeloop.tenant": event.tenant, "causeloop.event_id": event.id},
+        )
 
     async def _empty_old_bucket(self) -> None:
         """Empty tomorrow's partition, if all its rows were published and are of an earlier turn.

@@ -116,7 +116,7 @@ class Settings(BaseModel):
     otlp_endpoint: str | None = Field(
         default=None,
         alias="OTEL_EXPORTER_OTLP_ENDPOINT",
-        description="a trace collector's address (OTLP over HTTP, /v1/traces is added); unset: no traces",
+        description="a collector's address (OTLP over HTTP, /v1/traces and /v1/metrics are added); unset: none",
     )
     otlp_headers: SecretStr | None = Field(
         default=None,
@@ -128,12 +128,36 @@ class Settings(BaseModel):
         alias="OTEL_EXPORTER_OTLP_CERTIFICATE",
         description="certificate authority of the collector, if not a public one",
     )
+    trace_sampler: Literal[
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+    ] = Field(
+        default="parentbased_traceidratio",
+        alias="OTEL_TRACES_SAMPLER",
+        description="which traces are kept; parentbased_…: one that came in follows its own sampled bit",
+    )
     trace_ratio: float = Field(
         default=1.0,
         ge=0,
         le=1,
         alias="OTEL_TRACES_SAMPLER_ARG",
-        description="fraction of the traces beginning here that is kept; others follow their own sampled bit",
+        description="fraction of the traces that is kept with a sampler …traceidratio",
+    )
+    metrics_exporter: Literal["otlp", "none"] = Field(
+        default="otlp",
+        alias="OTEL_METRICS_EXPORTER",
+        description="none where the collector takes traces only; /metrics is served in any case",
+    )
+    metric_milliseconds: int = Field(
+        default=60_000,
+        ge=100,
+        le=3_600_000,
+        alias="OTEL_METRIC_EXPORT_INTERVAL",
+        description="time between two deliveries of metrics to the collector, in milliseconds",
     )
 
     outbound_ca_file: str | None = Field(

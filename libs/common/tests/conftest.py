@@ -38,7 +38,7 @@ from causeloop_common.messaging import Bus, CommandRouter
 from causeloop_common.migrations import Schema
 from causeloop_common.outbound import Client as OutboundClient, Limits, Outbound
 from causeloop_common.settings import Settings, role_password, with_role
-from causeloop_common.telemetry import Tracer, metrics
+from causeloop_common.telemetry import UNTRACED, Tracer, metrics
 from causeloop_dev.authority import Authority
 from causeloop_dev.installation import Installation
 from causeloop_dev.testing import Servers
@@ -238,7 +238,7 @@ class World:
             found = found.pop(0) if len(found) > 1 else found[0]
         return found
 
-    def outbound(self, environ: Mapping[str, str] | None = None, tracer: Tracer | None = None) -> Outbound:
+    def outbound(self, environ: Mapping[str, str] | None = None, tracer: Tracer = UNTRACED) -> Outbound:
         return Outbound(Settings.load("auth", environ or {}), tracer, lookup=self.lookup)
 
     def operators(

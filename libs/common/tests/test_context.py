@@ -86,7 +86,7 @@ class TestAuthContext:
         assert moved.idempotency is None  # the key was for the request in the other tenant
 
 
-OF_A_REQUEST: dict[str, Any] = {"request_id": "", "traceparent": "", "idempotency": None}
+OF_A_REQUEST: dict[str, Any] = {"request_id": "", "idempotency": None}
 """What of a context is not in the token, and so not read from it."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from causeloop_common import ids
+from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.auth import SessionStarted
 from causeloop_common.contracts.tenancy import MemberAdded
@@ -206,12 +206,15 @@ class TestPublish:
     async def test_an_event_is_committed_with_the_act_and_carries_the_caller(
         self, probe: Probe, workspace: AuthContext, superuser: asyncpg.Connection
     ) -> None:
-        await add(await probe(), workspace, "one")
+        database = await probe()
+        with telemetry.working(telemetry.UNTRACED.start_span("a request")):
+            trace = telemetry.traceparent()
+            await add(database, workspace, "one")
 
         (row,) = await announced(superuser, workspace)
         assert (row["type"], row["target"]) == ("tenancy.member_added", ids.INSTALLATION)
         assert (row["actor"], row["credential"]) == (workspace.principal, workspace.credential)
-        assert (row["request_id"], row["traceparent"]) == (workspace.request_id, workspace.traceparent)
+        assert (row["request_id"], row["traceparent"]) == (workspace.request_id, trace)
         assert MemberAdded.model_validate_json(row["data"]) == SOMETHING
         assert (row["published_at"], row["stream_seq"]) == (None, None)
 

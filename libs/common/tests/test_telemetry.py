@@ -11,8 +11,7 @@ import pytest
 from causeloop_common import telemetry
 from causeloop_common.contracts import topology
 from causeloop_common.keys import KeyRing
-from causeloop_common.telemetry import AccessLog, Act, child_traceparent, logs, new_traceparent, redact
-from causeloop_common.telemetry.traceparent import WELL_FORMED
+from causeloop_common.telemetry import UNTRACED, AccessLog, Act, cause, logs, redact, working
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"
@@ -64,41 +63,6 @@ class TestRedact:
     )
     def test_leaves_everything_else(self, text: str) -> None:
         assert redact(text) == text
-
-
-class TestTraceparent:
-    def test_a_new_one_is_well_formed_and_random(self) -> None:
-        made = {new_traceparent() for _ in range(100)}
-
-        assert len(made) == 100
-        assert all(WELL_FORMED.fullmatch(one) for one in made)
-
-    def test_a_child_keeps_trace_and_flags_and_has_a_span_of_its_own(self) -> None:
-        child = child_traceparent(PARENT)
-
-        assert child[:36] == PARENT[:36]
-        assert child[52:] == PARENT[52:]
-        assert child != PARENT
-        assert WELL_FORMED.fullmatch(child)
-
-    @pytest.mark.parametrize(
-        "parent",
-        [
-            "",
-            "nonsense",
-            PARENT.upper(),
-            PARENT + "-extra",
-            PARENT.replace("00-", "ff-", 1),
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
-            PARENT + "\n",
-        ],
-    )
-    def test_what_is_no_traceparent_starts_a_new_trace(self, parent: str) -> None:
-        child = child_traceparent(parent)
-
-        assert WELL_FORMED.fullmatch(child)
-        assert child[3:35] != PARENT[3:35]
 
 
 class Shown:
@@ -159,9 +123,10 @@ class TestLog:
         }
 
     def test_a_line_carries_the_act_it_belongs_to(self, shown: Shown) -> None:
-        telemetry.bind(Act("auth", "req_1", TENANT, PARENT))
+        telemetry.bind(Act("auth", "req_1", TENANT))
 
-        shown.log.warning("slow")
+        with working(UNTRACED.start_span("a request", cause(PARENT))):
+            shown.log.warning("slow")
 
         line = shown.line
         assert (line["service"], line["request_id"], line["tenant"]) == ("auth", "req_1", TENANT)
@@ -197,16 +162,18 @@ class TestLog:
 class TestAccessLog:
     def test_a_request_is_logged_like_everything_else(self, shown: Shown) -> None:
         _ = shown.log
-        act = Act("gateway", "req_1", TENANT, PARENT)
+        act = Act("gateway", "req_1", TENANT)
 
-        AccessLog("gateway").write(act, "GET", "/v1/secrets/{path:path}", 200, 1.25)
-        access = shown.line
-        telemetry.bind(act)
-        logging.getLogger("causeloop.access").info(
-            "%s %s %d", "GET", "/v1/secrets/{path:path}", 200, extra={"milliseconds": 1.25}
-        )
-        usual = shown.line
+        with working(UNTRACED.start_span("a request", cause(PARENT))):
+            AccessLog("gateway").write(act, "GET", "/v1/secrets/{path:path}", 200, 1.25)
+            access = shown.line
+            telemetry.bind(act)
+            logging.getLogger("causeloop.access").info(
+                "%s %s %d", "GET", "/v1/secrets/{path:path}", 200, extra={"milliseconds": 1.25}
+            )
+            usual = shown.line
 
+        assert access["trace_id"] == PARENT[3:35]
         assert access.pop("time")
         assert usual.pop("time")
         assert access == usual
@@ -214,6 +181,6 @@ class TestAccessLog:
     def test_is_silent_where_the_level_says_so(self, shown: Shown) -> None:
         shown.log.root.setLevel("WARNING")
 
-        AccessLog("gateway").write(Act("gateway", "req_1", TENANT, PARENT), "GET", "/v1/workspace", 200, 1.25)
+        AccessLog("gateway").write(Act("gateway", "req_1", TENANT), "GET", "/v1/workspace", 200, 1.25)
 
         assert shown.text == ""

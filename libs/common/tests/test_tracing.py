@@ -1,91 +1,156 @@
 """Spans: whose child they are, which are kept, and what they may say."""
 
 import asyncio
+import re
 import subprocess
 import sys
 
 import pytest
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan
 
 from causeloop_common.application import Application
 from causeloop_common.errors import Conflict, NotFound, Unavailable
 from causeloop_common.settings import Settings
-from causeloop_common.telemetry import Kind, Span, Tracer, new_traceparent
-from causeloop_common.telemetry.tracing import ATTRIBUTES
+from causeloop_common.telemetry import (
+    UNTRACED,
+    SpanKind,
+    Tracer,
+    cause,
+    get_current_span,
+    is_tracing,
+    traceparent,
+    working,
+)
+from causeloop_common.telemetry.export import Collector, Spans
+from causeloop_common.telemetry.tracing import ATTRIBUTES, may_leave
 
-COLLECTOR = "http://127.0.0.1:4318"
+COLLECTOR = Collector("http://127.0.0.1:4318", {}, None)
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 TENANT = "ws_01h455vb4pex5vsknk084sn02q"
+BROKEN = [
+    "",
+    "nonsense",
+    PARENT.upper(),
+    PARENT + "-extra",
+    PARENT.replace("00-", "ff-", 1),
+    "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+    "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+    PARENT + "\n",
+    "x" * 1000,
+]
 
 
-@pytest.fixture
-def tracer() -> Tracer:
-    return Tracer("vault", COLLECTOR)
+def tracer(sampler: str = "parentbased_traceidratio", ratio: float = 1) -> Tracer:
+    """A tracer of the SDK, not started: its spans are made and go nowhere."""
+    return Spans("vault", COLLECTOR, sampler=sampler, ratio=ratio).tracer
 
 
-def a_span(tracer: Tracer, parent: str = "") -> Span:
-    return tracer.begin("cmd.vault.put_secret", Kind.CLIENT, parent)
+def a_span(tracer: Tracer, parent: str = "") -> ReadableSpan:
+    """A span that is kept."""
+    span = tracer.start_span("cmd.vault.put_secret", cause(parent), SpanKind.CLIENT)
+    assert isinstance(span, ReadableSpan)
+    return span
+
+
+def is_sampled(tracer: Tracer, parent: str = "") -> bool:
+    return tracer.start_span("cmd.vault.put_secret", cause(parent)).get_span_context().trace_flags.sampled
 
 
 class TestASpan:
-    def test_is_the_child_of_what_came_in(self, tracer: Tracer) -> None:
-        span = a_span(tracer, PARENT)
+    def test_is_the_child_of_what_came_in(self) -> None:
+        span = a_span(tracer(), PARENT)
 
-        assert span.parent == PARENT
-        assert span.traceparent[:36] == PARENT[:36]
-        assert span.traceparent[36:52] != PARENT[36:52]
+        assert span.parent is not None
+        assert (span.parent.trace_id, span.parent.span_id) == (int(PARENT[3:35], 16), int(PARENT[36:52], 16))
+        assert span.parent.is_remote
+        assert span.context.trace_id == span.parent.trace_id
+        assert span.context.span_id != span.parent.span_id
 
-    @pytest.mark.parametrize("parent", ["", "nonsense", PARENT.upper(), PARENT.replace("00-", "ff-", 1)])
-    def test_is_a_root_where_nothing_came_in(self, tracer: Tracer, parent: str) -> None:
-        span = a_span(tracer, parent)
+    @pytest.mark.parametrize("parent", BROKEN)
+    def test_is_a_root_where_nothing_came_in(self, parent: str) -> None:
+        span = a_span(tracer(), parent)
 
-        assert span.parent == ""
-        assert span.traceparent[3:35] != PARENT[3:35]
-        assert span.is_sampled
+        assert span.parent is None
+        assert span.context.trace_id != int(PARENT[3:35], 16)
+        assert span.context.trace_flags.sampled
 
     @pytest.mark.parametrize(("flags", "kept"), [("00", False), ("01", True), ("02", False), ("03", True)])
-    def test_is_kept_as_what_came_in_says(self, tracer: Tracer, flags: str, kept: bool) -> None:
-        span = a_span(tracer, f"{PARENT[:-2]}{flags}")
+    def test_is_kept_as_what_came_in_says(self, flags: str, kept: bool) -> None:
+        span = tracer().start_span("a", cause(f"{PARENT[:-2]}{flags}"))
 
-        assert span.is_sampled is kept
-        assert span.traceparent[-2:] == flags  # and says so to whoever comes next
+        assert span.is_recording() is kept
+        assert traceparent(span)[-2:] == flags  # and says so to whoever comes next
 
-    def test_ends_once(self, tracer: Tracer) -> None:
-        span = a_span(tracer)
-        span.end()
-        ended = span.ended
-        span.end()
+    def test_is_the_current_one_while_it_works(self) -> None:
+        span = tracer().start_span("a")
+        with working(span):
+            inner = tracer().start_span("b")
+            assert traceparent() == traceparent(span)
+            assert get_current_span() is span
 
-        assert span.ended == ended >= span.began
+        assert isinstance(inner, ReadableSpan)
+        assert inner.parent == span.get_span_context()
+        assert traceparent() == ""
+
+    def test_ends_once(self) -> None:
+        span = tracer().start_span("a")
+        with working(span):
+            pass
+
+        assert isinstance(span, ReadableSpan)
+        assert span.end_time is not None
+        assert span.start_time is not None
+        assert span.end_time >= span.start_time
+        assert not span.is_recording()
 
 
-class TestTheRatio:
-    def test_of_nothing_keeps_no_trace_that_begins_here(self) -> None:
-        tracer = Tracer("vault", COLLECTOR, ratio=0)
+class TestASampler:
+    def test_with_a_ratio_of_nothing_keeps_no_trace_that_begins_here(self) -> None:
+        none = tracer(ratio=0)
 
-        assert not any(a_span(tracer).is_sampled for _ in range(100))
-        assert a_span(tracer, PARENT).is_sampled  # somebody else decided
+        assert not any(is_sampled(none) for _ in range(100))
+        assert is_sampled(none, PARENT)  # somebody else decided
 
-    def test_keeps_about_its_part(self) -> None:
-        tracer = Tracer("vault", COLLECTOR, ratio=0.25)
+    def test_with_a_ratio_keeps_about_its_part(self) -> None:
+        some = tracer(ratio=0.25)
 
-        assert 300 < sum(a_span(tracer).is_sampled for _ in range(2000)) < 700
+        assert 300 < sum(is_sampled(some) for _ in range(2000)) < 700
 
-    def test_decides_a_whole_trace_alike(self) -> None:
-        tracer = Tracer("vault", COLLECTOR, ratio=0.5)
+    def test_with_a_ratio_decides_a_whole_trace_alike(self) -> None:
+        some = tracer(ratio=0.5)
         for _ in range(100):
-            root = a_span(tracer)
-            assert a_span(tracer, root.traceparent).is_sampled is root.is_sampled
+            root = some.start_span("a", Context())
+            assert is_sampled(some, traceparent(root)) is root.get_span_context().trace_flags.sampled
+
+    @pytest.mark.parametrize(
+        ("sampler", "root", "of_a_sampled", "of_another"),
+        [
+            ("always_on", True, True, True),
+            ("always_off", False, False, False),
+            ("parentbased_always_on", True, True, False),
+            ("parentbased_always_off", False, True, False),
+            ("parentbased_traceidratio", True, True, False),
+            ("traceidratio", True, True, True),
+        ],
+    )
+    def test_does_what_its_standard_name_says(
+        self, sampler: str, root: bool, of_a_sampled: bool, of_another: bool
+    ) -> None:
+        made = tracer(sampler)
+
+        assert is_sampled(made) is root
+        assert is_sampled(made, PARENT) is of_a_sampled
+        assert is_sampled(made, f"{PARENT[:-2]}00") is of_another
 
 
 class TestWhatASpanSays:
-    def test_is_what_the_list_allows(self, tracer: Tracer) -> None:
-        span = a_span(tracer)
-        span.set("causeloop.tenant", TENANT)
-        span.set("causeloop.log_index", 7)
-        span.set("causeloop.path", "db/password")
-        span.set("http.request.body", "v")
-
-        assert span.exported() == {"causeloop.tenant": TENANT, "causeloop.log_index": 7}
+    def test_is_what_the_list_allows(self) -> None:
+        assert may_leave("causeloop.tenant", TENANT)
+        assert may_leave("causeloop.log_index", 7)
+        assert not may_leave("causeloop.path", "db/password")
+        assert not may_leave("http.request.body", "v")
+        assert not may_leave("causeloop.tenant", [TENANT])
 
     @pytest.mark.parametrize(
         "value",
@@ -101,11 +166,8 @@ class TestWhatASpanSays:
             "SUAKYRHVIOREXV7EUZTBHUHL7NUMHPMAS7QMDU3GTIUWEI5LDNOXD43IZY",
         ],
     )
-    def test_is_no_free_text_and_no_credential_wherever_it_comes_from(self, tracer: Tracer, value: str) -> None:
-        span = a_span(tracer)
-        span.set("causeloop.request_id", value)
-
-        assert span.exported() == {}
+    def test_is_no_free_text_and_no_credential_wherever_it_comes_from(self, value: str) -> None:
+        assert not may_leave("causeloop.request_id", value)
 
     def test_is_nothing_about_secrets_or_people(self) -> None:
         for word in ("path", "value", "token", "body", "email", "principal", "address", "agent", "statement", "query"):
@@ -121,24 +183,47 @@ class TestWhatASpanSays:
             (asyncio.CancelledError("canary"), "cancelled", True),
         ],
     )
-    def test_of_a_failure_is_its_code_and_never_its_text(
-        self, tracer: Tracer, error: BaseException, code: str, is_fault: bool
-    ) -> None:
-        span = a_span(tracer)
-        with pytest.raises(type(error)), span:
+    def test_of_a_failure_is_its_code_and_never_its_text(self, error: BaseException, code: str, is_fault: bool) -> None:
+        span = tracer().start_span("a")
+        with pytest.raises(type(error)), working(span):
             raise error
 
-        assert span.exported() == {"error.type": code}
-        assert span.is_fault is is_fault
-        assert span.ended
+        assert isinstance(span, ReadableSpan)
+        assert span.attributes == {"error.type": code}
+        assert (span.events, span.status.description) == ((), None)
+        assert (not span.status.is_ok) is is_fault
+        assert span.end_time
 
 
 class TestWithoutACollector:
-    def test_there_is_no_tracer(self) -> None:
+    def test_spans_record_nothing(self) -> None:
         application = Application(Settings.load("auth", {"JWT_SECRET": "s" * 32}))
 
-        assert application.tracer is None
-        assert application.bus.tracer is None
+        assert application.tracer is application.bus.tracer is UNTRACED
+        assert not is_tracing(application.tracer)
+        assert not application.tracer.start_span("a").is_recording()
+
+    @pytest.mark.parametrize("flags", ["00", "01", "02", "03"])
+    def test_a_trace_goes_on_as_it_came(self, flags: str) -> None:
+        given = f"{PARENT[:-2]}{flags}"
+        with working(UNTRACED.start_span("a", cause(given))):
+            assert traceparent() == given
+            assert traceparent(UNTRACED.start_span("b")) == given
+
+    @pytest.mark.parametrize("parent", BROKEN)
+    def test_a_trace_begins_where_none_came_in(self, parent: str) -> None:
+        begun = {traceparent(UNTRACED.start_span("a", cause(parent))) for _ in range(100)}
+
+        assert len(begun) == 100
+        assert all(re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-03", one) for one in begun)  # sampled, a random id
+        assert not [one for one in begun if one[3:35] == PARENT[3:35]]
+
+    def test_a_span_that_is_recorded_elsewhere_is_left_alone(self) -> None:
+        span = tracer().start_span("a")
+        with working(span):
+            with working(UNTRACED.start_span("b")):
+                assert traceparent() == traceparent(span)
+            assert span.is_recording()
 
     def test_nothing_of_the_sdk_is_loaded(self) -> None:
         imports = "; ".join(f"import causeloop_{name}.app" for name in ("gateway", "auth", "tenancy", "vault", "audit"))
@@ -151,6 +236,7 @@ class TestWithoutACollector:
         )
         assert said.stdout.strip() == "[]"
 
-    async def test_a_tracer_that_was_not_started_takes_spans_and_keeps_none(self, tracer: Tracer) -> None:
-        a_span(tracer, new_traceparent()).end()
-        await tracer.stop()
+    async def test_spans_of_a_service_that_did_not_start_go_nowhere(self) -> None:
+        spans = Spans("vault", COLLECTOR, sampler="always_on", ratio=1)
+        spans.tracer.start_span("a").end()
+        await spans.stop()

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from causeloop_common import ids, telemetry
+from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import ROLES
@@ -103,7 +103,6 @@ def context(tenant: str, principal: str | None = None, role: str = "owner") -> A
         credential=ids.new("ses"),
         issuer="gateway",
         request_id=ids.new("req"),
-        traceparent=telemetry.new_traceparent(),
     )
 
 

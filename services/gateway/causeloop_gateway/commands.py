@@ -86,7 +86,6 @@ class Route(MatchedRoute):
         caller = await self._gateway.security.caller(
             request.headers.get("authorization"),
             request.request_id,
-            request.traceparent,
             address=partial(request.client_address, self._gateway.trusted_proxies),
             admit=partial(self._admit, request) if is_counted else _anybody,
         )
@@ -100,7 +99,6 @@ class Route(MatchedRoute):
             credential=identity.credential,
             issuer="gateway",
             request_id=request.request_id,
-            traceparent=request.traceparent,
         )
 
     def _admit(self, request: Inbound, identity: Identity | None = None) -> None:
@@ -144,7 +142,7 @@ class CommandRoute(Route):
         """The gateway itself, for somebody who is about to sign in."""
         self._admit(request)
         permission = self._endpoint.command.permission
-        return service_context(ids.INSTALLATION, request.request_id, request.traceparent, permission)
+        return service_context(ids.INSTALLATION, request.request_id, permission)
 
     def _page(self, content: bytes, bound: tuple[str, ...]) -> bytes:
         reply = orjson.loads(content)

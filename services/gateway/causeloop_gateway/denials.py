@@ -6,7 +6,6 @@ memory for at most a minute, and longer while the bus is away. Nothing personal 
 
 import asyncio
 import logging
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -81,8 +80,7 @@ class Denials:
             )
         else:
             event = SigninFailed(operation=denial.operation, code=denial.code, count=count, since=since)
-        tracer = self._bus.tracer
-        span = None if tracer is None else tracer.begin(f"evt.{event.type}", telemetry.Kind.PRODUCER)
+        span = self._bus.tracer.start_span(f"evt.{event.type}", kind=telemetry.SpanKind.PRODUCER)
         announced = Announced(
             id=ids.new("evt"),
             tenant=denial.tenant,
@@ -91,9 +89,9 @@ class Denials:
             actor=denial.principal or "svc_gateway",
             credential=denial.credential,
             target=event.target_id,
-            traceparent=telemetry.new_traceparent() if span is None else span.traceparent,
+            traceparent=telemetry.traceparent(span),
             data=event.to_json(),
         )
         subject = f"evt.{announced.tenant}.{announced.type}"
-        with span or nullcontext():
+        with telemetry.working(span):
             await self._bus.jetstream().publish(subject, announced.data, headers=event_headers(announced))

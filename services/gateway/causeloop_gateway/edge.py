@@ -43,9 +43,7 @@ _SHOWN_HEADERS = b"x-request-id, idempotency-replayed, retry-after, ratelimit, r
 class Edge:
     """The gateway's ASGI app."""
 
-    def __init__(
-        self, api: FastAPI, operations: Operations, origins: frozenset[str], tracer: telemetry.Tracer | None = None
-    ) -> None:
+    def __init__(self, api: FastAPI, operations: Operations, origins: frozenset[str], tracer: telemetry.Tracer) -> None:
         self._api = api
         self._operations = operations
         self._origins = origins
@@ -63,10 +61,18 @@ class Edge:
         """Answer one request."""
         if scope["type"] != "http":
             return
+        request = Inbound(scope, receive)
+        tracer = telemetry.UNTRACED if request.path in _OPERATIONS else self._tracer
+        span = tracer.start_span(
+            "HTTP", telemetry.cause(request.headers.get("traceparent", "")), telemetry.SpanKind.SERVER
+        )
+        with telemetry.working(span):
+            await self._answer(scope, receive, send, request, span)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any, request: Inbound, span: telemetry.Span) -> None:
         started = time.perf_counter()
-        request = Inbound(scope, receive, self._tracer)
         scope["inbound"], scope["app"] = request, self._api
-        telemetry.bind(telemetry.Act("gateway", request.request_id, "", request.traceparent))
+        telemetry.bind(telemetry.Act("gateway", request.request_id, ""))
         common = self._common_headers(request)
         status = 0
 
@@ -98,7 +104,7 @@ class Edge:
             failure = Internal("Something failed on our side. Report it with the trace id.")
             await self._refuse(answer, failure, request, status)
         finally:
-            self._observe(scope, request, status, time.perf_counter() - started)
+            self._observe(scope, request, span, status, time.perf_counter() - started)
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any) -> None:
         """To the route directly; FastAPI has its own pages, and its router distinguishes 404 from 405."""
@@ -113,8 +119,7 @@ class Edge:
             await self._api.router(scope, receive, send)
 
     async def _refuse(self, send: Any, error: AppError, request: Inbound, sent: int) -> None:
-        if request.span is not None:
-            request.span.fail(error)
+        telemetry.fail(telemetry.get_current_span(), error)
         if sent:
             return  # the answer has begun; the connection's end is the only sign left
         status, headers, body = problem(error, request.request_id)
@@ -142,29 +147,32 @@ class Edge:
             (b"access-control-max-age", b"600"),
         ]
 
-    def _observe(self, scope: Any, request: Inbound, status: int, seconds: float) -> None:
+    def _observe(self, scope: Any, request: Inbound, span: telemetry.Span, status: int, seconds: float) -> None:
         route = _route(scope)
         self._requests(route, status).inc()
         if getattr(scope.get("route"), "timed", True):
             self._seconds(route).observe(seconds)
         if request.path not in _OPERATIONS:
-            act = telemetry.Act("gateway", request.request_id, _tenant(scope), request.traceparent)
+            act = telemetry.Act("gateway", request.request_id, _tenant(scope))
             self._log.write(act, request.method, route, status, round(seconds * 1000, 2))
-            if request.span is not None:
-                _end(request.span, request, _tenant(scope), getattr(scope.get("route"), "path_format", route), status)
+            if span.is_recording():
+                _describe(span, request, act.tenant, getattr(scope.get("route"), "path_format", route), status)
 
 
-def _end(span: telemetry.Span, request: Inbound, tenant: str, route: str, status: int) -> None:
-    """End a request's span, which is named by its route's template; an unknown method has the name `_OTHER`."""
+def _describe(span: telemetry.Span, request: Inbound, tenant: str, route: str, status: int) -> None:
+    """Name a request's span by its route's template; an unknown method has the name `_OTHER`."""
     method = request.method if request.method in _METHODS else "_OTHER"
-    span.name = f"{method} {route}"
-    span.set("http.request.method", method)
-    span.set("http.route", route)
-    span.set("http.response.status_code", status)
-    span.set("causeloop.request_id", request.request_id)
+    span.update_name(f"{method} {route}")
+    span.set_attributes(
+        {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+            "causeloop.request_id": request.request_id,
+        }
+    )
     if tenant:
-        span.set("causeloop.tenant", tenant)
-    span.end()
+        span.set_attribute("causeloop.tenant", tenant)
 
 
 def _section(path: str) -> str:

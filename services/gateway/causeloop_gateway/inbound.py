@@ -5,7 +5,7 @@ import re
 from typing import Any
 from urllib.parse import parse_qsl
 
-from causeloop_common import ids, telemetry
+from causeloop_common import ids
 from causeloop_common.errors import InvalidInput, Malformed, PayloadTooLarge
 
 BODY_BYTES = 1024 * 1024
@@ -31,11 +31,9 @@ class Inbound:
         "query",
         "request_id",
         "scope",
-        "span",
-        "traceparent",
     )
 
-    def __init__(self, scope: Any, receive: Any, tracer: telemetry.Tracer | None = None) -> None:
+    def __init__(self, scope: Any, receive: Any) -> None:
         self.scope = scope
         self._receive = receive
         self.method: str = scope["method"]
@@ -47,9 +45,6 @@ class Inbound:
         """Headers that the answer gets besides its own, a refusal's too."""
         given = headers.get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else ids.new("req")
-        given = headers.get("traceparent", "")
-        self.span = None if tracer is None else tracer.begin("HTTP", telemetry.Kind.SERVER, given)
-        self.traceparent = telemetry.child_traceparent(given) if self.span is None else self.span.traceparent
 
     def idempotency_key(self) -> str | None:
         """The client's Idempotency-Key; Malformed when it cannot be one."""

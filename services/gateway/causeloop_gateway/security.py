@@ -50,7 +50,6 @@ class Security:
         self,
         authorization: str | None,
         request_id: str,
-        traceparent: str,
         *,
         address: Callable[[], str],
         admit: Callable[[Identity], None],
@@ -62,34 +61,34 @@ class Security:
         """
         _ = self._bus.client  # without the bus nobody is known
         token = _bearer(authorization)
-        identity = await self._identify(token, request_id, traceparent, address)
+        identity = await self._identify(token, request_id, address)
         if identity.expires_at <= datetime.now(UTC):
             raise Unauthorized("The token has expired. Sign in again or use another token.")
         admit(identity)
-        permissions = await self._permissions(identity, request_id, traceparent)
+        permissions = await self._permissions(identity, request_id)
         return Caller(identity, permissions)
 
-    async def _identify(self, token: str, request_id: str, traceparent: str, address: Callable[[], str]) -> Identity:
+    async def _identify(self, token: str, request_id: str, address: Callable[[], str]) -> Identity:
         key = hashlib.sha256(token.encode()).digest()
         if (known := self._identities.get(key)) is not None:
             return known
         sender = self._limits.require_known(address())
         try:
-            return await self._identities.recall(key, partial(self._authenticate, token, request_id, traceparent))
+            return await self._identities.recall(key, partial(self._authenticate, token, request_id))
         except Unauthorized:
             self._limits.count_refused(sender)
             raise
 
-    async def _authenticate(self, token: str, request_id: str, traceparent: str) -> tuple[Identity, tuple[str, ...]]:
-        ctx = service_context(ids.INSTALLATION, request_id, traceparent, Internal.AUTHENTICATE)
+    async def _authenticate(self, token: str, request_id: str) -> tuple[Identity, tuple[str, ...]]:
+        ctx = service_context(ids.INSTALLATION, request_id, Internal.AUTHENTICATE)
         identity = await self._bus.call(ctx, Authenticate.model_validate({"token": token}))
         return identity, (identity.credential, identity.tenant, identity.principal)
 
-    async def _permissions(self, identity: Identity, request_id: str, traceparent: str) -> frozenset[str]:
+    async def _permissions(self, identity: Identity, request_id: str) -> frozenset[str]:
         """The role's permissions, capped by the token's scopes; a session also has its person's own."""
         if identity.tenant == identity.principal:
             return REALM_PERMISSIONS
-        resolve = partial(self._resolve, identity.tenant, identity.principal, request_id, traceparent)
+        resolve = partial(self._resolve, identity.tenant, identity.principal, request_id)
         standing = await self._standings.recall((identity.tenant, identity.principal), resolve)
         if standing is None:
             raise Unauthorized("The token's owner does not belong to its workspace. Sign in to another one.")
@@ -98,9 +97,9 @@ class Security:
         return standing.intersection(identity.scopes)
 
     async def _resolve(
-        self, tenant: str, person: str, request_id: str, traceparent: str
+        self, tenant: str, person: str, request_id: str
     ) -> tuple[frozenset[str] | None, tuple[str, ...]]:
-        ctx = service_context(tenant, request_id, traceparent, Internal.RESOLVE)
+        ctx = service_context(tenant, request_id, Internal.RESOLVE)
         answer = await self._bus.call(ctx, Resolve(principal=person))
         standing = None if answer.role is None else frozenset(answer.permissions)
         return standing, (tenant, person, of_person(tenant, person))
@@ -112,7 +111,7 @@ def _with_own(standing: frozenset[str]) -> frozenset[str]:
     return standing | REALM_PERMISSIONS
 
 
-def service_context(tenant: str, request_id: str, traceparent: str, permission: str) -> AuthContext:
+def service_context(tenant: str, request_id: str, permission: str) -> AuthContext:
     """The gateway itself as the caller, before anybody is signed in."""
     return AuthContext(
         tenant=tenant,
@@ -120,7 +119,6 @@ def service_context(tenant: str, request_id: str, traceparent: str, permission: 
         permissions=frozenset({permission}),
         issuer="gateway",
         request_id=request_id,
-        traceparent=traceparent,
     )
 
 

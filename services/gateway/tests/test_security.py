@@ -22,7 +22,7 @@ Until = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 async def caller_of(security: Security, authorization: str | None) -> Caller:
     where = "192.0.2.1"
-    return await security.caller(authorization, ids.new("req"), "", address=lambda: where, admit=lambda _: None)
+    return await security.caller(authorization, ids.new("req"), address=lambda: where, admit=lambda _: None)
 
 
 async def caller(security: Security, token: str) -> Caller:

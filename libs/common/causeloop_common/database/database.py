@@ -20,17 +20,17 @@ from causeloop_common.database.connections import (
     STATEMENT_TIMEOUT_SECONDS,
     Connections,
 )
-from causeloop_common.database.transaction import Statements, TracedTransaction, Transaction
+from causeloop_common.database.transaction import Statements, Transaction
 from causeloop_common.errors import Unavailable
 from causeloop_common.jobs import Step
-from causeloop_common.telemetry import Tracer, metrics
+from causeloop_common.telemetry import UNTRACED, Tracer, metrics
 
 
 class Database:
     """One role's connections to its schema."""
 
     def __init__(
-        self, dsn: str, schema: str, tables: rls.Tables, *, workers: int = 8, tracer: Tracer | None = None
+        self, dsn: str, schema: str, tables: rls.Tables, *, workers: int = 8, tracer: Tracer = UNTRACED
     ) -> None:
         self._dsn = dsn
         self.tables = tables
@@ -38,7 +38,6 @@ class Database:
         self.workers = workers
         self.tracer = tracer
         self.seconds = metrics.TRANSACTION_SECONDS.labels(schema)
-        self._kind: type[Transaction] = Transaction if tracer is None else TracedTransaction
         self._connections: Connections | None = None
         self.statements = Statements(
             outbox.insert(schema),
@@ -97,12 +96,12 @@ class Database:
         With a leader's `fence` it commits in the leader's term only, else it is rolled back with `Unavailable`.
         """
         begin = f"BEGIN; SET LOCAL {rls.TENANT_SETTING} = '{ctx.tenant_uuid}'"
-        return self._kind(self, ctx, begin, work, "COMMIT" if fence is None else f"SELECT {fence}; COMMIT")
+        return Transaction(self, ctx, begin, work, "COMMIT" if fence is None else f"SELECT {fence}; COMMIT")
 
     def person_transaction(self, ctx: AuthContext) -> Transaction:
         """A transaction that sees what the policies show to the person across tenants; it can write nothing."""
         person = ids.decode(ctx.principal, "usr")
-        return self._kind(self, ctx, f"BEGIN READ ONLY; SET LOCAL {rls.PERSON_SETTING} = '{person}'", None)
+        return Transaction(self, ctx, f"BEGIN READ ONLY; SET LOCAL {rls.PERSON_SETTING} = '{person}'", None)
 
     async def prove(self) -> list[str]:
         """The start-up proof of tenant isolation: what is not as declared, as sentences."""

@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from causeloop_common import ids, leases, outbox, rls
+from causeloop_common import ids, leases, outbox, rls, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.base import Command, Event, Job, Message
 from causeloop_common.database.connections import PASSING, SILENCE_SECONDS
@@ -26,7 +26,7 @@ from causeloop_common.errors import (
 from causeloop_common.idempotency import LOCK, Replayed
 from causeloop_common.jobs import LeaseLost, Step
 from causeloop_common.statements import Statement
-from causeloop_common.telemetry import Kind
+from causeloop_common.telemetry import SpanKind
 
 if TYPE_CHECKING:
     from causeloop_common.database.database import Database
@@ -50,7 +50,10 @@ class Statements(NamedTuple):
 
 
 class Transaction:
-    """One use case's transaction: `async with` begins it; its end commits, an exception rolls back."""
+    """One use case's transaction: `async with` begins it; its end commits, an exception rolls back.
+
+    It is a span, and the cause of the events that it writes. The span has no statement and no value.
+    """
 
     __slots__ = (
         "_answer",
@@ -64,6 +67,7 @@ class Transaction:
         "_events",
         "_jobs",
         "_settled",
+        "_span",
         "_step",
         "_watchdog",
         "ctx",
@@ -89,6 +93,43 @@ class Transaction:
         self._settled: tuple[Any, ...] | None = None
 
     async def __aenter__(self) -> "Transaction":
+        schema = self._database.schema
+        self._span = self._database.tracer.start_span(
+            f"{schema} transaction",
+            kind=SpanKind.CLIENT,
+            attributes={
+                "db.system.name": "postgresql",
+                "db.namespace": schema,
+                "causeloop.tenant": self.ctx.tenant,
+            },
+        )
+        try:
+            await self._enter()
+        except BaseException as error:
+            self._end(error)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._leave(error)
+        except BaseException as converted:
+            error = converted
+            raise
+        finally:
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        if isinstance(error, Replayed):
+            self._span.set_attribute("causeloop.replayed", True)
+        elif error is not None:
+            telemetry.fail(self._span, error)
+        self._span.end()
+
+    async def _enter(self) -> None:
+        """Begin on a connection; `Replayed` when the command was done before."""
         self._began = time.perf_counter()
         self._connections = self._database.connected()
         try:
@@ -109,12 +150,6 @@ class Transaction:
         except BaseException as error:
             await self._leave(error)
             raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._leave(error)
 
     async def _leave(self, error: BaseException | None) -> None:
         """Commit or roll back, give the connection back, and raise the error that the caller is to get, if another."""
@@ -155,7 +190,7 @@ class Transaction:
 
     def publish(self, event: Event) -> None:
         """Announce: the event is committed with this transaction and put on the bus after it."""
-        self._events.append(outbox.row(self.ctx, event))
+        self._events.append(outbox.row(self.ctx, event, telemetry.traceparent(self._span)))
 
     def enqueue(self, job: Job) -> str:
         """Have a job of this service done after this transaction, which announces it; its id.
@@ -163,7 +198,7 @@ class Transaction:
         The job acts for the principal of the context, whose permission is asked again before it begins.
         """
         ctx, uuid = self.ctx, ids.uuid7()
-        origin = (ctx.principal, ctx.credential, ctx.request_id, ctx.traceparent)
+        origin = (ctx.principal, ctx.credential, ctx.request_id, telemetry.traceparent(self._span))
         self._jobs.append((uuid, job.kind, job.to_json().decode(), *origin))
         return ids.encode(f"job_{self._database.schema}", uuid)
 
@@ -293,47 +328,6 @@ class Transaction:
             self._connection.terminate()  # the server rolls back what it lost; nobody else may get it still open
             if not isinstance(error, (*PASSING, asyncpg.PostgresError)):
                 raise
-
-
-class TracedTransaction(Transaction):
-    """A transaction that is a span, and the cause of the events it wrote. The span has no statement and no value."""
-
-    __slots__ = ("_span",)
-
-    async def __aenter__(self) -> "Transaction":
-        database = self._database
-        assert database.tracer is not None  # noqa: S101  only then transactions are of this kind
-        self._span = database.tracer.begin(f"{database.schema} transaction", Kind.CLIENT, self.ctx.traceparent)
-        self._span.set("db.system.name", "postgresql")
-        self._span.set("db.namespace", database.schema)
-        self._span.set("causeloop.tenant", self.ctx.tenant)
-        try:
-            return await super().__aenter__()
-        except BaseException as error:
-            self._end(error)
-            raise
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await super().__aexit__(kind, error, trace)
-        except BaseException as converted:
-            error = converted
-            raise
-        finally:
-            self._end(error)
-
-    def _end(self, error: BaseException | None) -> None:
-        if isinstance(error, Replayed):
-            self._span.set("causeloop.replayed", True)
-        elif error is not None:
-            self._span.fail(error)
-        self._span.end()
-
-    def publish(self, event: Event) -> None:
-        """Announce, with this transaction as the cause."""
-        self._events.append(outbox.row(self.ctx, event, self._span.traceparent))
 
 
 def _converted(error: BaseException) -> BaseException:

@@ -47,7 +47,7 @@ from causeloop_common.messaging.wire import (
     label,
 )
 from causeloop_common.settings import Settings
-from causeloop_common.telemetry import Kind, Tracer, metrics
+from causeloop_common.telemetry import UNTRACED, SpanKind, Tracer, metrics
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Answer:
 class Bus:
     """One service's connection to NATS, its tokens and its sealers."""
 
-    def __init__(self, settings: Settings, keys: KeyRing, tracer: Tracer | None = None) -> None:
+    def __init__(self, settings: Settings, keys: KeyRing, tracer: Tracer = UNTRACED) -> None:
         self.service = settings.service
         self.tracer = tracer
         self.tokens = ServiceTokens(keys)
@@ -157,21 +157,25 @@ class Bus:
 
     async def request(self, ctx: AuthContext, kind: type[Command[Any]], body: bytes) -> Answer:
         """Ask with a command's JSON, and wait for the reply's. The owner validates: the body may be a client's."""
-        if self.tracer is None:
-            return await self._request(ctx, kind, body, telemetry.child_traceparent(ctx.traceparent))
-        with self.tracer.begin(kind.subject, Kind.CLIENT, ctx.traceparent) as span:
-            span.set("messaging.system", "nats")
-            span.set("causeloop.tenant", ctx.tenant)
-            span.set("causeloop.request_id", ctx.request_id)
-            return await self._request(ctx, kind, body, span.traceparent)
+        span = self.tracer.start_span(
+            kind.subject,
+            kind=SpanKind.CLIENT,
+            attributes={
+                "messaging.system": "nats",
+                "causeloop.tenant": ctx.tenant,
+                "causeloop.request_id": ctx.request_id,
+            },
+        )
+        with telemetry.working(span):
+            return await self._request(ctx, kind, body)
 
-    async def _request(self, ctx: AuthContext, kind: type[Command[Any]], body: bytes, traceparent: str) -> Answer:
+    async def _request(self, ctx: AuthContext, kind: type[Command[Any]], body: bytes) -> Answer:
         _ = self.client
         headers = {
             TOKEN: self.tokens.mint(ctx, kind.service),
             DEADLINE: str(int((time.time() + kind.timeout) * 1000)),
             REQUEST_ID: ctx.request_id,
-            TRACEPARENT: traceparent,
+            TRACEPARENT: telemetry.traceparent(),
         }
         if ctx.idempotency is not None and kind.keyed:
             headers[IDEMPOTENCY_KEY], headers[FINGERPRINT] = ctx.idempotency

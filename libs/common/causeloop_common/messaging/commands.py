@@ -45,7 +45,7 @@ from causeloop_common.messaging.wire import (
     label,
 )
 from causeloop_common.permissions import permits
-from causeloop_common.telemetry import Kind, Span, metrics
+from causeloop_common.telemetry import Span, SpanKind, metrics
 
 _log = logging.getLogger(__name__)
 
@@ -168,35 +168,34 @@ class CommandRouter:
         _router.set(self)
         kind = route.kind
         headers = message.headers or {}
-        tracer = self._bus.tracer
-        span = None if tracer is None else tracer.begin(kind.subject, Kind.SERVER, headers.get(TRACEPARENT, ""))
-        try:
-            async with self._slots:
-                if time.time() * 1000 > deadline(headers):
-                    metrics.COMMANDS.labels(kind.subject, "late").inc()
-                    if span is not None:
-                        span.code = "late"
-                    return  # the caller has a Timeout long since; an answer now could only confuse
-                reply = await self._run(kind, route.handler, headers, message.data, span)
-            if len(reply.body) > topology.MAX_PAYLOAD_BYTES - HEADROOM_BYTES:
-                raise PayloadTooLarge("The answer is larger than fits on the bus. Ask for less at once.")
-            await self._bus.client.publish(
-                message.reply, reply.body, headers={REPLAYED: "true"} if reply.replayed else None
-            )
-            route.answered.inc()
-        except AppError as error:
-            await self._refuse(kind, message, error, span)
-        except Exception:  # noqa: BLE001  every failure is answered
-            _log.exception("%s failed", kind.subject)
-            failure = Internal("Something failed on our side. Report it with the trace id.")
-            await self._refuse(kind, message, failure, span)
-        finally:
-            if span is not None:
-                span.end()
-            route.seconds.observe(time.perf_counter() - started)
+        span = self._bus.tracer.start_span(
+            kind.subject, telemetry.cause(headers.get(TRACEPARENT, "")), SpanKind.SERVER, {"messaging.system": "nats"}
+        )
+        with telemetry.working(span):
+            try:
+                async with self._slots:
+                    if time.time() * 1000 > deadline(headers):
+                        metrics.COMMANDS.labels(kind.subject, "late").inc()
+                        span.set_attribute("error.type", "late")
+                        return  # the caller has a Timeout long since; an answer now could only confuse
+                    reply = await self._run(kind, route.handler, headers, message.data, span)
+                if len(reply.body) > topology.MAX_PAYLOAD_BYTES - HEADROOM_BYTES:
+                    raise PayloadTooLarge("The answer is larger than fits on the bus. Ask for less at once.")
+                await self._bus.client.publish(
+                    message.reply, reply.body, headers={REPLAYED: "true"} if reply.replayed else None
+                )
+                route.answered.inc()
+            except AppError as error:
+                await self._refuse(kind, message, error)
+            except Exception:  # noqa: BLE001  every failure is answered
+                _log.exception("%s failed", kind.subject)
+                failure = Internal("Something failed on our side. Report it with the trace id.")
+                await self._refuse(kind, message, failure)
+            finally:
+                route.seconds.observe(time.perf_counter() - started)
 
     async def _run(
-        self, kind: type[Command[Any]], handler: Any, headers: dict[str, str], body: bytes, span: Span | None
+        self, kind: type[Command[Any]], handler: Any, headers: dict[str, str], body: bytes, span: Span
     ) -> Answer:
         bus = self._bus
         caller = bus.tokens.verify(headers.get(TOKEN, ""))
@@ -206,14 +205,10 @@ class CommandRouter:
         ctx = replace(
             caller,
             request_id=headers.get(REQUEST_ID, ""),
-            traceparent=headers.get(TRACEPARENT, "") if span is None else span.traceparent,
             idempotency=Idempotency(key, headers.get(FINGERPRINT, "")) if key else None,
         )
-        if span is not None:
-            span.set("messaging.system", "nats")
-            span.set("causeloop.tenant", ctx.tenant)
-            span.set("causeloop.request_id", ctx.request_id)
-        telemetry.bind(telemetry.Act(bus.service, ctx.request_id, ctx.tenant, ctx.traceparent))
+        span.set_attributes({"causeloop.tenant": ctx.tenant, "causeloop.request_id": ctx.request_id})
+        telemetry.bind(telemetry.Act(bus.service, ctx.request_id, ctx.tenant))
         sealer = bus.sealers[ctx.issuer, bus.service]
         try:
             command = kind.from_json(sealer.open(body, label(kind.subject, ctx.tenant)) if kind.is_sealed else body)
@@ -224,8 +219,7 @@ class CommandRouter:
         try:
             reply = await handler(ctx, command)
         except Replayed as done:
-            if span is not None:
-                span.set("causeloop.replayed", True)
+            span.set_attribute("causeloop.replayed", True)
             return Answer(done.reply, replayed=True)
         if type(reply) is not kind.reply:  # sealed or not, it would be taken for the other
             raise TypeError(f"{kind.__name__} is answered with {type(reply).__name__}, not with {kind.reply.__name__}.")
@@ -234,9 +228,8 @@ class CommandRouter:
             body = sealer.seal(body, label(f"{kind.subject}.reply", ctx.tenant))
         return Answer(body, replayed=False)
 
-    async def _refuse(self, kind: type[Command[Any]], message: Msg, error: AppError, span: Span | None = None) -> None:
-        if span is not None:
-            span.fail(error)
+    async def _refuse(self, kind: type[Command[Any]], message: Msg, error: AppError) -> None:
+        telemetry.fail(telemetry.get_current_span(), error)
         metrics.COMMANDS.labels(kind.subject, error.code).inc()
         headers = {ERROR_CODE: error.code, ERROR: " ".join(error.detail.split())}
         if error.retry_after is not None:

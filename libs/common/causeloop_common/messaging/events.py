@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from uuid import UUID
 
@@ -12,12 +11,11 @@ from faststream.nats import JStream, NatsMessage, PullSub
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.base import Event
 from causeloop_common.errors import Unavailable
 from causeloop_common.messaging.bus import Bus, raw, undecoded
 from causeloop_common.messaging.cloudevents import announced
-from causeloop_common.telemetry import Kind, Span
+from causeloop_common.telemetry import SpanKind
 
 _log = logging.getLogger(__name__)
 
@@ -64,18 +62,25 @@ class EventRouter:
             if found is not None:
                 kind, handler = found
                 service = delivery.subject.split(".")[2]
-                with self._begin(event) as span:
+                span = self._bus.tracer.start_span(
+                    f"evt.{event.type}",
+                    telemetry.cause(event.traceparent),
+                    SpanKind.CONSUMER,
+                    {
+                        "messaging.system": "nats",
+                        "causeloop.tenant": event.tenant,
+                        "causeloop.event_id": event.id,
+                    },
+                )
+                with telemetry.working(span):
                     ctx = AuthContext(
                         tenant=event.tenant,
                         principal=f"svc_{self.consumer.service}",
                         permissions=frozenset(),
                         issuer=service,
                         request_id=event.request_id,
-                        traceparent=telemetry.child_traceparent(event.traceparent)
-                        if span is None
-                        else span.traceparent,
                     )
-                    telemetry.bind(telemetry.Act(self.consumer.service, ctx.request_id, ctx.tenant, ctx.traceparent))
+                    telemetry.bind(telemetry.Act(self.consumer.service, ctx.request_id, ctx.tenant))
                     await handler(ctx, kind.model_validate_json(event.data), ids.decode(event.id, "evt"))
         except Unavailable as error:
             _log.warning("%s waits: %s", delivery.subject, error.detail)
@@ -93,16 +98,6 @@ class EventRouter:
             await delivery.term()
         else:
             await delivery.ack()
-
-    def _begin(self, event: Announced) -> AbstractContextManager[Span | None]:
-        tracer = self._bus.tracer
-        if tracer is None:
-            return nullcontext()
-        span = tracer.begin(f"evt.{event.type}", Kind.CONSUMER, event.traceparent)
-        span.set("messaging.system", "nats")
-        span.set("causeloop.tenant", event.tenant)
-        span.set("causeloop.event_id", event.id)
-        return span
 
 
 def _delay(tries: int) -> float:

@@ -19,7 +19,7 @@ from causeloop_common.outbound.places import Places
 from causeloop_common.outbound.resolver import Lookup, Resolver, system_lookup
 from causeloop_common.outbound.tiers import Tier, trust
 from causeloop_common.settings import Settings
-from causeloop_common.telemetry import Tracer
+from causeloop_common.telemetry import UNTRACED, Tracer
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _COUNTED = ("content-length", "transfer-encoding")
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 class Outbound:
     """The one way out of a service. SettingsError when its settings cannot be used."""
 
-    def __init__(self, settings: Settings, tracer: Tracer | None = None, *, lookup: Lookup = system_lookup) -> None:
+    def __init__(self, settings: Settings, tracer: Tracer = UNTRACED, *, lookup: Lookup = system_lookup) -> None:
         self._settings = settings
         self._tracer = tracer
         self._lookup = lookup
@@ -65,7 +65,7 @@ class Outbound:
 class Client:
     """Reaches the destinations of one purpose."""
 
-    def __init__(self, purpose: str, connector: Connector, limits: Limits, tracer: Tracer | None) -> None:
+    def __init__(self, purpose: str, connector: Connector, limits: Limits, tracer: Tracer) -> None:
         self._purpose = purpose
         self._connector = connector
         self._limits = limits
@@ -79,7 +79,6 @@ class Client:
         *,
         headers: Mapping[str, str] | None = None,
         content: bytes = b"",
-        traceparent: str = "",
     ) -> Answer:
         """A request and its whole answer, whatever its status, within `Limits.total` seconds.
 
@@ -91,7 +90,7 @@ class Client:
         except (httpx2.InvalidURL, UnicodeError) as error:
             self._measure().end("refused", error)
             raise Refused("The address cannot be read: it begins with https:// and names a host.") from error
-        exchange = self._exchange(request, traceparent)
+        exchange = self._exchange(request)
         await exchange.send()
         async with aclosing(exchange.body()) as pieces:
             body = b"".join([piece async for piece in pieces])
@@ -132,11 +131,11 @@ class Client:
         measure.end("connected")
         return connection
 
-    def _measure(self, traceparent: str = "") -> Measure:
-        return Measure(self._purpose, self._tracer, traceparent)
+    def _measure(self) -> Measure:
+        return Measure(self._purpose, self._tracer)
 
-    def _exchange(self, request: httpx2.Request, traceparent: str = "") -> Exchange:
-        return Exchange(request, self._connector, self._limits, self._places, self._measure(traceparent))
+    def _exchange(self, request: httpx2.Request) -> Exchange:
+        return Exchange(request, self._connector, self._limits, self._places, self._measure())
 
 
 class Connection:

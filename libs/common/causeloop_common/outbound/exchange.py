@@ -13,13 +13,14 @@ from contextlib import aclosing
 import httpcore2
 import httpx2
 
+from causeloop_common import telemetry
 from causeloop_common.errors import AppError
 from causeloop_common.outbound import addresses
 from causeloop_common.outbound.connecting import Backend, Connector, Tally
 from causeloop_common.outbound.errors import Refused, Unanswered, Unreachable
 from causeloop_common.outbound.limits import Limits
 from causeloop_common.outbound.places import Places
-from causeloop_common.telemetry import Kind, Tracer, metrics
+from causeloop_common.telemetry import SpanKind, Tracer, metrics
 
 _PORTS = {"http": 80, "https": 443}
 _OVERHEAD = 128 * 1024
@@ -36,11 +37,11 @@ _UNPACKED = frozenset({"content-encoding", "content-length", "transfer-encoding"
 class Measure:
     """Metrics and span of one exchange, ended once."""
 
-    def __init__(self, purpose: str, tracer: Tracer | None, traceparent: str) -> None:
+    def __init__(self, purpose: str, tracer: Tracer) -> None:
         self._purpose = purpose
         self._began = time.perf_counter()
         self._is_over = False
-        self.span = None if tracer is None else tracer.begin(f"outbound {purpose}", Kind.CLIENT, traceparent)
+        self.span = tracer.start_span(f"outbound {purpose}", kind=SpanKind.CLIENT)
 
     def end(self, outcome: str, error: BaseException | None = None) -> None:
         """Count the exchange."""
@@ -49,10 +50,9 @@ class Measure:
         self._is_over = True
         metrics.OUTBOUND_REQUESTS.labels(self._purpose, outcome).inc()
         metrics.OUTBOUND_SECONDS.labels(self._purpose).observe(time.perf_counter() - self._began)
-        if self.span is not None:
-            if error is not None:
-                self.span.fail(error)
-            self.span.end()
+        if error is not None:
+            telemetry.fail(self.span, error)
+        self.span.end()
 
 
 class Exchange:
@@ -71,8 +71,7 @@ class Exchange:
         self._limits = limits
         self._places = places
         self._measure = measure
-        if measure.span is not None:
-            measure.span.set("http.request.method", request.method)
+        measure.span.set_attribute("http.request.method", request.method)
         self._deadline = asyncio.get_running_loop().time() + limits.total
         self._tally = Tally("The destination", 0)
         self._place: asyncio.Semaphore | None = None
@@ -146,8 +145,7 @@ class Exchange:
         )
         response = await self._connection.handle_async_request(sent)
         self._response, self.status = response, response.status
-        if self._measure.span is not None:
-            self._measure.span.set("http.response.status_code", response.status)
+        self._measure.span.set_attribute("http.response.status_code", response.status)
         self.headers = [(name, value) for name, value in response.headers if name.lower().decode() not in _UNPACKED]
         if request.method != "HEAD":
             self._bound(next((int(value) for name, value in response.headers if name.lower() == b"content-length"), 0))

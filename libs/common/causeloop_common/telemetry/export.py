@@ -1,108 +1,132 @@
-"""Spans to a collector by OTLP: protobuf over HTTP, in batches, on a thread of its own.
+"""Spans and metrics to a collector by OTLP: protobuf over HTTP, in batches, on threads of their own.
 
-The one module that knows the OpenTelemetry SDK, loaded only when there is a collector. The queue is bounded; a span
-that does not fit, or cannot be delivered, is dropped and counted. A collector that is away costs a request nothing
-and the log one line a minute.
+The one module that loads the OpenTelemetry SDK, itself loaded only when there is a collector. Queues are bounded; what
+does not fit, or cannot be delivered, is dropped and counted. A collector that is away costs a request nothing and the
+log one line a minute. Threads begin with `start`, in the process that serves: a fork does not copy them.
 """
 
 import asyncio
 import logging
 import threading
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
+from typing import Any, NamedTuple
 
 from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics.export import MetricExportResult
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.trace import Status, StatusCode, Tracer
+from prometheus_client import REGISTRY
 
+from causeloop_common.telemetry.bridge import metrics_data
 from causeloop_common.telemetry.metrics import SPANS
-from causeloop_common.telemetry.tracing import Span
+from causeloop_common.telemetry.tracing import may_leave
 
 _log = logging.getLogger(__name__)
 
 QUEUE = 4096
-"""Spans that wait at most: a few hundred requests, two megabytes."""
+"""Spans that wait at most: a few hundred requests, some megabytes."""
 STOP_SECONDS = 2.0
+"""For the last spans of a service; the last metrics have half of it."""
 _BATCH = 512
 _DELAY_MILLISECONDS = 1000
 _TIMEOUT_SECONDS = 3.0
 _COMPLAINT_SECONDS = 60.0
+_VERSION = version("causeloop-common")
+_PARENT_BASED = "parentbased_"
 
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-_FINE, _FAULT = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 
+class Collector(NamedTuple):
+    """Where spans and metrics go: an address to which `/v1/traces` and `/v1/metrics` are added, and how to get in."""
 
-class Export:
-    """The way of one service's spans to the collector."""
+    endpoint: str
+    headers: dict[str, str]
+    ca_file: str | None
 
-    def __init__(self, service: str, endpoint: str, headers: dict[str, str], ca_file: str | None) -> None:
-        self._resource = Resource(
-            {"service.name": f"causeloop-{service}", "service.version": version("causeloop-common")}
+    def exporter(self, kind: type[Any], signal: str) -> Any:
+        """The SDK's exporter of a kind, for this collector. Its own log lines are replaced by `_Complaint`."""
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+        return kind(
+            endpoint=f"{self.endpoint.rstrip('/')}/v1/{signal}",
+            headers=self.headers,
+            certificate_file=self.ca_file,
+            timeout=_TIMEOUT_SECONDS,
+            compression=Compression.Gzip,
         )
-        self._scope = InstrumentationScope("causeloop", version("causeloop-common"))
+
+
+class Spans:
+    """One service's spans: `tracer` makes them. Before `start` and after `stop` they go nowhere.
+
+    `sampler` is a name that OTEL_TRACES_SAMPLER may have, `ratio` the part of the traces that its "traceidratio" keeps.
+    """
+
+    def __init__(self, service: str, collector: Collector, *, sampler: str, ratio: float) -> None:
+        self._service = service
+        self._collector = collector
+        self._provider = TracerProvider(_sampler(sampler, ratio), _resource(service), shutdown_on_exit=False)
+        self._delivery: _Delivery | None = None
+        self.tracer: Tracer = self._provider.get_tracer("causeloop", _VERSION)
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self._delivery = _Delivery(self._collector.exporter(OTLPSpanExporter, "traces"), self._service)
+        self._provider.add_span_processor(_AllowList(self._delivery, self._service))
+
+    async def stop(self) -> None:
+        """Deliver what is queued, within two seconds, and end the thread."""
+        if self._delivery is not None:
+            await _ended(self._provider.shutdown, self._delivery.give_up, STOP_SECONDS)
+
+
+class _AllowList(SpanProcessor):
+    """Queues of each span what may leave the process: no events, no links, no texts, and only listed attributes."""
+
+    def __init__(self, delivery: "_Delivery", service: str) -> None:
+        self._delivery = delivery
         self._overflow = SPANS.labels(service, "overflow")
         self._taken = 0
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # `_Delivery` logs it, and less often
-        self._delivery = _Delivery(
-            OTLPSpanExporter(
-                endpoint=f"{endpoint.rstrip('/')}/v1/traces",
-                headers=headers,
-                certificate_file=ca_file,
-                timeout=_TIMEOUT_SECONDS,
-                compression=Compression.Gzip,
-            ),
-            service,
-        )
-        self._processor = BatchSpanProcessor(
-            self._delivery,
+        self._queue = BatchSpanProcessor(
+            delivery,
             max_queue_size=QUEUE,
             schedule_delay_millis=_DELAY_MILLISECONDS,
             max_export_batch_size=_BATCH,
-            export_timeout_millis=_TIMEOUT_SECONDS * 1000,
         )
 
-    def put(self, span: Span) -> None:
+    def on_end(self, span: ReadableSpan) -> None:
         """Queue a span that ended, or drop it when the queue is full."""
+        if not span.context.trace_flags.sampled:
+            return
         if self._taken - self._delivery.seen >= QUEUE:
             self._overflow.inc()
             return
         self._taken += 1
-        self._processor.on_end(self._readable(span))
-
-    async def stop(self) -> None:
-        """Deliver what is queued, within two seconds, and end the thread."""
-        loop, delivered = asyncio.get_running_loop(), asyncio.Event()
-
-        def deliver() -> None:
-            self._processor.shutdown()  # type: ignore[no-untyped-call]
-            with suppress(RuntimeError):  # too late: the loop is closed
-                loop.call_soon_threadsafe(delivered.set)
-
-        threading.Thread(target=deliver, name="causeloop-last-spans", daemon=True).start()
-        try:
-            await asyncio.wait_for(delivered.wait(), STOP_SECONDS)
-        except TimeoutError:  # both threads are daemons: a delivery under way keeps nobody from ending
-            self._delivery.give_up()
-
-    def _readable(self, span: Span) -> ReadableSpan:
-        return ReadableSpan(
-            span.name,
-            _context(span.traceparent, is_remote=False),
-            _context(span.parent, is_remote=True) if span.parent else None,
-            self._resource,
-            span.exported(),
-            kind=SpanKind[span.kind.value],
-            status=_FAULT if span.is_fault else _FINE,
-            start_time=span.began,
-            end_time=span.ended,
-            instrumentation_scope=self._scope,
+        self._queue.on_end(
+            ReadableSpan(
+                span.name,
+                span.context,
+                span.parent,
+                span.resource,
+                {name: value for name, value in (span.attributes or {}).items() if may_leave(name, value)},
+                kind=span.kind,
+                status=Status(StatusCode.ERROR if span.status.status_code is StatusCode.ERROR else StatusCode.UNSET),
+                start_time=span.start_time,
+                end_time=span.end_time,
+                instrumentation_scope=span.instrumentation_scope,
+            )
         )
+
+    def shutdown(self) -> None:
+        """Deliver what is queued."""
+        self._queue.shutdown()  # type: ignore[no-untyped-call]
 
 
 class _Delivery(SpanExporter):
@@ -112,8 +136,7 @@ class _Delivery(SpanExporter):
         self._exporter = exporter
         self._delivered = SPANS.labels(service, "delivered")
         self._undelivered = SPANS.labels(service, "undelivered")
-        self._lost = 0
-        self._complained_at = float("-inf")
+        self._complain = _Complaint("the trace collector does not take spans; %d are lost so far")
         self._is_over = False
         self.seen = 0
         """How many spans left the queue."""
@@ -138,13 +161,85 @@ class _Delivery(SpanExporter):
         """Close the connection."""
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
-    def _complain(self, count: int) -> None:
+
+class Metrics:
+    """The process's metrics: those of `/metrics`, under the same names, every so many seconds and at the end.
+
+    `name` is the process's: the service that it runs, or the installation's where it runs several.
+    """
+
+    def __init__(self, name: str, collector: Collector, *, seconds: float) -> None:
+        instance = {"service.instance.id": str(uuid.uuid4())}  # else the counters of two replicas would be one
+        self._resource = _resource(name).merge(Resource(instance))
+        self._exporter: OTLPMetricExporter = collector.exporter(OTLPMetricExporter, "metrics")
+        self._seconds = seconds
+        self._complain = _Complaint("the collector does not take metrics; deliveries that failed so far: %d")
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="causeloop-metrics", daemon=True)
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Deliver once more, within a second, and end the thread."""
+        self._ending.set()
+        await _ended(self._thread.join, self._exporter.shutdown, STOP_SECONDS / 2)
+
+    def _run(self) -> None:
+        is_last = False
+        while not is_last:
+            is_last = self._ending.wait(self._seconds)
+            try:
+                result = self._exporter.export(metrics_data(REGISTRY, self._resource))
+            except Exception:  # noqa: BLE001  such as a gauge that cannot be read now: the next delivery has it again
+                result = MetricExportResult.FAILURE
+            if result is not MetricExportResult.SUCCESS:
+                self._complain(1)
+        self._exporter.shutdown()
+
+
+class _Complaint:
+    """A warning at most once a minute, with the number of what was lost so far."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+        self._lost = 0
+        self._complained_at = float("-inf")
+
+    def __call__(self, count: int) -> None:
         self._lost += count
         now = time.monotonic()
         if now - self._complained_at > _COMPLAINT_SECONDS:
             self._complained_at = now
-            _log.warning("the trace collector does not take spans; %d are lost so far", self._lost)
+            _log.warning(self._message, self._lost)
 
 
-def _context(traceparent: str, *, is_remote: bool) -> SpanContext:
-    return SpanContext(int(traceparent[3:35], 16), int(traceparent[36:52], 16), is_remote, _SAMPLED)
+def _resource(name: str) -> Resource:
+    return Resource({"service.name": "-".join(filter(None, ("causeloop", name))), "service.version": _VERSION})
+
+
+def _sampler(name: str, ratio: float) -> Sampler:
+    """The sampler with one of OpenTelemetry's six names; "parentbased_…" follows the flag of a trace that came in."""
+    roots = {"always_on": ALWAYS_ON, "always_off": ALWAYS_OFF, "traceidratio": TraceIdRatioBased(ratio)}
+    root = roots[name.removeprefix(_PARENT_BASED)]
+    return ParentBased(root) if name.startswith(_PARENT_BASED) else root
+
+
+async def _ended(end: Callable[[], Any], give_up: Callable[[], Any], seconds: float) -> None:
+    """Let a thread do its last work, and wait for it so many seconds at most.
+
+    All threads are daemons: one that still waits for the collector keeps no process from ending.
+    """
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+
+    def run() -> None:
+        end()
+        with suppress(RuntimeError):  # too late: the loop is closed
+            loop.call_soon_threadsafe(over.set)
+
+    threading.Thread(target=run, name="causeloop-last", daemon=True).start()
+    try:
+        await asyncio.wait_for(over.wait(), seconds)
+    except TimeoutError:
+        give_up()

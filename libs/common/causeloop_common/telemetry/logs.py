@@ -1,8 +1,8 @@
 """Structured logs: one JSON object per line on standard output.
 
-A line carries the service, request id, tenant and trace id of the act it belongs to. Text that looks like a credential
-is struck out before a line leaves the process, as the last of several defences: secrets are `SecretStr` or sealed long
-before.
+A line carries the service, request id and tenant of the act it belongs to, and the trace id of the current span. Text
+that looks like a credential is struck out before a line leaves the process, as the last of several defences: secrets
+are `SecretStr` or sealed long before.
 """
 
 import contextvars
@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
+
+from causeloop_common.telemetry.traceparent import trace_id
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _CREDENTIAL = re.compile(
@@ -32,7 +34,6 @@ class Act(NamedTuple):
     service: str
     request_id: str
     tenant: str
-    traceparent: str
 
 
 _act: contextvars.ContextVar[Act | None] = contextvars.ContextVar("act", default=None)
@@ -66,7 +67,7 @@ class _JsonFormatter(logging.Formatter):
             line["service"] = act.service
             line["request_id"] = act.request_id
             line["tenant"] = act.tenant
-            line["trace_id"] = act.traceparent[3:35]
+            line["trace_id"] = trace_id()
         if len(record.__dict__) > len(_STANDARD) - 4:
             line.update((k, v) for k, v in record.__dict__.items() if k not in _STANDARD)
         if record.exc_info:
@@ -93,7 +94,7 @@ class AccessLog:
             "message": f"{method} {route} {status}",
             "request_id": act.request_id,
             "tenant": act.tenant,
-            "trace_id": act.traceparent[3:35],
+            "trace_id": trace_id(),
             "milliseconds": milliseconds,
         }
         sys.stdout.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE).decode())

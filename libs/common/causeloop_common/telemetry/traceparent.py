@@ -1,21 +1,61 @@
-"""W3C Trace Context: the text that carries a trace through HTTP, the bus and the outbox, with or without spans.
+"""W3C Trace Context: the text that carries a trace through HTTP, the bus and the outbox, with or without an exporter.
 
-00-<trace id, 32 hex>-<span id, 16 hex>-<flags, 2 hex; the lowest bit: sampled>
+00-<trace id, 32 hex>-<span id, 16 hex>-<flags, 2 hex; the lowest bit: sampled; the next: the trace id is random>
 """
 
 import os
 import re
 
-WELL_FORMED = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    TraceFlags,
+    get_current_span,
+    set_span_in_context,
+)
+
+_WELL_FORMED = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def new_traceparent() -> str:
-    """The start of a new trace, sampled."""
-    return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01"
+class Carried(NonRecordingSpan):
+    """A span that is known by its traceparent and records nothing. Its numbers are read when a recording span asks."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @classmethod
+    def begun(cls) -> "Carried":
+        """The start of a new trace, sampled."""
+        return cls(f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-03")
+
+    def get_span_context(self) -> SpanContext:
+        """Trace id, span id and flags, as OpenTelemetry keeps them."""
+        text = self.text
+        flags = TraceFlags(int(text[53:], 16))
+        return SpanContext(int(text[3:35], 16), int(text[36:52], 16), is_remote=True, trace_flags=flags)
 
 
-def child_traceparent(parent: str) -> str:
-    """The next span of a trace; a new trace when `parent` is not one (W3C Trace Context)."""
-    if WELL_FORMED.fullmatch(parent) is None:
-        return new_traceparent()
-    return f"{parent[:36]}{os.urandom(8).hex()}{parent[52:]}"
+def cause(traceparent: str) -> Context:
+    """The context of work that a traceparent caused; empty, so that a new trace begins, for a text that is none."""
+    if _WELL_FORMED.fullmatch(traceparent) is None:
+        return Context()
+    return set_span_in_context(Carried(traceparent), Context())
+
+
+def traceparent(span: Span | None = None) -> str:
+    """The text to send to the work that this span causes, by default the current one; empty without any."""
+    if span is None:
+        span = get_current_span()
+    if isinstance(span, Carried):
+        return span.text
+    context = span.get_span_context()
+    if not context.is_valid:
+        return ""
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def trace_id() -> str:
+    """The current span's trace, in hex; empty without any."""
+    return traceparent()[3:35]

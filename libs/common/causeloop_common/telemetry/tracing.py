@@ -1,33 +1,38 @@
-"""Spans: one service's work for one request, its duration and its cause.
+"""Spans by the OpenTelemetry API: one service's work for one request, its duration and its cause.
 
-    with tracer.begin("cmd.vault.put_secret", Kind.CLIENT, ctx.traceparent) as span:
-        ask(…, traceparent=span.traceparent)        # the work it causes is this span's child
-        span.set("causeloop.tenant", ctx.tenant)
+    span = tracer.start_span("cmd.vault.put_secret", cause(headers["traceparent"]), SpanKind.SERVER)
+    with working(span):                             # what begins inside is its child, and log lines carry its trace
+        span.set_attribute("causeloop.tenant", ctx.tenant)
+        ask(…, traceparent=traceparent())
 
-A span's identity is the traceparent that travels on, so spans agree with what HTTP, the bus and the outbox carry. A
-trace that comes in keeps its `sampled` bit; one that begins here is kept with the configured ratio, decided by its id,
-so that every service decides alike. Spans are our own small objects on the path of a request; the OpenTelemetry SDK
-meets them in `export`, on a thread (`docs/decisions/0012-lean-tracing.md`).
+Between services a span is a `traceparent` (W3C Trace Context) in a request, a message or an outbox row; inside one it
+is the current span. Without an exporter spans record nothing and the trace's id travels all the same (`Untraced`); with
+one they are the SDK's, which `export` loads (`docs/decisions/0024-opentelemetry.md`).
 
 Names are templates, of which there are few. Attributes are ids, templates and numbers: a name that is not listed here,
-or a text that is no such thing, does not leave the process. Without a collector there is no tracer, and nothing of
-this runs: code that may have one checks `if tracer is not None`.
+or a text that is no such thing, does not leave the process; neither does an exception's text.
 """
 
-import enum
 import re
-import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Any
+
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.trace import (
+    NoOpTracer,
+    Span,
+    SpanKind,
+    StatusCode,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+)
 
 from causeloop_common.errors import AppError
 from causeloop_common.telemetry.logs import redact
-from causeloop_common.telemetry.traceparent import child_traceparent
+from causeloop_common.telemetry.traceparent import Carried, traceparent
 
-if TYPE_CHECKING:
-    from causeloop_common.telemetry.export import Export
-
-Value = str | int | bool
+__all__ = ["UNTRACED", "Span", "SpanKind", "Tracer", "fail", "get_current_span", "is_tracing", "working"]
 
 ATTRIBUTES = frozenset(
     {
@@ -54,125 +59,61 @@ _FAULTS = frozenset({"internal_error", "unavailable", "timeout", "audit_unavaila
 """Codes of what went wrong on our side; a refusal is an answer and no fault."""
 
 
-class Kind(enum.Enum):
-    """A span's place, by OpenTelemetry's names."""
+class Untraced(NoOpTracer):
+    """Spans that record nothing and carry their cause on. One without a cause begins a trace: it gets its ids."""
 
-    SERVER = "SERVER"
-    CLIENT = "CLIENT"
-    PRODUCER = "PRODUCER"
-    CONSUMER = "CONSUMER"
+    def start_span(self, name: str, context: Context | None = None, *_: Any, **__: Any) -> Span:
+        """The span of the cause itself, or the first of a new trace."""
+        span = get_current_span(context)
+        if isinstance(span, Carried):
+            return span
+        return Carried(traceparent(span)) if span.get_span_context().is_valid else Carried.begun()
 
 
-class Span:
-    """One piece of work. `traceparent` is its own identity, `parent` that of its cause, empty at the root."""
+UNTRACED = Untraced()
 
-    __slots__ = ("_tracer", "attributes", "began", "code", "ended", "kind", "name", "parent", "traceparent")
 
-    def __init__(self, tracer: "Tracer", name: str, kind: Kind, parent: str, traceparent: str) -> None:
-        self._tracer = tracer
-        self.name = name
-        self.kind = kind
-        self.parent = parent
-        self.traceparent = traceparent
-        self.attributes: dict[str, Value] = {}
-        self.code: str | None = None
-        self.began = time.time_ns()
-        self.ended = 0
+def is_tracing(tracer: Tracer) -> bool:
+    """Whether spans of this tracer are more than the passing on of a trace: asked before a batch makes many."""
+    return tracer is not UNTRACED
 
-    def __enter__(self) -> Self:
-        return self
+
+class working:  # noqa: N801  reads as a statement: `with working(span):`
+    """Make a span the current one for the block, record how the block fails, and end the span with it."""
+
+    __slots__ = ("_span", "_token")
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def __enter__(self) -> Span:
+        self._token = attach(set_span_in_context(self._span))
+        return self._span
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        detach(self._token)
         if error is not None:
-            self.fail(error)
-        self.end()
-
-    def set(self, name: str, value: Value) -> None:
-        """Set an attribute; one that is not listed in `ATTRIBUTES` does not leave the process."""
-        self.attributes[name] = value
-
-    def fail(self, error: BaseException) -> None:
-        """Record how it failed: by the error's code, never its text."""
-        if isinstance(error, AppError):
-            self.code = error.code
-        elif isinstance(error, Exception):
-            self.code = "internal_error"
-        else:
-            self.code = "cancelled"
-
-    def end(self) -> None:
-        """The work is done; at most once."""
-        if self.ended == 0:
-            self.ended = time.time_ns()
-            self._tracer.record(self)
-
-    @property
-    def is_sampled(self) -> bool:
-        """Whether it is to be kept: the lowest bit of the flags."""
-        return int(self.traceparent[-1], 16) & 1 == 1
-
-    @property
-    def is_fault(self) -> bool:
-        """Whether it failed through no fault of the caller."""
-        return self.code in _FAULTS
-
-    def exported(self) -> dict[str, Value]:
-        """The attributes that may leave the process."""
-        given = self.attributes if self.code is None else {**self.attributes, "error.type": self.code}
-        return {name: value for name, value in given.items() if name in ATTRIBUTES and _is_harmless(value)}
+            fail(self._span, error)
+        self._span.end()
 
 
-class Tracer:
-    """The spans of one service, on their way to the collector at `endpoint`.
-
-    `ratio` is the part of the traces beginning here that is kept. `headers` are sent along to the collector. Before
-    `start` and after `stop` spans are made and go nowhere.
-    """
-
-    def __init__(
-        self,
-        service: str,
-        endpoint: str,
-        *,
-        ratio: float = 1.0,
-        headers: dict[str, str] | None = None,
-        ca_file: str | None = None,
-    ) -> None:
-        self.service = service
-        self._endpoint = endpoint
-        self._bound = round(ratio * 2**64)
-        self._headers = headers or {}
-        self._ca_file = ca_file
-        self._export: Export | None = None
-
-    def begin(self, name: str, kind: Kind, parent: str = "") -> Span:
-        """A span caused by `parent`; the root of a new trace when that is no traceparent."""
-        own = child_traceparent(parent)
-        if own[:36] != parent[:36]:
-            parent = ""
-            if int(own[19:35], 16) >= self._bound:
-                own = f"{own[:53]}00"
-        return Span(self, name, kind, parent, own)
-
-    def record(self, span: Span) -> None:
-        """Take a span that ended."""
-        if self._export is not None and span.is_sampled:
-            self._export.put(span)
-
-    def start(self) -> None:
-        """Begin to deliver; OpenTelemetry is loaded only now."""
-        from causeloop_common.telemetry.export import Export  # noqa: PLC0415
-
-        self._export = Export(self.service, self._endpoint, self._headers, self._ca_file)
-
-    async def stop(self) -> None:
-        """Deliver what is waiting, as far as that is possible within two seconds."""
-        export, self._export = self._export, None
-        if export is not None:
-            await export.stop()
+def fail(span: Span, error: BaseException) -> None:
+    """Record how a span's work failed: by the error's code, never its text."""
+    if not span.is_recording():
+        return
+    if isinstance(error, AppError):
+        code = error.code
+    else:
+        code = "internal_error" if isinstance(error, Exception) else "cancelled"
+    span.set_attribute("error.type", code)
+    if code in _FAULTS:
+        span.set_status(StatusCode.ERROR)
 
 
-def _is_harmless(value: Value) -> bool:
-    return not isinstance(value, str) or (_TEXT.fullmatch(value) is not None and redact(value) == value)
+def may_leave(name: str, value: object) -> bool:
+    """Whether an attribute may leave the process."""
+    if name not in ATTRIBUTES or not isinstance(value, str | int):
+        return False
+    return isinstance(value, int) or (_TEXT.fullmatch(value) is not None and redact(value) == value)

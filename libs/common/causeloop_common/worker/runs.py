@@ -19,7 +19,7 @@ from causeloop_common.jobs import LeaseLost, Step
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import REALM_PERMISSIONS, Internal
 from causeloop_common.statements import Statement
-from causeloop_common.telemetry import Kind, metrics
+from causeloop_common.telemetry import SpanKind, metrics
 from causeloop_common.worker.takes import Lease
 
 _log = logging.getLogger(__name__)
@@ -106,9 +106,18 @@ class Runs:
             permissions=frozenset({kind.permission}),
             credential=row["credential"],
             request_id=row["request_id"],
-            traceparent=row["traceparent"],
         )
-        telemetry.bind(telemetry.Act(self._service, ctx.request_id, ctx.tenant, ctx.traceparent))
+        span = self._bus.tracer.start_span(
+            f"job.{self._service}.{kind.kind}",
+            telemetry.cause(row["traceparent"]),
+            SpanKind.CONSUMER,
+            {"causeloop.tenant": ctx.tenant, "causeloop.request_id": ctx.request_id},
+        )
+        with telemetry.working(span):
+            telemetry.bind(telemetry.Act(self._service, ctx.request_id, ctx.tenant))
+            return await self._run(ctx, kind, lease, row)
+
+    async def _run(self, ctx: AuthContext, kind: type[Job], lease: Lease, row: Any) -> bool:
         step = Step(
             job=kind.model_validate_json(row["payload"]), id=ids.encode(f"job_{self._service}", lease.id),
             uuid=lease.id, term=lease.term, ended=self._ended,
@@ -120,35 +129,22 @@ class Runs:
         if row["attempts"] > kind.attempts:  # its process did not live to see the error
             await self._end(ctx, step, "failed", row["error"] or "It was begun again and again, and never got on.")
             return False
-        return await self._run(ctx, step, lease, row)
-
-    async def _run(self, ctx: AuthContext, step: Step[Job], lease: Lease, row: Any) -> bool:
-        kind = step.job.kind
         began = time.perf_counter()
-        tracer, name = self._bus.tracer, f"job.{self._service}.{kind}"
-        span = None if tracer is None else tracer.begin(name, Kind.CONSUMER, ctx.traceparent)
-        if span is not None:
-            span.set("causeloop.tenant", ctx.tenant)
-            span.set("causeloop.request_id", ctx.request_id)
-            ctx = replace(ctx, traceparent=span.traceparent)
         try:
             if not row["started"] and not await self._may(ctx, step.job.permission):
                 words = f"The principal who began it no longer has the permission '{step.job.permission}'."
                 await self._end(ctx, step, "failed", words)
                 return False
-            await self._steps[kind](ctx, step)
+            await self._steps[kind.kind](ctx, step)
         except (LeaseLost, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001  a job's error is kept with the job
-            if span is not None:
-                span.fail(error)
+            telemetry.fail(telemetry.get_current_span(), error)
             await self._failed(ctx, step, lease, row["attempts"], error)
             return False
         finally:
-            if span is not None:
-                span.end()
-            metrics.JOB_STEP_SECONDS.labels(kind).observe(time.perf_counter() - began)
-        metrics.JOB_STEPS.labels(kind, "ok").inc()
+            metrics.JOB_STEP_SECONDS.labels(kind.kind).observe(time.perf_counter() - began)
+        metrics.JOB_STEPS.labels(kind.kind, "ok").inc()
         return True
 
     async def _may(self, ctx: AuthContext, permission: str) -> bool:

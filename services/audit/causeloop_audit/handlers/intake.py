@@ -13,14 +13,14 @@ from nats.aio.msg import Msg
 
 from causeloop_audit.domain.entries import Unreadable, identity
 from causeloop_audit.service import LogService
-from causeloop_common import ids
+from causeloop_common import ids, telemetry
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.topology import AUDIT_INTAKE
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.leader import Leader, Work
 from causeloop_common.messaging import Bus, announced
-from causeloop_common.telemetry import Kind, Span, Tracer, metrics
+from causeloop_common.telemetry import Span, SpanKind, metrics
 
 BATCH = 500
 _WAIT_SECONDS = 1.0
@@ -112,8 +112,7 @@ class Intake(Work):
         """Append a batch to the logs, and publish their new sizes."""
         messages = [_read(message) for message in batch]
         events = [message for message in messages if isinstance(message, Announced)]
-        tracer = self._bus.tracer
-        spans = [] if tracer is None else [_begin(tracer, event) for event in events]
+        spans = [self._begin(event) for event in events] if telemetry.is_tracing(self._bus.tracer) else []
         began = time.perf_counter()
         appended = await self._service.append(messages)
         metrics.APPEND_SECONDS.observe(time.perf_counter() - began)
@@ -125,24 +124,28 @@ class Intake(Work):
         for event, span in zip(events, spans, strict=False):
             index = indexes.get(identity(event))
             if index is not None:  # else the log had it before
-                span.set("causeloop.log_index", index)
+                span.set_attribute("causeloop.log_index", index)
                 span.end()
         await self._announce_heads(appended.sizes)
+
+    def _begin(self, event: Announced) -> Span:
+        return self._bus.tracer.start_span(
+            "audit.append",
+            telemetry.cause(event.traceparent),
+            SpanKind.CONSUMER,
+            {
+                "messaging.system": "nats",
+                "causeloop.tenant": event.tenant,
+                "causeloop.event_id": event.id,
+                "causeloop.action": event.type,
+            },
+        )
 
     async def _announce_heads(self, sizes: Mapping[UUID, int]) -> None:
         """Publish the new sizes of these logs. A reader that misses one looks for itself a little later."""
         with suppress(AppError, nats.errors.Error, OSError):
             for log, size in sizes.items():
                 await self._bus.client.publish(topology.head(ids.tenant_id(log)), b"%d" % size)
-
-
-def _begin(tracer: Tracer, event: Announced) -> Span:
-    span = tracer.begin("audit.append", Kind.CONSUMER, event.traceparent)
-    span.set("messaging.system", "nats")
-    span.set("causeloop.tenant", event.tenant)
-    span.set("causeloop.event_id", event.id)
-    span.set("causeloop.action", event.type)
-    return span
 
 
 def _read(message: Msg) -> Announced | Unreadable:

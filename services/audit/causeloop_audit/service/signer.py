@@ -9,7 +9,7 @@ import logging
 
 from causeloop_audit.repository import LogWatch
 from causeloop_audit.service.checkpoints import CheckpointService
-from causeloop_common import ids, telemetry
+from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.errors import AppError, Conflict, Timeout, Unavailable
 from causeloop_common.leader import Leader, Work
@@ -67,5 +67,4 @@ def _context(tenant: str) -> AuthContext:
         permissions=frozenset(),
         issuer="audit",
         request_id=ids.new("req"),
-        traceparent=telemetry.new_traceparent(),
     )
