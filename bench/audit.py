@@ -19,7 +19,7 @@ import nats
 import uvloop
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from bench.rows import servers
+from bench.rows import REFERENCE, servers
 from bench.run import Effort, Measure, Row, compare, in_turn
 from causeloop_audit.handlers import Intake
 from causeloop_audit.models import WRITER, metadata
@@ -202,13 +202,14 @@ def audit_intake(effort: Effort) -> Row:
         def bare() -> dict[str, Any]:
             async def take_in() -> None:
                 taken = 0
-                subscription = await reference.jetstream().pull_subscribe_bind("reference", "EVENTS")
+                stream = reference.jetstream(prefix=topology.STREAMS_API)
+                subscription = await stream.pull_subscribe_bind(REFERENCE.name, REFERENCE.stream)
                 while taken < count:
                     batch = await subscription.fetch(BATCH, timeout=5)
                     rows = []
                     for message in batch:
                         told = message.headers
-                        tenant = message.subject.split(".")[1]
+                        tenant = message.subject.split(".")[2]
                         event = Announced(
                             told["ce-id"], tenant, told["ce-type"], datetime.fromisoformat(told["ce-time"]),
                             message.data, told["ce-actor"], told["ce-subject"], told["ce-credential"],
@@ -238,9 +239,12 @@ async def _reference_consumer(told: dict[str, Any]) -> Any:
         told["nats_url"], nkeys_seed_str=told["seeds"]["operator"], inbox_prefix=topology.inbox("operator")
     )
     config = ConsumerConfig(
-        durable_name="reference", ack_policy=AckPolicy.ALL, max_ack_pending=5_000, filter_subject="evt.>"
+        durable_name=REFERENCE.name,
+        ack_policy=AckPolicy.ALL,
+        max_ack_pending=REFERENCE.max_ack_pending,
+        filter_subject="evt.>",
     )
-    await operator.jetstream().add_consumer("EVENTS", config)
+    await operator.jetstream().add_consumer(REFERENCE.stream, config)
     await operator.close()
     return await nats.connect(
         told["nats_url"], nkeys_seed_str=told["seeds"]["audit"], inbox_prefix=topology.inbox("audit")
@@ -255,7 +259,7 @@ async def _publish(told: dict[str, Any], made: list[Announced]) -> None:
         inbox_prefix=topology.inbox("vault"),
         pending_size=2**28,
     )
-    stream = vault.jetstream()
+    stream = vault.jetstream(prefix=topology.STREAMS_API)
     for start in range(0, len(made), BATCH):
         acks = [
             await stream.publish_async(f"evt.{e.tenant}.{e.type}", e.data, headers=event_headers(e))

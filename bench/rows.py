@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 
@@ -26,10 +27,14 @@ from bench.run import HERE, Effort, Row, compare, free_port, in_turn, load, medi
 from causeloop_cli import migrate
 from causeloop_cli.embedded import EmbeddedNats, Janitor
 from causeloop_common import ids
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.topology import Consumer
 from causeloop_dev.installation import UNLIMITED, Installation
 from causeloop_dev.postgres import EmbeddedPostgres
 
 CONNECTIONS = 16
+REFERENCE = Consumer("reference", "EVENTS", "audit", ("evt.>",), ack_all=True)
+"""The bare reader's own consumer; the row that needs it makes it."""
 SERVICES = ("gateway", "auth", "tenancy", "vault", "audit")
 
 
@@ -49,10 +54,8 @@ def servers() -> Iterator[dict[str, Any]]:
     """PostgreSQL with fsync on disk, and NATS with what the references need: subjects, and a consumer of their own."""
     installation = Installation.new()
     own = '"cmd.vault.put_secret"'
-    config = installation.nats_config().replace(own, f'{own}, "cmd.vault.reference.>"', 1)
-    own = '"$JS.API.CONSUMER.MSG.NEXT.EVENTS.audit_intake"'
-    more = '"$JS.API.CONSUMER.MSG.NEXT.EVENTS.reference", "$JS.ACK.EVENTS.reference.>"'
-    config = config.replace(own, f"{own}, {more}", 1)
+    with mock.patch.object(topology, "CONSUMERS", (*topology.CONSUMERS, REFERENCE)):
+        config = installation.nats_config().replace(own, f'{own}, "cmd.vault.reference.>"', 1)
     with (
         Janitor() as janitor,
         EmbeddedPostgres(fsync=True, janitor=janitor) as postgres,

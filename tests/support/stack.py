@@ -182,6 +182,15 @@ def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     return problem
 
 
+def with_observers(config: str, observers: Mapping[str, str]) -> str:
+    """The configuration with one more user in each account, by its seed, who may publish and subscribe to all."""
+    for account, seed in observers.items():
+        before, begin, after = config.partition(f"  {account} {{\n")
+        after = after.replace("    users: [\n", f"    users: [\n      {{ nkey: {public_key(seed)} }}\n", 1)
+        config = before + begin + after
+    return config
+
+
 def handle_tenant(handle: str) -> str:
     """The tenant that a refresh token or personal access token carries in clear."""
     _, _, kind, suffix, *_ = handle.split("_")
@@ -189,7 +198,7 @@ def handle_tenant(handle: str) -> str:
 
 
 class Stack:
-    """Servers, issuer and services. `observed` adds a user to the bus that may publish and subscribe to everything;
+    """Servers, issuer and services. `observed` adds a user to each account of the bus who is permitted everything;
     without `forked`, each service is a `causeloop serve` of its own; `more` is for the environment of every service."""
 
     def __init__(
@@ -207,11 +216,13 @@ class Stack:
         self._more = dict(more or {})
         self._janitor = janitor
         self.installation = Installation.new()
-        self.observer_seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER).decode()
+        self.observers = {
+            account: nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER).decode()
+            for account in (topology.SERVICES_ACCOUNT, topology.STREAMS_ACCOUNT)
+        }
         config = self.installation.nats_config()
         if observed:
-            before, end, after = config.rpartition("    ]\n")
-            config = f"{before}      {{ nkey: {public_key(self.observer_seed)} }}\n{end}{after}"
+            config = with_observers(config, self.observers)
         self.postgres = EmbeddedPostgres(fsync=fsync, janitor=janitor)
         self.nats = EmbeddedNats(config, janitor=janitor)
         self.processes: dict[str, ServerProcess | Child] = {}
@@ -448,9 +459,11 @@ class Stack:
         return self.environ[service][f"DATABASE_URL_{role.removeprefix('causeloop_').upper()}"]
 
     @asynccontextmanager
-    async def on_bus(self, service: str | None, **more: Any) -> AsyncIterator[Client]:
-        """A connection to the bus with a service's credential, or as the observer."""
-        seed = self.observer_seed if service is None else self.installation.seeds[service]
+    async def on_bus(
+        self, service: str | None, *, account: str = topology.SERVICES_ACCOUNT, **more: Any
+    ) -> AsyncIterator[Client]:
+        """A connection to the bus with a service's credential, or as the observer of an account."""
+        seed = self.observers[account] if service is None else self.installation.seeds[service]
         inbox = "_INBOX.observer" if service is None else topology.inbox(service)
         client = await nats.connect(
             self.nats.url, nkeys_seed_str=seed, inbox_prefix=inbox, allow_reconnect=False, **more

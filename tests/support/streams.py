@@ -12,6 +12,7 @@ from nats.aio.client import Client
 from causeloop_client import AsyncClient, ClientError, Problem, Unreachable
 from causeloop_client.stream import Event, Waiting
 from causeloop_common import ids
+from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.messaging import event_headers
 from tests.support.documented import check_documented
@@ -24,7 +25,7 @@ async def announce(
     client: Client, tenant: str, count: int, data: bytes = b'{"version":1}', *, pause: float = 0
 ) -> list[str]:
     """Put so many events of a tenant into the stream with the vault's credential, `TOGETHER` at a time; their ids."""
-    stream = client.jetstream()
+    stream = client.jetstream(prefix=topology.STREAMS_API)
     made: list[str] = []
 
     async def publish(one: str) -> None:

@@ -32,6 +32,7 @@ FINE = {
     "isolation": "Roles, policies, grants and guards are exactly as declared; without a tenant no row is seen.",
     "master_key": "The master key opens this database's keys.",
     "identity": "Its keys can be fetched.",
+    "server": "Its version and `max_payload` are as needed.",
     "stream": "As declared.",
     "consumer": "As declared.",
     "role": "The database lets it in.",

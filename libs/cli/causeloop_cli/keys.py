@@ -2,7 +2,7 @@
 
     causeloop keys auth             its keys and, with DATABASE_URL, its roles' addresses; derived, the same every time
     causeloop keys --nats seeds     new nkey seeds for every service and the operator; made anew every time
-    causeloop keys --nats config    the accounts part of the server's configuration, for the seeds in the environment
+    causeloop keys --nats config    sizes and accounts of the server's configuration, for the seeds in the environment
     causeloop keys --nats           new seeds, and the configuration for them
 
 Lines are NAME=value without quotes, as container engines and process managers read them. A service's lines

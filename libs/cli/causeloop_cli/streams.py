@@ -20,21 +20,21 @@ from nats.js.api import (
     RetentionPolicy,
     StorageType,
     StreamConfig,
+    SubjectTransform,
 )
 
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import Consumer, Stream
+from causeloop_common.messaging.server import unfit
 from causeloop_common.settings import SettingsError
 
 
 async def declare(url: str, operator_seed: str) -> None:
-    """Make or adjust every stream and consumer. SettingsError if the server is too old for them."""
+    """Make or adjust every stream and consumer. SettingsError if the server is not fit for our messages."""
     client = await _connect(url, topology.OPERATOR, operator_seed)
     try:
-        version = client.connected_server_version.major, client.connected_server_version.minor
-        if version < topology.SERVER_VERSION:
-            found, least = ("{}.{}".format(*pair) for pair in (version, topology.SERVER_VERSION))
-            raise SettingsError(f"NATS_URL leads to a server of version {found}. Use version {least} or later.")
+        if (lack := unfit(client)) is not None:
+            raise SettingsError(lack)
         stream = client.jetstream(timeout=10)
         for declared in topology.STREAMS:
             await _stream(stream, declared)
@@ -45,35 +45,31 @@ async def declare(url: str, operator_seed: str) -> None:
 
 
 async def differences(url: str, name: str, seed: str) -> dict[str, str]:
-    """Every stream and consumer that the credential `name` may look at: 'ok', or how it is not as declared."""
+    """The server, every stream, and each consumer that the credential `name` reads: 'ok', or what is wrong."""
     client = await _connect(url, name, seed)
-    allowed = topology.permissions(name).publish
-    found = {}
+    found = {"server": unfit(client) or "ok"}
     try:
-        stream = client.jetstream(timeout=5)
+        stream = client.jetstream(timeout=5, prefix=topology.api(name))
+        there = {str(info.config.name): info.config for info in await stream.streams_info()}
         for declared in topology.STREAMS:
-            if "$JS.API.>" in allowed or f"$JS.API.STREAM.INFO.{declared.name}" in allowed:
-                found[f"stream {declared.name}"] = await _stream_difference(stream, declared)
+            found[f"stream {declared.name}"] = _stream_difference(there.pop(declared.name, None), declared)
+        found |= {f"stream {other}": "It is not declared: remove it, or find out who made it." for other in there}
         for consumer in topology.CONSUMERS:
-            if "$JS.API.>" in allowed or f"$JS.API.CONSUMER.INFO.{consumer.stream}.{consumer.name}" in allowed:
+            if name in (topology.OPERATOR, consumer.service):
                 found[f"consumer {consumer.name}"] = await _consumer_difference(stream, consumer)
-        if name == topology.OPERATOR:
-            known = {declared.name for declared in topology.STREAMS}
-            for info in await stream.streams_info():
-                if info.config.name not in known:
-                    found[f"stream {info.config.name}"] = "It is not declared: remove it, or find out who made it."
     finally:
         await client.close()
     return found
 
 
-async def _stream_difference(stream: JetStreamContext, declared: Stream) -> str:
-    try:
-        info = await stream.stream_info(declared.name)
-    except nats.js.errors.NotFoundError:
+def _stream_difference(found: StreamConfig | None, declared: Stream) -> str:
+    if found is None:
         return "It is missing: run `causeloop migrate`."
-    fields = "subjects", "retention", "storage", "discard", "max_age", "max_bytes", "duplicate_window", "deny_delete"
-    return _difference(_stream_config(declared), info.config, fields)
+    fields = (
+        "subjects", "retention", "storage", "discard", "max_age", "max_bytes", "duplicate_window", "deny_delete",
+        "subject_transform",
+    )  # fmt: skip
+    return _difference(_stream_config(declared), found, fields)
 
 
 async def _consumer_difference(stream: JetStreamContext, declared: Consumer) -> str:
@@ -129,6 +125,9 @@ def _stream_config(declared: Stream) -> StreamConfig:
         max_bytes=declared.max_bytes,
         duplicate_window=declared.duplicate_window_seconds,
         deny_delete=True,
+        subject_transform=(
+            SubjectTransform(src=declared.published_as, dest=declared.stored_as) if declared.stored_as else None
+        ),
         allow_rollup_hdrs=False,
     )
 

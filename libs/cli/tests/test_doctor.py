@@ -76,7 +76,12 @@ class TestExamine:
         assert {(name, "isolation") for name in topology.OWNERS} <= checked
         assert {(name, "bus") for name in topology.SERVICES} <= checked
         assert {("vault", "master_key"), ("auth", "role relay"), ("audit", "role writer")} <= checked
-        assert {("bus", "stream EVENTS"), ("bus", "stream DEAD"), ("bus", "consumer audit_intake")} <= checked
+        assert {
+            ("bus", "server"),
+            ("bus", "stream EVENTS"),
+            ("bus", "stream DEAD"),
+            ("bus", "consumer audit_intake"),
+        } <= checked
 
     async def test_a_policy_too_many_is_named(
         self, environs: dict[str, dict[str, str]], superuser: asyncpg.Connection
@@ -157,13 +162,25 @@ class TestExamine:
         with pytest.raises(SettingsError, match=r"a server of version 2\.\d+\. Use version 9\.1 or later"):
             await streams.declare(servers.nats_url, servers.seeds["operator"])
 
+    async def test_a_server_that_permits_too_small_messages_is_named_with_the_setting(
+        self, environs: dict[str, dict[str, str]], servers: Servers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(topology, "MAX_PAYLOAD_BYTES", 8_388_608)
+        sentence = "permits messages of 4194304 bytes. Set `max_payload: 8388608` in its configuration"
+        with pytest.raises(SettingsError, match=sentence):
+            await streams.declare(servers.nats_url, servers.seeds["operator"])
+        found = failed(await doctor.examine(environs))
+        assert {(f.about, f.check) for f in found} == {("bus", "server"), *((s, "bus") for s in topology.SERVICES)}
+        assert all(sentence in finding.result for finding in found)
+
     async def test_without_the_operator_a_service_compares_what_it_may_see(
         self, environs: dict[str, dict[str, str]]
     ) -> None:
         del environs["operator"]
         findings = await doctor.examine(environs)
         assert failed(findings) == []
-        assert [f.check for f in findings if f.about == "bus"] == ["stream EVENTS", "consumer audit_intake"]
+        checked = [f.check for f in findings if f.about == "bus"]
+        assert checked == ["server", "stream EVENTS", "stream DEAD", "consumer audit_intake"]
 
 
 class TestCommand:

@@ -14,6 +14,7 @@ import pytest
 
 from causeloop_cli.embedded import EmbeddedNats, Janitor, ServerFailed, nats
 from causeloop_cli.embedded.server import lock_folder
+from causeloop_common.contracts import topology
 
 USERS = 'authorization { users: [ { user: "svc", password: "secret", permissions: { publish: "allowed" } } ] }'
 
@@ -56,7 +57,11 @@ class TestStart:
         assert server.alive()
         assert server.port in nats.PORTS
         assert server.url == f"nats://127.0.0.1:{server.port}"
-        assert asyncio.run(put(server.url, b"x" * 3_000_000)) == 1  # max_payload is 4 MB
+        assert asyncio.run(put(server.url, b"x")) == 1
+
+    def test_the_given_configuration_decides_how_large_a_message_may_be(self, janitor: Janitor) -> None:
+        with EmbeddedNats(topology.SERVER_LIMITS, janitor=janitor) as server:
+            assert asyncio.run(put(server.url, b"x" * 3_000_000)) == 1
 
     def test_the_given_configuration_decides_who_may_enter(self, janitor: Janitor) -> None:
         with EmbeddedNats(USERS, janitor=janitor) as server:

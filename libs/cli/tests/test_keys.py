@@ -107,7 +107,7 @@ class TestBus:
         for seed in seeds.values():
             assert seed not in text
             assert nkeys.from_seed(bytearray(seed.encode())).public_key.decode() in text
-        assert text.startswith("accounts {")
+        assert text.startswith("max_payload: 4194304\n")
 
     def test_both_belong_together(self, keys: Ask) -> None:
         lines = keys("--nats")

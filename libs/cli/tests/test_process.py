@@ -66,6 +66,16 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def not_in_the_background() -> Iterator[None]:
+    """A shell has what it starts with `&` ignore these signals, and whoever that starts inherits it."""
+    signals = (signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)
+    before = [signal.signal(number, handler) for number, handler in signals]
+    yield
+    for (number, _), handler in zip(signals, before, strict=True):
+        signal.signal(number, handler)
+
+
 class Supervisor:
     """A supervisor process, and what it told about itself."""
 

@@ -290,7 +290,7 @@ class Application:
             raise Unavailable(str(error)) from error
 
     async def _check_bus(self) -> None:
-        _ = self.bus.client
+        self.bus.check()
 
 
 def _spans(settings: Settings) -> "Spans | None":

@@ -43,8 +43,8 @@ from causeloop_dev.authority import Authority
 from causeloop_dev.installation import Installation
 from causeloop_dev.testing import Servers
 
-LISTENER = Consumer("auth_listener", "EVENTS", "auth", ("evt.*.tenancy.>",))
-SECOND = Consumer("auth_second", "EVENTS", "auth", ("evt.*.tenancy.>",))
+LISTENER = Consumer("auth_listener", "EVENTS", "auth", ("evt.*.*.tenancy.*",))
+SECOND = Consumer("auth_second", "EVENTS", "auth", ("evt.*.*.tenancy.*",))
 
 
 @dataclass(frozen=True)

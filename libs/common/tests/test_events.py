@@ -23,8 +23,8 @@ from causeloop_common.messaging import Bus, EventRouter, announced, event_header
 
 Connect = Callable[[str], Awaitable[Bus]]
 
-LISTENER = Consumer("auth_listener", "EVENTS", "auth", ("evt.*.tenancy.>",))
-SECOND = Consumer("auth_second", "EVENTS", "auth", ("evt.*.tenancy.>",))
+LISTENER = Consumer("auth_listener", "EVENTS", "auth", ("evt.*.*.tenancy.*",))
+SECOND = Consumer("auth_second", "EVENTS", "auth", ("evt.*.*.tenancy.*",))
 PERSON = ids.realm("https://issuer.test", "user_1")
 
 

@@ -18,7 +18,7 @@ from causeloop_common.contracts.tenancy import MemberAdded
 from causeloop_common.database import Connections, Database, role_connections
 from causeloop_common.errors import NotFound
 from causeloop_common.leader import Leader
-from causeloop_common.messaging import Bus
+from causeloop_common.messaging import Bus, public_subject
 from causeloop_common.outbox import BUCKETS
 from causeloop_common.relay import Relay
 from causeloop_dev.testing import context
@@ -102,7 +102,7 @@ async def streamed(house: Any, tenant: str) -> list[str]:
     stream = (await house.operator()).jetstream()
     state = (await stream.stream_info("EVENTS")).state
     messages = [await stream.get_msg("EVENTS", seq) for seq in range(max(state.first_seq, 1), state.last_seq + 1)]
-    ours = [message for message in messages if message.subject.split(".")[1] == tenant]
+    ours = [message for message in messages if public_subject(message.subject).split(".")[1] == tenant]
     return [MemberAdded.model_validate_json(message.data).role for message in ours]
 
 
@@ -166,7 +166,7 @@ class TestOrder:
         await arrived(house, workspace, "one")
 
         stream = (await house.operator()).jetstream()
-        message = await stream.get_last_msg("EVENTS", f"evt.{workspace.tenant}.tenancy.member_added")
+        message = await stream.get_last_msg("EVENTS", f"evt.*.{workspace.tenant}.tenancy.member_added")
         stored = await superuser.fetchval(
             "SELECT event_id FROM tenancy.outbox WHERE workspace_id = $1", workspace.tenant_uuid
         )

@@ -1,6 +1,7 @@
 """Who may say what on the bus: derived from the contracts, and enforced by the server."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -35,7 +36,7 @@ class TestPermissions:
     def test_a_service_announces_in_its_own_name_only(self, service: str) -> None:
         announced = {s for s in permissions(service).publish if s.startswith(("evt.", "dead."))}
 
-        assert announced == {f"evt.*.{service}.>", f"dead.{service}.>"}
+        assert announced == {f"evt.*.{service}.*", f"dead.{service}.*"}
 
     @pytest.mark.parametrize("service", topology.SERVICES)
     def test_a_service_hears_its_commands_its_inbox_and_what_it_listens_to(self, service: str) -> None:
@@ -76,22 +77,23 @@ class TestPermissions:
         assert [s for s in topology.SERVICES if "head.*" in permissions(s).subscribe] == ["gateway"]
 
     def test_nobody_but_audit_reads_the_stream_and_only_through_its_consumer(self) -> None:
-        info = "$JS.API.STREAM.INFO.EVENTS"
+        states = {"JS.STREAMS.API.STREAM.LIST"}
         for service in topology.SERVICES:
-            rights = {s for s in permissions(service).publish if s.startswith("$JS")} - {info}
+            rights = {s for s in permissions(service).publish if s.startswith(("$JS", "JS"))}
+            assert (states <= rights) == (service != "gateway")
             expected = {
-                "$JS.API.CONSUMER.INFO.EVENTS.audit_intake",
-                "$JS.API.CONSUMER.MSG.NEXT.EVENTS.audit_intake",
-                "$JS.API.CONSUMER.RESET.EVENTS.audit_intake",
+                "JS.STREAMS.API.CONSUMER.INFO.EVENTS.audit_intake",
+                "JS.STREAMS.API.CONSUMER.MSG.NEXT.EVENTS.audit_intake",
+                "JS.STREAMS.API.CONSUMER.RESET.EVENTS.audit_intake",
                 "$JS.ACK.EVENTS.audit_intake.>",  # both shapes of acknowledgements: ADR-15, ADR-53
                 "$JS.ACK.*.*.EVENTS.audit_intake.>",
             }
-            assert rights == (expected if service == "audit" else set())
+            assert rights - states == (expected if service == "audit" else set())
 
     def test_no_right_has_a_wildcard_where_it_could_reach_others(self) -> None:
         for service in topology.SERVICES:
             for subject in permissions(service).publish:
-                assert not subject.startswith((">", "*", "$JS.API.>", "_INBOX", "cmd.*", "cmd.>"))
+                assert not subject.startswith((">", "*", "$JS.API", "JS.STREAMS.API.>", "_INBOX", "cmd.*", "cmd.>"))
             for subject in permissions(service).subscribe:
                 assert subject.split(".")[0] in ("_INBOX", "cmd", "due", "evt", "head", "now", "wake")
                 assert subject not in ("_INBOX.>", "cmd.>", "evt.>")
@@ -100,10 +102,33 @@ class TestPermissions:
         assert permissions(topology.OPERATOR) == topology.BusPermissions(("$JS.API.>",), ("_INBOX.operator.>",))
 
     def test_a_consumer_gives_its_service_the_right_to_pull_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(topology, "CONSUMERS", (Consumer("mail", "EVENTS", "auth", ("evt.*.tenancy.>",)),))
+        monkeypatch.setattr(topology, "CONSUMERS", (Consumer("mail", "EVENTS", "auth", ("evt.*.*.tenancy.*",)),))
 
-        assert "$JS.API.CONSUMER.MSG.NEXT.EVENTS.mail" in permissions("auth").publish
-        assert "$JS.API.CONSUMER.MSG.NEXT.EVENTS.mail" not in permissions("vault").publish
+        assert "JS.STREAMS.API.CONSUMER.MSG.NEXT.EVENTS.mail" in permissions("auth").publish
+        assert "JS.STREAMS.API.CONSUMER.MSG.NEXT.EVENTS.mail" not in permissions("vault").publish
+
+
+class TestConfiguration:
+    def test_exports_and_imports_what_each_service_may_ask_of_the_streams_and_nothing_else(self) -> None:
+        text = topology.nats_config(dict.fromkeys((*topology.SERVICES, topology.OPERATOR), "U"))
+        exported = re.findall(r'{ service: "(\S+)", accounts: \[SERVICES\], response_type: (\w+)', text)
+        imported = re.findall(r'{ service: { account: CAUSELOOP, subject: "(\S+)" }, to: "(\S+)" }', text)
+
+        requests = {
+            "$JS.API.STREAM.LIST": "singleton",
+            "$JS.API.CONSUMER.INFO.EVENTS.audit_intake": "singleton",
+            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.audit_intake": "stream",
+            "$JS.API.CONSUMER.RESET.EVENTS.audit_intake": "singleton",
+        }
+        passed = "evt.>", "dead.>", "$JS.ACK.EVENTS.audit_intake.>", "$JS.ACK.*.*.EVENTS.audit_intake.>"
+        assert dict(exported) == requests | dict.fromkeys(passed, "singleton")
+        renamed = {subject: subject.replace("$JS.API", "JS.STREAMS.API") for subject in requests}
+        assert dict(imported) == renamed | {subject: subject for subject in passed}
+
+    def test_permits_what_a_command_may_weigh(self) -> None:
+        text = topology.nats_config(dict.fromkeys((*topology.SERVICES, topology.OPERATOR), "U"))
+
+        assert f"max_payload: {4 * 1024 * 1024}\n" in text
 
 
 class TestPairs:
@@ -219,7 +244,19 @@ class TestServer:
         one = await connect(service)
         others = [other for other in (*topology.SERVICES, topology.OPERATOR) if other != service]
 
-        everything = (">", "_INBOX.>", "cmd.>", "evt.>", "dead.>", "now.>", "wake.>", "due.>", "$JS.>", "$SYS.>")
+        everything = (
+            ">",
+            "_INBOX.>",
+            "cmd.>",
+            "evt.>",
+            "dead.>",
+            "now.>",
+            "wake.>",
+            "due.>",
+            "$JS.>",
+            "JS.>",
+            "$SYS.>",
+        )
         inboxes = [f"{topology.inbox(other)}.>" for other in others]
         commands = [f"cmd.{other}.>" for other in others]
         calls = [f"{call}.{other}" for call in ("wake", "due") for other in others]
@@ -239,6 +276,8 @@ class TestServer:
             "$JS.API.CONSUMER.DELETE.EVENTS.audit_intake",
             "$JS.API.CONSUMER.MSG.NEXT.EVENTS.other",
             "$JS.API.CONSUMER.RESET.EVENTS.other",
+            "JS.STREAMS.API.STREAM.PURGE.EVENTS",
+            "JS.STREAMS.API.CONSUMER.MSG.NEXT.EVENTS.other",
         ],
     )
     async def test_lets_no_service_touch_streams_or_foreign_consumers(

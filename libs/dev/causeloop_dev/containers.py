@@ -17,11 +17,11 @@ from causeloop_dev.preparing import prepare
 
 POSTGRES_IMAGE = "postgres:16"
 NATS_IMAGE = "nats:2"
-_CONFIG = "jetstream {{ store_dir: /data }}\nmax_payload: 4MB\nmax_control_line: 16KB\n{accounts}"
+_CONFIG = "jetstream {{ store_dir: /data }}\n{more}"
 
 
 @contextlib.contextmanager
-def containers(nats_accounts: str) -> Iterator[tuple[str, str, str]]:
+def containers(nats_config: str) -> Iterator[tuple[str, str, str]]:
     """The addresses of migrator and superuser on the database `causeloop`, and of the bus."""
     from docker.errors import DockerException  # type: ignore[import-untyped]
     from testcontainers.community.postgres import PostgresContainer
@@ -30,7 +30,7 @@ def containers(nats_accounts: str) -> Iterator[tuple[str, str, str]]:
 
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         config = Path(folder) / "nats.conf"
-        config.write_text(_CONFIG.format(accounts=nats_accounts))
+        config.write_text(_CONFIG.format(more=nats_config))
         password = secrets.token_urlsafe(24)
         try:
             postgres = stack.enter_context(

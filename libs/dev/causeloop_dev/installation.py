@@ -47,7 +47,7 @@ class Installation:
         return made
 
     def nats_config(self) -> str:
-        """The accounts part of the server's configuration: public keys only."""
+        """The part of the server's configuration that every installation has; public keys only."""
         return topology.nats_config({name: public_key(seed) for name, seed in self.seeds.items()})
 
     def environ(self, service: str, database_url: str, nats_url: str) -> dict[str, str]:

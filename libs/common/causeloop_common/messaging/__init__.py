@@ -14,10 +14,11 @@ costs more than the rest of the way; events are FastStream's (`docs/decisions/00
     wire         header names, the bound on size, refusals        replies    a request and its reply
     cloudevents  an event's headers, written and read             bus        the connection: call, follow
     commands     CommandRouter: answers commands                  events     EventRouter: follows a durable consumer
+    server       what the server must be
 """
 
 from causeloop_common.messaging.bus import Answer, Bus
-from causeloop_common.messaging.cloudevents import announced, event_headers
+from causeloop_common.messaging.cloudevents import announced, event_headers, public_subject
 from causeloop_common.messaging.commands import CommandRouter, aside
 from causeloop_common.messaging.events import EventRouter
 from causeloop_common.messaging.wire import invalid_input
@@ -31,4 +32,5 @@ __all__ = [
     "aside",
     "event_headers",
     "invalid_input",
+    "public_subject",
 ]

@@ -33,6 +33,7 @@ from causeloop_common.errors import AppError, PayloadTooLarge, Timeout, Unavaila
 from causeloop_common.keys import KeyRing, Sealer
 from causeloop_common.messaging.cloudevents import announced, event_headers
 from causeloop_common.messaging.replies import Replies
+from causeloop_common.messaging.server import unfit
 from causeloop_common.messaging.wire import (
     DEADLINE,
     ERROR_CODE,
@@ -95,6 +96,7 @@ class Bus:
             apply_types=False,
             logger=None,
             ack_policy=AckPolicy.MANUAL,
+            js_options={"prefix": topology.STREAMS_API},
             security=(
                 NatsNKey.from_seed(seed.get_secret_value(), ssl_context=trusted)
                 if seed
@@ -110,11 +112,12 @@ class Bus:
         """Called when there is a connection, again with every subscription."""
 
     async def connect(self) -> None:
-        """Connect; `Unavailable` when the server cannot be reached or refuses."""
+        """Connect; `Unavailable` when the server cannot be reached, refuses, or is not fit for our messages."""
         try:
             self._client = await asyncio.wait_for(self.broker.connect(), timeout=5)
         except (OSError, nats.errors.Error, TimeoutError) as error:
             raise Unavailable(f"NATS does not let {self.service} in: {type(error).__name__}.") from error
+        self.check()
         self._replies = await Replies.subscribe(self._client)
         await self._connected()
 
@@ -127,6 +130,11 @@ class Bus:
                     await asyncio.wait_for(client.flush(), timeout=2)
             with suppress(nats.errors.Error, OSError, TimeoutError):
                 await self.broker.stop()
+
+    def check(self) -> None:
+        """`Unavailable` unless connected to a server that is fit for our messages."""
+        if (lack := unfit(self.client)) is not None:
+            raise Unavailable(lack)
 
     @property
     def is_connected(self) -> bool:
@@ -147,7 +155,14 @@ class Bus:
 
     def jetstream(self) -> JetStreamContext:
         """JetStream on this connection."""
-        return self.client.jetstream(timeout=5)
+        return self.client.jetstream(timeout=5, prefix=topology.STREAMS_API)
+
+    async def last_sequence(self) -> int:
+        """The number of the newest message in the stream of events; `Unavailable` without the stream."""
+        for stream in await self.jetstream().streams_info():
+            if stream.config.name == topology.EVENTS.name:
+                return stream.state.last_seq
+        raise Unavailable(f"There is no stream {topology.EVENTS.name}. Run `causeloop migrate`.")
 
     async def call(self, ctx: AuthContext, command: Command[ReplyT]) -> ReplyT:
         """Ask and wait: the reply, or the AppError that the owner answered."""

@@ -18,12 +18,18 @@ _SHORT = re.compile(r"[\x20-\x7e]{0,256}")
 _FIRST_YEAR, _LAST_YEAR = 2000, 9000
 
 
+def public_subject(stored: str) -> str:
+    """The subject to which an event was published; the stream keeps it with its partition (`topology.EVENTS`)."""
+    kind, *tokens = stored.split(".")
+    return ".".join((kind, *tokens[1:])) if len(tokens) == 4 and tokens[0].isdecimal() else stored
+
+
 def announced(message: Msg) -> Announced:
     """An event as it arrived; ValueError or KeyError if it is none.
 
     Tenant and type are taken from the subject, which the bus guards, and never from what the sender wrote.
     """
-    _, tenant, service, name = message.subject.split(".")
+    _, tenant, service, name = public_subject(message.subject).split(".")
     headers = message.headers or {}
     ids.tenant_uuid(tenant)
     ids.decode(headers["ce-id"], "evt")

@@ -14,7 +14,7 @@ from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import Event
 from causeloop_common.errors import Unavailable
 from causeloop_common.messaging.bus import Bus, raw, undecoded
-from causeloop_common.messaging.cloudevents import announced
+from causeloop_common.messaging.cloudevents import announced, public_subject
 from causeloop_common.telemetry import SpanKind
 
 _log = logging.getLogger(__name__)
@@ -61,7 +61,6 @@ class EventRouter:
             found = self._handlers.get(event.type)
             if found is not None:
                 kind, handler = found
-                service = delivery.subject.split(".")[2]
                 span = self._bus.tracer.start_span(
                     f"evt.{event.type}",
                     telemetry.cause(event.traceparent),
@@ -77,7 +76,7 @@ class EventRouter:
                         tenant=event.tenant,
                         principal=f"svc_{self.consumer.service}",
                         permissions=frozenset(),
-                        issuer=service,
+                        issuer=event.type.partition(".")[0],
                         request_id=event.request_id,
                     )
                     telemetry.bind(telemetry.Act(self.consumer.service, ctx.request_id, ctx.tenant))
@@ -93,7 +92,11 @@ class EventRouter:
             subject = f"dead.{self.consumer.service}.{self.consumer.name}"
             # An id of its own: under the event's, the letter of a second consumer would pass for a duplicate.
             letter = f"{self.consumer.name}/{delivery.metadata.sequence.stream}"
-            headers = {**(delivery.headers or {}), "Causeloop-Subject": delivery.subject, "Nats-Msg-Id": letter}
+            headers = {
+                **(delivery.headers or {}),
+                "Causeloop-Subject": public_subject(delivery.subject),
+                "Nats-Msg-Id": letter,
+            }
             await self._bus.jetstream().publish(subject, delivery.data, headers=headers)
             await delivery.term()
         else:

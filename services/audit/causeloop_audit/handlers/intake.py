@@ -19,7 +19,7 @@ from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.topology import AUDIT_INTAKE
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.leader import Leader, Work
-from causeloop_common.messaging import Bus, announced
+from causeloop_common.messaging import Bus, announced, public_subject
 from causeloop_common.telemetry import Span, SpanKind, metrics
 
 BATCH = 500
@@ -152,4 +152,4 @@ def _read(message: Msg) -> Announced | Unreadable:
     try:
         return announced(message)
     except (ValueError, KeyError):
-        return Unreadable(message.subject, message.metadata.sequence.stream, message.data)
+        return Unreadable(public_subject(message.subject), message.metadata.sequence.stream, message.data)

@@ -129,7 +129,8 @@ def _stream(stream: topology.Stream) -> dict[str, Any]:
         for consumer in topology.CONSUMERS
         if consumer.stream == stream.name
     ]
-    return {**asdict(stream), "subjects": list(stream.subjects), "consumers": consumers}
+    declared = {name: value for name, value in asdict(stream).items() if value}
+    return {**declared, "subjects": list(stream.subjects), "consumers": consumers}
 
 
 def _words(kind: type[Message]) -> dict[str, str]:

@@ -1,0 +1,198 @@
+"""What a stolen credential can do to the streams: each service's, with every reply subject that ever led further.
+
+JetStream answers to the reply subject of a request, of a stored message, and of an acknowledgement, and some of its
+requests are complete without a body: so an answer could be a purge. Each of a service's own messages is published with
+each of these subjects as its reply, on a server that checks requests strictly, and on one that does not.
+"""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import nats
+import pytest
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+
+from causeloop_cli import streams
+from causeloop_cli.embedded import EmbeddedNats, Janitor, nats as embedded
+from causeloop_common import ids
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.topology import AUDIT_INTAKE, OPERATOR, SERVICES, STREAMS_API
+from causeloop_dev.installation import Installation
+from tests.support.stack import through
+
+TENANT = ids.new("ws")
+CONSUMERS = {"audit": AUDIT_INTAKE}
+CONSUMER = {"deliver_subject": "cmd.vault.put_secret", "durable_name": "spy", "ack_policy": "none"}
+BODIES: tuple[dict[str, object], ...] = (
+    {},
+    {"filter": ">"},
+    {"seq": 1},
+    {"name": "EVENTS", "subjects": ["evt.>", "cmd.>"]},
+    {"stream_name": "EVENTS", "config": CONSUMER, "action": ""},
+    {"batch": 10, "no_wait": True},
+)
+"""What a request that does harm can be: a pull also delivers the data of events, which their service chose."""
+
+REQUESTS = (
+    "STREAM.CREATE.SPY", "STREAM.UPDATE.EVENTS", "STREAM.DELETE.EVENTS", "STREAM.DELETE.DEAD", "STREAM.PURGE.EVENTS",
+    "STREAM.PURGE.DEAD", "STREAM.MSG.GET.EVENTS", "STREAM.MSG.DELETE.EVENTS", "STREAM.SNAPSHOT.EVENTS",
+    "STREAM.RESTORE.EVENTS", "STREAM.INFO.EVENTS", "STREAM.NAMES", "DIRECT.GET.EVENTS", "DIRECT.GET.EVENTS.evt.>",
+    "CONSUMER.CREATE.EVENTS", "CONSUMER.CREATE.EVENTS.spy", "CONSUMER.DURABLE.CREATE.EVENTS.spy",
+    *(
+        f"CONSUMER.{request}.EVENTS.{consumer.name}"
+        for request in ("DELETE", "RESET", "PAUSE", "UNPIN", "MSG.NEXT")
+        for consumer in CONSUMERS.values()
+    ),
+    "ACCOUNT.PURGE.CAUSELOOP",
+)  # fmt: skip
+
+
+@dataclass
+class Bus:
+    """A server with all declared streams, and every service's credential."""
+
+    server: EmbeddedNats
+    seeds: dict[str, str]
+
+    @asynccontextmanager
+    async def connected(self, name: str) -> AsyncIterator[Client]:
+        async def refused(_: Exception) -> None:
+            """A refusal is what should happen; what happened all the same is what counts."""
+
+        client = await nats.connect(
+            self.server.url, nkeys_seed_str=self.seeds[name], inbox_prefix=topology.inbox(name), error_cb=refused
+        )
+        try:
+            yield client
+        finally:
+            await client.close()
+
+
+@pytest.fixture(scope="module", params=["true", "false"], ids=["strict", "not strict"])
+def config(request: pytest.FixtureRequest) -> str:
+    return embedded.CONFIG.replace("jetstream {{", f"jetstream {{{{\n    strict: {request.param}")
+
+
+@pytest.fixture(scope="module")
+def server(config: str) -> Iterator[Bus]:
+    installation = Installation.new()
+    with pytest.MonkeyPatch.context() as patched, Janitor() as janitor:
+        patched.setattr(embedded, "CONFIG", config)
+        with EmbeddedNats(installation.nats_config(), janitor=janitor) as started:
+            yield Bus(started, installation.seeds)
+
+
+@pytest.fixture
+async def bus(server: Bus) -> Bus:
+    """The server with streams and consumers as new, an event and a dead letter of each service in them."""
+    async with server.connected(OPERATOR) as operator:
+        for stream in topology.STREAMS:
+            with contextlib.suppress(NotFoundError):
+                await operator.jetstream().delete_stream(stream.name)
+        await streams.declare(server.server.url, server.seeds[OPERATOR])
+    for service in SERVICES:
+        async with server.connected(service) as client:
+            for subject in (event(service), f"dead.{service}.x"):
+                for body in (b"private to %b" % service.encode(), *(json.dumps(body).encode() for body in BODIES)):
+                    await client.jetstream(prefix=STREAMS_API).publish(subject, body)
+    return server
+
+
+def event(service: str) -> str:
+    """The subject of an event of a service."""
+    return f"evt.{TENANT}.{service}.happened"
+
+
+def messages(service: str) -> Iterator[tuple[str, bytes]]:
+    """Whatever a service's credential may send to JetStream."""
+    yield event(service), b"own"
+    yield f"dead.{service}.x", b"own"
+    yield f"{STREAMS_API}.STREAM.LIST", b""
+    if (consumer := CONSUMERS.get(service)) is not None:
+        target = f"EVENTS.{consumer.name}"
+        yield f"{STREAMS_API}.CONSUMER.INFO.{target}", b""
+        yield f"{STREAMS_API}.CONSUMER.MSG.NEXT.{target}", b'{"batch":100,"no_wait":true}'
+        yield f"{STREAMS_API}.CONSUMER.MSG.NEXT.{target}", b'{"batch":1,"no_wait":true}'  # finds nothing now
+        for number in (1, 2, 3):
+            yield f"$JS.ACK.{target}.1.{number}.{number}.0.0", b"+ACK"
+            yield f"$JS.ACK.{target}.1.{number}.{number}.0.0", b"+NXT"
+
+
+def targets(service: str) -> Iterator[str]:
+    """Whatever a service has no right to, as a reply subject."""
+    own = CONSUMERS.get(service)
+    for request in REQUESTS:
+        yield f"$JS.API.{request}"
+        if own is None or not request.endswith(own.name):
+            yield f"{STREAMS_API}.{request}"
+    for other in SERVICES:
+        if other != service:
+            yield event(other)
+            yield f"dead.{other}.x"
+            if (consumer := CONSUMERS.get(other)) is not None:
+                yield from (f"$JS.ACK.EVENTS.{consumer.name}.1.{n}.{n}.0.0" for n in range(1, 100, 7))
+
+
+async def kept(stream: JetStreamContext, name: str) -> list[tuple[str, bytes]]:
+    """All that a stream has, from its very first message on; it fails when one is missing."""
+    last = (await stream.stream_info(name)).state.last_seq
+    found = [await stream.get_msg(name, number) for number in range(1, last + 1)]
+    return [(message.subject or "", message.data or b"") for message in found]
+
+
+async def state(stream: JetStreamContext, service: str) -> dict[str, Any]:
+    """How the streams are made, and how far the consumers of other services are."""
+    consumers = {}
+    for info in await stream.consumers_info("EVENTS"):
+        if CONSUMERS.get(service) is None or CONSUMERS[service].name != info.name:
+            consumers[info.name] = info.config, info.delivered, info.ack_floor, info.num_ack_pending
+    return {"streams": {info.config.name: info.config for info in await stream.streams_info()}, "consumers": consumers}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+class TestAStolenCredential:
+    async def test_changes_no_stream_and_no_consumer_of_another_whatever_it_asks_to_be_answered_to(
+        self, bus: Bus, service: str
+    ) -> None:
+        async with bus.connected(OPERATOR) as operator, bus.connected(service) as thief:
+            stream = operator.jetstream()
+            for reader, consumer in CONSUMERS.items():  # deliveries that somebody else could acknowledge
+                async with bus.connected(reader) as client:
+                    inbox = await client.subscribe(f"{topology.inbox(reader)}.x", max_msgs=3)
+                    pull = f"{STREAMS_API}.CONSUMER.MSG.NEXT.EVENTS.{consumer.name}"
+                    await client.publish(pull, b'{"batch":3,"no_wait":true}', inbox.subject)
+                    assert [await inbox.next_msg(5) for _ in range(3)]
+            before, events, letters = await state(stream, service), *[await kept(stream, n) for n in ("EVENTS", "DEAD")]
+
+            for subject, body in messages(service):
+                for target in targets(service):
+                    await thief.publish(subject, body, reply=target)
+            for target in targets(service):
+                for body in (b"", *(json.dumps(body).encode() for body in BODIES)):
+                    await thief.publish(target, body, reply=f"{topology.inbox(service)}.x")
+            await through(thief, operator)
+
+            assert await state(stream, service) == before
+            for name, had in (("EVENTS", events), ("DEAD", letters)):
+                has = await kept(stream, name)
+                assert has[: len(had)] == had
+                assert all(f".{service}." in subject for subject, _ in has[len(had) :])
+
+    async def test_reads_nothing_but_what_its_own_consumer_delivers(self, bus: Bus, service: str) -> None:
+        inbox = f"{topology.inbox(service)}.stolen"
+        async with bus.connected(service) as thief:
+            answers = await thief.subscribe(inbox)
+            subjects = [*targets(service), *(subject for subject, _ in messages(service) if "MSG.NEXT" not in subject)]
+            for subject in subjects:
+                for body in (b"", *(json.dumps(body).encode() for body in (*BODIES, {"subjects_filter": ">"}))):
+                    await thief.publish(subject, body, reply=inbox)
+            await through(thief)
+            read = b"".join([(await answers.next_msg(1)).data for _ in range(answers.pending_msgs)])
+        assert b"private to" not in read
+        assert TENANT.encode() not in read
