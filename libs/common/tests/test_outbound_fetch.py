@@ -402,6 +402,7 @@ class TestBounds:
             ("gzip", gzip.compress(b"x" * 1000)[:-9], "does not answer in HTTP/1.1 as it should"),
             ("gzip", gzip.compress(b"x") + b"more", "does not answer in HTTP/1.1 as it should"),
         ],
+        ids=["twice", "brotli", "not gzip", "cut short", "something after it"],
     )
     async def test_what_cannot_be_unpacked_is_refused(
         self, world: "World", counted: Counted, encoding: str, body: bytes, why: str
