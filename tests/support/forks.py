@@ -6,7 +6,7 @@ line, as JSON, and answers each with a line:
     {"start": "vault", "environ": {…}, "log": "…"}     the process id
     {"code": 4711}                                     the exit code of that process, null while it runs
 
-It ends with its standard input, and its children with it.
+It ends with its standard input, and its children with it. The vault that it starts knows one purpose more: `PROBE`.
 """
 
 import functools
@@ -23,7 +23,12 @@ from typing import Any, TextIO
 
 from causeloop_cli import main, services
 from causeloop_cli.embedded import Janitor
+from causeloop_common.contracts.purpose import Purpose
 from causeloop_dev.forked import Forked
+from causeloop_vault import app as vault
+
+PROBE = Purpose("probe", issuer="auth")
+"""A purpose that only tests have, for sealed values of another service."""
 
 
 class Forks:
@@ -98,6 +103,7 @@ def _serve(service: str, _: TextIO) -> None:
 
 def _take_orders() -> None:
     services.preload()
+    vault.PURPOSES = (*vault.PURPOSES, PROBE)
     children: dict[int, Forked] = {}
     with Janitor() as janitor:
         for line in sys.stdin:
