@@ -23,9 +23,9 @@ from typing import Any, TextIO
 
 from causeloop_cli import main, services
 from causeloop_cli.embedded import Janitor
+from causeloop_common.contracts import vault
 from causeloop_common.contracts.purpose import Purpose
 from causeloop_dev.forked import Forked
-from causeloop_vault import app as vault
 
 PROBE = Purpose("probe", issuer="auth")
 """A purpose that only tests have, for sealed values of another service."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from causeloop_common.application import Application
-from causeloop_common.contracts.vault import PURPOSES
+from causeloop_common.contracts import vault
 from causeloop_vault import handlers
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.models import metadata
@@ -26,7 +26,7 @@ def create(environ: Mapping[str, str]) -> Application:
     )
     keyrings = Keyrings(database, LocalMasterKeys(settings.keys()), data_keys)
     secrets, keys = SecretService(database, keyrings), KeyService(database, keyrings, named_keys)
-    sealing = SealingService(database, keyrings, PURPOSES)
+    sealing = SealingService(database, keyrings, vault.PURPOSES)
     checkpoints = CheckpointService(database, keyrings, settings.origin)
     application.relay(database)
     application.jobs(database)

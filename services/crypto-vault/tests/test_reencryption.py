@@ -24,10 +24,11 @@ from causeloop_common.contracts.vault import (
     StoreSealedValue,
 )
 from causeloop_common.database import Database
+from causeloop_common.errors import Conflict
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope, places
 from causeloop_vault.repository import reencryption as walking
-from causeloop_vault.service import Batch, Keyring, Reencryption
+from causeloop_vault.service import Batch, Keyring, Reencryption, keyrings
 from causeloop_vault.service.keyrings import StaleKeyring, on_its_own_account
 
 if TYPE_CHECKING:
@@ -131,6 +132,13 @@ class TestRotate:
         assert sorted(await asyncio.gather(attempt(first), attempt(second))) == [False, True]
         vault.data_keys.forget(workspace.tenant)
         await vault.secrets.put_secret(workspace, put())
+
+    async def test_a_keyring_has_a_bounded_number_of_versions(
+        self, vault: "Vault", workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(keyrings, "MOST_VERSIONS", 1)
+        with pytest.raises(Conflict, match="has 1 versions, and cannot have more"):
+            await vault.keyrings.next_key(workspace)
 
     async def test_what_a_stale_memory_sealed_is_not_stored(
         self, vault: "Vault", new_vault: NewVault, database: Database, workspace: AuthContext,

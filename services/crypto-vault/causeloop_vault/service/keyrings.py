@@ -16,7 +16,7 @@ from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.vault import KeyringCreated
 from causeloop_common.database import Database
-from causeloop_common.errors import Internal, Unavailable
+from causeloop_common.errors import Conflict, Internal, Unavailable
 from causeloop_common.memory import Memory
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope
@@ -24,6 +24,8 @@ from causeloop_vault.domain.places import Place
 from causeloop_vault.repository import WrappedKey
 
 DATA_KEY_BYTES = 32
+MOST_VERSIONS = 1000
+"""Of a tenant's data key: all of them are unwrapped when its keyring is read."""
 KEEPER_SECONDS = 3.0
 """How long the keeper of the master keys may take for a keyring."""
 
@@ -126,6 +128,8 @@ class Keyrings:
     async def next_key(self, ctx: AuthContext) -> WrappedKey:
         """A new data key, wrapped as the version behind the primary, for `repository.rotate`. It is not stored yet."""
         keyring = await self.prepare(ctx)
+        if keyring.version >= MOST_VERSIONS:
+            raise Conflict(f"This keyring has {keyring.version} versions, and cannot have more. It goes on as it is.")
         return await self._wrapped(self._entropy(DATA_KEY_BYTES), ctx.tenant, keyring.version + 1)
 
     async def check_master_key(self) -> None:
