@@ -19,6 +19,7 @@ NO_TENANTS = {
     "migrations": "which migrations were run",
     "relay_state": "the relay's memory: one number",
     "leases": "who leads which work",
+    "schedules": "which periods are done",
 }
 """Tables without a tenant, by schema or name."""
 
@@ -29,6 +30,9 @@ BEYOND_TENANTS = {
     ("causeloop_{s}_writer", "leases"): {"select", "update"},
     ("causeloop_audit", "leases"): {"select", "update"},
     ("causeloop_{s}_jobs", "jobs"): {"select", "update", "delete"},
+    ("causeloop_{s}_jobs", "idempotency"): {"select", "delete"},
+    ("causeloop_{s}_jobs", "schedules"): {"select", "insert", "update"},
+    ("causeloop_{s}_jobs", "leases"): {"select", "update"},
     ("causeloop_{s}_writer", "heads"): {"select", "insert", "update"},
     ("causeloop_{s}_writer", "entries"): {"select", "insert"},
     ("causeloop_{s}_writer", "nodes"): {"insert"},

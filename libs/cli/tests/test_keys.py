@@ -73,7 +73,7 @@ class TestService:
     def test_the_writer_of_the_log_gets_its_address(self, keys: Ask) -> None:
         given = as_environ(keys("audit", JWT_SECRET=SECRET, DATABASE_URL=URL))
         assert {name for name in given if name.startswith("DATABASE_")} == {
-            f"DATABASE_URL_AUDIT{role}" for role in ("", "_RELAY", "_WRITER")
+            f"DATABASE_URL_AUDIT{role}" for role in ("", "_JOBS", "_RELAY", "_WRITER")
         }
         assert "//causeloop_audit_writer:" in given["DATABASE_URL_AUDIT_WRITER"]
 

@@ -23,7 +23,7 @@ import orjson
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from causeloop_common import leases, telemetry
+from causeloop_common import leases, schedules, telemetry
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.database import Connections, Database, role_connections
@@ -33,6 +33,7 @@ from causeloop_common.memory import Memories
 from causeloop_common.messaging import Bus, CommandRouter, EventRouter
 from causeloop_common.relay import Relay
 from causeloop_common.rls import IsolationError, Tables
+from causeloop_common.scheduler import Scheduler, Task, forget_expired
 from causeloop_common.settings import Settings, read_headers
 from causeloop_common.telemetry import metrics
 from causeloop_common.worker import JobService, Runs, StepOf, Worker
@@ -73,6 +74,7 @@ class Application:
         self.bus = Bus(settings, self.keys, self.tracer)
         self.memories = Memories(self.bus)
         self._databases: list[Database] = []
+        self._scheduler: Scheduler
         self._connections: dict[str, Connections] = {}
         self._commands: CommandRouter | None = None
         self._about_jobs: JobService | None = None
@@ -105,7 +107,15 @@ class Application:
         self._databases.append(database)
         self._checks["database"] = database.ping
         self._checks["isolation"] = self._check_isolation
+        leader = self.leader(database, schedules.LEASE)
+        self._scheduler = Scheduler(leader, self.name)
+        self.leads(leader, self._scheduler)
+        self.every("forget_expired", partial(forget_expired, tables), hours=1)
         return database
+
+    def every(self, name: str, task: Task, *, hours: float) -> None:
+        """Do a task once per period in one replica, in transactions of the role of the service's jobs."""
+        self._scheduler.every(name, task, seconds=hours * 3600)
 
     def connections(self, role: str) -> Connections:
         """The connections of one of the service's roles that works across tenants."""

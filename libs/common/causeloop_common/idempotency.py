@@ -1,5 +1,7 @@
 """Idempotency: commands already done, kept 24 hours in the transaction of their effect.
 
+A key that is used again after that is new. The schedule removes what is over, of idle tenants too.
+
 The key is the client's, per tenant, principal and operation. The fingerprint is the gateway's keyed digest of the
 whole request, so that the table reveals no secret. An answer that shows a secret is stored without it.
 """
@@ -8,7 +10,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import Column, DateTime, MetaData, Table, Text
 
-from causeloop_common import rls
+from causeloop_common import rls, schedules
 
 
 class Replayed(Exception):
@@ -21,8 +23,9 @@ class Replayed(Exception):
 
 _REASON = "remembers answers for 24 hours; the effect it belongs to writes the event"
 _KEPT = "interval '24 hours'"
-_FORGOTTEN_AT_ONCE = 200
-"""More than one request adds, so that the table shrinks, and few enough that none waits for it."""
+_EXPIRED = "(created_at <= (now() - '24:00:00'::interval))"
+_SEEN = ("workspace_id", "principal", "operation", "key", "created_at")
+_FORGOTTEN_AT_ONCE = 1000
 
 
 def table(metadata: MetaData) -> Table:
@@ -37,7 +40,17 @@ def table(metadata: MetaData) -> Table:
         Column("fingerprint", Text, nullable=False),
         Column("reply", Text, nullable=False),
         Column("created_at", DateTime(timezone=True), nullable=False),
-        info=rls.protected("select", "insert", "delete", audited=False, reason=_REASON),
+        info=rls.protected(
+            "select", "insert", "delete",
+            columns={"expired_select": _SEEN}, extra=_policies(str(metadata.schema)), audited=False, reason=_REASON,
+        ),
+    )  # fmt: skip
+
+
+def _policies(schema: str) -> tuple[rls.Policy, ...]:
+    """The role of the schedule sees and removes what is over, of all tenants, and no answer."""
+    return tuple(
+        rls.Policy(f"expired_{verb}", verb, schedules.role(schema), using=_EXPIRED) for verb in ("select", "delete")
     )
 
 
@@ -75,9 +88,26 @@ def find(schema: str) -> str:
 
 
 def forget(schema: str) -> str:
-    """Removes what the tenant no longer needs remembered."""
-    old = f"SELECT ctid FROM {schema}.idempotency WHERE created_at <= now() - {_KEPT} LIMIT {_FORGOTTEN_AT_ONCE}"  # noqa: S608
-    return f"DELETE FROM {schema}.idempotency WHERE ctid = ANY(ARRAY({old}))"  # noqa: S608
+    """Removes what was remembered of this command too long ago, by principal, operation and key."""
+    return (
+        f"DELETE FROM {schema}.idempotency "  # noqa: S608
+        f"WHERE principal = $1 AND operation = $2 AND key = $3 AND created_at <= now() - {_KEPT}"
+    )
+
+
+def expiry_ddl(schema: str) -> Iterator[str]:
+    """The statements that let the schedule's role remove what is over, for a later migration than that of the table."""
+    yield f"CREATE INDEX ON {schema}.idempotency USING brin (created_at)"
+    for policy in _policies(schema):
+        yield policy.ddl(f"{schema}.idempotency")
+    yield f"GRANT SELECT ({', '.join(_SEEN)}), DELETE ON {schema}.idempotency TO {schedules.role(schema)}"
+
+
+def forget_expired(schema: str) -> str:
+    """Removes some of what is over, of all tenants; 'DELETE 0' when nothing is left."""
+    names = ", ".join(_SEEN[:4])
+    over = f"SELECT {names} FROM {schema}.idempotency WHERE created_at <= now() - {_KEPT} LIMIT {_FORGOTTEN_AT_ONCE}"  # noqa: S608
+    return f"DELETE FROM {schema}.idempotency WHERE ({names}) IN ({over})"  # noqa: S608
 
 
 def remember(schema: str) -> str:

@@ -1,6 +1,7 @@
 """The inbox: events already seen, so that at-least-once delivery has one effect.
 
-Claimed in the transaction of the effect; a second delivery finds the claim and does nothing.
+Claimed in the transaction of the effect; a second delivery finds the claim and does nothing. A claim is kept for longer
+than the stream keeps its event; then the schedule removes it.
 """
 
 from collections.abc import Iterator
@@ -8,9 +9,13 @@ from collections.abc import Iterator
 from sqlalchemy import Column, DateTime, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import UUID
 
-from causeloop_common import rls
+from causeloop_common import rls, schedules
 
 _REASON = "bookkeeping of deliveries; the effect writes the event"
+_KEPT = "interval '8 days'"
+_EXPIRED = "(seen_at <= (now() - '8 days'::interval))"
+_SEEN = ("workspace_id", "consumer", "event_id", "seen_at")
+_FORGOTTEN_AT_ONCE = 1000
 
 
 def table(metadata: MetaData) -> Table:
@@ -22,12 +27,22 @@ def table(metadata: MetaData) -> Table:
         Column("consumer", Text, primary_key=True),
         Column("event_id", UUID, primary_key=True),
         Column("seen_at", DateTime(timezone=True), nullable=False),
-        info=rls.protected("select", "insert", audited=False, reason=_REASON),
+        info=rls.protected(
+            "select", "insert",
+            columns={"expired_select": _SEEN}, extra=_policies(str(metadata.schema)), audited=False, reason=_REASON,
+        ),
+    )  # fmt: skip
+
+
+def _policies(schema: str) -> tuple[rls.Policy, ...]:
+    """The role of the schedule sees and removes what is over, of all tenants."""
+    return tuple(
+        rls.Policy(f"expired_{verb}", verb, schedules.role(schema), using=_EXPIRED) for verb in ("select", "delete")
     )
 
 
 def ddl(schema: str) -> Iterator[str]:
-    """The statements that make the inbox, for a service's first migration."""
+    """The statements that make the inbox, for a migration."""
     yield f"""
         CREATE TABLE {schema}.inbox (
             workspace_id uuid NOT NULL DEFAULT {schema}.app_current_tenant(),
@@ -37,7 +52,18 @@ def ddl(schema: str) -> Iterator[str]:
             PRIMARY KEY (workspace_id, consumer, event_id)
         )
     """
-    yield from rls.protect(schema, "inbox", "select", "insert", audited=False, reason=_REASON)
+    yield f"CREATE INDEX ON {schema}.inbox USING brin (seen_at)"
+    yield from rls.protect(
+        schema, "inbox", "select", "insert",
+        columns={"expired_select": _SEEN}, extra=_policies(schema), audited=False, reason=_REASON,
+    )  # fmt: skip
+
+
+def forget_expired(schema: str) -> str:
+    """Removes some of what is over, of all tenants; 'DELETE 0' when nothing is left."""
+    names = ", ".join(_SEEN[:3])
+    over = f"SELECT {names} FROM {schema}.inbox WHERE seen_at <= now() - {_KEPT} LIMIT {_FORGOTTEN_AT_ONCE}"  # noqa: S608
+    return f"DELETE FROM {schema}.inbox WHERE ({names}) IN ({over})"  # noqa: S608
 
 
 def claim(schema: str) -> str:

@@ -30,7 +30,7 @@ from sqlalchemy.dialects.postgresql import UUID
 
 from causeloop_cli import services, streams
 from causeloop_cli.embedded import EmbeddedNats, Janitor
-from causeloop_common import idempotency, inbox, leases, migrations, outbox, rls
+from causeloop_common import idempotency, inbox, leases, migrations, outbox, rls, schedules
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import Consumer
 from causeloop_common.database import Database
@@ -94,7 +94,9 @@ def _probe_tables() -> MetaData:
     outbox.tables(metadata)
     idempotency.table(metadata)
     inbox.table(metadata)
-    leases.table(metadata, {"relay": "causeloop_probe_relay", "other": "causeloop_probe"})
+    schedules.table(metadata)
+    leaders = {"relay": "causeloop_probe_relay", "schedule": "causeloop_probe_jobs", "other": "causeloop_probe"}
+    leases.table(metadata, leaders)
     things = (rls.tenant_column(), Column("name", Text, primary_key=True), Column("owner", UUID))
     Table("things", metadata, *things, info=rls.protected())
     return metadata

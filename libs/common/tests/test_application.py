@@ -35,6 +35,7 @@ async def make(house: Any, scratch: Any) -> AsyncIterator[Compose]:
         databases = {
             "DATABASE_URL_TENANCY": scratch.dsn("causeloop_tenancy"),
             "DATABASE_URL_TENANCY_RELAY": scratch.dsn("causeloop_tenancy_relay"),
+            "DATABASE_URL_TENANCY_JOBS": scratch.dsn("causeloop_tenancy_jobs"),
         }
         settings = Settings.load("tenancy", {**house.environ("tenancy"), **databases, **environ})
         one = Application(settings)
@@ -151,7 +152,9 @@ class TestReadiness:
         application = make()
         await application.start()
 
-        assert await application.readiness() == dict.fromkeys(("bus", "database", "isolation", "relay"), "ok")
+        assert await application.readiness() == dict.fromkeys(
+            ("bus", "database", "isolation", "relay", "schedule"), "ok"
+        )
 
     async def test_what_fails_is_told_with_its_sentence_and_the_rest_goes_on(
         self, make: Compose, monkeypatch: pytest.MonkeyPatch
@@ -173,6 +176,7 @@ class TestReadiness:
             "database": "ok",
             "isolation": "ok",
             "relay": "ok",
+            "schedule": "ok",
             "key": "The key does not open: set the right one.",
             "odd": "The check failed: ZeroDivisionError.",
         }
@@ -290,7 +294,9 @@ class TestOperations:
 
         assert answer.status_code == 200
         assert answer.json()["status"] == "ready"
-        assert set(answer.json()["checks"]) == {f"tenancy.{name}" for name in ("bus", "database", "isolation", "relay")}
+        assert set(answer.json()["checks"]) == {
+            f"tenancy.{name}" for name in ("bus", "database", "isolation", "relay", "schedule")
+        }
 
     async def test_not_ready_says_which(self, make: Compose) -> None:
         status, _, body = await Operations([make()])._respond("/ready")

@@ -282,7 +282,7 @@ class TestDeclarations:
     def test_only_bookkeeping_and_the_log_may_change_without_an_event(self) -> None:
         unaudited = {table for schema in ("auth", "tenancy", "vault", "audit") for table, _ in _unaudited(schema)}
 
-        carried = ("outbox", "idempotency", "relay_state", "leases")
+        carried = ("outbox", "idempotency", "relay_state", "leases", "schedules")
         bookkeeping = {f"{schema}.{table}" for schema in ("auth", "tenancy", "vault", "audit") for table in carried}
         bookkeeping |= {f"{schema}.jobs" for schema in ("auth", "tenancy", "vault")}
         log = {f"audit.{table}" for table in ("checkpoints", "entries", "heads", "nodes")}
@@ -301,7 +301,9 @@ class TestDeclarations:
 
     def test_a_schemas_roles_are_its_own_and_those_its_policies_name(self) -> None:
         assert rls.roles(tables("vault")) == ("causeloop_vault", "causeloop_vault_jobs", "causeloop_vault_relay")
-        assert rls.roles(tables("audit")) == ("causeloop_audit", "causeloop_audit_relay", "causeloop_audit_writer")
+        assert rls.roles(tables("audit")) == (
+            "causeloop_audit", "causeloop_audit_jobs", "causeloop_audit_relay", "causeloop_audit_writer",
+        )  # fmt: skip
 
     def test_a_refusal_to_start_names_the_service_and_every_finding(self) -> None:
         error = rls.IsolationError("vault", ["One.", "Two."])

@@ -8,7 +8,7 @@ keeps the checkpoints. Only the writer's role appends, across tenants; it also s
 from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, SmallInteger, Table, Text
 from sqlalchemy.dialects.postgresql import UUID
 
-from causeloop_common import idempotency, leases, outbox, rls
+from causeloop_common import idempotency, leases, outbox, rls, schedules
 
 metadata = MetaData(schema="audit")
 
@@ -17,7 +17,16 @@ REASON = "the log is the record"
 
 outbox.tables(metadata)
 idempotency.table(metadata)
-leases.table(metadata, {"relay": "causeloop_audit_relay", "intake": WRITER, "signer": "causeloop_audit"})
+schedules.table(metadata)
+leases.table(
+    metadata,
+    {
+        "relay": "causeloop_audit_relay",
+        "schedule": "causeloop_audit_jobs",
+        "intake": WRITER,
+        "signer": "causeloop_audit",
+    },
+)
 
 ENTRIES_EXTRA = (
     rls.Policy("writer_insert", "insert", WRITER, check="true"),

@@ -3,14 +3,15 @@
 from sqlalchemy import Column, DateTime, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
-from causeloop_common import idempotency, jobs, leases, outbox, rls
+from causeloop_common import idempotency, jobs, leases, outbox, rls, schedules
 
 metadata = MetaData(schema="auth")
 
 outbox.tables(metadata)
 idempotency.table(metadata)
 jobs.table(metadata)
-leases.table(metadata, {"relay": "causeloop_auth_relay"})
+schedules.table(metadata)
+leases.table(metadata, {"relay": "causeloop_auth_relay", "schedule": "causeloop_auth_jobs"})
 
 sessions = Table(
     "sessions",

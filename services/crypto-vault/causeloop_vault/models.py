@@ -3,14 +3,15 @@
 from sqlalchemy import BigInteger, Column, DateTime, ForeignKeyConstraint, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import UUID
 
-from causeloop_common import idempotency, jobs, leases, outbox, rls
+from causeloop_common import idempotency, jobs, leases, outbox, rls, schedules
 
 metadata = MetaData(schema="vault")
 
 outbox.tables(metadata)
 idempotency.table(metadata)
 jobs.table(metadata)
-leases.table(metadata, {"relay": "causeloop_vault_relay"})
+schedules.table(metadata)
+leases.table(metadata, {"relay": "causeloop_vault_relay", "schedule": "causeloop_vault_jobs"})
 
 _RESEALED = {"tenant_update": ("sealed",)}  # under a newer data key; nothing else of the row changes
 

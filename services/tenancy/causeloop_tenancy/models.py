@@ -3,14 +3,15 @@
 from sqlalchemy import Column, DateTime, ForeignKeyConstraint, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import UUID
 
-from causeloop_common import idempotency, jobs, leases, outbox, rls
+from causeloop_common import idempotency, jobs, leases, outbox, rls, schedules
 
 metadata = MetaData(schema="tenancy")
 
 outbox.tables(metadata)
 idempotency.table(metadata)
 jobs.table(metadata)
-leases.table(metadata, {"relay": "causeloop_tenancy_relay"})
+schedules.table(metadata)
+leases.table(metadata, {"relay": "causeloop_tenancy_relay", "schedule": "causeloop_tenancy_jobs"})
 
 workspaces = Table(
     "workspaces",

@@ -298,12 +298,11 @@ class Transaction:
             raise RuntimeError(f"The use case of {type(command).__name__} ends without `tx.answer`.")
         if command is not None and asked is not None:
             assert self._answer is not None  # noqa: S101
-            await connection.execute(statements.forget)
+            names = (ctx.principal, command.operation, asked.key)
+            await connection.execute(statements.forget, *names)
             await connection.execute(
                 statements.remember,
-                ctx.principal,
-                command.operation,
-                asked.key,
+                *names,
                 asked.fingerprint,
                 self._answer.model_dump_json(),  # secrets are stars
             )

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from causeloop_common import idempotency, inbox, leases, outbox, rls
+from causeloop_common import idempotency, inbox, leases, outbox, rls, schedules
 
 revision = "0001"
 down_revision = None
@@ -22,7 +22,12 @@ def upgrade() -> None:
         rls.guard_ddl("probe"),
         *idempotency.ddl("probe"),
         *inbox.ddl("probe"),
-        *leases.ddl("probe", {"relay": "causeloop_probe_relay", "other": "causeloop_probe"}),
+        *idempotency.expiry_ddl("probe"),
+        *schedules.ddl("probe"),
+        *leases.ddl(
+            "probe",
+            {"relay": "causeloop_probe_relay", "schedule": "causeloop_probe_jobs", "other": "causeloop_probe"},
+        ),
         """
         CREATE TABLE probe.things (
             workspace_id uuid NOT NULL DEFAULT probe.app_current_tenant(),
