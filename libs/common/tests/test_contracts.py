@@ -3,7 +3,8 @@
 import json
 import pickle
 import re
-from types import SimpleNamespace
+from datetime import UTC, datetime
+from types import SimpleNamespace, new_class
 from typing import Annotated, Any, ForwardRef
 
 import pytest
@@ -13,14 +14,15 @@ from causeloop_common import ids
 from causeloop_common.contracts import audit, auth, topology, vault
 from causeloop_common.contracts.auth import Exchange
 from causeloop_common.contracts.base import (
+    PAGE_BYTES,
     Command,
     Event,
     Message,
-    Page,
     Sealed,
     WorkspaceId,
     events,
 )
+from causeloop_common.contracts.lists import List, Page, page
 from causeloop_common.contracts.purpose import purposes
 from causeloop_common.contracts.tenancy import CreateWorkspace, MemberAdded, Resolve
 from causeloop_common.contracts.vault import (
@@ -341,3 +343,43 @@ class TestTexts:
     def test_a_time_zone_is_one_of_the_iana_database(self, zone: str) -> None:
         with pytest.raises(ValidationError, match="is not a time zone of the IANA database"):
             CreateWorkspace(name="a", slug="a", timezone=zone)
+
+
+class TestLists:
+    def test_a_field_that_is_neither_filter_nor_tried_is_refused(self) -> None:
+        line = {"table": "things", "orders": {"name": "name"}, "permission": "self"}
+        with pytest.raises(TypeError, match="'filters' and 'tried' are not its fields: colour"):
+            new_class("ListThings", (List[vault.SecretPage],), {**line, "filters": {"colour": "colour"}})
+
+    def test_needs_an_index_for_each_order_and_each_filter(self) -> None:
+        assert {*audit.ListEvents.indexes()} == {
+            ("workspace_id", "index"),
+            ("workspace_id", "actor", "index"),
+            ("workspace_id", "target", "index"),
+        }
+        assert [*auth.ListApiTokens.indexes()] == [("workspace_id", "owner", "id")]
+
+    def test_a_page_is_cut_at_its_limit_and_at_its_bytes_after_one_at_least(self) -> None:
+        found = [auth_view(number) for number in range(4)]
+        command = auth.ListApiTokens(limit=3)
+        assert command.wanted == 4
+        whole = page(found[:3], command, key=lambda one: one.name)
+        assert (len(whole.data), whole.next_position) == (3, None)
+        cut = page(found, command, key=lambda one: one.name)
+        assert (len(cut.data), cut.next_position) == (3, "2")
+        heavy = page(found, command, key=lambda one: one.name, size=lambda one: PAGE_BYTES)
+        assert (len(heavy.data), heavy.next_position) == (1, "0")
+        assert page([], command, key=str).next_position is None
+
+
+def auth_view(number: int) -> auth.ApiTokenView:
+    now = datetime.now(UTC)
+    return auth.ApiTokenView(
+        id=ids.new("tok"),
+        name=str(number),
+        scopes=[],
+        owner=ids.realm("issuer", "subject"),
+        created_at=now,
+        expires_at=now,
+        revoked_at=None,
+    )

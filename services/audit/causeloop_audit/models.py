@@ -5,7 +5,7 @@ which proofs are made, and `checkpoints` the last one that the vault signed. The
 keeps the checkpoints. Only the writer's role appends, across tenants; it also sees how far checkpoints are behind.
 """
 
-from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, SmallInteger, Table, Text
+from sqlalchemy import BigInteger, Column, DateTime, Index, LargeBinary, MetaData, SmallInteger, Table, Text
 from sqlalchemy.dialects.postgresql import UUID
 
 from causeloop_common import idempotency, leases, outbox, rls, schedules
@@ -67,6 +67,8 @@ entries = Table(
     Column("occurred_at", DateTime(timezone=True), nullable=False),
     Column("leaf_hash", LargeBinary, nullable=False),
     Column("leaf", Text),
+    Index("entries_workspace_id_actor_index_idx", "workspace_id", "actor", "index"),
+    Index("entries_workspace_id_target_index_idx", "workspace_id", "target", "index"),
     info=rls.protected("select", columns=ENTRIES_COLUMNS, extra=ENTRIES_EXTRA, audited=False, reason=REASON),
 )
 

@@ -1,6 +1,6 @@
 """The tables of auth. Of every secret only the SHA-256 is here."""
 
-from sqlalchemy import Column, DateTime, LargeBinary, MetaData, Table, Text
+from sqlalchemy import Column, DateTime, Index, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from causeloop_common import idempotency, jobs, leases, outbox, rls, schedules
@@ -40,5 +40,6 @@ tokens = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("revoked_at", DateTime(timezone=True)),
+    Index("tokens_workspace_id_owner_id_idx", "workspace_id", "owner", "id"),
     info=rls.protected("select", "insert", "update"),
 )

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from causeloop_common.contracts.base import Command, Page
+from causeloop_common.contracts.base import Command
+from causeloop_common.contracts.lists import List
 from causeloop_common.errors import AppError, AuditUnavailable
 from causeloop_gateway.inbound import Inbound
 
@@ -74,7 +75,7 @@ class Endpoint:
     @property
     def is_list(self) -> bool:
         """Whether the answer is a page."""
-        return issubclass(self.command.reply, Page)
+        return issubclass(self.command, List)
 
     @property
     def takes_body(self) -> bool:

@@ -1,6 +1,6 @@
 """The tables of tenancy."""
 
-from sqlalchemy import Column, DateTime, ForeignKeyConstraint, MetaData, Table, Text
+from sqlalchemy import Column, DateTime, ForeignKeyConstraint, Index, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import UUID
 
 from causeloop_common import idempotency, jobs, leases, outbox, rls, schedules
@@ -41,5 +41,6 @@ members = Table(
     Column("role", Text, nullable=False),
     Column("joined_at", DateTime(timezone=True), nullable=False),
     ForeignKeyConstraint(["workspace_id"], ["tenancy.workspaces.workspace_id"]),
+    Index("members_person_id_workspace_id_idx", "person_id", "workspace_id"),
     info=rls.protected("select", "insert", extra=(member_self_select,)),
 )

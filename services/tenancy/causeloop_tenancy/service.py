@@ -1,6 +1,7 @@
 """Use cases of tenancy: workspaces, their members, and the permissions of each."""
 
 from causeloop_common.context import AuthContext
+from causeloop_common.contracts.lists import page
 from causeloop_common.contracts.tenancy import (
     CreateWorkspace,
     GetWorkspace,
@@ -54,9 +55,8 @@ class TenancyService:
     async def list_my_workspaces(self, ctx: AuthContext, command: ListMyWorkspaces) -> MyWorkspacePage:
         """The caller's memberships."""
         async with self._database.person_transaction(ctx) as tx:
-            found = await repository.memberships_after(tx, command.position, command.limit + 1)
-        page, more = found[: command.limit], len(found) > command.limit
-        return MyWorkspacePage(data=page, next_position=page[-1].workspace_id if more else None)
+            found = await repository.memberships_after(tx, ctx.principal, command.position, command.wanted)
+        return page(found, command, key=lambda membership: membership.workspace_id)
 
     async def resolve(self, ctx: AuthContext, command: Resolve) -> Standing:
         """A person's role and permissions in the context's workspace."""

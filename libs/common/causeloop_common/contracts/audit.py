@@ -12,13 +12,11 @@ from causeloop_common.contracts.base import (
     EventId,
     Hash,
     Message,
-    Page,
-    PageSize,
-    Position,
     Timestamp,
     example_id,
 )
 from causeloop_common.contracts.limits import MINUTE, PRINCIPAL, Limit
+from causeloop_common.contracts.lists import List, Page
 from causeloop_common.permissions import Permission
 from causeloop_log.tlog.checkpoint import LARGEST_SIZE
 
@@ -77,15 +75,21 @@ Moment = Annotated[Timestamp, AfterValidator(_bounded)]
 Filter = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 
 
-class ListEvents(Command[EventPage], permission=Permission.AUDIT_READ, keyed=False):
+class ListEvents(
+    List[EventPage],
+    table="entries",
+    orders={"newest": "index", "index": "index"},
+    filters={"actor": "actor", "target": "target"},
+    tried=("action", "since", "until"),
+    permission=Permission.AUDIT_READ,
+    keyed=False,
+):
     """List the log's entries.
 
     Newest first, or by index, which is the order of the log. An act enters the log a moment after its answer. Filters
     that are given together all hold.
     """
 
-    limit: PageSize = 25
-    position: Position = None
     order: Literal["newest", "index"] = Field(
         default="newest", description="`newest` first, or `index`: from the log's beginning."
     )

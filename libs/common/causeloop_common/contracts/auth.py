@@ -11,10 +11,7 @@ from causeloop_common.contracts.base import (
     Label,
     Message,
     Nothing,
-    Page,
-    PageSize,
     PersonId,
-    Position,
     Sealed,
     SessionId,
     TenantId,
@@ -23,6 +20,7 @@ from causeloop_common.contracts.base import (
     WorkspaceId,
 )
 from causeloop_common.contracts.limits import ADDRESS, MINUTE, PRINCIPAL, Limit
+from causeloop_common.contracts.lists import List, Page
 from causeloop_common.contracts.purpose import Purpose
 from causeloop_common.permissions import SELF, Internal, Permission
 
@@ -160,14 +158,18 @@ class ApiTokenPage(Page):
     data: list[ApiTokenView] = Field(description="The tokens of this page.")
 
 
-class ListApiTokens(Command[ApiTokenPage], permission=Permission.TOKENS_OWN, keyed=False):
+class ListApiTokens(
+    List[ApiTokenPage],
+    table="tokens",
+    owner="owner",
+    orders={"newest": "id"},
+    permission=Permission.TOKENS_OWN,
+    keyed=False,
+):
     """List the caller's personal access tokens.
 
     Those of the current workspace, newest first, without their secrets. Expired and revoked ones stay in the list.
     """
-
-    limit: PageSize = 25
-    position: Position = None
 
 
 class RevokeApiToken(Command[Nothing], permission=Permission.TOKENS_OWN):

@@ -108,11 +108,6 @@ EXAMPLE_HASH = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), Field(examples=[EXAMPLE_HASH])]
 """A SHA-256 hash in lower-case hex."""
 
-PageSize = Annotated[int, Field(ge=1, le=100, description="The most items that a page has.")]
-Position = Annotated[
-    str | None, Field(max_length=512, description="Where the page begins, for the service that answers.")
-]
-
 
 def _is_secret(annotation: Any) -> bool:
     """Whether a type holds a `Sealed` text anywhere inside: `Sealed | None`, a list, a nested message."""
@@ -281,12 +276,6 @@ class Job(Message):
             raise TypeError(f"{cls.__name__} has a secret field, and a job's row has its fields in clear.")
         cls.service, cls.kind = _owner(cls), _snake(cls)
         cls.permission, cls.attempts = permission, attempts
-
-
-class Page(Message):
-    """Base of a list's reply: `data`, and the position at which the next page begins."""
-
-    next_position: Position = Field(default=None, description="Where the next page begins; null on the last.")
 
 
 class Nothing(Message):

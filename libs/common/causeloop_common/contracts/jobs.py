@@ -17,12 +17,10 @@ from causeloop_common.contracts.base import (
     Event,
     JobId,
     Message,
-    Page,
-    PageSize,
-    Position,
     Timestamp,
     example_id,
 )
+from causeloop_common.contracts.lists import List, Page
 from causeloop_common.permissions import OF_THE_JOB
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -70,15 +68,12 @@ class JobPage(Page):
     )
 
 
-class ListJobs(Command[JobPage], permission=OF_THE_JOB, keyed=False, timeout=2.0):
+class ListJobs(List[JobPage], table="jobs", orders={"newest": "id"}, permission=OF_THE_JOB, keyed=False, timeout=2.0):
     """List the workspace's jobs.
 
     Newest first, from all services: those for whose kind the caller has the permission. `unanswered` names the services
     that did not answer in time.
     """
-
-    limit: PageSize = 25
-    position: Position = None
 
 
 class GetJob(Command[JobView], permission=OF_THE_JOB, keyed=False):

@@ -12,14 +12,12 @@ from causeloop_common.contracts.base import (
     Event,
     Label,
     Message,
-    Page,
-    PageSize,
     PersonId,
-    Position,
     Timestamp,
     WorkspaceId,
 )
 from causeloop_common.contracts.limits import MINUTE, PRINCIPAL, Limit
+from causeloop_common.contracts.lists import List, Page
 from causeloop_common.permissions import SELF, Internal, Permission
 
 RETIRED: frozenset[str] = frozenset()
@@ -96,14 +94,18 @@ class MyWorkspacePage(Page):
     data: list[MyWorkspace] = Field(description="The memberships of this page.")
 
 
-class ListMyWorkspaces(Command[MyWorkspacePage], permission=SELF, keyed=False):
+class ListMyWorkspaces(
+    List[MyWorkspacePage],
+    table="members",
+    owner="person_id",
+    orders={"workspace": "workspace_id"},
+    permission=SELF,
+    keyed=False,
+):
     """List the caller's workspaces.
 
     Every workspace of which the caller is a member, whichever one the session is in.
     """
-
-    limit: PageSize = 25
-    position: Position = None
 
 
 class Standing(Message):

@@ -12,14 +12,12 @@ from causeloop_common.contracts.base import (
     KeyId,
     Message,
     Nothing,
-    Page,
-    PageSize,
-    Position,
     Sealed,
     SecretId,
     Timestamp,
     example_id,
 )
+from causeloop_common.contracts.lists import List, Page
 from causeloop_common.contracts.purpose import Purpose, purposes
 from causeloop_common.permissions import Internal, Permission
 from causeloop_log.tlog.checkpoint import LARGEST_SIZE
@@ -76,14 +74,13 @@ class SecretPage(Page):
     data: list[SecretView] = Field(description="The secrets of this page.")
 
 
-class ListSecrets(Command[SecretPage], permission=Permission.SECRETS_READ, keyed=False):
+class ListSecrets(
+    List[SecretPage], table="secrets", orders={"path": "path"}, permission=Permission.SECRETS_READ, keyed=False
+):
     """List the workspace's secrets.
 
     By path, without their values.
     """
-
-    limit: PageSize = 25
-    position: Position = None
 
 
 class RevealedSecret(Message):
@@ -141,14 +138,11 @@ class KeyPage(Page):
     data: list[KeyView] = Field(description="The keys of this page.")
 
 
-class ListKeys(Command[KeyPage], permission=Permission.KEYS_READ, keyed=False):
+class ListKeys(List[KeyPage], table="keys", orders={"name": "name"}, permission=Permission.KEYS_READ, keyed=False):
     """List the workspace's named keys.
 
     By name, without their material.
     """
-
-    limit: PageSize = 25
-    position: Position = None
 
 
 ITEMS = 1000

@@ -17,6 +17,7 @@ from causeloop_common.contracts.jobs import (
     ListJobs,
     State,
 )
+from causeloop_common.contracts.lists import page
 from causeloop_common.database import Database, Transaction
 from causeloop_common.errors import Conflict, NotFound
 from causeloop_common.messaging.commands import Handler
@@ -63,12 +64,11 @@ class JobService:
         """The tenant's jobs whose kinds the caller may see, newest first."""
         kinds = [kind.kind for kind in self._kinds.values() if kind.permission in ctx.permissions]
         before = ids.MAX if command.position is None else ids.decode(command.position, "job")
+        if not kinds:
+            return page([], command, key=str)
         async with self._database.transaction(ctx) as tx:
-            found = await tx.fetch(self._list, kinds=kinds, before=before, limit=command.limit + 1)
-        page, more = found[: command.limit], len(found) > command.limit
-        return JobPage(
-            data=[self._view(row) for row in page], next_position=ids.encode("job", page[-1]["id"]) if more else None
-        )
+            found = await tx.fetch(self._list, kinds=kinds, before=before, limit=command.wanted)
+        return page(found, command, key=lambda row: ids.encode("job", row["id"]), show=self._view)
 
     async def get_job(self, ctx: AuthContext, command: GetJob) -> JobView:
         """A job, if the caller has its permission."""

@@ -22,7 +22,7 @@ from causeloop_common.contracts.audit import (
     StreamEntry,
     StreamPage,
 )
-from causeloop_common.contracts.base import PAGE_BYTES
+from causeloop_common.contracts.lists import page
 from causeloop_common.database import Database
 from causeloop_common.errors import InvalidInput, NotFound
 from causeloop_common.telemetry import metrics
@@ -60,16 +60,8 @@ class LogService:
             "before" if newest else "after": _index(command.position),
         }
         async with self._database.transaction(ctx) as tx:
-            found = await repository.list_events(tx, newest=newest, limit=command.limit + 1, filters=filters)
-        page: list[StoredEntry] = []
-        size = 0
-        for stored in found[: command.limit]:
-            size += len(stored.leaf or "")
-            if page and size > PAGE_BYTES:
-                break
-            page.append(stored)
-        more = len(found) > len(page)
-        return EventPage(data=[_view(stored) for stored in page], next_position=str(page[-1].index) if more else None)
+            found = await repository.list_events(tx, newest=newest, limit=command.wanted, filters=filters)
+        return page(found, command, key=lambda one: str(one.index), show=_view, size=lambda one: len(one.leaf or ""))
 
     async def get_event(self, ctx: AuthContext, command: GetEvent) -> EventView:
         """One entry of the tenant's log."""

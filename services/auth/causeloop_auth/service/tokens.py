@@ -21,6 +21,7 @@ from causeloop_common.contracts.auth import (
     TokenRevoked,
 )
 from causeloop_common.contracts.base import Nothing
+from causeloop_common.contracts.lists import page
 from causeloop_common.database import Database
 from causeloop_common.errors import Forbidden, NotFound, Unauthorized
 from causeloop_common.permissions import Permission
@@ -89,9 +90,8 @@ class TokenService:
     async def list_api_tokens(self, ctx: AuthContext, command: ListApiTokens) -> ApiTokenPage:
         """One's own tokens in the workspace, newest first."""
         async with self._database.transaction(ctx) as tx:
-            found = await repository.own_tokens_before(tx, ctx.principal, command.position, command.limit + 1)
-        page, more = found[: command.limit], len(found) > command.limit
-        return ApiTokenPage(data=page, next_position=page[-1].id if more else None)
+            found = await repository.own_tokens_before(tx, ctx.principal, command.position, command.wanted)
+        return page(found, command, key=lambda token: token.id)
 
     async def revoke_api_token(self, ctx: AuthContext, command: RevokeApiToken) -> Nothing:
         """Revoke one's own token, or anybody's with `tokens:write`."""

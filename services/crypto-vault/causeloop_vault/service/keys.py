@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
+from causeloop_common.contracts.lists import page
 from causeloop_common.contracts.vault import (
     CipherItem,
     CreateKey,
@@ -108,9 +109,8 @@ class KeyService:
     async def list_keys(self, ctx: AuthContext, command: ListKeys) -> KeyPage:
         """Named keys without their material, by name."""
         async with self._database.transaction(ctx) as tx:
-            found = await repository.keys_after(tx, command.position or "", command.limit + 1)
-        page, more = found[: command.limit], len(found) > command.limit
-        return KeyPage(data=page, next_position=page[-1].name if more else None)
+            found = await repository.keys_after(tx, command.position or "", command.wanted)
+        return page(found, command, key=lambda key: key.name)
 
     async def encrypt(self, ctx: AuthContext, command: Encrypt) -> Encrypted:
         """Ciphertexts for the client to keep. Nothing is read or changed, so a remembered key needs no transaction."""

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 
 from causeloop_common.context import AuthContext
+from causeloop_common.contracts.lists import page
 from causeloop_common.contracts.vault import (
     GetSecret,
     ListSecrets,
@@ -57,9 +58,8 @@ class SecretService:
     async def list_secrets(self, ctx: AuthContext, command: ListSecrets) -> SecretPage:
         """Secrets without their values, by path."""
         async with self._database.transaction(ctx) as tx:
-            found = await repository.secrets_after(tx, command.position or "", command.limit + 1)
-        page, more = found[: command.limit], len(found) > command.limit
-        return SecretPage(data=page, next_position=page[-1].path if more else None)
+            found = await repository.secrets_after(tx, command.position or "", command.wanted)
+        return page(found, command, key=lambda secret: secret.path)
 
     @with_keyring
     async def reveal_secret(self, ctx: AuthContext, command: RevealSecret, keyring: Keyring) -> RevealedSecret:

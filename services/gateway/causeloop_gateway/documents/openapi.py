@@ -15,8 +15,9 @@ import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
-from causeloop_common.contracts.base import Nothing, Page, example_id
+from causeloop_common.contracts.base import Nothing, example_id
 from causeloop_common.contracts.limits import EVERYWHERE, Limit
+from causeloop_common.contracts.lists import Page
 from causeloop_common.errors import (
     AppError,
     Forbidden,
