@@ -13,8 +13,10 @@ from opentelemetry import trace
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from causeloop_cli.embedded import Janitor
+from causeloop_common.contracts import topology
 from causeloop_common.telemetry import SpanKind, Tracer, cause, export, metrics, working
 from causeloop_common.telemetry.export import Metrics, Spans
+from causeloop_dev.authority import Authority
 from tests.support.collector import Collector
 from tests.support.ports import free_port
 from tests.support.stack import Stack, told, until
@@ -22,13 +24,15 @@ from tests.support.stack import Stack, told, until
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-def spans_to(service: str, url: str, headers: dict[str, str] | None = None) -> Spans:
-    return Spans(service, export.Collector(url, headers or {}, None), sampler="parentbased_always_on", ratio=1)
+def spans_to(service: str, url: str, headers: dict[str, str] | None = None, ca_file: str | None = None) -> Spans:
+    return Spans(service, export.Collector(url, headers or {}, ca_file), sampler="parentbased_always_on", ratio=1)
 
 
 @asynccontextmanager
-async def tracing(service: str, url: str, headers: dict[str, str] | None = None) -> AsyncIterator[Tracer]:
-    spans = spans_to(service, url, headers)
+async def tracing(
+    service: str, url: str, headers: dict[str, str] | None = None, ca_file: str | None = None
+) -> AsyncIterator[Tracer]:
+    spans = spans_to(service, url, headers, ca_file)
     spans.start()
     try:
         yield spans.tracer
@@ -100,6 +104,20 @@ class TestACollector:
             tracer.start_span("a").end()
 
         assert own_collector.headers[0]["x-key"] == "k"
+
+    async def test_of_a_private_authority_is_trusted_by_its_file(self, tmp_path: Path) -> None:
+        authority = Authority(tmp_path)
+        said = counted("vault")
+        collector = Collector(tls=authority.server("127.0.0.1"))
+        try:
+            for ca_file in (None, str(authority.ca_file)):
+                async with tracing("vault", collector.url, ca_file=ca_file) as tracer:
+                    tracer.start_span(f"with {ca_file}").end()
+        finally:
+            collector.close()
+
+        assert [span.name for span in collector.spans] == [f"with {authority.ca_file}"]
+        assert (said("undelivered"), said("delivered")) == (1, 1)
 
     async def test_is_not_sent_what_the_list_does_not_allow(self, own_collector: Collector) -> None:
         canary = "canary-7c1f"
@@ -302,6 +320,30 @@ class TestAnotherMakersCollector:
         assert only.attributes == {"causeloop.tenant": "ws_1"}
         timed = own_collector.newest("causeloop-vault")["causeloop_command_seconds"]
         assert [one.value[2] for one in timed if one.labels["command"] == "cmd.test.rotel"] == [0.003]
+
+
+@pytest.mark.slow
+class TestAHouseThatStops:
+    async def test_delivers_its_last_spans_and_metrics(
+        self, own_collector: Collector, janitor: Janitor, tmp_path: Path
+    ) -> None:
+        house = Stack(tmp_path, janitor, more={"OTEL_EXPORTER_OTLP_ENDPOINT": own_collector.url})
+        try:
+            await house.start_all()
+            person = await house.sign_up()
+            told(await person.put("/secrets/last", json={"value": "v"}, headers={"traceparent": PARENT}))
+        finally:
+            await house.stop_all()
+
+        assert {(span.service, span.name) for span in own_collector.trace(PARENT[3:35])} >= {
+            ("causeloop-gateway", "PUT /v1/secrets/{path}"),
+            ("causeloop-gateway", "cmd.vault.put_secret"),
+            ("causeloop-vault", "cmd.vault.put_secret"),
+            ("causeloop-vault", "vault transaction"),
+        }
+        answered = own_collector.newest("causeloop-vault")["causeloop_commands_total"]
+        assert [one.value for one in answered if one.labels["command"] == "cmd.vault.put_secret"] == [1]
+        assert len({one.resource["service.instance.id"] for one in own_collector.metrics}) == len(topology.SERVICES)
 
 
 @pytest.mark.slow

@@ -162,6 +162,20 @@ class TestARequest:
         assert (line["trace_id"], line["tenant"], line["service"]) == (trace_id, owner.workspace, "gateway")
         assert line["message"] == "PUT /v1/secrets/{path:path} 200"
 
+    async def test_leads_from_log_line_to_audit_entry_without_a_collector_too(self, fragile: Stack) -> None:
+        person, request_id = await fragile.sign_up(), f"client-{secrets.token_hex(6)}"
+        told(await person.put("/secrets/traced", json={"value": "v"}, headers={"x-request-id": request_id}))
+
+        async def logged() -> list[dict[str, object]]:
+            return [line for line in fragile.log("gateway") if line.get("request_id") == request_id]
+
+        (line,) = await until("the gateway logged the request", logged)
+        entry = (await person.log(least=4))[-1]
+        async with fragile.sql() as sql:
+            event = ids.decode(entry["id"], "evt")
+            sent = await sql.fetchval("SELECT traceparent FROM vault.outbox WHERE event_id = $1", event)
+        assert re.fullmatch(rf"00-{line['trace_id']}-[0-9a-f]{{16}}-03", sent)
+
     async def test_that_fails_in_a_service_is_found_in_the_log_of_that_service(
         self, stack: Stack, owner: Person
     ) -> None:

@@ -5,6 +5,7 @@ as a real collector would.
 """
 
 import gzip
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
@@ -48,9 +49,9 @@ class Measured(NamedTuple):
 
 
 class Collector:
-    """An HTTP server on a port of its own, until `close`."""
+    """An HTTP server on a port of its own, until `close`; with `tls` an HTTPS server."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.spans: list[Collected] = []
         self.metrics: list[Measured] = []
         self.raw: dict[str, list[bytes]] = {"/v1/traces": [], "/v1/metrics": []}
@@ -58,13 +59,16 @@ class Collector:
         self.headers: list[dict[str, str]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._server.daemon_threads = True
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
     @property
     def url(self) -> str:
         """What OTEL_EXPORTER_OTLP_ENDPOINT says."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     def close(self) -> None:
         """Stop listening."""

@@ -236,6 +236,11 @@ class TestWithoutACollector:
         )
         assert said.stdout.strip() == "[]"
 
+    def test_a_disabled_sdk_passes_traces_on_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+
+        assert tracer() is UNTRACED
+
     async def test_spans_of_a_service_that_did_not_start_go_nowhere(self) -> None:
         spans = Spans("vault", COLLECTOR, sampler="always_on", ratio=1)
         spans.tracer.start_span("a").end()

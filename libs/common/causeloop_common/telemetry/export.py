@@ -15,6 +15,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
+import requests
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -23,12 +24,13 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
-from opentelemetry.trace import Status, StatusCode, Tracer
+from opentelemetry.trace import NoOpTracer, Status, StatusCode, Tracer
 from prometheus_client import REGISTRY
+from requests.utils import get_environ_proxies
 
 from causeloop_common.telemetry.bridge import metrics_data
 from causeloop_common.telemetry.metrics import SPANS
-from causeloop_common.telemetry.tracing import may_leave
+from causeloop_common.telemetry.tracing import UNTRACED, may_leave
 
 _log = logging.getLogger(__name__)
 
@@ -54,8 +56,14 @@ class Collector(NamedTuple):
     def exporter(self, kind: type[Any], signal: str) -> Any:
         """The SDK's exporter of a kind, for this collector. Its own log lines are replaced by `_Complaint`."""
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+        session = None
+        if self.ca_file is not None:  # else REQUESTS_CA_BUNDLE would go before it
+            session = requests.Session()
+            session.trust_env = False
+            session.proxies = dict(get_environ_proxies(self.endpoint))
         return kind(
             endpoint=f"{self.endpoint.rstrip('/')}/v1/{signal}",
+            session=session,
             headers=self.headers,
             certificate_file=self.ca_file,
             timeout=_TIMEOUT_SECONDS,
@@ -74,7 +82,8 @@ class Spans:
         self._collector = collector
         self._provider = TracerProvider(_sampler(sampler, ratio), _resource(service), shutdown_on_exit=False)
         self._delivery: _Delivery | None = None
-        self.tracer: Tracer = self._provider.get_tracer("causeloop", _VERSION)
+        tracer = self._provider.get_tracer("causeloop", _VERSION)
+        self.tracer: Tracer = UNTRACED if isinstance(tracer, NoOpTracer) else tracer  # where OTEL_SDK_DISABLED is set
 
     def start(self) -> None:
         """Begin to deliver."""
