@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from causeloop_common.contracts.vault import KeyringReencrypted
@@ -27,13 +28,14 @@ WAIT_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The work of a step: how many rows it saw, and how many of these it sealed anew. The next step begins at `cursor`,
-    None at the end, `wait` seconds later.
+    """The work of a step: how many rows it saw, how many of these it sealed anew, and how many did not open. The next
+    step begins at `cursor`, None at the end, `wait` seconds later.
     """
 
     cursor: str | None
     seen: int = 0
     count: int = 0
+    unopened: int = 0
     wait: float = 0.0
 
 
@@ -63,26 +65,39 @@ class Reencryption:
             at = _read(cursor)
 
         found, behind = await repository.walk(tx, at)
-        count = await repository.reseal(tx, at, self._sealed_anew(keyring, found))
+        older = [row for row in found if not _is_under(keyring.version, row.sealed)]
+        opened = _opened(keyring, older)
+        count = await repository.reseal(tx, at, self._sealed_anew(keyring, opened))
         if not await repository.is_primary(tx, keyring.version):
             raise StaleKeyring
+        if unopened := len(older) - len(opened):
+            _log.error("%d stored ciphertexts of %s do not open and stay as they are", unopened, keyring.tenant)
         if count:
             tx.publish(KeyringReencrypted(keyring=keyring.tenant, version=keyring.version, count=count))
-        return Batch(None if behind is None else json.dumps(behind), len(found), count)
+        return Batch(None if behind is None else json.dumps(behind), len(found), count, unopened)
 
-    def _sealed_anew(self, keyring: Keyring, found: list[Sealed]) -> list[tuple[Sealed, str]]:
-        opened = []
-        for row in found:
-            try:
-                if envelope.version_of(row.sealed) != keyring.version:
-                    opened.append((row, keyring.open_(row.place, row.sealed)))
-            except (Internal, StaleKeyring, envelope.NotOpened):
-                _log.error("a stored ciphertext of %s (%s) does not open and stays", keyring.tenant, row.place.purpose)
+    def _sealed_anew(self, keyring: Keyring, opened: list[tuple[Sealed, bytes]]) -> list[tuple[Sealed, str]]:
         if not opened:
             return []
         entropy = self._entropy(envelope.entropy_bytes(len(opened)))
         sealed = keyring.seal_all([(row.place, plaintext) for row, plaintext in opened], entropy)
         return [(row, text) for (row, _), text in zip(opened, sealed, strict=True)]
+
+
+def _is_under(version: int, sealed: str) -> bool:
+    try:
+        return envelope.version_of(sealed) == version
+    except envelope.NotOpened:
+        return False
+
+
+def _opened(keyring: Keyring, rows: list[Sealed]) -> list[tuple[Sealed, bytes]]:
+    """The rows that open, each with its plaintext."""
+    opened = []
+    for row in rows:
+        with suppress(Internal, StaleKeyring):
+            opened.append((row, keyring.open_(row.place, row.sealed)))
+    return opened
 
 
 def _writers(cursor: str) -> int | None:
