@@ -31,6 +31,7 @@ from causeloop_common.application import settle_memory
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.database import Database, role_connections
+from causeloop_common.keys import reader_seed
 from causeloop_common.leader import Leader, Work
 from causeloop_common.messaging import Bus, event_headers
 
@@ -247,7 +248,9 @@ async def _reference_consumer(told: dict[str, Any]) -> Any:
     await operator.jetstream().add_consumer(REFERENCE.stream, config)
     await operator.close()
     return await nats.connect(
-        told["nats_url"], nkeys_seed_str=told["seeds"]["audit"], inbox_prefix=topology.inbox("audit")
+        told["nats_url"],
+        nkeys_seed_str=reader_seed(told["seeds"]["audit"]),
+        inbox_prefix=topology.inbox(topology.reader("audit")),
     )
 
 

@@ -104,7 +104,7 @@ class TestTheKeys:
 
 
 class TestTheBus:
-    @pytest.mark.parametrize("service", [*SERVICES, OPERATOR])
+    @pytest.mark.parametrize("service", [*SERVICES, *map(topology.reader, topology.readers()), OPERATOR])
     def test_lists_what_a_credential_publishes_and_subscribes_to(self, service: str) -> None:
         ((_, asks, publishes, subscribes),) = (row for row in rows(PAGE, "Bus permissions") if row[0] == service)
         allowed = topology.permissions(service)

@@ -28,6 +28,10 @@ from tests.support.stack import Stack, through, until
 KINDS = topology.command_kinds()
 TENANT = ids.new("ws")
 INTAKE = "EVENTS.audit_intake"
+READER = "audit_reader"
+CREDENTIALS = (*SERVICES, READER, OPERATOR)
+ACCOUNTS = {READER: "AUDIT_READER", OPERATOR: STREAMS_ACCOUNT}
+"""The accounts of those that are not in the services'."""
 OTHERS = "EVENTS.somebody_else"
 FORGETTING = ("auth.session_ended", "auth.token_revoked", "tenancy.member_added", "vault.keyring_rotated")
 """The events that make others forget, once more."""
@@ -86,6 +90,9 @@ def may_say(service: str, subject: str) -> bool:
     consumer and how large a log is."""
     if service == OPERATOR:
         return subject.startswith("$JS.API.")
+    if service == READER:
+        own = [f"JS.STREAMS.API.CONSUMER.{name}.{INTAKE}" for name in ("INFO", "MSG.NEXT", "RESET")]
+        return subject in own or (subject.startswith("$JS.ACK.") and INTAKE in subject)
     first, *rest = subject.split(".")
     match first:
         case "cmd":
@@ -100,13 +107,8 @@ def may_say(service: str, subject: str) -> bool:
             return rest == [service] and service in topology.OWNERS
         case "head":
             return service == "audit" and len(rest) == 1
-        case "$JS":
-            return service == "audit" and rest[0] == "ACK" and INTAKE in subject
         case "JS":
-            own = [f"JS.STREAMS.API.CONSUMER.{name}.{INTAKE}" for name in ("INFO", "MSG.NEXT", "RESET")]
-            if service == "audit" and subject in own:
-                return True
-            return subject == "JS.STREAMS.API.STREAM.LIST" and service in ("auth", "tenancy", "vault", "audit")
+            return subject == "JS.STREAMS.API.STREAM.LIST" and service in OWNERS
         case _:
             return False
 
@@ -129,7 +131,7 @@ def hearable() -> list[str]:
         f"$JS.ACK.{INTAKE}.>",
         "$SYS.>",
     ]
-    for service in (*SERVICES, OPERATOR):
+    for service in CREDENTIALS:
         patterns += [f"cmd.{service}.>", f"evt.*.{service}.>", f"dead.{service}.>", f"_INBOX.{service}.>"]
         patterns += [f"wake.{service}", f"now.*.{service}.>"]
     return patterns
@@ -163,11 +165,11 @@ async def heard(subscription: Subscription) -> AsyncIterator[tuple[str, bytes]]:
 class TestEveryCredential:
     async def test_can_say_what_it_has_to_say_and_nothing_else(self, stack: Stack, tell: Callable[[str], None]) -> None:
         count = 0
-        for service in (*SERVICES, OPERATOR):
+        for service in CREDENTIALS:
             # The operator may change streams, so only what is not for streams is tried.
             subjects = [s for s in sayable() if service != OPERATOR or not s.startswith("$JS.API.")]
             mark = f"mark of {service} {time.monotonic_ns()}".encode()
-            account = STREAMS_ACCOUNT if service == OPERATOR else SERVICES_ACCOUNT
+            account = ACCOUNTS.get(service, SERVICES_ACCOUNT)
             async with (
                 stack.on_bus(None, account=account) as observer,
                 stack.on_bus(service, error_cb=unheard) as client,
@@ -181,14 +183,14 @@ class TestEveryCredential:
                 said = {public_subject(subject) async for subject, data in heard(everything) if data == mark}
             assert said == {subject for subject in subjects if may_say(service, subject)}, service
             count += len(subjects)
-        tell(f"bus: {len(SERVICES) + 1} credentials, {count} publications: heard where the architecture has it only")
+        tell(f"bus: {len(CREDENTIALS)} credentials, {count} publications: heard where the architecture has it only")
 
     async def test_can_hear_what_it_has_to_hear_and_nothing_else(
         self, stack: Stack, tell: Callable[[str], None]
     ) -> None:
         count = 0
-        for service in (*SERVICES, OPERATOR):
-            account = STREAMS_ACCOUNT if service == OPERATOR else SERVICES_ACCOUNT
+        for service in CREDENTIALS:
+            account = ACCOUNTS.get(service, SERVICES_ACCOUNT)
             async with (
                 stack.on_bus(None, account=account) as observer,
                 stack.on_bus(service, error_cb=unheard) as client,
@@ -203,7 +205,7 @@ class TestEveryCredential:
                 spoken = [
                     *KINDS, *(f"cmd.{name}.invented" for name in SERVICES), *(f"_INBOX.{name}.x" for name in SERVICES),
                     *(f"evt.{TENANT}.{name}.invented" for name in SERVICES), *(f"dead.{name}.x" for name in SERVICES),
-                    "_INBOX.operator.x", "_INBOX.x", "job.vault.x", f"head.{TENANT}",
+                    "_INBOX.operator.x", f"_INBOX.{READER}.x", "_INBOX.x", "job.vault.x", f"head.{TENANT}",
                     *(f"wake.{name}" for name in SERVICES),
                     *(f"now.{TENANT}.{name}.invented" for name in SERVICES),
                     *(f"{way}.{TENANT}.{name}" for way in ("now", "evt") for name in FORGETTING),
@@ -217,7 +219,7 @@ class TestEveryCredential:
                     if may_hear(service, pattern) and subscription.queue != "vault":
                         assert received, (service, pattern)
                 count += len(listening)
-        tell(f"bus: {len(SERVICES) + 1} credentials, {count} subscriptions: none hears what is another's")
+        tell(f"bus: {len(CREDENTIALS)} credentials, {count} subscriptions: none hears what is another's")
 
     async def test_that_is_not_known_is_not_let_in(self, stack: Stack) -> None:
         stranger = nkeys.from_seed(bytearray(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)))
@@ -256,7 +258,7 @@ class TestAnAnswer:
                     before = await stack.metric(kind.service, line)
                     targets = [
                         f"evt.{TENANT}.{kind.service}.forged", "$JS.API.STREAM.INFO.DEAD", "cmd.auth.authenticate",
-                        *(f"_INBOX.{other}.x" for other in (*SERVICES, OPERATOR) if other not in kind.issuers),
+                        *(f"_INBOX.{other}.x" for other in CREDENTIALS if other not in kind.issuers),
                         "_INBOX.x", "",
                     ]  # fmt: skip
                     async with stack.on_bus(issuer) as client:

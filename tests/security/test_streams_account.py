@@ -1,10 +1,12 @@
-"""What a stolen credential can do to the streams: each service's, with every reply subject that ever led further.
+"""What a stolen credential can do to the streams: each one's, with every reply subject that ever led further.
 
 JetStream answers to the reply subject of a request, of a stored message, and of an acknowledgement, and some of its
-requests are complete without a body: so an answer could be a purge. Each of a service's own messages is published with
-each of these subjects as its reply, on a server that checks requests strictly, and on one that does not.
+requests are complete without a body: so an answer could be a purge. The body of what a pull delivers was even chosen.
+Each message that a credential may publish is published with each of these subjects as its reply, on a server that
+checks requests strictly, and on one that does not.
 """
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -22,12 +24,19 @@ from causeloop_cli import streams
 from causeloop_cli.embedded import EmbeddedNats, Janitor, nats as embedded
 from causeloop_common import ids
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.topology import AUDIT_INTAKE, OPERATOR, SERVICES, STREAMS_API
+from causeloop_common.contracts.topology import AUDIT_INTAKE, OPERATOR, SERVICES, STREAMS_API, Consumer
+from causeloop_common.keys import reader_seed
 from causeloop_dev.installation import Installation
 from tests.support.stack import through
 
+VICTIM = Consumer("victim", "EVENTS", "vault", ("evt.>",))
+"""A second consumer, so that two services read the stream."""
+
 TENANT = ids.new("ws")
-CONSUMERS = {"audit": AUDIT_INTAKE}
+CONSUMERS = {"audit_reader": AUDIT_INTAKE, "vault_reader": VICTIM}
+CREDENTIALS = (*SERVICES, *CONSUMERS)
+ROUNDS = 30
+"""So often each service publishes each body: what is pulled is enough for a delivery to every subject."""
 CONSUMER = {"deliver_subject": "cmd.vault.put_secret", "durable_name": "spy", "ack_policy": "none"}
 BODIES: tuple[dict[str, object], ...] = (
     {},
@@ -65,8 +74,9 @@ class Bus:
         async def refused(_: Exception) -> None:
             """A refusal is what should happen; what happened all the same is what counts."""
 
+        seed = self.seeds.get(name) or reader_seed(self.seeds[name.removesuffix("_reader")])
         client = await nats.connect(
-            self.server.url, nkeys_seed_str=self.seeds[name], inbox_prefix=topology.inbox(name), error_cb=refused
+            self.server.url, nkeys_seed_str=seed, inbox_prefix=topology.inbox(name), error_cb=refused
         )
         try:
             yield client
@@ -83,6 +93,7 @@ def config(request: pytest.FixtureRequest) -> str:
 def server(config: str) -> Iterator[Bus]:
     installation = Installation.new()
     with pytest.MonkeyPatch.context() as patched, Janitor() as janitor:
+        patched.setattr(topology, "CONSUMERS", tuple(CONSUMERS.values()))
         patched.setattr(embedded, "CONFIG", config)
         with EmbeddedNats(installation.nats_config(), janitor=janitor) as started:
             yield Bus(started, installation.seeds)
@@ -90,7 +101,7 @@ def server(config: str) -> Iterator[Bus]:
 
 @pytest.fixture
 async def bus(server: Bus) -> Bus:
-    """The server with streams and consumers as new, an event and a dead letter of each service in them."""
+    """The server with streams and consumers as new, with events and dead letters of each service in them."""
     async with server.connected(OPERATOR) as operator:
         for stream in topology.STREAMS:
             with contextlib.suppress(NotFoundError):
@@ -98,9 +109,11 @@ async def bus(server: Bus) -> Bus:
         await streams.declare(server.server.url, server.seeds[OPERATOR])
     for service in SERVICES:
         async with server.connected(service) as client:
-            for subject in (event(service), f"dead.{service}.x"):
-                for body in (b"private to %b" % service.encode(), *(json.dumps(body).encode() for body in BODIES)):
-                    await client.jetstream(prefix=STREAMS_API).publish(subject, body)
+            jetstream = client.jetstream(prefix=STREAMS_API)
+            bodies = (b"private to %b" % service.encode(), *(json.dumps(body).encode() for body in BODIES))
+            made = [await jetstream.publish_async(event(service), body) for body in bodies * ROUNDS]
+            made += [await jetstream.publish_async(f"dead.{service}.x", body) for body in bodies]
+            await asyncio.gather(*made)
     return server
 
 
@@ -109,34 +122,38 @@ def event(service: str) -> str:
     return f"evt.{TENANT}.{service}.happened"
 
 
-def messages(service: str) -> Iterator[tuple[str, bytes]]:
-    """Whatever a service's credential may send to JetStream."""
-    yield event(service), b"own"
-    yield f"dead.{service}.x", b"own"
-    yield f"{STREAMS_API}.STREAM.LIST", b""
-    if (consumer := CONSUMERS.get(service)) is not None:
-        target = f"EVENTS.{consumer.name}"
-        yield f"{STREAMS_API}.CONSUMER.INFO.{target}", b""
-        yield f"{STREAMS_API}.CONSUMER.MSG.NEXT.{target}", b'{"batch":100,"no_wait":true}'
-        yield f"{STREAMS_API}.CONSUMER.MSG.NEXT.{target}", b'{"batch":1,"no_wait":true}'  # finds nothing now
-        for number in (1, 2, 3):
-            yield f"$JS.ACK.{target}.1.{number}.{number}.0.0", b"+ACK"
-            yield f"$JS.ACK.{target}.1.{number}.{number}.0.0", b"+NXT"
+def messages(name: str) -> Iterator[tuple[str, bytes]]:
+    """Whatever a credential may send to JetStream."""
+    if (consumer := CONSUMERS.get(name)) is None:
+        yield event(name), b"own"
+        yield f"dead.{name}.x", b"own"
+        yield f"{STREAMS_API}.STREAM.LIST", b""
+        return
+    target = f"EVENTS.{consumer.name}"
+    yield f"{STREAMS_API}.CONSUMER.INFO.{target}", b""
+    yield f"{STREAMS_API}.CONSUMER.MSG.NEXT.{target}", b'{"batch":%d,"no_wait":true}' % (len(BODIES) + 1)
+    yield f"{STREAMS_API}.CONSUMER.RESET.{target}", b""
+    for number in (1, 2, 3):
+        yield f"$JS.ACK.{target}.1.{number}.{number}.0.0", b"+ACK"
+        yield f"$JS.ACK.{target}.1.{number}.{number}.0.0", b"+NXT"
+    yield f"{STREAMS_API}.CONSUMER.MSG.NEXT.{target}", b'{"batch":5000,"no_wait":true}'  # after that none is left
+    yield f"{STREAMS_API}.CONSUMER.MSG.NEXT.{target}", b'{"batch":1,"no_wait":true}'
 
 
-def targets(service: str) -> Iterator[str]:
-    """Whatever a service has no right to, as a reply subject."""
-    own = CONSUMERS.get(service)
+def targets(name: str) -> Iterator[str]:
+    """Whatever a credential has no right to, as a reply subject."""
+    own = CONSUMERS.get(name)
     for request in REQUESTS:
         yield f"$JS.API.{request}"
         if own is None or not request.endswith(own.name):
             yield f"{STREAMS_API}.{request}"
     for other in SERVICES:
-        if other != service:
+        if other != name:
             yield event(other)
             yield f"dead.{other}.x"
-            if (consumer := CONSUMERS.get(other)) is not None:
-                yield from (f"$JS.ACK.EVENTS.{consumer.name}.1.{n}.{n}.0.0" for n in range(1, 100, 7))
+    for other, consumer in CONSUMERS.items():
+        if other != name:
+            yield from (f"$JS.ACK.EVENTS.{consumer.name}.1.{n}.{n}.0.0" for n in range(1, 100, 7))
 
 
 async def kept(stream: JetStreamContext, name: str) -> list[tuple[str, bytes]]:
@@ -146,21 +163,21 @@ async def kept(stream: JetStreamContext, name: str) -> list[tuple[str, bytes]]:
     return [(message.subject or "", message.data or b"") for message in found]
 
 
-async def state(stream: JetStreamContext, service: str) -> dict[str, Any]:
-    """How the streams are made, and how far the consumers of other services are."""
+async def state(stream: JetStreamContext, name: str) -> dict[str, Any]:
+    """How the streams are made, and how far the consumers of others are."""
     consumers = {}
     for info in await stream.consumers_info("EVENTS"):
-        if CONSUMERS.get(service) is None or CONSUMERS[service].name != info.name:
+        if CONSUMERS.get(name) is None or CONSUMERS[name].name != info.name:
             consumers[info.name] = info.config, info.delivered, info.ack_floor, info.num_ack_pending
     return {"streams": {info.config.name: info.config for info in await stream.streams_info()}, "consumers": consumers}
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("name", CREDENTIALS)
 class TestAStolenCredential:
     async def test_changes_no_stream_and_no_consumer_of_another_whatever_it_asks_to_be_answered_to(
-        self, bus: Bus, service: str
+        self, bus: Bus, name: str
     ) -> None:
-        async with bus.connected(OPERATOR) as operator, bus.connected(service) as thief:
+        async with bus.connected(OPERATOR) as operator, bus.connected(name) as thief:
             stream = operator.jetstream()
             for reader, consumer in CONSUMERS.items():  # deliveries that somebody else could acknowledge
                 async with bus.connected(reader) as client:
@@ -168,27 +185,28 @@ class TestAStolenCredential:
                     pull = f"{STREAMS_API}.CONSUMER.MSG.NEXT.EVENTS.{consumer.name}"
                     await client.publish(pull, b'{"batch":3,"no_wait":true}', inbox.subject)
                     assert [await inbox.next_msg(5) for _ in range(3)]
-            before, events, letters = await state(stream, service), *[await kept(stream, n) for n in ("EVENTS", "DEAD")]
+            before = await state(stream, name)
+            events, letters = [await kept(stream, kind) for kind in ("EVENTS", "DEAD")]
 
-            for subject, body in messages(service):
-                for target in targets(service):
+            for subject, body in messages(name):
+                for target in targets(name):
                     await thief.publish(subject, body, reply=target)
-            for target in targets(service):
+            for target in targets(name):
                 for body in (b"", *(json.dumps(body).encode() for body in BODIES)):
-                    await thief.publish(target, body, reply=f"{topology.inbox(service)}.x")
+                    await thief.publish(target, body, reply=f"{topology.inbox(name)}.x")
             await through(thief, operator)
 
-            assert await state(stream, service) == before
-            for name, had in (("EVENTS", events), ("DEAD", letters)):
-                has = await kept(stream, name)
+            assert await state(stream, name) == before
+            for kind, had in (("EVENTS", events), ("DEAD", letters)):
+                has = await kept(stream, kind)
                 assert has[: len(had)] == had
-                assert all(f".{service}." in subject for subject, _ in has[len(had) :])
+                assert all(f".{name}." in subject for subject, _ in has[len(had) :])
 
-    async def test_reads_nothing_but_what_its_own_consumer_delivers(self, bus: Bus, service: str) -> None:
-        inbox = f"{topology.inbox(service)}.stolen"
-        async with bus.connected(service) as thief:
+    async def test_reads_nothing_but_what_its_own_consumer_delivers(self, bus: Bus, name: str) -> None:
+        inbox = f"{topology.inbox(name)}.stolen"
+        async with bus.connected(name) as thief:
             answers = await thief.subscribe(inbox)
-            subjects = [*targets(service), *(subject for subject, _ in messages(service) if "MSG.NEXT" not in subject)]
+            subjects = [*targets(name), *(subject for subject, _ in messages(name) if "MSG.NEXT" not in subject)]
             for subject in subjects:
                 for body in (b"", *(json.dumps(body).encode() for body in (*BODIES, {"subjects_filter": ">"}))):
                     await thief.publish(subject, body, reply=inbox)

@@ -47,6 +47,7 @@ from causeloop_client.calls import (
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
+from causeloop_common.keys import reader_seed
 from causeloop_common.messaging import Bus
 from causeloop_common.settings import Settings
 from causeloop_dev.installation import UNLIMITED, Installation
@@ -182,6 +183,11 @@ def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     return problem
 
 
+def reading(service: str) -> str:
+    """The account in which a service reads its consumers."""
+    return topology.reader(service).upper()
+
+
 def with_observers(config: str, observers: Mapping[str, str]) -> str:
     """The configuration with one more user in each account, by its seed, who may publish and subscribe to all."""
     for account, seed in observers.items():
@@ -218,7 +224,7 @@ class Stack:
         self.installation = Installation.new()
         self.observers = {
             account: nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER).decode()
-            for account in (topology.SERVICES_ACCOUNT, topology.STREAMS_ACCOUNT)
+            for account in (topology.SERVICES_ACCOUNT, topology.STREAMS_ACCOUNT, *map(reading, topology.readers()))
         }
         config = self.installation.nats_config()
         if observed:
@@ -462,9 +468,14 @@ class Stack:
     async def on_bus(
         self, service: str | None, *, account: str = topology.SERVICES_ACCOUNT, **more: Any
     ) -> AsyncIterator[Client]:
-        """A connection to the bus with a service's credential, or as the observer of an account."""
-        seed = self.observers[account] if service is None else self.installation.seeds[service]
+        """A connection to the bus with a credential, or as the observer of an account."""
         inbox = "_INBOX.observer" if service is None else topology.inbox(service)
+        if service is None:
+            seed = self.observers[account]
+        elif service in self.installation.seeds:
+            seed = self.installation.seeds[service]
+        else:
+            seed = reader_seed(self.installation.seeds[service.removesuffix("_reader")])
         client = await nats.connect(
             self.nats.url, nkeys_seed_str=seed, inbox_prefix=inbox, allow_reconnect=False, **more
         )

@@ -17,7 +17,7 @@ import nkeys
 
 from causeloop_cli import services
 from causeloop_common.contracts import topology
-from causeloop_common.keys import KeyRing
+from causeloop_common.keys import KeyRing, reader_seed
 from causeloop_common.rls import roles
 from causeloop_common.settings import DEVELOPMENT_SECRET, SettingsError, role_password, with_role
 
@@ -53,13 +53,20 @@ def of_bus(part: str, environ: Mapping[str, str]) -> Iterator[str]:
     if part == "both":
         yield ""
     if part in ("config", "both"):
-        yield topology.nats_config({name: public_key(seed) for name, seed in seeds.items()}).rstrip()
+        yield nats_config(seeds).rstrip()
 
 
 def new_seeds() -> dict[str, str]:
     """New nkey seeds for every service and the operator."""
     names = (*topology.SERVICES, topology.OPERATOR)
     return {name: nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER).decode() for name in names}
+
+
+def nats_config(seeds: Mapping[str, str]) -> str:
+    """The part of the server's configuration that every installation has; public keys only."""
+    public_keys = {name: public_key(seed) for name, seed in seeds.items()}
+    public_keys |= {topology.reader(name): public_key(reader_seed(seeds[name])) for name in topology.readers()}
+    return topology.nats_config(public_keys)
 
 
 def public_key(seed: str) -> str:

@@ -25,6 +25,7 @@ from nats.js.api import (
 
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import Consumer, Stream
+from causeloop_common.keys import reader_seed
 from causeloop_common.messaging.server import unfit
 from causeloop_common.settings import SettingsError
 
@@ -54,12 +55,21 @@ async def differences(url: str, name: str, seed: str) -> dict[str, str]:
         for declared in topology.STREAMS:
             found[f"stream {declared.name}"] = _stream_difference(there.pop(declared.name, None), declared)
         found |= {f"stream {other}": "It is not declared: remove it, or find out who made it." for other in there}
-        for consumer in topology.CONSUMERS:
-            if name in (topology.OPERATOR, consumer.service):
-                found[f"consumer {consumer.name}"] = await _consumer_difference(stream, consumer)
     finally:
         await client.close()
-    return found
+    return found | await _consumer_differences(url, name, seed)
+
+
+async def _consumer_differences(url: str, name: str, seed: str) -> dict[str, str]:
+    consumers = [one for one in topology.CONSUMERS if name in (topology.OPERATOR, one.service)]
+    if name != topology.OPERATOR:
+        name, seed = topology.reader(name), reader_seed(seed)
+    client = await _connect(url, name, seed)
+    try:
+        stream = client.jetstream(timeout=5, prefix=topology.api(name))
+        return {f"consumer {one.name}": await _consumer_difference(stream, one) for one in consumers}
+    finally:
+        await client.close()
 
 
 def _stream_difference(found: StreamConfig | None, declared: Stream) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Self
 
+import nkeys
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -27,6 +28,11 @@ _KEY, _SALT, _NONCE = 32, 16, 12
 def derive(secret: bytes, info: str, *, salt: bytes | None = None, length: int = 32) -> bytes:
     """HKDF-SHA-256 of `secret` under the name `info`."""
     return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info.encode()).derive(secret)
+
+
+def reader_seed(seed: str) -> str:
+    """The seed of the nkey with which a service reads its consumers, from the seed of its own nkey."""
+    return str(nkeys.encode_seed(derive(seed.encode(), "bus-reader/v1"), nkeys.PREFIX_BYTE_USER).decode())
 
 
 class Sealer:

@@ -76,19 +76,22 @@ class TestPermissions:
         assert [s for s in topology.SERVICES if "head.*" in permissions(s).publish] == ["audit"]
         assert [s for s in topology.SERVICES if "head.*" in permissions(s).subscribe] == ["gateway"]
 
-    def test_nobody_but_audit_reads_the_stream_and_only_through_its_consumer(self) -> None:
+    def test_nobody_but_audits_reader_reads_the_stream_and_only_through_its_consumer(self) -> None:
+        assert topology.readers() == ("audit",)
         states = {"JS.STREAMS.API.STREAM.LIST"}
         for service in topology.SERVICES:
             rights = {s for s in permissions(service).publish if s.startswith(("$JS", "JS"))}
-            assert (states <= rights) == (service != "gateway")
-            expected = {
+            assert rights == (states if service != "gateway" else set())
+        assert permissions("audit_reader") == topology.BusPermissions(
+            (
                 "JS.STREAMS.API.CONSUMER.INFO.EVENTS.audit_intake",
                 "JS.STREAMS.API.CONSUMER.MSG.NEXT.EVENTS.audit_intake",
                 "JS.STREAMS.API.CONSUMER.RESET.EVENTS.audit_intake",
                 "$JS.ACK.EVENTS.audit_intake.>",  # both shapes of acknowledgements: ADR-15, ADR-53
                 "$JS.ACK.*.*.EVENTS.audit_intake.>",
-            }
-            assert rights - states == (expected if service == "audit" else set())
+            ),
+            ("_INBOX.audit_reader.>",),
+        )
 
     def test_no_right_has_a_wildcard_where_it_could_reach_others(self) -> None:
         for service in topology.SERVICES:
@@ -104,29 +107,36 @@ class TestPermissions:
     def test_a_consumer_gives_its_service_the_right_to_pull_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(topology, "CONSUMERS", (Consumer("mail", "EVENTS", "auth", ("evt.*.*.tenancy.*",)),))
 
-        assert "JS.STREAMS.API.CONSUMER.MSG.NEXT.EVENTS.mail" in permissions("auth").publish
-        assert "JS.STREAMS.API.CONSUMER.MSG.NEXT.EVENTS.mail" not in permissions("vault").publish
+        assert "JS.STREAMS.API.CONSUMER.MSG.NEXT.EVENTS.mail" in permissions("auth_reader").publish
+        assert topology.readers() == ("auth",)
+        for service in topology.SERVICES:
+            assert "JS.STREAMS.API.CONSUMER.MSG.NEXT.EVENTS.mail" not in permissions(service).publish
 
 
 class TestConfiguration:
-    def test_exports_and_imports_what_each_service_may_ask_of_the_streams_and_nothing_else(self) -> None:
-        text = topology.nats_config(dict.fromkeys((*topology.SERVICES, topology.OPERATOR), "U"))
-        exported = re.findall(r'{ service: "(\S+)", accounts: \[SERVICES\], response_type: (\w+)', text)
-        imported = re.findall(r'{ service: { account: CAUSELOOP, subject: "(\S+)" }, to: "(\S+)" }', text)
+    def test_exports_to_each_account_what_its_users_may_ask_of_the_streams_and_nothing_else(self) -> None:
+        text = topology.nats_config(dict.fromkeys((*topology.SERVICES, "audit_reader", topology.OPERATOR), "U"))
+        exported = set(re.findall(r'{ service: "(\S+)", accounts: \[(\S+)\], response_type: (\w+)', text))
 
-        requests = {
-            "$JS.API.STREAM.LIST": "singleton",
-            "$JS.API.CONSUMER.INFO.EVENTS.audit_intake": "singleton",
-            "$JS.API.CONSUMER.MSG.NEXT.EVENTS.audit_intake": "stream",
-            "$JS.API.CONSUMER.RESET.EVENTS.audit_intake": "singleton",
+        own = {
+            ("$JS.API.CONSUMER.INFO.EVENTS.audit_intake", "singleton"),
+            ("$JS.API.CONSUMER.MSG.NEXT.EVENTS.audit_intake", "stream"),
+            ("$JS.API.CONSUMER.RESET.EVENTS.audit_intake", "singleton"),
+            ("$JS.ACK.EVENTS.audit_intake.>", "singleton"),
+            ("$JS.ACK.*.*.EVENTS.audit_intake.>", "singleton"),
         }
-        passed = "evt.>", "dead.>", "$JS.ACK.EVENTS.audit_intake.>", "$JS.ACK.*.*.EVENTS.audit_intake.>"
-        assert dict(exported) == requests | dict.fromkeys(passed, "singleton")
-        renamed = {subject: subject.replace("$JS.API", "JS.STREAMS.API") for subject in requests}
-        assert dict(imported) == renamed | {subject: subject for subject in passed}
+        shared = {(subject, "singleton") for subject in ("$JS.API.STREAM.LIST", "evt.>", "dead.>")}
+        assert exported == {
+            *((subject, "SERVICES", responses) for subject, responses in shared),
+            *((subject, "AUDIT_READER", responses) for subject, responses in own),
+        }
+        for account, subjects in (("SERVICES", shared), ("AUDIT_READER", own)):
+            block = text.partition(f"  {account} {{\n")[2].partition("    users")[0]
+            imported = set(re.findall(r'{ service: { account: CAUSELOOP, subject: "(\S+)" }, to: "(\S+)" }', block))
+            assert imported == {(subject, subject.replace("$JS.API", "JS.STREAMS.API")) for subject, _ in subjects}
 
     def test_permits_what_a_command_may_weigh(self) -> None:
-        text = topology.nats_config(dict.fromkeys((*topology.SERVICES, topology.OPERATOR), "U"))
+        text = topology.nats_config(dict.fromkeys((*topology.SERVICES, "audit_reader", topology.OPERATOR), "U"))
 
         assert f"max_payload: {4 * 1024 * 1024}\n" in text
 

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from causeloop_cli.keys import new_seeds, of_service, public_key
-from causeloop_common.contracts import topology
+from causeloop_cli.keys import nats_config, new_seeds, of_service
 from causeloop_dev.folder import write_private_json
 
 _FILE = "installation.json"
@@ -48,7 +47,7 @@ class Installation:
 
     def nats_config(self) -> str:
         """The part of the server's configuration that every installation has; public keys only."""
-        return topology.nats_config({name: public_key(seed) for name, seed in self.seeds.items()})
+        return nats_config(self.seeds)
 
     def environ(self, service: str, database_url: str, nats_url: str) -> dict[str, str]:
         """The environment of one service: its own keys and credentials, nobody else's, and not the root secret."""

@@ -39,7 +39,7 @@ def number(message: Msg) -> int:
 
 async def state(bus: Bus) -> tuple[int, int]:
     """How many deliveries the consumer has counted, and the number in the stream of the last acknowledged event."""
-    info = await bus.jetstream().consumer_info(AUDIT_INTAKE.stream, AUDIT_INTAKE.name)
+    info = await bus.reader.jetstream().consumer_info(AUDIT_INTAKE.stream, AUDIT_INTAKE.name)
     assert info.delivered is not None
     assert info.ack_floor is not None
     return info.delivered.consumer_seq, info.ack_floor.stream_seq
@@ -57,13 +57,14 @@ class TestBegin:
         batch = [event() for _ in range(1_000)]
         await publish(servers, batch)
         async with servers.connected("audit") as dead:
-            subscription = await dead.jetstream().pull_subscribe_bind(AUDIT_INTAKE.name, AUDIT_INTAKE.stream)
+            subscription = await dead.reader.jetstream().pull_subscribe_bind(AUDIT_INTAKE.name, AUDIT_INTAKE.stream)
             held: list[Msg] = []
             while not held or held[-1].metadata.num_pending:
                 held += await subscription.fetch(500)
             for message in held[-500:]:  # they are to be delivered first
                 await message.nak()
-            await dead.flush()
+            await dead.reader.client.flush()
+            await dead.reader.client.flush()
 
         audit = app.create(servers.environ["audit"])
         await audit.start()
@@ -92,9 +93,9 @@ class TestBegin:
         audit = app.create(servers.environ["audit"])
         try:
             async with servers.connected("audit") as late:
-                await late.client.request(topology.reset(AUDIT_INTAKE))
+                await late.reader.client.request(topology.reset(AUDIT_INTAKE))
                 await publish(servers, batch[:100])
-                intake = await late.jetstream().pull_subscribe_bind(AUDIT_INTAKE.name, AUDIT_INTAKE.stream)
+                intake = await late.reader.jetstream().pull_subscribe_bind(AUDIT_INTAKE.name, AUDIT_INTAKE.stream)
                 held: list[Msg] = []
                 for _ in range(60):  # its count becomes so high that ours would not be as high in time
                     for message in held:
@@ -110,7 +111,8 @@ class TestBegin:
                         while not 0 < (await state(late))[0] <= 100:  # noqa: ASYNC110  it lies in the server
                             await asyncio.sleep(0.05)
                     await min(held, key=number).ack()
-                    await late.flush()
+                    await late.reader.client.flush()
+                    await late.reader.client.flush()
                 last = number(max(held, key=number))
                 await publish(servers, batch[100:])
                 async with asyncio.timeout(PATIENCE):

@@ -3,13 +3,13 @@
 Everything follows from the contracts: a service may publish the commands it is an issuer of and its own events,
 subscribe to its own commands, and wake its own relay, nothing else.
 
-JetStream and the operator (`causeloop migrate`) have an account of their own. It exports to the account of the services
-the subjects of events and dead letters, the list of the streams, and the requests of each declared consumer; each
-service has a permission for those it needs. The server answers in the asker's account, so the reply subject of a
-message reaches no stream, whatever it is (docs/decisions/0023-streams-in-an-account-of-their-own.md).
+JetStream and the operator (`causeloop migrate`) have an account of their own. The account of the services imports from
+it the subjects of events and dead letters, and the list of the streams. A service with a consumer reads it over another
+connection, whose account imports only that consumer's requests: JetStream delivers to any subject that a pull names,
+and there none leads further (docs/decisions/0023-streams-in-an-account-of-their-own.md).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, cast
@@ -169,8 +169,18 @@ def head(tenant: str) -> str:
     return HEADS.replace("*", tenant)
 
 
+def readers() -> tuple[str, ...]:
+    """The services with a consumer."""
+    return tuple(service for service in SERVICES if any(consumer.service == service for consumer in CONSUMERS))
+
+
+def reader(service: str) -> str:
+    """The name of the credential with which a service reads its consumers; its account has the name in capitals."""
+    return f"{service}_reader"
+
+
 def inbox(service: str) -> str:
-    """The private inbox prefix of a service."""
+    """The private inbox prefix of a credential."""
     return f"_INBOX.{service}"
 
 
@@ -208,19 +218,17 @@ def due(service: str) -> str:
 
 
 def permissions(service: str) -> BusPermissions:
-    """The exact bus permissions of a service."""
+    """The exact bus permissions of a credential."""
     if service == OPERATOR:
         return BusPermissions(("$JS.API.>",), (f"{inbox(OPERATOR)}.>",))
+    for consumer in CONSUMERS:
+        if service == reader(consumer.service):
+            return _reading(service)
     asks = [kind.subject for kind in command_kinds().values() if service in kind.issuers]
     publish = [*sorted(asks), f"evt.*.{service}.*", f"dead.{service}.*", *publishes(service)]
-    read = [consumer for consumer in CONSUMERS if consumer.service == service]
-    if service in OWNERS:
-        publish.append(f"{STREAMS_API}.{_LIST}")
-    for consumer in read:
-        publish += [*(f"{STREAMS_API}.{request}" for request in _requests(consumer)), *_acknowledgements(consumer)]
     subscribe = [f"{inbox(service)}.>", *listens(service)]
     if service in OWNERS:
-        publish.append(wake(service))
+        publish += [f"{STREAMS_API}.{_LIST}", wake(service)]
         subscribe += [f"cmd.{service}.>", wake(service)]
     if service in with_jobs():
         publish.append(due(service))
@@ -228,32 +236,39 @@ def permissions(service: str) -> BusPermissions:
     return BusPermissions(tuple(publish), tuple(subscribe))
 
 
+def _reading(name: str) -> BusPermissions:
+    """The permissions of a reader: the requests and acknowledgements of its service's consumers."""
+    consumers = [consumer for consumer in CONSUMERS if reader(consumer.service) == name]
+    asks = [f"{STREAMS_API}.{request}" for consumer in consumers for request in _requests(consumer)]
+    acknowledges = [subject for consumer in consumers for subject in _acknowledgements(consumer)]
+    return BusPermissions((*asks, *acknowledges), (f"{inbox(name)}.>",))
+
+
 def nats_config(public_keys: dict[str, str]) -> str:
     """The part that the configuration of every nats-server has, wherever it runs: size limits, and the accounts.
 
-    `public_keys` has the nkey of every service and of the operator.
+    `public_keys` has the nkey of every service, every reader and the operator.
     """
-    requests = {_LIST: "singleton"}
-    for consumer in CONSUMERS:
-        requests |= _requests(consumer)
-    passed = [subject for stream in STREAMS for subject in stream.subjects]
-    passed += [subject for consumer in CONSUMERS for subject in _acknowledgements(consumer)]
-    exports = [_export(f"$JS.API.{request}", responses) for request, responses in requests.items()]
-    imports = [_import(f"$JS.API.{request}", f"{STREAMS_API}.{request}") for request in requests]
-    return (
-        f"{SERVER_LIMITS}"
-        "accounts {\n"
-        f"  {STREAMS_ACCOUNT} {{\n"
-        "    jetstream: enabled\n"
-        f"    exports: [\n{_lines([*exports, *(_export(subject, 'singleton') for subject in passed)])}    ]\n"
-        f"    users: [\n{_lines([_user(OPERATOR, public_keys)])}    ]\n"
-        "  }\n"
-        f"  {SERVICES_ACCOUNT} {{\n"
-        f"    imports: [\n{_lines([*imports, *(_import(subject, subject) for subject in passed)])}    ]\n"
-        f"    users: [\n{_lines(_user(service, public_keys) for service in SERVICES)}    ]\n"
-        "  }\n"
-        "}\n"
-    )
+    exports, accounts = [], []
+    for account, users, requests, passed in _importers():
+        exports += [_export(f"$JS.API.{request}", account, kind) for request, kind in requests.items()]
+        exports += [_export(subject, account, "singleton") for subject in passed]
+        imports = [_import(f"$JS.API.{request}", f"{STREAMS_API}.{request}") for request in requests]
+        imports += [_import(subject, subject) for subject in passed]
+        accounts.append(_account(account, users, public_keys, f"    imports: [\n{_lines(imports)}    ]\n"))
+    more = f"    jetstream: enabled\n    exports: [\n{_lines(exports)}    ]\n"
+    accounts.insert(0, _account(STREAMS_ACCOUNT, (OPERATOR,), public_keys, more))
+    return f"{SERVER_LIMITS}accounts {{\n{''.join(accounts)}}}\n"
+
+
+def _importers() -> Iterator[tuple[str, tuple[str, ...], dict[str, str], list[str]]]:
+    """Each account that imports from that of the streams, its users, requests with their responses, and subjects."""
+    yield SERVICES_ACCOUNT, SERVICES, {_LIST: "singleton"}, [name for stream in STREAMS for name in stream.subjects]
+    for service in readers():
+        consumers = [consumer for consumer in CONSUMERS if consumer.service == service]
+        requests = {name: kind for consumer in consumers for name, kind in _requests(consumer).items()}
+        passed = [subject for consumer in consumers for subject in _acknowledgements(consumer)]
+        yield reader(service).upper(), (reader(service),), requests, passed
 
 
 _RESPONSE_SECONDS = 10
@@ -262,9 +277,13 @@ _RESPONSE_SECONDS = 10
 _REPLIES = ', allow_responses: { max: 1, expires: "1m" }'
 
 
-def _export(subject: str, responses: str) -> str:
+def _account(name: str, users: Iterable[str], public_keys: dict[str, str], more: str) -> str:
+    return f"  {name} {{\n{more}    users: [\n{_lines(_user(user, public_keys) for user in users)}    ]\n  }}\n"
+
+
+def _export(subject: str, account: str, responses: str) -> str:
     more = f'response_type: {responses}, threshold: "{_RESPONSE_SECONDS}s"'
-    return f'{{ service: "{subject}", accounts: [{SERVICES_ACCOUNT}], {more} }}'
+    return f'{{ service: "{subject}", accounts: [{account}], {more} }}'
 
 
 def _import(subject: str, to: str) -> str:

@@ -14,7 +14,7 @@ costs more than the rest of the way; events are FastStream's (`docs/decisions/00
     wire         header names, the bound on size, refusals        replies    a request and its reply
     cloudevents  an event's headers, written and read             bus        the connection: call, follow
     commands     CommandRouter: answers commands                  events     EventRouter: follows a durable consumer
-    server       what the server must be
+    connection   how a service connects, and reads its consumers  server     what the server must be
 """
 
 from causeloop_common.messaging.bus import Answer, Bus

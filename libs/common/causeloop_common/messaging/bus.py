@@ -7,8 +7,6 @@ it directly (`docs/decisions/0003-lean-command-path.md`).
 
 import asyncio
 import logging
-import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -16,9 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import nats.errors
-from faststream import AckPolicy
-from faststream.nats import NatsBroker, NatsMessage
-from faststream.nats.security import NatsNKey, NatsSecurity
+from faststream.nats import NatsMessage
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -32,6 +28,7 @@ from causeloop_common.contracts.base import Command, Message
 from causeloop_common.errors import AppError, PayloadTooLarge, Timeout, Unavailable
 from causeloop_common.keys import KeyRing, Sealer
 from causeloop_common.messaging.cloudevents import announced, event_headers
+from causeloop_common.messaging.connection import Reader, connection, give_up_unsent
 from causeloop_common.messaging.replies import Replies
 from causeloop_common.messaging.server import unfit
 from causeloop_common.messaging.wire import (
@@ -55,10 +52,6 @@ _log = logging.getLogger(__name__)
 ReplyT = TypeVar("ReplyT", bound=Message)
 
 _COMPLAINT_SECONDS = 5.0
-_PING_SECONDS = 0.3
-"""A connection that leaves two pings unanswered is gone when the third is due: a silent cut is known after two to three
-of these, within a second."""
-_UNSENT_MILLISECONDS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,31 +71,16 @@ class Bus:
         self.tokens = ServiceTokens(keys)
         self.sealers = {pair: Sealer(keys.pair(*pair)) for pair in topology.pairs() if self.service in pair}
         """By (issuer, audience): what seals and opens the bodies of this pair."""
-        seed = settings.nats_nkey_seed
-        trusted = ssl.create_default_context(cafile=settings.nats_ca_file) if settings.nats_ca_file else None
-        self.broker = NatsBroker(
-            settings.nats_url,
-            name=f"causeloop-{self.service}",
-            inbox_prefix=topology.inbox(self.service),
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=0.1,  # type: ignore[arg-type]
-            connect_timeout=2,
-            ping_interval=_PING_SECONDS,  # type: ignore[arg-type]
-            max_outstanding_pings=2,
+        self.broker = connection(
+            settings,
+            self.service,
+            settings.nats_nkey_seed,
             disconnected_cb=self._disconnected,
             reconnected_cb=self._connected,
             error_cb=self._failed,
-            allow_reconnect=True,
-            apply_types=False,
-            logger=None,
-            ack_policy=AckPolicy.MANUAL,
-            js_options={"prefix": topology.STREAMS_API},
-            security=(
-                NatsNKey.from_seed(seed.get_secret_value(), ssl_context=trusted)
-                if seed
-                else NatsSecurity(ssl_context=trusted)
-            ),
         )
+        self.reader = Reader(settings)
+        """The connection to the service's consumers, if it has any."""
         self._client: Client | None = None
         self._replies: Replies
         self._complained_at = float("-inf")
@@ -117,12 +95,15 @@ class Bus:
             self._client = await asyncio.wait_for(self.broker.connect(), timeout=5)
         except (OSError, nats.errors.Error, TimeoutError) as error:
             raise Unavailable(f"NATS does not let {self.service} in: {type(error).__name__}.") from error
+        if self.service in topology.readers():
+            await self.reader.connect()
         self.check()
         self._replies = await Replies.subscribe(self._client)
         await self._connected()
 
     async def close(self) -> None:
         """Send what is waiting and disconnect."""
+        await self.reader.close()
         client, self._client = self._client, None
         if client is not None:
             with suppress(nats.errors.Error, OSError, TimeoutError):
@@ -135,6 +116,8 @@ class Bus:
         """`Unavailable` unless connected to a server that is fit for our messages."""
         if (lack := unfit(self.client)) is not None:
             raise Unavailable(lack)
+        if self.service in topology.readers():
+            _ = self.reader.client
 
     @property
     def is_connected(self) -> bool:
@@ -154,7 +137,7 @@ class Bus:
         return str(self.client._server_info["server_id"])
 
     def jetstream(self) -> JetStreamContext:
-        """JetStream on this connection."""
+        """JetStream on this connection: publishing to streams, and their list."""
         return self.client.jetstream(timeout=5, prefix=topology.STREAMS_API)
 
     async def last_sequence(self) -> int:
@@ -244,6 +227,7 @@ class Bus:
     async def start(self) -> None:
         """Start what was declared with `follow` and `EventRouter`."""
         await self.broker.start()
+        await self.reader.start()
 
     async def flush(self) -> None:
         """Wait until the server knows of every message and subscription so far."""
@@ -253,7 +237,7 @@ class Bus:
 
     async def _connected(self) -> None:
         if self._client is not None:
-            _give_up_unsent(self._client)
+            give_up_unsent(self._client)
         metrics.BUS_CONNECTED.labels(self.service).set(1)
         for react in self.on_connect:
             react()
@@ -290,14 +274,3 @@ def raw(receive: Callable[[NatsMessage], Awaitable[None]]) -> Callable[[NatsMess
         await receive(message)
 
     return handle
-
-
-def _give_up_unsent(client: Client) -> None:
-    """Let the kernel end a connection whose other side has taken nothing for so long.
-
-    nats-py waits until everything is sent before it connects anew. To a host that is gone nothing is ever sent, and
-    TCP alone waits for a quarter of an hour. (Linux only; elsewhere it stays with that.)
-    """
-    if client._transport is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
-        wire = client._transport._io_writer.get_extra_info("socket")  # type: ignore[attr-defined]
-        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNSENT_MILLISECONDS)

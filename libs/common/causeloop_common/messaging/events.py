@@ -41,12 +41,12 @@ class EventRouter:
     def attach(self, bus: Bus) -> None:
         """Declare the subscription; `Bus.start` begins it."""
         self._bus = bus
-        subscriber = bus.broker.subscriber(
+        subscriber = bus.reader.broker.subscriber(
             self.consumer.filters[0],  # a name for FastStream; the consumer, made by the operator, has the filters
             durable=self.consumer.name,
             stream=JStream(self.consumer.stream, declare=False),
             pull_sub=PullSub(batch_size=16, timeout=1.0),
-            inbox_prefix=f"{topology.inbox(bus.service)}.".encode(),  # the connection's own is not asked for pulls
+            inbox_prefix=f"{topology.inbox(bus.reader.name)}.".encode(),  # the connection's own is not asked for pulls
             ack_policy=AckPolicy.MANUAL,
             decoder=undecoded,
             no_reply=True,

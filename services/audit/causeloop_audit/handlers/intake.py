@@ -54,8 +54,8 @@ class Intake(Work):
     async def lead(self) -> None:
         """Enter events until cancelled."""
         await self._reset()
-        subscription = await self._bus.jetstream().pull_subscribe_bind(AUDIT_INTAKE.name, AUDIT_INTAKE.stream)
-        delivered, reconnects = 0, self._bus.client.stats["reconnects"]
+        subscription = await self._bus.reader.jetstream().pull_subscribe_bind(AUDIT_INTAKE.name, AUDIT_INTAKE.stream)
+        delivered, reconnects = 0, self._bus.reader.client.stats["reconnects"]
         try:
             while True:
                 self._leader.works()
@@ -63,7 +63,7 @@ class Intake(Work):
                 with suppress(TimeoutError):
                     batch = await subscription.fetch(BATCH, timeout=_WAIT_SECONDS)
                 if not batch:
-                    if self._bus.client.stats["reconnects"] != reconnects:
+                    if self._bus.reader.client.stats["reconnects"] != reconnects:
                         raise Unavailable("The bus was lost, and what it delivered may be lost with it.")
                     continue
                 began = time.perf_counter()
@@ -88,7 +88,7 @@ class Intake(Work):
         A look shows how far the log is acknowledged and where the stream ends. When what was its end then is
         acknowledged, the next look begins to count anew.
         """
-        info = await self._bus.jetstream().consumer_info(AUDIT_INTAKE.stream, AUDIT_INTAKE.name)
+        info = await self._bus.reader.jetstream().consumer_info(AUDIT_INTAKE.stream, AUDIT_INTAKE.name)
         assert info.delivered is not None  # noqa: S101  a consumer has both
         assert info.ack_floor is not None  # noqa: S101
         if not info.num_pending and not info.num_ack_pending:
@@ -101,7 +101,7 @@ class Intake(Work):
     async def _reset(self) -> None:
         """Have the consumer begin after the last acknowledgement, whatever it delivered since then."""
         try:
-            answer = await self._bus.client.request(topology.reset(AUDIT_INTAKE), timeout=_RESET_SECONDS)
+            answer = await self._bus.reader.client.request(topology.reset(AUDIT_INTAKE), timeout=_RESET_SECONDS)
         except (TimeoutError, nats.errors.NoRespondersError) as error:
             why = "it does not answer. Run `causeloop migrate`; NATS must be of version 2.14 or later"
             raise Unavailable(f"The consumer {AUDIT_INTAKE.name} cannot be reset: {why}.") from error

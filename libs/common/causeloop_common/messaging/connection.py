@@ -1,0 +1,126 @@
+"""How a service connects to NATS: its own connection, and the one with which it reads its consumers."""
+
+import asyncio
+import logging
+import socket
+import ssl
+from contextlib import suppress
+from typing import Any
+
+import nats.errors
+from faststream import AckPolicy
+from faststream.nats import NatsBroker
+from faststream.nats.security import NatsNKey, NatsSecurity
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from pydantic import SecretStr
+
+from causeloop_common.contracts import topology
+from causeloop_common.errors import Unavailable
+from causeloop_common.keys import reader_seed
+from causeloop_common.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+_PING_SECONDS = 0.3
+"""A connection that leaves two pings unanswered is gone when the third is due: a silent cut is known after two to three
+of these, within a second."""
+_UNSENT_MILLISECONDS = 1000
+
+
+def connection(settings: Settings, name: str, seed: SecretStr | None, **callbacks: Any) -> NatsBroker:
+    """A FastStream broker, not yet connected, for a credential: it reconnects for as long as it takes."""
+    trusted = ssl.create_default_context(cafile=settings.nats_ca_file) if settings.nats_ca_file else None
+    return NatsBroker(
+        settings.nats_url,
+        name=f"causeloop-{name}",
+        inbox_prefix=topology.inbox(name),
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=0.1,  # type: ignore[arg-type]
+        connect_timeout=2,
+        ping_interval=_PING_SECONDS,  # type: ignore[arg-type]
+        max_outstanding_pings=2,
+        allow_reconnect=True,
+        apply_types=False,
+        logger=None,
+        ack_policy=AckPolicy.MANUAL,
+        js_options={"prefix": topology.STREAMS_API},
+        security=(
+            NatsNKey.from_seed(seed.get_secret_value(), ssl_context=trusted)
+            if seed
+            else NatsSecurity(ssl_context=trusted)
+        ),
+        **callbacks,
+    )
+
+
+class Reader:
+    """The connection to a service's consumers, in an account of its own: JetStream delivers what is pulled to whatever
+    subject the asker names, and in that account no subject leads further.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.name = topology.reader(settings.service)
+        seed = settings.nats_nkey_seed
+        self.broker = connection(
+            settings,
+            self.name,
+            SecretStr(reader_seed(seed.get_secret_value())) if seed else None,
+            reconnected_cb=self._connected,
+            error_cb=self._failed,
+        )
+        self._client: Client | None = None
+
+    async def connect(self) -> None:
+        """Connect; `Unavailable` when the server cannot be reached or refuses."""
+        try:
+            self._client = await asyncio.wait_for(self.broker.connect(), timeout=5)
+        except (OSError, nats.errors.Error, TimeoutError) as error:
+            why = f"{type(error).__name__}. The server's configuration may be older than this version"
+            raise Unavailable(f"NATS does not let {self.name} in: {why}.") from error
+        await self._connected()
+
+    async def start(self) -> None:
+        """Start what an `EventRouter` declared."""
+        if self._client is not None:
+            await self.broker.start()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        client, self._client = self._client, None
+        if client is not None:
+            with suppress(nats.errors.Error, OSError, TimeoutError):
+                if client.is_connected:
+                    await asyncio.wait_for(client.flush(), timeout=2)
+            with suppress(nats.errors.Error, OSError, TimeoutError):
+                await self.broker.stop()
+
+    @property
+    def client(self) -> Client:
+        """The NATS connection; `Unavailable` while there is none."""
+        if self._client is None or not self._client.is_connected:
+            raise Unavailable("The message bus cannot be reached. Nothing was done; try again.")
+        return self._client
+
+    def jetstream(self) -> JetStreamContext:
+        """JetStream on this connection: the requests of the service's consumers."""
+        return self.client.jetstream(timeout=5, prefix=topology.STREAMS_API)
+
+    async def _connected(self) -> None:
+        if self._client is not None:
+            give_up_unsent(self._client)
+
+    async def _failed(self, error: Exception) -> None:
+        if self._client is not None and self._client.is_connected:  # else the bus complains already
+            _log.warning("bus, reading: %s: %s", type(error).__name__, error)
+
+
+def give_up_unsent(client: Client) -> None:
+    """Let the kernel end a connection whose other side has taken nothing for so long.
+
+    nats-py waits until everything is sent before it connects anew. To a host that is gone nothing is ever sent, and
+    TCP alone waits for a quarter of an hour. (Linux only; elsewhere it stays with that.)
+    """
+    if client._transport is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        wire = client._transport._io_writer.get_extra_info("socket")  # type: ignore[attr-defined]
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNSENT_MILLISECONDS)
