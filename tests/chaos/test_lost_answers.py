@@ -65,6 +65,8 @@ async def lose_the_answer(stack: Stack, service: str, ask: Callable[[], Any]) ->
 
 class TestAnAnswerLostBetweenCommitAndReply:
     async def test_of_the_vault_is_replayed_and_the_secret_written_once(self, fragile: Stack, person: Person) -> None:
+        # The workspace's keyring is there: it is made in a transaction before the put's.
+        told(await person.post("/keys", json={"name": "first", "type": "aes256-gcm"}), 201)
         headers = keyed()
 
         async def ask() -> httpx.Response:
@@ -110,9 +112,7 @@ class TestAnAnswerLostBetweenCommitAndReply:
         async def ask() -> httpx.Response:
             return await person.put("/secrets/once", json={"value": "v"}, headers=headers)
 
-        told(
-            await person.put("/secrets/first", json={"value": "v"})
-        )  # so that nothing but the put is still to be asked
+        told(await person.put("/secrets/first", json={"value": "v"}))  # nothing but the put is still to be asked
         async with fragile.sql() as sql:
             async with sql.transaction():
                 await sql.execute("LOCK TABLE vault.secret_versions IN ACCESS EXCLUSIVE MODE")

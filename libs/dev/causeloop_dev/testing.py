@@ -9,6 +9,7 @@
 """
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -56,6 +57,16 @@ class Servers:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--containers`."""
     parser.addoption("--containers", action="store_true", help="PostgreSQL and NATS from containers")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _foreground() -> Iterator[None]:
+    """Let the processes that tests start obey Ctrl-C: what a shell starts with `&` ignores it, and its children do."""
+    signals = (signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)
+    before = [signal.signal(number, handler) for number, handler in signals]
+    yield
+    for (number, _), handler in zip(signals, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
