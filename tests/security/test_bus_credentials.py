@@ -27,6 +27,7 @@ from tests.support.stack import Stack, through, until
 
 KINDS = topology.command_kinds()
 TENANT = ids.new("ws")
+PERSON = ids.realm("https://issuer.test", "somebody")
 INTAKE = "EVENTS.audit_intake"
 READER = "audit_reader"
 CREDENTIALS = (*SERVICES, READER, OPERATOR)
@@ -328,13 +329,13 @@ def forgeries(stack: Stack, service: str, issuer: str, audience: str, permission
         for kind in {issuer, service}:
             if key:
                 yield sign(key, issuer, audience, [permission], kind=kind)
-    claims = {"iss": issuer, "aud": audience, "sub": "usr_x", "ten": TENANT, "per": [permission]}
+    claims = {"iss": issuer, "aud": audience, "sub": PERSON, "ten": TENANT, "per": [permission]}
     claims |= {"iat": int(time.time()), "exp": int(time.time()) + LIFETIME_SECONDS}  # type: ignore[dict-item]
     yield jwt.encode(claims, "", algorithm="none", headers={"typ": "svc+jwt", "kid": issuer})
 
 
 def sign(key: bytes, issuer: str, audience: str, permissions: list[str], *, kind: str) -> str:
     now = int(time.time())
-    claims = {"iss": issuer, "aud": audience, "sub": "usr_x", "ten": TENANT, "per": permissions}
+    claims = {"iss": issuer, "aud": audience, "sub": PERSON, "ten": TENANT, "per": permissions}
     claims |= {"iat": now, "exp": now + LIFETIME_SECONDS}  # type: ignore[dict-item]
     return jwt.encode(claims, key, algorithm="HS256", headers={"typ": "svc+jwt", "kid": kind})

@@ -1,7 +1,8 @@
 """The caller, their tenant and their permissions: `AuthContext`, and the service tokens that carry it.
 
 A service token is a JWT (HS256) under the key of one pair of services: issuer `iss`, audience `aud`, the principal
-`sub`, the tenant `ten`, permissions `per`, and `act` (RFC 8693), the credential through which the principal acts.
+`sub`, the tenant `ten`, permissions `per`, the credential `crd` through which the principal acts, how strong its
+sign-in was (`acr`) and when (`auth_time`), and `obo`, the principal on whose behalf it acts.
 It lives 60 seconds, is reused to half its life and, once verified, remembered until it expires: signing costs
 tens of microseconds, verifying a hundred. The tenant of a request comes from here and never from its payload.
 """
@@ -9,13 +10,15 @@ tens of microseconds, verifying a hundred. The tenant of a request comes from he
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import IntEnum
+from operator import attrgetter
 from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 import jwt
 
 from causeloop_common import ids
-from causeloop_common.errors import Forbidden, Unauthorized
+from causeloop_common.errors import Forbidden, MfaRequired, Unauthorized
 from causeloop_common.keys import KeyRing
 
 LIFETIME_SECONDS = 60
@@ -23,6 +26,21 @@ CLOCK_SKEW_SECONDS = 5
 _REMEMBERED = 10_000
 _TYPE = "svc+jwt"
 _REQUIRED = ["iss", "aud", "sub", "ten", "per", "iat", "exp"]
+
+
+STEP_UP_SECONDS = 600
+"""The age of a sign-in up to which it is fresh enough for a command with `step_up`."""
+
+
+class Assurance(IntEnum):
+    """How strong the sign-in behind a credential was."""
+
+    NONE = 0
+    """Nobody signed in: a personal access token, a service account or a service."""
+    SINGLE = 1
+    """A session of the identity provider was exchanged."""
+    MULTI = 2
+    """And a second factor was shown to auth."""
 
 
 class Idempotency(NamedTuple):
@@ -37,7 +55,9 @@ class AuthContext:
     """The caller of one use case. Copy it with `dataclasses.replace`, which keeps the fields that it does not name.
 
     `tenant` is the TypeID of a workspace or of a person's realm; `principal` a person, service account or service;
-    `credential` the session or token they use; `issuer` the service that asks on their behalf. A service token carries
+    `credential` the session or token they use; `authenticated_at` the time of the sign-in behind it, in seconds since
+    1970, None without one; `on_behalf_of` another principal, for whom this one acts; `issuer` the service that asks. A
+    service token carries
     these; the last two fields belong to one request.
     """
 
@@ -45,9 +65,17 @@ class AuthContext:
     principal: str
     permissions: frozenset[str]
     credential: str | None = None
+    assurance: Assurance = Assurance.NONE
+    authenticated_at: int | None = None
+    on_behalf_of: str | None = None
     issuer: str = ""
     request_id: str = ""
     idempotency: Idempotency | None = None
+
+    @property
+    def kind(self) -> ids.PrincipalKind:
+        """Whether the principal is a person, a service account or a service."""
+        return ids.principal_kind(self.principal)
 
     @property
     def tenant_uuid(self) -> UUID:
@@ -59,9 +87,67 @@ class AuthContext:
         if permission not in self.permissions:
             raise Forbidden(f"This needs the permission '{permission}'. Ask an administrator of the workspace.")
 
+    def require_step_up(self, now: float) -> None:
+        """Raise `MfaRequired` unless a person signed in at most `STEP_UP_SECONDS` before `now`."""
+        age = STEP_UP_SECONDS + 1 if self.authenticated_at is None else now - self.authenticated_at
+        if self.assurance < Assurance.SINGLE or not -CLOCK_SKEW_SECONDS <= age <= STEP_UP_SECONDS:
+            raise MfaRequired(
+                f"This needs a sign-in of the last {STEP_UP_SECONDS // 60} minutes. Sign in again, then repeat it."
+            )
+
+    def of_service(self, service: str, *permissions: str) -> Self:
+        """The same request in the same tenant by a service itself, with exactly the given permissions."""
+        return replace(
+            self,
+            principal=f"svc_{service}",
+            credential=None,
+            assurance=Assurance.NONE,
+            authenticated_at=None,
+            on_behalf_of=None,
+            issuer=service,
+            permissions=frozenset(permissions),
+            idempotency=None,
+        )
+
     def of_tenant(self, tenant: str, *permissions: str) -> Self:
         """The same caller and request in another tenant with exactly the given permissions."""
         return replace(self, tenant=tenant, permissions=frozenset(permissions), idempotency=None)
+
+
+CLAIMS = {
+    "principal": "sub",
+    "tenant": "ten",
+    "permissions": "per",
+    "credential": "crd",
+    "assurance": "acr",
+    "authenticated_at": "auth_time",
+    "on_behalf_of": "obo",
+}
+"""The fields of a context that a service token carries, each in its claim; `issuer` is the token's own. A field that is
+None or empty has no claim. Tests compare them with the fields of `AuthContext`."""
+
+_carried = attrgetter(*CLAIMS)
+
+
+def _read(data: dict[str, Any], issuer: str) -> AuthContext:
+    """The caller that claims name; ValueError, TypeError or KeyError when they are not those of a caller."""
+    ids.tenant_uuid(data["ten"])
+    ids.principal_kind(data["sub"])
+    behalf, credential, since = data.get("obo"), data.get("crd"), data.get("auth_time")
+    if behalf is not None:
+        ids.principal_kind(behalf)
+    if not isinstance(credential, str | None) or not isinstance(since, int | None) or isinstance(since, bool):
+        raise TypeError("a claim has another type")
+    return AuthContext(
+        tenant=data["ten"],
+        principal=data["sub"],
+        permissions=frozenset(data["per"]),
+        credential=credential,
+        assurance=Assurance(data.get("acr", 0)),
+        authenticated_at=since,
+        on_behalf_of=behalf,
+        issuer=issuer,
+    )
 
 
 class ServiceTokens:
@@ -70,27 +156,24 @@ class ServiceTokens:
     def __init__(self, keys: KeyRing, clock: Callable[[], float] = time.time) -> None:
         self._keys = keys
         self._clock = clock
-        self._minted: dict[tuple[str, str, str, str | None, frozenset[str]], tuple[str, float]] = {}
+        self._minted: dict[tuple[Any, ...], tuple[str, float]] = {}
         self._verified: dict[str, tuple[AuthContext, float]] = {}
 
     def mint(self, ctx: AuthContext, audience: str) -> str:
         """A token that names to `audience` the caller on whose behalf this service asks."""
         now = self._clock()
-        identity = (audience, ctx.tenant, ctx.principal, ctx.credential, ctx.permissions)
+        identity = (audience, *_carried(ctx))
         known = self._minted.get(identity)
         if known is not None and now < known[1]:
             return known[0]
         claims: dict[str, Any] = {
+            **{claim: value for claim, value in zip(CLAIMS.values(), identity[1:], strict=True) if value},
             "iss": self._keys.service,
             "aud": audience,
-            "sub": ctx.principal,
-            "ten": ctx.tenant,
             "per": sorted(ctx.permissions),
             "iat": int(now),
             "exp": int(now) + LIFETIME_SECONDS,
         }
-        if ctx.credential is not None:
-            claims["act"] = {"sub": ctx.credential}
         key = self._keys.pair(self._keys.service, audience)
         token = jwt.encode(claims, key, algorithm="HS256", headers={"typ": _TYPE, "kid": self._keys.service})
         _forget_if_full(self._minted)
@@ -117,15 +200,7 @@ class ServiceTokens:
                 leeway=CLOCK_SKEW_SECONDS,
                 options={"require": _REQUIRED},
             )
-            ids.tenant_uuid(data["ten"])
-            act = data.get("act")
-            caller = AuthContext(
-                tenant=data["ten"],
-                principal=data["sub"],
-                permissions=frozenset(data["per"]),
-                credential=act["sub"] if act else None,
-                issuer=issuer,
-            )
+            caller = _read(data, issuer)
         except (jwt.InvalidTokenError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise Unauthorized("The service token is not valid for this service.") from error
         _forget_if_full(self._verified)

@@ -11,6 +11,7 @@ import os
 import re
 import time
 from functools import lru_cache
+from typing import Literal
 from uuid import UUID
 
 # Every request and every event gets an id and has some read, and Python's base64 takes several times as long.
@@ -25,6 +26,7 @@ _REALM_BIT = 1 << 61
 NIL, MAX = UUID(int=0), UUID(int=2**128 - 1)
 SUFFIX = r"[0-7][0-9a-hjkmnp-tv-z]{25}"
 _SUFFIX = re.compile(SUFFIX)
+_SERVICE = re.compile(r"svc_[a-z]{2,32}")
 TENANT = re.compile(rf"(?:ws|usr)_{SUFFIX}")
 
 
@@ -97,6 +99,26 @@ def realm(issuer: str, subject: str) -> str:
 def workspace(digest: bytes) -> str:
     """The workspace that a request with an Idempotency-Key makes; the same for every retry."""
     return encode("ws", uuid8(digest, realm=False))
+
+
+PrincipalKind = Literal["person", "service_account", "service"]
+
+
+@lru_cache(maxsize=65536)
+def principal_kind(principal: str) -> PrincipalKind:
+    """The kind of a principal: a person (`usr_…`), a service account (`sva_…`) or a service (`svc_` and its name).
+
+    ValueError when the text is none of them.
+    """
+    if principal.startswith("svc_") and _SERVICE.fullmatch(principal):
+        return "service"
+    if principal.startswith("sva_"):
+        decode(principal, "sva")
+        return "service_account"
+    if not principal.startswith("usr_"):
+        raise ValueError(f"'{principal[:64]}' is not the id of a principal.")
+    tenant_uuid(principal)
+    return "person"
 
 
 INSTALLATION = encode("usr", uuid8(hashlib.sha256(b"causeloop/installation/v1").digest(), realm=True))

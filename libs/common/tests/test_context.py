@@ -9,12 +9,13 @@ import jwt
 import pytest
 
 from causeloop_common import context, ids
-from causeloop_common.context import AuthContext, Idempotency, ServiceTokens
+from causeloop_common.context import Assurance, AuthContext, Idempotency, ServiceTokens
 from causeloop_common.contracts import topology
-from causeloop_common.errors import Forbidden, Unauthorized
+from causeloop_common.errors import Forbidden, MfaRequired, Unauthorized
 from causeloop_common.keys import KeyRing
 
 SECRET = b"a secret of the installation, long enough"
+SOMEBODY = ids.realm("issuer", "somebody")
 REFUSED = "The service token is not valid for this service"
 
 
@@ -55,7 +56,7 @@ def forge(
     honest = {
         "iss": "gateway",
         "aud": "vault",
-        "sub": "usr_somebody",
+        "sub": SOMEBODY,
         "ten": ids.INSTALLATION,
         "per": ["secrets:read"],
         "iat": now + life[0],
@@ -85,6 +86,53 @@ class TestAuthContext:
         assert (moved.principal, moved.credential) == (workspace.principal, workspace.credential)
         assert moved.idempotency is None  # the key was for the request in the other tenant
 
+    def test_a_service_that_asks_by_itself_takes_nothing_of_the_caller_s_sign_in(self, workspace: AuthContext) -> None:
+        signed_in = replace(workspace, assurance=Assurance.MULTI, authenticated_at=1, on_behalf_of=SOMEBODY)
+
+        own = signed_in.of_service("audit", "internal:seal")
+
+        assert own == AuthContext(
+            tenant=workspace.tenant,
+            principal="svc_audit",
+            permissions=frozenset({"internal:seal"}),
+            issuer="audit",
+            request_id=workspace.request_id,
+        )
+
+    @pytest.mark.parametrize(
+        ("principal", "kind"),
+        [(SOMEBODY, "person"), (ids.new("sva"), "service_account"), ("svc_gateway", "service")],
+        ids=["person", "service account", "service"],
+    )
+    def test_its_principal_has_a_kind(self, workspace: AuthContext, principal: str, kind: str) -> None:
+        assert replace(workspace, principal=principal).kind == kind
+
+
+class TestStepUp:
+    @pytest.mark.parametrize(
+        ("assurance", "age"),
+        [(Assurance.SINGLE, 0), (Assurance.SINGLE, 600), (Assurance.MULTI, 600), (Assurance.SINGLE, -5)],
+    )
+    def test_a_recent_sign_in_is_enough(self, workspace: AuthContext, assurance: Assurance, age: int) -> None:
+        replace(workspace, assurance=assurance, authenticated_at=10_000 - age).require_step_up(10_000)
+
+    @pytest.mark.parametrize(
+        ("assurance", "since"),
+        [
+            (Assurance.NONE, 10_000),
+            (Assurance.SINGLE, None),
+            (Assurance.SINGLE, 9_399),
+            (Assurance.MULTI, 9_399),
+            (Assurance.SINGLE, 10_006),
+        ],
+    )
+    def test_none_an_old_and_a_future_one_are_not(
+        self, workspace: AuthContext, assurance: Assurance, since: int | None
+    ) -> None:
+        ctx = replace(workspace, assurance=assurance, authenticated_at=since)
+        with pytest.raises(MfaRequired, match=r"^This needs a sign-in of the last 10 minutes\. Sign in again"):
+            ctx.require_step_up(10_000)
+
 
 OF_A_REQUEST: dict[str, Any] = {"request_id": "", "idempotency": None}
 """What of a context is not in the token, and so not read from it."""
@@ -111,7 +159,7 @@ class TestMint:
 
         token = tokens("gateway").mint(ctx, "auth")
 
-        assert "act" not in jwt.decode(token, options={"verify_signature": False})
+        assert "crd" not in jwt.decode(token, options={"verify_signature": False})
         assert tokens("auth").verify(token).credential is None
 
     def test_lives_for_a_minute(
@@ -138,9 +186,12 @@ class TestMint:
         gateway = tokens("gateway")
         others: dict[str, Any] = {
             "tenant": ids.new("ws"),
-            "principal": "usr_other",
+            "principal": SOMEBODY,
             "permissions": frozenset(),
             "credential": "ses_other",
+            "assurance": Assurance.MULTI,
+            "authenticated_at": 1_700_000_000,
+            "on_behalf_of": ids.new("sva"),
         }
         made = {
             gateway.mint(workspace, "vault"),
@@ -149,9 +200,12 @@ class TestMint:
             *(gateway.mint(replace(workspace, **{name: other}), "vault") for name, other in others.items()),
         }
 
-        assert len(made) == 7
+        assert len(made) == 10
         # A field that is added later belongs to a request, to the issuer's signature, or here.
+        assert {*others} == {*context.CLAIMS}
         assert {field.name for field in fields(AuthContext)} == {*others, *OF_A_REQUEST, "issuer"}
+        told = replace(workspace, **others)
+        assert tokens("vault").verify(gateway.mint(told, "vault")) == replace(told, issuer="gateway", **OF_A_REQUEST)
 
     def test_a_service_cannot_speak_for_a_pair_it_does_not_belong_to(
         self, tokens: Callable[[str], ServiceTokens], workspace: AuthContext
@@ -162,7 +216,7 @@ class TestMint:
 
 class TestVerify:
     def test_the_honest_token_of_these_tests_is_good(self, tokens: Callable[[str], ServiceTokens]) -> None:
-        assert tokens("vault").verify(forge()).principal == "usr_somebody"
+        assert tokens("vault").verify(forge()).principal == SOMEBODY
 
     @pytest.mark.parametrize("token", ["", "a.b.c", "é", "clp_pat_x", "eyJhbGciOiJub25lIn0.e30."])
     def test_what_is_no_token_is_refused(self, tokens: Callable[[str], ServiceTokens], token: str) -> None:
@@ -200,8 +254,17 @@ class TestVerify:
             pytest.param({"ten": 7}, id="a tenant that is no text"),
             pytest.param({"ten": []}, id="a tenant that is a list"),
             pytest.param({"per": 7}, id="permissions that are no list"),
-            pytest.param({"act": "ses_1"}, id="a credential of another shape"),
-            pytest.param({"act": {"name": "ses_1"}}, id="a credential without subject"),
+            pytest.param({"sub": "somebody"}, id="a principal that is none"),
+            pytest.param({"sub": "usr_somebody"}, id="a person that is none"),
+            pytest.param({"sub": "svc_Gateway"}, id="a service that is none"),
+            pytest.param({"sub": 7}, id="a principal that is no text"),
+            pytest.param({"crd": {"sub": "ses_1"}}, id="a credential of another shape"),
+            pytest.param({"acr": 3}, id="an assurance that there is not"),
+            pytest.param({"acr": "mfa"}, id="an assurance that is no number"),
+            pytest.param({"auth_time": "now"}, id="a time that is no number"),
+            pytest.param({"auth_time": True}, id="a time that is a truth"),
+            pytest.param({"obo": "somebody"}, id="on behalf of nobody"),
+            pytest.param({"obo": ["usr_x"]}, id="on behalf of a list"),
         ],
     )
     def test_a_token_that_differs_from_the_honest_one_is_refused(
@@ -211,8 +274,8 @@ class TestVerify:
             tokens("vault").verify(forge(**changed))
 
     def test_clocks_may_differ_by_five_seconds(self, tokens: Callable[[str], ServiceTokens]) -> None:
-        assert tokens("vault").verify(forge(life=(-64, -3))).principal == "usr_somebody"
-        assert tokens("vault").verify(forge(life=(3, 63))).principal == "usr_somebody"
+        assert tokens("vault").verify(forge(life=(-64, -3))).principal == SOMEBODY
+        assert tokens("vault").verify(forge(life=(3, 63))).principal == SOMEBODY
 
     def test_a_changed_signature_is_refused_though_the_rest_is_remembered(
         self, tokens: Callable[[str], ServiceTokens]
@@ -259,8 +322,9 @@ class TestMemory:
         gateway, vault = tokens("gateway"), tokens("vault")
 
         for number in range(23):
-            ctx = AuthContext(tenant=ids.new("ws"), principal=f"usr_{number}", permissions=frozenset({"secrets:read"}))
-            assert vault.verify(gateway.mint(ctx, "vault")).principal == f"usr_{number}"
+            principal = ids.realm("issuer", str(number))
+            ctx = AuthContext(tenant=ids.new("ws"), principal=principal, permissions=frozenset({"secrets:read"}))
+            assert vault.verify(gateway.mint(ctx, "vault")).principal == principal
 
             assert len(gateway._minted) <= 5
             assert len(vault._verified) <= 5

@@ -21,6 +21,7 @@ class Session:
     id: str
     family: Family
     entered: str | None
+    created_at: datetime
 
 
 _ADD_SESSION = Statement.insert(sessions, "id", "current", "rotated_at", "entered", "created_at", "expires_at")
@@ -85,7 +86,7 @@ async def session(tx: Transaction, session_id: str, *, lock: bool = False) -> Se
         row["current"], row["previous"], row["rotated_at"], row["expires_at"], ended=row["ended_at"] is not None
     )
     entered = None if row["entered"] is None else ids.tenant_id(row["entered"])
-    return Session(session_id, family, entered)
+    return Session(session_id, family, entered, row["created_at"])
 
 
 async def rotate(tx: Transaction, session_id: str, family: Family, entered: str | None) -> None:

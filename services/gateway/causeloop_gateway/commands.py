@@ -5,6 +5,7 @@ for matching; a framework's pipeline per request would cost more than all the re
 """
 
 import asyncio
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -82,7 +83,7 @@ class Route(MatchedRoute):
             raise
 
     async def _signed_in(self, request: Inbound, *, is_counted: bool = True) -> AuthContext:
-        """The caller, if permitted; Unauthorized, RateLimited or Forbidden for any other."""
+        """The caller, if permitted; Unauthorized, RateLimited, Forbidden or MfaRequired for any other."""
         caller = await self._gateway.security.caller(
             request.headers.get("authorization"),
             request.request_id,
@@ -91,15 +92,10 @@ class Route(MatchedRoute):
         )
         request.scope["caller"] = caller
         require(caller, self._endpoint.command.permission, self._endpoint.credentials)
-        identity = caller.identity
-        return AuthContext(
-            tenant=identity.tenant,
-            principal=identity.principal,
-            permissions=caller.permissions,
-            credential=identity.credential,
-            issuer="gateway",
-            request_id=request.request_id,
-        )
+        ctx = caller.identity.context(caller.permissions, request.request_id)
+        if self._endpoint.command.step_up:
+            ctx.require_step_up(time.time())
+        return ctx
 
     def _admit(self, request: Inbound, identity: Identity | None = None) -> None:
         """Count the request; RateLimited when it is one too many. The answer's headers have the limits either way."""

@@ -1,16 +1,24 @@
 """From HTTP to a command and back: every route against its contract, and requests against the real services."""
 
+import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from causeloop_common import ids
+from causeloop_common.context import STEP_UP_SECONDS, AuthContext
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.auth import Authenticate
-from causeloop_common.contracts.base import Nothing
+from causeloop_common.contracts.base import Command, Nothing
 from causeloop_common.contracts.jobs import CancelJob, GetJob, ListJobs
 from causeloop_common.contracts.tenancy import Resolve
+from causeloop_common.errors import MfaRequired
+from causeloop_common.messaging import Answer
 from causeloop_common.permissions import OF_THE_JOB, SELF, Internal, Permission
+from causeloop_gateway import commands as module
+from causeloop_gateway.commands import CommandRoute
+from causeloop_gateway.documents import openapi
 from causeloop_gateway.endpoints import SESSION, Endpoint
 from causeloop_gateway.routes import ENDPOINTS, STREAMS
 
@@ -207,3 +215,43 @@ class TestAnswers:
         await house.refused(404, "not_found", "GET", "/nowhere")
         await house.refused(404, "not_found", "GET", "/workspace/")
         await house.refused(405, "method_not_allowed", "DELETE", "/workspace")
+
+
+class Danger(Command[Nothing], permission=Permission.WORKSPACE_READ, keyed=False, step_up=True):
+    """A command of these tests that asks for a fresh sign-in."""
+
+
+class TestStepUp:
+    @pytest.fixture
+    async def danger(self, house: "House", monkeypatch: pytest.MonkeyPatch) -> None:
+        edge: Any = house.listener.config.app
+        (known, *_) = edge._routes["GET", "workspace"]
+        route = CommandRoute(known._gateway, Endpoint("POST", "/danger", Danger, 204))
+
+        async def done(ctx: AuthContext, command: bytes) -> Answer:
+            return Answer(b"{}", replayed=False)
+
+        monkeypatch.setattr(route, "_ask", done)
+        monkeypatch.setitem(edge._routes, ("POST", "danger"), [route])
+
+    async def test_a_recent_sign_in_may(self, house: "House", danger: None, owner: "Person") -> None:
+        assert (await house.call("POST", "/danger", owner.token)).status_code == 204
+
+    async def test_an_old_one_and_a_personal_access_token_may_not(
+        self, house: "House", danger: None, owner: "Person", monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = await house.personal_token(owner, "workspace:read")
+        await house.refused(403, "mfa_required", "POST", "/danger", made["token"])
+        now = time.time()
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: now + STEP_UP_SECONDS + 60))
+        problem = await house.refused(403, "mfa_required", "POST", "/danger", owner.token)
+        assert problem["detail"] == "This needs a sign-in of the last 10 minutes. Sign in again, then repeat it."
+
+    async def test_the_permission_is_asked_first(self, house: "House", danger: None, owner: "Person") -> None:
+        await house.refused(403, "forbidden", "POST", "/danger", owner.realm_token)
+
+    def test_the_description_has_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        endpoint = Endpoint("POST", "/danger", Danger, 204)
+        monkeypatch.setattr(openapi, "ENDPOINTS", (*ENDPOINTS, endpoint))
+        assert MfaRequired in {type(error) for error in openapi.refusals(endpoint)}
+        assert openapi._Writer()._operation(endpoint)["x-step-up"] is True

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from causeloop_common.context import Assurance, AuthContext
 from causeloop_common.contracts import jobs
 from causeloop_common.contracts.base import (
     Command,
@@ -12,6 +13,7 @@ from causeloop_common.contracts.base import (
     Message,
     Nothing,
     PersonId,
+    PrincipalId,
     Sealed,
     SessionId,
     TenantId,
@@ -96,12 +98,33 @@ class Logout(Command[Nothing], permission=SELF, keyed=False):
 class Identity(Message):
     """The identity behind a token."""
 
-    principal: PersonId = Field(description="The person that the token stands for.")
+    principal: PrincipalId = Field(description="The person or service account that the token stands for.")
     tenant: TenantId = Field(description="The workspace, or the person's own realm, that the token is for.")
     credential: str = Field(description="The id of the session or of the personal access token.")
     kind: Literal["session", "token"] = Field(description="An access token of a session, or a personal access token.")
     scopes: list[str] | None = Field(description="The permissions that the token may use at most; null: no limit.")
     expires_at: Timestamp = Field(description="The time from which the token is refused.")
+    assurance: Assurance = Field(description="How strong the sign-in was: 0 none, 1 one factor, 2 two factors.")
+    authenticated_at: int | None = Field(
+        description="The time of the sign-in, in seconds since 1970; null for a token that needs none."
+    )
+    on_behalf_of: PrincipalId | None = Field(
+        default=None, description="The principal for whom it acts, if that is another one."
+    )
+
+    def context(self, permissions: frozenset[str], request_id: str) -> AuthContext:
+        """The context of a request with this token."""
+        return AuthContext(
+            tenant=self.tenant,
+            principal=self.principal,
+            permissions=permissions,
+            credential=self.credential,
+            assurance=self.assurance,
+            authenticated_at=self.authenticated_at,
+            on_behalf_of=self.on_behalf_of,
+            issuer="gateway",
+            request_id=request_id,
+        )
 
 
 class Authenticate(

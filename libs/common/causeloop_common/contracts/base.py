@@ -90,6 +90,19 @@ def _typeid(*prefixes: str, of: str) -> Any:
 WorkspaceId = _typeid("ws", of="a workspace")
 TenantId = _typeid("ws", "usr", of="a workspace, or of a person for their own realm")
 PersonId = _typeid("usr", of="a person")
+PrincipalId = Annotated[
+    str,
+    Field(max_length=64),
+    AfterValidator(lambda value: (ids.principal_kind(value), value)[1]),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": rf"^(?:(?:usr|sva)_{ids.SUFFIX}|svc_[a-z]{{2,32}})$",
+            "description": "The id of a person, of a service account, or the name of a service.",
+            "examples": [example_id("usr")],
+        }
+    ),
+]
 SessionId = _typeid("ses", of="a session")
 TokenId = _typeid("tok", of="a personal access token")
 SecretId = _typeid("sec", of="a secret")
@@ -177,7 +190,8 @@ class Command(Message, Generic[ReplyT]):
 
     `issuers` are the services that may send it. `keyed` is False where an Idempotency-Key is ignored: the command
     changes nothing, or a retry does no harm, or its answer must not be kept. `timeout` is the deadline in seconds.
-    `limit` is the rate at which clients may send it, besides the limits of all commands.
+    `limit` is the rate at which clients may send it, besides the limits of all commands. `step_up` asks for a sign-in
+    that is fresh and strong enough, for what is grave and cannot be undone.
     """
 
     service: ClassVar[str]
@@ -188,6 +202,7 @@ class Command(Message, Generic[ReplyT]):
     keyed: ClassVar[bool]
     timeout: ClassVar[float]
     rate_limit: ClassVar[Limit | None]
+    step_up: ClassVar[bool]
     reply: ClassVar[type[Message]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -203,6 +218,7 @@ class Command(Message, Generic[ReplyT]):
         keyed: bool = True,
         timeout: float = COMMAND_TIMEOUT_SECONDS,
         limit: Limit | None = None,
+        step_up: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__pydantic_init_subclass__(**kwargs)
@@ -213,7 +229,7 @@ class Command(Message, Generic[ReplyT]):
         cls.service, cls.operation = _owner(cls), _snake(cls)
         cls.subject = f"cmd.{cls.service}.{cls.operation}"
         cls.permission, cls.issuers, cls.keyed, cls.timeout = permission, issuers, keyed, timeout
-        cls.rate_limit = limit
+        cls.rate_limit, cls.step_up = limit, step_up
 
 
 class Event(Message):

@@ -201,6 +201,8 @@ class CommandRouter:
         caller = bus.tokens.verify(headers.get(TOKEN, ""))
         if caller.issuer not in kind.issuers or not permits(caller.permissions, kind.permission):
             raise Forbidden(f"This needs the permission '{kind.permission}'.")
+        if kind.step_up:
+            caller.require_step_up(time.time())
         key = headers.get(IDEMPOTENCY_KEY)
         ctx = replace(
             caller,

@@ -149,13 +149,11 @@ class Runs:
 
     async def _may(self, ctx: AuthContext, permission: str) -> bool:
         """Whether the principal that enqueued it still has the permission, as tenancy has it now."""
-        if ctx.principal.startswith("svc_"):
+        if ctx.kind == "service":
             return True
         if ctx.tenant == ctx.principal:
             return permission in REALM_PERMISSIONS
-        asking = replace(
-            ctx, principal=f"svc_{self._service}", credential=None, permissions=frozenset({Internal.RESOLVE})
-        )
+        asking = ctx.of_service(self._service, Internal.RESOLVE)
         standing = await self._bus.call(asking, Resolve(principal=ctx.principal))
         return permission in standing.permissions
 

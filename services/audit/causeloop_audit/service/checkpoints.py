@@ -6,7 +6,6 @@ checkpoint is kept, so that a proof of an old entry asks nobody.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
 from pydantic import ValidationError
 
@@ -118,9 +117,7 @@ class CheckpointService:
         )
 
     async def _ask_vault(self, ctx: AuthContext, old_size: int) -> SignedHead:
-        asking = replace(
-            ctx.of_tenant(ctx.tenant, Internal.SIGN_CHECKPOINT), principal="svc_audit", credential=None, issuer="audit"
-        )
+        asking = ctx.of_service("audit", Internal.SIGN_CHECKPOINT)
         for _ in range(_TRIES):
             async with self._database.transaction(ctx) as tx:
                 head = await repository.head(tx)

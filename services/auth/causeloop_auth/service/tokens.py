@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from causeloop_auth import repository
 from causeloop_auth.domain import access, handles
 from causeloop_common import ids
-from causeloop_common.context import AuthContext
+from causeloop_common.context import Assurance, AuthContext
 from causeloop_common.contracts.auth import (
     ApiTokenPage,
     ApiTokenView,
@@ -116,6 +116,8 @@ class TokenService:
             kind="token",
             scopes=token.scopes,
             expires_at=token.expires_at,
+            assurance=Assurance.NONE,
+            authenticated_at=None,
         )
 
     async def _of_session(self, ctx: AuthContext, claims: access.AccessClaims) -> Identity | None:
@@ -130,4 +132,6 @@ class TokenService:
             kind="session",
             scopes=None,
             expires_at=claims.expires_at,
+            assurance=Assurance.SINGLE,
+            authenticated_at=int(session.created_at.timestamp()),
         )

@@ -15,6 +15,7 @@ import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
+from causeloop_common.context import STEP_UP_SECONDS
 from causeloop_common.contracts.base import Nothing, example_id
 from causeloop_common.contracts.limits import EVERYWHERE, Limit
 from causeloop_common.contracts.lists import Page
@@ -27,6 +28,7 @@ from causeloop_common.errors import (
     Internal,
     InvalidInput,
     Malformed,
+    MfaRequired,
     PayloadTooLarge,
     RateLimited,
     SecretAlreadyShown,
@@ -92,6 +94,10 @@ def refusals(endpoint: Endpoint) -> Iterator[AppError]:
         yield Forbidden("This cannot be done with a token. Use a session.")
     elif endpoint.credentials:
         yield Forbidden(f"This needs the permission '{command.permission}'. Ask an administrator of the workspace.")
+    if command.step_up:
+        yield MfaRequired(
+            f"This needs a sign-in of the last {STEP_UP_SECONDS // 60} minutes. Sign in again, then repeat it."
+        )
     if endpoint.takes_body:
         most = BODY_BYTES if endpoint.credentials else ANONYMOUS_BODY_BYTES
         yield PayloadTooLarge(f"The body is larger than {most} bytes. Send less at once.")
@@ -172,6 +178,7 @@ class _Writer:
             "security": [{"bearer": []}] if endpoint.credentials else [],
             "x-permission": str(command.permission) if endpoint.credentials else None,
             "x-credential": sorted(endpoint.credentials),
+            **({"x-step-up": True} if command.step_up else {}),
             "x-rate-limits": [{"policy": name, **limit._asdict()} for name, limit in _limits(endpoint).items()],
         }
         if endpoint in STREAMS:
