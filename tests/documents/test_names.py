@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from causeloop_common.contracts import topology
+from causeloop_common.contracts import jobs, topology
 from causeloop_common.contracts.base import Command
-from causeloop_common.contracts.jobs import CancelJob, GetJob, ListJobs
 from causeloop_gateway.documents import openapi
 from causeloop_gateway.endpoints import Endpoint
 from causeloop_gateway.routes import ENDPOINTS, STREAMS
@@ -20,12 +19,11 @@ COMMANDS = pytest.mark.parametrize(
     "command", topology.command_kinds().values(), ids=lambda command: f"{command.service}.{command.operation}"
 )
 BY_METHOD = {"PUT": ("Put",), "PATCH": ("Update",), "DELETE": ("Delete", "Revoke", "Cancel")}
-EVERY_OWNERS = (ListJobs, GetJob, CancelJob)
 
 
 def rooms(command: type[Command[Any]]) -> tuple[list[Path], list[Path]]:
     """The files that may have a command's use case, and those that may have its tests: common's, if all have it."""
-    if issubclass(command, EVERY_OWNERS):
+    if issubclass(command, jobs.COMMANDS):
         common = ROOT / "libs/common"
         return [*common.glob("causeloop_common/worker/*.py")], [*common.glob("tests/test_*.py")]
     service = ROOT / "services" / FOLDERS[command.service]

@@ -284,4 +284,4 @@ def operations(openapi: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, An
 
 def makes_its_own(operation: str) -> bool:
     """Whether an operation makes, under a name of a's, something that is b's own: to be tried after all others."""
-    return operation.startswith(("put_", "create_", "store_"))
+    return operation.startswith(("put_", "create_", "store_", "rotate_"))

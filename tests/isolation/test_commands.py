@@ -39,6 +39,8 @@ OUTCOMES: dict[str, set[str]] = {
     "cmd.vault.list_keys": {"ok"},
     "cmd.vault.encrypt": {"not_found"},
     "cmd.vault.decrypt": {"not_found"},
+    "cmd.vault.get_keyring": {"ok"},
+    "cmd.vault.rotate_keyring": {"ok", "conflict"},  # b's own
     "cmd.vault.seal": {"ok"},
     "cmd.vault.store_sealed_value": {"ok"},  # b's own, under a's name
     "cmd.vault.open_sealed_value": {"not_found"},

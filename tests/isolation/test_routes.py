@@ -38,6 +38,8 @@ ALLOWED: dict[str, set[int]] = {
     "get_consistency": {200},
     "get_audit_key": {200},
     "read_stream": {200, 409},
+    "get_keyring": {200},
+    "rotate_keyring": {202, 409},
     "list_jobs": {200, 400},
     "get_job": NOT_FOUND,
     "cancel_job": NOT_FOUND,

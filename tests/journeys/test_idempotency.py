@@ -32,6 +32,7 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any] | None]] = {
     "create_workspace": ("POST", "/workspaces", {"name": "Retried", "slug": "retried"}),
     "put_secret": ("PUT", "/secrets/retried", {"value": "v"}),
     "create_key": ("POST", "/keys", {"name": "retried", "type": "aes256-gcm"}),
+    "rotate_keyring": ("POST", "/keyring/rotate", None),
 }
 """A request of every keyed command."""
 

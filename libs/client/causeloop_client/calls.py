@@ -40,6 +40,24 @@ class KeyView(TypedDict):
     """A named key without its material."""
     id: str; name: str; type: Literal["aes256-gcm"]; version: int; created_at: str
 
+class DataKeyVersion(TypedDict):
+    """A version of the workspace's data key, without its material."""
+    version: int; state: Literal["primary", "enabled"]; created_at: str
+
+class KeyringView(TypedDict):
+    """The workspace's keyring."""
+    versions: list[DataKeyVersion]
+
+class JobProgress(TypedDict):
+    """How far a job got. It never runs backwards."""
+    done: int; total: int | None; detail: str
+
+class JobView(TypedDict):
+    """A job: its state and progress, and in the end its result or error."""
+    id: str; kind: str; state: Literal["waiting", "running", "cancelling", "done", "failed", "cancelled"]
+    progress: JobProgress; result: str | None; error: str | None; attempts: int; retry_at: str | None; created_by: str
+    created_at: str; started_at: str | None; ended_at: str | None
+
 class ItemError(TypedDict):
     """The reason why one item of a request could not be done; the others were."""
     code: str; detail: str
@@ -87,16 +105,6 @@ ConsistencyProof = TypedDict("ConsistencyProof", {"from": int, "to": int, "path"
 class AuditKey(TypedDict):
     """The public key that verifies the checkpoints of a tenant's log."""
     origin: str; key: str; algorithm: Literal["ed25519"]; created_at: str
-
-class JobProgress(TypedDict):
-    """How far a job got. It never runs backwards."""
-    done: int; total: int | None; detail: str
-
-class JobView(TypedDict):
-    """A job: its state and progress, and in the end its result or error."""
-    id: str; kind: str; state: Literal["waiting", "running", "cancelling", "done", "failed", "cancelled"]
-    progress: JobProgress; result: str | None; error: str | None; attempts: int; retry_at: str | None; created_by: str
-    created_at: str; started_at: str | None; ended_at: str | None
 
 class Exchange(Call[Grant], route="POST /auth/exchange"):
     """Exchange a session of the identity provider for a pair of tokens."""
@@ -162,6 +170,12 @@ class CreateKey(Call[KeyView], route="POST /keys", keyed=True):
 
 class ListKeys(List[KeyView], route="GET /keys"):
     """List the workspace's named keys."""
+
+class GetKeyring(Call[KeyringView], route="GET /keyring"):
+    """Show the workspace's keyring."""
+
+class RotateKeyring(Call[JobView], route="POST /keyring/rotate", keyed=True):
+    """Rotate the workspace's keyring."""
 
 class Encrypt(Call[Encrypted], route="POST /keys/{name}/encrypt"):
     """Encrypt under a named key."""

@@ -148,9 +148,9 @@ class Step(Generic[JobT]):
 
 
 def enqueue(schema: str) -> str:
-    """Inserts a job by id, kind, payload, and the principal, credential, request and trace it belongs to."""
-    columns = "id, kind, payload, principal, credential, request_id, traceparent"
-    return f"INSERT INTO {schema}.jobs ({columns}) VALUES ($1, $2, $3, $4, $5, $6, $7)"  # noqa: S608
+    """Inserts a job by id, kind, payload, time, and the principal, credential, request and trace it belongs to."""
+    columns = "id, kind, payload, created_at, principal, credential, request_id, traceparent"
+    return f"INSERT INTO {schema}.jobs ({columns}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"  # noqa: S608
 
 
 def advance(schema: str) -> str:

@@ -71,6 +71,7 @@ class Tenancy:
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vault, "CountThings", CountThings, raising=False)
+    monkeypatch.delattr(vault, "ReencryptKeyring")  # the vault of these tests has one kind of job
     monkeypatch.setattr(takes, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(takes, "LEASE_SECONDS", 0.5)
     monkeypatch.setattr(runs, "LONGEST_DELAY_SECONDS", 0.05)
@@ -143,7 +144,7 @@ def service(database: Database) -> JobService:
 async def enqueue(database: Database, ctx: AuthContext, until: int) -> str:
     async with database.transaction(ctx) as tx:
         tx.publish(KeyCreated(key_id=ids.new("key"), version=0))
-        return tx.enqueue(CountThings(until=until))
+        return str(tx.enqueue(CountThings(until=until)).id)
 
 
 async def until(check: Callable[[], Awaitable[Any]], *, seconds: float = 5) -> Any:
@@ -561,14 +562,13 @@ class TestCancelJob:
         await settled(service, workspace, job, "cancelled")
         assert counting.contexts == []
 
-    async def test_of_one_that_ended_is_a_conflict(
+    async def test_of_one_that_ended_changes_nothing(
         self, database: Database, start: Start, service: JobService, workspace: AuthContext
     ) -> None:
         await start()
         job = await enqueue(database, workspace, 1)
-        await settled(service, workspace, job)
-        with pytest.raises(Conflict, match="has ended"):
-            await service.cancel_job(workspace, CancelJob(id=job))
+        view = await settled(service, workspace, job)
+        assert await service.cancel_job(workspace, CancelJob(id=job)) == view
 
     async def test_needs_the_permission_of_its_kind(
         self, database: Database, service: JobService, workspace: AuthContext, as_user: Callable[..., AuthContext]

@@ -7,7 +7,15 @@ from causeloop_common.contracts import vault
 from causeloop_vault import handlers
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.models import metadata
-from causeloop_vault.service import CheckpointService, Keyrings, KeyService, SealingService, SecretService
+from causeloop_vault.service import (
+    CheckpointService,
+    Keyrings,
+    KeyService,
+    Reencryption,
+    RotationService,
+    SealingService,
+    SecretService,
+)
 from causeloop_vault.settings import VaultSettings
 
 REMEMBERED = 10_000
@@ -26,11 +34,12 @@ def create(environ: Mapping[str, str]) -> Application:
     )
     keyrings = Keyrings(database, LocalMasterKeys(settings.keys()), data_keys)
     secrets, keys = SecretService(database, keyrings), KeyService(database, keyrings, named_keys)
+    rotation = RotationService(database, keyrings, Reencryption())
     sealing = SealingService(database, keyrings, vault.PURPOSES)
     checkpoints = CheckpointService(database, keyrings, settings.origin)
     application.relay(database)
-    application.jobs(database)
-    application.commands(handlers.router(secrets, keys, sealing, checkpoints))
+    application.jobs(database, rotation.reencrypt_keyring)
+    application.commands(handlers.router(secrets, keys, rotation, sealing, checkpoints))
     application.before_serving(keyrings.check_master_key)
     application.before_serving(checkpoints.open_signing_key)
     application.check("master_key", keyrings.check_master_key)

@@ -2,11 +2,15 @@
 
 from causeloop_common.contracts import vault
 from causeloop_common.messaging import CommandRouter
-from causeloop_vault.service import CheckpointService, KeyService, SealingService, SecretService
+from causeloop_vault.service import CheckpointService, KeyService, RotationService, SealingService, SecretService
 
 
 def router(
-    secrets: SecretService, keys: KeyService, sealing: SealingService, checkpoints: CheckpointService
+    secrets: SecretService,
+    keys: KeyService,
+    rotation: RotationService,
+    sealing: SealingService,
+    checkpoints: CheckpointService,
 ) -> CommandRouter:
     """The commands that the vault answers."""
     return CommandRouter(
@@ -19,6 +23,8 @@ def router(
             vault.ListKeys: keys.list_keys,
             vault.Encrypt: keys.encrypt,
             vault.Decrypt: keys.decrypt,
+            vault.GetKeyring: rotation.get_keyring,
+            vault.RotateKeyring: rotation.rotate_keyring,
             vault.Seal: sealing.seal,
             vault.StoreSealedValue: sealing.store_sealed_value,
             vault.OpenSealedValue: sealing.open_sealed_value,

@@ -7,8 +7,9 @@ An owner's contract module takes them over in two lines, so that `cmd.vault.get_
     JobCancelled, JobEnded = jobs.events(__name__)
 """
 
+from datetime import datetime
 from types import new_class
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field
 
@@ -58,6 +59,14 @@ class JobView(Message):
     started_at: Timestamp | None = Field(description="The end of its first step.")
     ended_at: Timestamp | None = Field(description="The time at which it ended; it is kept for 7 days more.")
 
+    @classmethod
+    def waiting(cls, job_id: str, kind: str, principal: str, now: datetime) -> Self:
+        """A job as it begins."""
+        return cls(
+            id=job_id, kind=kind, state="waiting", progress=JobProgress(done=0, total=None, detail=""), result=None,
+            error=None, attempts=0, retry_at=None, created_by=principal, created_at=now, started_at=None, ended_at=None,
+        )  # fmt: skip
+
 
 class JobPage(Page):
     """Jobs, newest first."""
@@ -79,7 +88,8 @@ class ListJobs(List[JobPage], table="jobs", orders={"newest": "id"}, permission=
 class GetJob(Command[JobView], permission=OF_THE_JOB, keyed=False):
     """Show a job.
 
-    Its state and progress, and in the end its result or error. It needs the permission that the job's kind needs.
+    Take `id` from `rotate_keyring`. Shown are its state and progress, and in the end its result or error. It needs the
+    permission that the job's kind needs.
     """
 
     id: JobId
@@ -88,11 +98,15 @@ class GetJob(Command[JobView], permission=OF_THE_JOB, keyed=False):
 class CancelJob(Command[JobView], permission=OF_THE_JOB, keyed=False):
     """Cancel a job.
 
-    It ends when the step that runs has ended; what was done until then stays. It needs the permission that the job's
-    kind needs.
+    Take `id` from `rotate_keyring`. It ends when the step that runs has ended; what was done until then stays. A job
+    that has ended stays as it is. It needs the permission that the job's kind needs.
     """
 
     id: JobId
+
+
+COMMANDS = (ListJobs, GetJob, CancelJob)
+"""The commands that every owner answers."""
 
 
 class JobCancelled(Event, target="job_id"):

@@ -9,6 +9,7 @@ from causeloop_common.contracts.base import (
     Command,
     Event,
     Hash,
+    Job,
     KeyId,
     Message,
     Nothing,
@@ -17,6 +18,7 @@ from causeloop_common.contracts.base import (
     Timestamp,
     example_id,
 )
+from causeloop_common.contracts.jobs import JobView
 from causeloop_common.contracts.lists import List, Page
 from causeloop_common.contracts.purpose import Purpose, purposes
 from causeloop_common.permissions import Internal, Permission
@@ -277,6 +279,45 @@ Record = Annotated[
     StringConstraints(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$"),
     Field(description="The id of the record that the data belongs to; bound as well.", examples=[example_id("ses")]),
 ]
+
+
+class DataKeyVersion(Message):
+    """A version of the workspace's data key, without its material."""
+
+    version: Version
+    state: Literal["primary", "enabled"] = Field(
+        description="The `primary` seals; an `enabled` one opens what it sealed before it was rotated."
+    )
+    created_at: Timestamp = Field(description="The time of its creation, and so its age.")
+
+
+class KeyringView(Message):
+    """The workspace's keyring."""
+
+    versions: list[DataKeyVersion] = Field(
+        description="The versions of the data key, newest first; none before the first secret or key."
+    )
+
+
+class GetKeyring(Command[KeyringView], permission=Permission.KEYS_READ, keyed=False):
+    """Show the workspace's keyring.
+
+    The versions of its data key, which seals secrets and named keys, without their material.
+    """
+
+
+class RotateKeyring(Command[JobView], permission=Permission.KEYS_WRITE):
+    """Rotate the workspace's keyring.
+
+    Makes a new data key and answers with a job, which seals under it everything that the workspace has in the vault.
+    Requests go on meanwhile. Follow the job with `get_job`.
+    """
+
+
+class ReencryptKeyring(Job, permission=Permission.KEYS_WRITE):
+    """Seals everything that the workspace has in the vault under its primary data key."""
+
+    version: Version
 
 
 FullPurpose = Annotated[

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import UUID
@@ -13,6 +14,7 @@ import orjson
 from causeloop_common import ids, leases, outbox, rls, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.base import Command, Event, Job, Message
+from causeloop_common.contracts.jobs import JobView
 from causeloop_common.database.connections import PASSING, SILENCE_SECONDS
 from causeloop_common.errors import (
     AppError,
@@ -192,15 +194,15 @@ class Transaction:
         """Announce: the event is committed with this transaction and put on the bus after it."""
         self._events.append(outbox.row(self.ctx, event, telemetry.traceparent(self._span)))
 
-    def enqueue(self, job: Job) -> str:
-        """Have a job of this service done after this transaction, which announces it; its id.
+    def enqueue(self, job: Job) -> JobView:
+        """Have a job of this service done after this transaction, which announces it; the job as it begins.
 
         The job acts for the principal of the context, whose permission is asked again before it begins.
         """
-        ctx, uuid = self.ctx, ids.uuid7()
+        ctx, uuid, now = self.ctx, ids.uuid7(), datetime.now(UTC)
         origin = (ctx.principal, ctx.credential, ctx.request_id, telemetry.traceparent(self._span))
-        self._jobs.append((uuid, job.kind, job.to_json().decode(), *origin))
-        return ids.encode(f"job_{self._database.schema}", uuid)
+        self._jobs.append((uuid, job.kind, job.to_json().decode(), now, *origin))
+        return JobView.waiting(ids.encode(f"job_{self._database.schema}", uuid), job.kind, ctx.principal, now)
 
     async def open_job(self, kind: type[Job]) -> str | None:
         """The id of the tenant's job of this kind that has not ended, if there is one."""

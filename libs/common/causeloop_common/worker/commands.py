@@ -19,7 +19,7 @@ from causeloop_common.contracts.jobs import (
 )
 from causeloop_common.contracts.lists import page
 from causeloop_common.database import Database, Transaction
-from causeloop_common.errors import Conflict, NotFound
+from causeloop_common.errors import NotFound
 from causeloop_common.messaging.commands import Handler
 from causeloop_common.statements import Statement
 
@@ -45,8 +45,8 @@ class JobService:
             f"{selected} WHERE kind = ANY($1) AND id < $2 ORDER BY id DESC LIMIT $3", "kinds", "before", "limit"
         )
         self._cancel = Statement.raw(
-            f"UPDATE {schema}.jobs SET cancelled_at = coalesce(cancelled_at, clock_timestamp()), "  # noqa: S608
-            "due_at = least(due_at, clock_timestamp()) WHERE id = $1 AND outcome IS NULL",
+            f"UPDATE {schema}.jobs SET cancelled_at = clock_timestamp(), "  # noqa: S608
+            "due_at = least(due_at, clock_timestamp()) WHERE id = $1 AND outcome IS NULL AND cancelled_at IS NULL",
             "id",
         )
 
@@ -76,14 +76,12 @@ class JobService:
             return self._view(await self._found(ctx, tx, command.id))
 
     async def cancel_job(self, ctx: AuthContext, command: CancelJob) -> JobView:
-        """Have a job end before its next step."""
+        """Have a job end before its next step; one that has ended stays as it is."""
         async with self._database.transaction(ctx) as tx:
             row = await self._found(ctx, tx, command.id)
 
-            if row["outcome"] == "cancelled" or row["cancelled_at"] is not None:
+            if await tx.execute(self._cancel, id=row["id"]) == 0:  # it has ended, or is being cancelled
                 return self._view(row)
-            if await tx.execute(self._cancel, id=row["id"]) == 0:
-                raise Conflict("The job has ended. There is nothing to cancel.")
 
             tx.publish(self._cancelled(job_id=command.id, kind=row["kind"]))
             view = self._view(await self._found(ctx, tx, command.id))

@@ -7,7 +7,7 @@ from causeloop_vault.repository.checkpoints import (
     move_checkpoint,
     signing_key,
 )
-from causeloop_vault.repository.keyrings import WrappedKey, add_data_key, data_keys, is_primary, rotate
+from causeloop_vault.repository.keyrings import WrappedKey, add_data_key, data_keys, is_primary, key_versions, rotate
 from causeloop_vault.repository.keys import SealedMaterial, add_key, key_material, keys_after
 from causeloop_vault.repository.reencryption import (
     START,
@@ -47,6 +47,7 @@ __all__ = [
     "have_ended",
     "is_primary",
     "key_material",
+    "key_versions",
     "keys_after",
     "lock_checkpoint",
     "move_checkpoint",

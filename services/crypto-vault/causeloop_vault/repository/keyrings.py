@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
+from causeloop_common.contracts.vault import DataKeyVersion
 from causeloop_common.database import Transaction
 from causeloop_common.statements import Statement
 from causeloop_vault.models import keyrings
@@ -20,6 +21,10 @@ class WrappedKey:
 
 _DATA_KEYS = Statement.of(
     select(keyrings.c.version, keyrings.c.wrapped, keyrings.c.master).order_by(keyrings.c.version)
+)
+
+_KEY_VERSIONS = Statement.of(
+    select(keyrings.c.version, keyrings.c.state, keyrings.c.created_at).order_by(keyrings.c.version.desc())
 )
 
 _ADD_DATA_KEY = Statement.raw(
@@ -40,6 +45,11 @@ _PRIMARY = Statement.raw(f"SELECT {IS_PRIMARY.format('$1')}", "version")
 async def data_keys(tx: Transaction) -> list[WrappedKey]:
     """All versions of the tenant's data key, the primary last; empty before its first use."""
     return [WrappedKey(**row) for row in await tx.fetch(_DATA_KEYS)]
+
+
+async def key_versions(tx: Transaction) -> list[DataKeyVersion]:
+    """All versions of the tenant's data key without their material, newest first."""
+    return [DataKeyVersion(**row) for row in await tx.fetch(_KEY_VERSIONS)]
 
 
 async def add_data_key(tx: Transaction, key: WrappedKey) -> bool:

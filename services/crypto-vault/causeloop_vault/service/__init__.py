@@ -4,6 +4,7 @@ from causeloop_vault.service.checkpoints import CheckpointService
 from causeloop_vault.service.keyrings import Keyring, Keyrings
 from causeloop_vault.service.keys import KeyService
 from causeloop_vault.service.reencryption import Batch, Reencryption
+from causeloop_vault.service.rotation import RotationService
 from causeloop_vault.service.sealing import SealingService
 from causeloop_vault.service.secrets import SecretService
 
@@ -14,6 +15,7 @@ __all__ = [
     "Keyring",
     "Keyrings",
     "Reencryption",
+    "RotationService",
     "SealingService",
     "SecretService",
 ]

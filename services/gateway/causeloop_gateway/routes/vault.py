@@ -19,6 +19,11 @@ ENDPOINTS = (
         errors=(RECORDED, Conflict("There is a key 'orders' in this workspace already. Use it, or another name.")),
     ),
     Endpoint("GET", "/keys", vault.ListKeys),
+    Endpoint("GET", "/keyring", vault.GetKeyring),
+    Endpoint(
+        "POST", "/keyring/rotate", vault.RotateKeyring, 202,
+        errors=(RECORDED, Conflict("Another rotation was faster. Look at its job.")),
+    ),
     Endpoint("POST", "/keys/{name}/encrypt", vault.Encrypt, unread=True, errors=(_NO_KEY,)),
     Endpoint("POST", "/keys/{name}/decrypt", vault.Decrypt, unread=True, errors=(RECORDED, _NO_KEY)),
 )  # fmt: skip
