@@ -61,16 +61,10 @@ class Edge:
         """Answer one request."""
         if scope["type"] != "http":
             return
+        started = time.perf_counter()
         request = Inbound(scope, receive)
         tracer = telemetry.UNTRACED if request.path in _OPERATIONS else self._tracer
-        span = tracer.start_span(
-            "HTTP", telemetry.cause(request.headers.get("traceparent", "")), telemetry.SpanKind.SERVER
-        )
-        with telemetry.working(span):
-            await self._answer(scope, receive, send, request, span)
-
-    async def _answer(self, scope: Any, receive: Any, send: Any, request: Inbound, span: telemetry.Span) -> None:
-        started = time.perf_counter()
+        trace = request.headers.get("traceparent", "")
         scope["inbound"], scope["app"] = request, self._api
         telemetry.bind(telemetry.Act("gateway", request.request_id, ""))
         common = self._common_headers(request)
@@ -87,24 +81,25 @@ class Edge:
                 message["headers"] = [*message.get("headers", ()), *request.answered, *common]
             await send(message)
 
-        try:
-            if request.path in _OPERATIONS:
-                await self._operations(scope, receive, answer)
-            elif request.method == "OPTIONS" and "access-control-request-method" in request.headers:
-                await answer({"type": "http.response.start", "status": 204, "headers": self._preflight(request)})
-                await answer({"type": "http.response.body", "body": b""})
-            else:
-                await self._dispatch(scope, receive, answer)
-        except AppError as error:
-            await self._refuse(answer, error, request, status)
-        except HTTPException as error:  # the router's own two
-            await self._refuse(answer, _unmatched(error.status_code), request, status)
-        except Exception:  # noqa: BLE001  every failure is answered
-            _log.exception("%s %s failed", request.method, _route(scope))
-            failure = Internal("Something failed on our side. Report it with the trace id.")
-            await self._refuse(answer, failure, request, status)
-        finally:
-            self._observe(scope, request, span, status, time.perf_counter() - started)
+        with telemetry.caused(tracer, "HTTP", trace, telemetry.SpanKind.SERVER) as span:
+            try:
+                if request.path in _OPERATIONS:
+                    await self._operations(scope, receive, answer)
+                elif request.method == "OPTIONS" and "access-control-request-method" in request.headers:
+                    await answer({"type": "http.response.start", "status": 204, "headers": self._preflight(request)})
+                    await answer({"type": "http.response.body", "body": b""})
+                else:
+                    await self._dispatch(scope, receive, answer)
+            except AppError as error:
+                await self._refuse(answer, error, request, status)
+            except HTTPException as error:  # the router's own two
+                await self._refuse(answer, _unmatched(error.status_code), request, status)
+            except Exception:  # noqa: BLE001  every failure is answered
+                _log.exception("%s %s failed", request.method, _route(scope))
+                failure = Internal("Something failed on our side. Report it with the trace id.")
+                await self._refuse(answer, failure, request, status)
+            finally:
+                self._observe(scope, request, span, status, time.perf_counter() - started)
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any) -> None:
         """To the route directly; FastAPI has its own pages, and its router distinguishes 404 from 405."""

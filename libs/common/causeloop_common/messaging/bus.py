@@ -165,15 +165,15 @@ class Bus:
             },
         )
         with telemetry.working(span):
-            return await self._request(ctx, kind, body)
+            return await self._request(ctx, kind, body, telemetry.traceparent(span))
 
-    async def _request(self, ctx: AuthContext, kind: type[Command[Any]], body: bytes) -> Answer:
+    async def _request(self, ctx: AuthContext, kind: type[Command[Any]], body: bytes, traceparent: str) -> Answer:
         _ = self.client
         headers = {
             TOKEN: self.tokens.mint(ctx, kind.service),
             DEADLINE: str(int((time.time() + kind.timeout) * 1000)),
             REQUEST_ID: ctx.request_id,
-            TRACEPARENT: telemetry.traceparent(),
+            TRACEPARENT: traceparent,
         }
         if ctx.idempotency is not None and kind.keyed:
             headers[IDEMPOTENCY_KEY], headers[FINGERPRINT] = ctx.idempotency

@@ -49,6 +49,8 @@ from causeloop_common.telemetry import Span, SpanKind, metrics
 
 _log = logging.getLogger(__name__)
 
+_NATS = {"messaging.system": "nats"}
+
 Handler = Callable[[AuthContext, Any], Awaitable[Message]]
 """Answers one kind of command: `put_secret(ctx, command)`."""
 
@@ -168,10 +170,8 @@ class CommandRouter:
         _router.set(self)
         kind = route.kind
         headers = message.headers or {}
-        span = self._bus.tracer.start_span(
-            kind.subject, telemetry.cause(headers.get(TRACEPARENT, "")), SpanKind.SERVER, {"messaging.system": "nats"}
-        )
-        with telemetry.working(span):
+        trace = headers.get(TRACEPARENT, "")
+        with telemetry.caused(self._bus.tracer, kind.subject, trace, SpanKind.SERVER, _NATS) as span:
             try:
                 async with self._slots:
                     if time.time() * 1000 > deadline(headers):
@@ -209,7 +209,8 @@ class CommandRouter:
             request_id=headers.get(REQUEST_ID, ""),
             idempotency=Idempotency(key, headers.get(FINGERPRINT, "")) if key else None,
         )
-        span.set_attributes({"causeloop.tenant": ctx.tenant, "causeloop.request_id": ctx.request_id})
+        span.set_attribute("causeloop.tenant", ctx.tenant)
+        span.set_attribute("causeloop.request_id", ctx.request_id)
         telemetry.bind(telemetry.Act(bus.service, ctx.request_id, ctx.tenant))
         sealer = bus.sealers[ctx.issuer, bus.service]
         try:

@@ -61,17 +61,13 @@ class EventRouter:
             found = self._handlers.get(event.type)
             if found is not None:
                 kind, handler = found
-                span = self._bus.tracer.start_span(
-                    f"evt.{event.type}",
-                    telemetry.cause(event.traceparent),
-                    SpanKind.CONSUMER,
-                    {
-                        "messaging.system": "nats",
-                        "causeloop.tenant": event.tenant,
-                        "causeloop.event_id": event.id,
-                    },
-                )
-                with telemetry.working(span):
+                given = {
+                    "messaging.system": "nats",
+                    "causeloop.tenant": event.tenant,
+                    "causeloop.event_id": event.id,
+                }
+                name, trace = f"evt.{event.type}", event.traceparent
+                with telemetry.caused(self._bus.tracer, name, trace, SpanKind.CONSUMER, given):
                     ctx = AuthContext(
                         tenant=event.tenant,
                         principal=f"svc_{self.consumer.service}",

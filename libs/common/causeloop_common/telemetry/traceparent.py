@@ -26,8 +26,10 @@ class Carried(NonRecordingSpan):
         self.text = text
 
     @classmethod
-    def begun(cls) -> "Carried":
-        """The start of a new trace, sampled."""
+    def of(cls, traceparent: str) -> "Carried":
+        """The span of a traceparent; the start of a new trace, sampled, for a text that is none."""
+        if _WELL_FORMED.fullmatch(traceparent) is not None:
+            return cls(traceparent)
         return cls(f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-03")
 
     def get_span_context(self) -> SpanContext:

@@ -1,9 +1,8 @@
 """Spans by the OpenTelemetry API: one service's work for one request, its duration and its cause.
 
-    span = tracer.start_span("cmd.vault.put_secret", cause(headers["traceparent"]), SpanKind.SERVER)
-    with working(span):                             # what begins inside is its child, and log lines carry its trace
+    with caused(tracer, "cmd.vault.put_secret", headers["traceparent"], SpanKind.SERVER) as span:
         span.set_attribute("causeloop.tenant", ctx.tenant)
-        ask(…, traceparent=traceparent())
+        ask(…, traceparent=traceparent())           # what begins inside is its child, and log lines carry its trace
 
 Between services a span is a `traceparent` (W3C Trace Context) in a request, a message or an outbox row; inside one it
 is the current span. Without an exporter spans record nothing and the trace's id travels all the same (`Untraced`); with
@@ -14,6 +13,8 @@ or a text that is no such thing, does not leave the process; neither does an exc
 """
 
 import re
+from collections.abc import Mapping
+from contextvars import Token
 from types import TracebackType
 from typing import Any
 
@@ -30,9 +31,9 @@ from opentelemetry.trace import (
 
 from causeloop_common.errors import AppError
 from causeloop_common.telemetry.logs import redact
-from causeloop_common.telemetry.traceparent import Carried, traceparent
+from causeloop_common.telemetry.traceparent import Carried, cause, traceparent
 
-__all__ = ["UNTRACED", "Span", "SpanKind", "Tracer", "fail", "get_current_span", "is_tracing", "working"]
+__all__ = ["UNTRACED", "Span", "SpanKind", "Tracer", "caused", "fail", "get_current_span", "is_tracing", "working"]
 
 ATTRIBUTES = frozenset(
     {
@@ -67,7 +68,7 @@ class Untraced(NoOpTracer):
         span = get_current_span(context)
         if isinstance(span, Carried):
             return span
-        return Carried(traceparent(span)) if span.get_span_context().is_valid else Carried.begun()
+        return Carried.of(traceparent(span))
 
 
 UNTRACED = Untraced()
@@ -83,20 +84,33 @@ class working:  # noqa: N801  reads as a statement: `with working(span):`
 
     __slots__ = ("_span", "_token")
 
+    _token: Token[Context] | None
+
     def __init__(self, span: Span) -> None:
         self._span = span
 
     def __enter__(self) -> Span:
-        self._token = attach(set_span_in_context(self._span))
-        return self._span
+        span = self._span
+        self._token = None if get_current_span() is span else attach(set_span_in_context(span))
+        return span
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        detach(self._token)
+        if self._token is not None:
+            detach(self._token)
         if error is not None:
             fail(self._span, error)
         self._span.end()
+
+
+def caused(
+    tracer: Tracer, name: str, traceparent: str, kind: SpanKind, attributes: Mapping[str, str] | None = None
+) -> working:
+    """Work that a traceparent caused, for a `with`; the first of a new trace where that is no traceparent."""
+    if tracer is UNTRACED:  # at once what its `start_span` gives
+        return working(Carried.of(traceparent))
+    return working(tracer.start_span(name, cause(traceparent), kind, attributes))
 
 
 def fail(span: Span, error: BaseException) -> None:

@@ -107,13 +107,9 @@ class Runs:
             credential=row["credential"],
             request_id=row["request_id"],
         )
-        span = self._bus.tracer.start_span(
-            f"job.{self._service}.{kind.kind}",
-            telemetry.cause(row["traceparent"]),
-            SpanKind.CONSUMER,
-            {"causeloop.tenant": ctx.tenant, "causeloop.request_id": ctx.request_id},
-        )
-        with telemetry.working(span):
+        name, trace = f"job.{self._service}.{kind.kind}", row["traceparent"]
+        given = {"causeloop.tenant": ctx.tenant, "causeloop.request_id": ctx.request_id}
+        with telemetry.caused(self._bus.tracer, name, trace, SpanKind.CONSUMER, given):
             telemetry.bind(telemetry.Act(self._service, ctx.request_id, ctx.tenant))
             return await self._run(ctx, kind, lease, row)
 
