@@ -86,14 +86,15 @@ class Leader:
         self._schema = schema
         self._patience = patience
         self._holder = uuid4()
-        self._term = 0
+        self.term = 0
+        """The last term in which it led."""
         self._until = float("-inf")
         self._worked_at = float("-inf")
         self._led_at = time.monotonic()
         self._waiting_since: float | None = None
         self._failure: str | None = None
         metrics.LEADER.labels(schema, name).set_function(lambda: self.leads)
-        metrics.LEADER_TERM.labels(schema, name).set_function(lambda: self._term)
+        metrics.LEADER_TERM.labels(schema, name).set_function(lambda: self.term)
         metrics.LEADER_LAG.labels(schema, name).set_function(self._lag)
 
     @property
@@ -104,7 +105,7 @@ class Leader:
     @property
     def fence(self) -> str:
         """The SQL expression that is true in this term, and else refuses the transaction."""
-        return leases.fence(self._schema, self.name, self._term, self._holder)
+        return leases.fence(self._schema, self.name, self.term, self._holder)
 
     def require(self) -> None:
         """Raise `Unavailable` if the lease has run out: before what no database refuses."""
@@ -201,7 +202,7 @@ class Leader:
         asked = time.monotonic()
         (found,) = await self._ask(leases.take(self._schema), self.name, self._holder)
         if found["term"] is not None:
-            self._term, self._until = found["term"], asked + leases.LEASE_SECONDS
+            self.term, self._until = found["term"], asked + leases.LEASE_SECONDS
             self._worked_at = time.monotonic()
             return True
         self._failure = None
@@ -219,14 +220,14 @@ class Leader:
                 raise Unavailable(f"The {self.name} has stood still for {still:.0f} seconds.")
             asked = time.monotonic()
             with suppress(*FAULTS):  # there is time for another try
-                if not await self._ask(renew, self.name, self._holder, self._term):
+                if not await self._ask(renew, self.name, self._holder, self.term):
                     break
                 self._until = self._led_at = asked + leases.LEASE_SECONDS
         raise Unavailable(f"Another replica leads the {self.name}.")
 
     async def _release(self) -> None:
         with suppress(*FAULTS):
-            await self._ask(leases.release(self._schema), self.name, self._holder, self._term)
+            await self._ask(leases.release(self._schema), self.name, self._holder, self.term)
 
     async def _ask(self, statement: str, *values: Any) -> list[asyncpg.Record]:
         """The rows of a statement about the lease, which is answered soon or not at all."""

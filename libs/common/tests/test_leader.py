@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -159,6 +160,29 @@ class TestLead:
             await superuser.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", RELAY)
             await asyncio.sleep(0.3)
         assert (work.leader.leads, work.begun) == (True, 1)
+
+    async def test_needs_no_session_so_each_transaction_may_have_another_one(
+        self, scratch: Any, superuser: asyncpg.Connection
+    ) -> None:
+        """As through a pooler of transactions."""
+
+        class Pooled(Connections):
+            def release(self, connection: Any) -> None:
+                connection.terminate()
+                super().release(connection)
+
+        leader = Leader(Pooled(4, partial(asyncpg.connect, scratch.dsn(RELAY))), "probe", "relay")
+        work = Steady(leader)
+        task = asyncio.create_task(leader.run(work))
+        await until(lambda: work.begun)
+        before = await term(superuser)
+        for number in range(5):
+            async with leader.transaction() as connection:
+                await connection.execute(MARK, f"session {number}")
+            await asyncio.sleep(0.5)
+        assert (leader.leads, work.begun, await term(superuser)) == (True, 1, before)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
     async def test_a_surprise_ends_it(self, begin: Callable[..., Steady]) -> None:
         work = begin()
