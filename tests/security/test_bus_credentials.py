@@ -101,7 +101,7 @@ def may_say(service: str, subject: str) -> bool:
         case "evt":
             return len(rest) == 3 and rest[1] == service
         case "dead":
-            return len(rest) == 2 and rest[0] == service
+            return len(rest) == 3 and rest[0] == service
         case "now":
             return rest[1] == service and ".".join(rest[1:]) in FORGETTING
         case "wake":

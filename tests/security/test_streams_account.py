@@ -112,7 +112,7 @@ async def bus(server: Bus) -> Bus:
             jetstream = client.jetstream(prefix=STREAMS_API)
             bodies = (b"private to %b" % service.encode(), *(json.dumps(body).encode() for body in BODIES))
             made = [await jetstream.publish_async(event(service), body) for body in bodies * ROUNDS]
-            made += [await jetstream.publish_async(f"dead.{service}.x", body) for body in bodies]
+            made += [await jetstream.publish_async(f"dead.{service}.x.1", body) for body in bodies]
             await asyncio.gather(*made)
     return server
 
@@ -126,7 +126,7 @@ def messages(name: str) -> Iterator[tuple[str, bytes]]:
     """Whatever a credential may send to JetStream."""
     if (consumer := CONSUMERS.get(name)) is None:
         yield event(name), b"own"
-        yield f"dead.{name}.x", b"own"
+        yield f"dead.{name}.x.1", b"own"
         yield f"{STREAMS_API}.STREAM.LIST", b""
         return
     target = f"EVENTS.{consumer.name}"
@@ -150,7 +150,7 @@ def targets(name: str) -> Iterator[str]:
     for other in SERVICES:
         if other != name:
             yield event(other)
-            yield f"dead.{other}.x"
+            yield f"dead.{other}.x.1"
     for other, consumer in CONSUMERS.items():
         if other != name:
             yield from (f"$JS.ACK.EVENTS.{consumer.name}.1.{n}.{n}.0.0" for n in range(1, 100, 7))

@@ -34,6 +34,7 @@ FINE = {
     "identity": "Its keys can be fetched.",
     "server": "Its version and `max_payload` are as needed.",
     "stream": "As declared.",
+    "dead": "None.",
     "consumer": "As declared.",
     "role": "The database lets it in.",
 }

@@ -65,10 +65,21 @@ def _parser() -> argparse.ArgumentParser:
         help="print, instead, new bus credentials (seeds), the NATS server's configuration for them (config), or both",
     )
 
+    _dead(_command(commands, "dead", "list, show and redrive the events that a service could not handle"))
     _audit(_command(commands, "audit", "follow, export and verify a workspace's log, as any client can"))
     if find_spec("causeloop_dev") is not None:
         import_module("causeloop_dev.commands").declare(commands)
     return parser
+
+
+def _dead(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="action")
+    _command(actions, "list", "print a line for each dead letter, oldest first")
+    show = _command(actions, "show", "print a dead letter: its attributes and its data, in which secrets are sealed")
+    show.add_argument("number", type=_index, help="the letter's number, as `list` prints it")
+    redrive = _command(actions, "redrive", "give dead letters back to the consumer that failed, and remove them")
+    redrive.add_argument("numbers", type=_index, nargs="*", metavar="number", help="letters' numbers")
+    redrive.add_argument("--all", action="store_true", help="every letter")
 
 
 def _audit(parser: argparse.ArgumentParser) -> None:

@@ -32,7 +32,7 @@ from causeloop_common.settings import SettingsError
 
 async def declare(url: str, operator_seed: str) -> None:
     """Make or adjust every stream and consumer. SettingsError if the server is not fit for our messages."""
-    client = await _connect(url, topology.OPERATOR, operator_seed)
+    client = await connect(url, topology.OPERATOR, operator_seed)
     try:
         if (lack := unfit(client)) is not None:
             raise SettingsError(lack)
@@ -47,13 +47,16 @@ async def declare(url: str, operator_seed: str) -> None:
 
 async def differences(url: str, name: str, seed: str) -> dict[str, str]:
     """The server, every stream, and each consumer that the credential `name` reads: 'ok', or what is wrong."""
-    client = await _connect(url, name, seed)
+    client = await connect(url, name, seed)
     found = {"server": unfit(client) or "ok"}
     try:
         stream = client.jetstream(timeout=5, prefix=topology.api(name))
-        there = {str(info.config.name): info.config for info in await stream.streams_info()}
+        infos = await stream.streams_info()
+        there = {str(info.config.name): info.config for info in infos}
         for declared in topology.STREAMS:
             found[f"stream {declared.name}"] = _stream_difference(there.pop(declared.name, None), declared)
+        letters = sum(info.state.messages for info in infos if info.config.name == topology.DEAD.name)
+        found["dead letters"] = f"{letters} wait: `causeloop dead list` shows them." if letters else "ok"
         found |= {f"stream {other}": "It is not declared: remove it, or find out who made it." for other in there}
     finally:
         await client.close()
@@ -64,7 +67,7 @@ async def _consumer_differences(url: str, name: str, seed: str) -> dict[str, str
     consumers = [one for one in topology.CONSUMERS if name in (topology.OPERATOR, one.service)]
     if name != topology.OPERATOR:
         name, seed = topology.reader(name), reader_seed(seed)
-    client = await _connect(url, name, seed)
+    client = await connect(url, name, seed)
     try:
         stream = client.jetstream(timeout=5, prefix=topology.api(name))
         return {f"consumer {one.name}": await _consumer_difference(stream, one) for one in consumers}
@@ -101,7 +104,8 @@ def _difference(declared: Any, found: Any, fields: tuple[str, ...]) -> str:
     return f"It is not as declared: {'; '.join(drift)}. Run `causeloop migrate`." if drift else "ok"
 
 
-async def _connect(url: str, name: str, seed: str) -> Client:
+async def connect(url: str, name: str, seed: str) -> Client:
+    """A connection to the bus with the credential `name`."""
     authority = os.environ.get("NATS_CA_FILE")
     more = {"tls": ssl.create_default_context(cafile=authority)} if authority else {}
     return await nats.connect(
@@ -149,6 +153,6 @@ def _consumer_config(consumer: Consumer) -> ConsumerConfig:
         deliver_policy=DeliverPolicy.ALL,
         ack_wait=consumer.ack_wait_seconds,
         max_ack_pending=consumer.max_ack_pending,
-        filter_subjects=list(consumer.filters) if len(consumer.filters) > 1 else None,
-        filter_subject=consumer.filters[0] if len(consumer.filters) == 1 else None,
+        filter_subjects=list(consumer.subjects) if len(consumer.subjects) > 1 else None,
+        filter_subject=consumer.subjects[0] if len(consumer.subjects) == 1 else None,
     )

@@ -180,7 +180,7 @@ class TestExamine:
         findings = await doctor.examine(environs)
         assert failed(findings) == []
         checked = [f.check for f in findings if f.about == "bus"]
-        assert checked == ["server", "stream EVENTS", "stream DEAD", "consumer audit_intake"]
+        assert checked == ["server", "stream EVENTS", "stream DEAD", "dead letters", "consumer audit_intake"]
 
 
 class TestCommand:

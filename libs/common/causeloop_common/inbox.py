@@ -1,7 +1,7 @@
 """The inbox: events already seen, so that at-least-once delivery has one effect.
 
 Claimed in the transaction of the effect; a second delivery finds the claim and does nothing. A claim is kept for longer
-than the stream keeps its event; then the schedule removes it.
+than its event can come again, from the stream or as a dead letter that is redriven; then the schedule removes it.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,9 @@ from sqlalchemy.dialects.postgresql import UUID
 from causeloop_common import rls, schedules
 
 _REASON = "bookkeeping of deliveries; the effect writes the event"
-_KEPT = "interval '8 days'"
-_EXPIRED = "(seen_at <= (now() - '8 days'::interval))"
+KEPT_DAYS = 40
+_KEPT = f"interval '{KEPT_DAYS} days'"
+_EXPIRED = f"(seen_at <= (now() - '{KEPT_DAYS} days'::interval))"
 _SEEN = ("workspace_id", "consumer", "event_id", "seen_at")
 _FORGOTTEN_AT_ONCE = 1000
 

@@ -9,6 +9,7 @@ import nats
 import pytest
 from nats.aio.client import Client
 
+from causeloop_common import inbox
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import Consumer, permissions
 
@@ -36,7 +37,7 @@ class TestPermissions:
     def test_a_service_announces_in_its_own_name_only(self, service: str) -> None:
         announced = {s for s in permissions(service).publish if s.startswith(("evt.", "dead."))}
 
-        assert announced == {f"evt.*.{service}.*", f"dead.{service}.*"}
+        assert announced == {f"evt.*.{service}.*", f"dead.{service}.*.*"}
 
     @pytest.mark.parametrize("service", topology.SERVICES)
     def test_a_service_hears_its_commands_its_inbox_and_what_it_listens_to(self, service: str) -> None:
@@ -102,7 +103,9 @@ class TestPermissions:
                 assert subject not in ("_INBOX.>", "cmd.>", "evt.>")
 
     def test_the_operator_makes_streams_and_says_nothing(self) -> None:
-        assert permissions(topology.OPERATOR) == topology.BusPermissions(("$JS.API.>",), ("_INBOX.operator.>",))
+        assert permissions(topology.OPERATOR) == topology.BusPermissions(
+            ("$JS.API.>", "redrive.*"), ("_INBOX.operator.>",)
+        )
 
     def test_a_consumer_gives_its_service_the_right_to_pull_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(topology, "CONSUMERS", (Consumer("mail", "EVENTS", "auth", ("evt.*.*.tenancy.*",)),))
@@ -158,13 +161,17 @@ class TestPairs:
 class TestStreams:
     def test_events_and_dead_letters_are_kept_bounded_and_deduplicated_for_two_hours(self) -> None:
         assert {stream.name: stream.subjects for stream in topology.STREAMS} == {
-            "EVENTS": ("evt.>",),
+            "EVENTS": ("evt.>", "redrive.*"),
             "DEAD": ("dead.>",),
         }
         for stream in topology.STREAMS:
             assert stream.duplicate_window_seconds == 2 * 3600
             assert stream.max_age_seconds > 24 * 3600  # longer than the outbox keeps what it published
             assert stream.max_bytes > 0
+
+    def test_a_claim_in_the_inbox_outlives_its_event_and_a_dead_letter_of_it_that_is_redriven(self) -> None:
+        again = topology.EVENTS.max_age_seconds + topology.DEAD.max_age_seconds
+        assert again < inbox.KEPT_DAYS * 24 * 3600
 
     def test_every_consumer_is_of_a_declared_stream_and_service(self) -> None:
         for consumer in topology.CONSUMERS:

@@ -84,10 +84,15 @@ class Consumer:
     ack_wait_seconds: int = 30
     max_ack_pending: int = 5_000
 
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The subjects that it delivers: events, and those that were dead letters of this consumer."""
+        return self.filters if self.ack_all else (*self.filters, redrive(self))
+
 
 EVENTS = Stream(
     "EVENTS",
-    ("evt.>",),
+    ("evt.>", "redrive.*"),
     max_age_seconds=7 * _DAY,
     max_bytes=8 * _GIB,
     published_as="evt.*.*.*",
@@ -207,6 +212,16 @@ def api(name: str) -> str:
     return "$JS.API" if name == OPERATOR else STREAMS_API
 
 
+def redrive(consumer: Consumer) -> str:
+    """The subject on which the operator gives a dead letter back to its consumer."""
+    return f"redrive.{consumer.name}"
+
+
+def dead(consumer: Consumer, number: int) -> str:
+    """The subject of the dead letter of a message with this number in the stream: each has its own."""
+    return f"dead.{consumer.service}.{consumer.name}.{number}"
+
+
 def wake(service: str) -> str:
     """The subject on which a service's replicas wake their relay; an empty message, without durability."""
     return f"wake.{service}"
@@ -220,12 +235,12 @@ def due(service: str) -> str:
 def permissions(service: str) -> BusPermissions:
     """The exact bus permissions of a credential."""
     if service == OPERATOR:
-        return BusPermissions(("$JS.API.>",), (f"{inbox(OPERATOR)}.>",))
+        return BusPermissions(("$JS.API.>", "redrive.*"), (f"{inbox(OPERATOR)}.>",))
     for consumer in CONSUMERS:
         if service == reader(consumer.service):
             return _reading(service)
     asks = [kind.subject for kind in command_kinds().values() if service in kind.issuers]
-    publish = [*sorted(asks), f"evt.*.{service}.*", f"dead.{service}.*", *publishes(service)]
+    publish = [*sorted(asks), f"evt.*.{service}.*", f"dead.{service}.*.*", *publishes(service)]
     subscribe = [f"{inbox(service)}.>", *listens(service)]
     if service in OWNERS:
         publish += [f"{STREAMS_API}.{_LIST}", wake(service)]
@@ -263,7 +278,7 @@ def nats_config(public_keys: dict[str, str]) -> str:
 
 def _importers() -> Iterator[tuple[str, tuple[str, ...], dict[str, str], list[str]]]:
     """Each account that imports from that of the streams, its users, requests with their responses, and subjects."""
-    yield SERVICES_ACCOUNT, SERVICES, {_LIST: "singleton"}, [name for stream in STREAMS for name in stream.subjects]
+    yield SERVICES_ACCOUNT, SERVICES, {_LIST: "singleton"}, ["evt.>", "dead.>"]
     for service in readers():
         consumers = [consumer for consumer in CONSUMERS if consumer.service == service]
         requests = {name: kind for consumer in consumers for name, kind in _requests(consumer).items()}

@@ -14,6 +14,10 @@ _MISSING = "\0"
 _TEXTS = tuple((ATTRIBUTES[name].header, DEFAULTS.get(name, _MISSING)) for name in TEXTS)
 _HEADERS = tuple(header for header, _ in _TEXTS)
 _OMITTED = tuple(header for header, default in _TEXTS if default is None)
+SUBJECT = "Causeloop-Subject"
+"""The header with the subject of the event that became a dead letter."""
+FAILURE = "Causeloop-Failure"
+"""The header with the kind of error for which an event became a dead letter; without its words, which may be secret."""
 _SHORT = re.compile(r"[\x20-\x7e]{0,256}")
 _FIRST_YEAR, _LAST_YEAR = 2000, 9000
 
@@ -29,8 +33,10 @@ def announced(message: Msg) -> Announced:
 
     Tenant and type are taken from the subject, which the bus guards, and never from what the sender wrote.
     """
-    _, tenant, service, name = public_subject(message.subject).split(".")
     headers = message.headers or {}
+    was_dead = message.subject.startswith("redrive.")  # the operator alone publishes there
+    subject = headers[SUBJECT] if was_dead else public_subject(message.subject)
+    _, tenant, service, name = subject.split(".")
     ids.tenant_uuid(tenant)
     ids.decode(headers["ce-id"], "evt")
     occurred_at = datetime.fromisoformat(headers["ce-time"])

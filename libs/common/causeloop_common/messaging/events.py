@@ -5,17 +5,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from uuid import UUID
 
+import nats.errors
 from faststream import AckPolicy
 from faststream.nats import JStream, NatsMessage, PullSub
+from nats.aio.msg import Msg
 
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import Event
-from causeloop_common.errors import Unavailable
+from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.messaging.bus import Bus, raw, undecoded
-from causeloop_common.messaging.cloudevents import announced, public_subject
-from causeloop_common.telemetry import SpanKind
+from causeloop_common.messaging.cloudevents import FAILURE, SUBJECT, announced, public_subject
+from causeloop_common.telemetry import SpanKind, metrics
 
 _log = logging.getLogger(__name__)
 
@@ -80,23 +82,34 @@ class EventRouter:
         except Unavailable as error:
             _log.warning("%s waits: %s", delivery.subject, error.detail)
             await delivery.nak(delay=_delay(tries))
-        except Exception:  # noqa: BLE001  retried, then kept as a dead letter
+        except Exception as error:  # noqa: BLE001  retried, then kept as a dead letter
             _log.exception("%s failed, attempt %d of %d", delivery.subject, tries, self._attempts)
             if tries < self._attempts:
                 await delivery.nak(delay=_delay(tries))
                 return
-            subject = f"dead.{self.consumer.service}.{self.consumer.name}"
-            # An id of its own: under the event's, the letter of a second consumer would pass for a duplicate.
-            letter = f"{self.consumer.name}/{delivery.metadata.sequence.stream}"
-            headers = {
-                **(delivery.headers or {}),
-                "Causeloop-Subject": public_subject(delivery.subject),
-                "Nats-Msg-Id": letter,
-            }
-            await self._bus.jetstream().publish(subject, delivery.data, headers=headers)
-            await delivery.term()
+            await self._bury(delivery, type(error).__name__)
         else:
             await delivery.ack()
+
+    async def _bury(self, delivery: Msg, failure: str) -> None:
+        """Copy what cannot be handled to the dead letters; while that is impossible, it comes again."""
+        number = delivery.metadata.sequence.stream
+        carried = delivery.headers or {}
+        headers = {
+            **carried,
+            SUBJECT: carried.get(SUBJECT, public_subject(delivery.subject)),
+            FAILURE: failure,
+            # An id of its own: under the event's, the letter of a second consumer would pass for a duplicate.
+            "Nats-Msg-Id": f"{self.consumer.name}/{number}",
+        }
+        try:
+            await self._bus.jetstream().publish(topology.dead(self.consumer, number), delivery.data, headers=headers)
+        except (AppError, nats.errors.Error, OSError, TimeoutError) as error:
+            _log.warning("%s cannot become a dead letter yet: %s", delivery.subject, type(error).__name__)
+            await delivery.nak(delay=_delay(10))
+            return
+        metrics.DEAD_LETTERS.labels(self.consumer.name).inc()
+        await delivery.term()
 
 
 def _delay(tries: int) -> float:

@@ -52,6 +52,8 @@ OUTBOX_PENDING = Gauge(
 RELAYED = Counter("causeloop_relayed_total", "Events put on the bus.", ["service"])
 RELAY_BATCH = Histogram("causeloop_relay_batch_events", "Events put on the bus at once.", ["service"], buckets=_EVENTS)
 
+DEAD_LETTERS = Counter("causeloop_dead_letters_total", "Events that a consumer could not handle.", ["consumer"])
+
 JOBS_RUNNING = Gauge("causeloop_jobs_running", "Jobs whose steps run in this process.", ["service"])
 JOBS_WAITING = Gauge("causeloop_jobs_waiting_seconds", "Age of the oldest due job that no worker took.", ["service"])
 JOB_STEPS = Counter("causeloop_job_steps_total", "Steps of jobs, by outcome.", ["job", "outcome"])

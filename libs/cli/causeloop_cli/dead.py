@@ -1,0 +1,134 @@
+"""`causeloop dead`: the events that a service could not handle, listed, shown, and given back to their consumer.
+
+A letter is numbered by its place in the stream DEAD. It is an event as it was announced: attributes and data, in which
+secrets are sealed. `redrive` gives it to the consumer that failed, and to no other, then removes the letter.
+
+The credential is the operator's: NATS_URL and NATS_NKEY_SEED_OPERATOR, else those of the `causeloop dev` that runs in
+this folder.
+"""
+
+import argparse
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nats.errors
+import nats.js.errors
+import orjson
+from nats.js import JetStreamContext
+from nats.js.api import RawStreamMsg
+
+from causeloop_cli import running_dev, streams
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.announced import ATTRIBUTES
+from causeloop_common.contracts.topology import DEAD, OPERATOR
+from causeloop_common.messaging.cloudevents import FAILURE, SUBJECT
+from causeloop_common.settings import SettingsError
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print or redrive dead letters."""
+    environ = _environ(os.environ, Path(running_dev.NAME))
+    try:
+        asyncio.run(_act(options, environ["NATS_URL"], environ["NATS_NKEY_SEED_OPERATOR"]))
+    except (OSError, nats.errors.Error, TimeoutError) as error:
+        raise SettingsError(f"NATS_URL does not let the operator in, or lost it: {type(error).__name__}.") from error
+    return 0
+
+
+def _environ(environ: Mapping[str, str], folder: Path) -> Mapping[str, str]:
+    if not environ.get("NATS_URL") and running_dev.running(folder):
+        environ = running_dev.read(folder, "environ.json").get(OPERATOR, {})
+    if not environ.get("NATS_URL") or not environ.get("NATS_NKEY_SEED_OPERATOR"):
+        raise SettingsError("Set NATS_URL and NATS_NKEY_SEED_OPERATOR, or run this in the folder of a `causeloop dev`.")
+    return environ
+
+
+async def _act(options: argparse.Namespace, url: str, seed: str) -> None:
+    client = await streams.connect(url, OPERATOR, seed)
+    try:
+        stream = client.jetstream(timeout=5)
+        if options.action == "list":
+            count = 0
+            async for letter in letters(stream):
+                count += 1
+                print(line(letter))
+            print(f"{count} dead letters." if count else "There are no dead letters.")
+        elif options.action == "show":
+            print("\n".join(description(await find(stream, options.number))))
+        else:
+            for letter in await chosen(stream, options):
+                print(f"{await redrive(stream, letter)}: given back to {_consumer(letter)}")
+    finally:
+        await client.close()
+
+
+async def letters(stream: JetStreamContext) -> AsyncIterator[RawStreamMsg]:
+    """Every dead letter, oldest first."""
+    number = 1
+    while True:
+        try:
+            letter = await stream.get_msg(DEAD.name, seq=number, subject="dead.>", next=True)
+        except nats.js.errors.NotFoundError:
+            return
+        yield letter
+        number = (letter.seq or number) + 1
+
+
+async def find(stream: JetStreamContext, number: int) -> RawStreamMsg:
+    """The letter of this number; SettingsError without one."""
+    try:
+        return await stream.get_msg(DEAD.name, seq=number)
+    except nats.js.errors.NotFoundError as error:
+        raise SettingsError(f"There is no dead letter {number}. `causeloop dead list` shows them.") from error
+
+
+async def chosen(stream: JetStreamContext, options: argparse.Namespace) -> Sequence[RawStreamMsg]:
+    """The letters that are to be redriven; SettingsError when none is named, or one is not there."""
+    if bool(options.numbers) == options.all:
+        raise SettingsError("Name dead letters by their numbers, or ask for --all.")
+    if options.all:
+        return [letter async for letter in letters(stream)]
+    return [await find(stream, number) for number in options.numbers]
+
+
+async def redrive(stream: JetStreamContext, letter: RawStreamMsg) -> int:
+    """Give a letter back to its consumer, and remove it; its number. A repetition is one delivery."""
+    consumer = next((one for one in topology.CONSUMERS if one.name == _consumer(letter)), None)
+    if consumer is None:
+        raise SettingsError(f"Letter {letter.seq} is of {_consumer(letter)}, which this version has not.")
+    headers = {**(letter.headers or {}), "Nats-Msg-Id": f"redrive/{DEAD.name}/{letter.seq}"}
+    await stream.publish(topology.redrive(consumer), letter.data or b"", headers=headers)
+    await stream.purge_stream(DEAD.name, subject=letter.subject)
+    return letter.seq or 0
+
+
+def line(letter: RawStreamMsg) -> str:
+    """A letter in one line: number, time of its death, consumer, event, tenant, failure."""
+    headers = _printable(letter)
+    _, tenant, *event = headers.get(SUBJECT, "...").split(".")
+    when = letter.time.isoformat(timespec="seconds") if letter.time else "-"
+    return f"{letter.seq}  {when}  {_consumer(letter)}  {'.'.join(event)}  {tenant}  {headers.get(FAILURE, '-')}"
+
+
+def description(letter: RawStreamMsg) -> list[str]:
+    """A letter's lines: its attributes, and its data as JSON."""
+    headers = _printable(letter)
+    names = {FAILURE: "failure", SUBJECT: "subject"} | {one.header: name for name, one in ATTRIBUTES.items()}
+    try:
+        data: Any = orjson.dumps(orjson.loads(letter.data or b""), option=orjson.OPT_INDENT_2).decode()
+    except ValueError:
+        data = f"{len(letter.data or b'')} bytes that are no JSON"
+    attributes = [f"{name:<12}{headers[header]}" for header, name in names.items() if header in headers]
+    return [f"{'consumer':<12}{_consumer(letter)}", *attributes, data]
+
+
+def _consumer(letter: RawStreamMsg) -> str:
+    return (letter.subject or "..").split(".")[2]
+
+
+def _printable(letter: RawStreamMsg) -> dict[str, str]:
+    """The headers, without anything that would steer a terminal."""
+    return {name: "".join(filter(str.isprintable, text)) for name, text in (letter.headers or {}).items()}
