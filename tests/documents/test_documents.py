@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
-from causeloop_common.contracts.topology import SERVICES
+from causeloop_cli.services import tables
+from causeloop_common.contracts.topology import OWNERS, SERVICES
 from causeloop_common.settings import Settings, own_name
 from causeloop_common.telemetry import metrics
 from causeloop_common.telemetry.tracing import ATTRIBUTES
@@ -148,3 +149,11 @@ class TestTheDecisions:
             assert lines[2].startswith(("Accepted.", "Superseded by ")), record.name
             parts = [line.removeprefix("## ") for line in lines if line.startswith("## ")]
             assert parts == ["Context", "Decision", "Consequences", "Alternatives"], record.name
+
+
+class TestPersonalData:
+    def test_every_column_that_names_a_person_is_marked(self) -> None:
+        """The page is written from the marks; `causeloop schemas --check` compares it."""
+        names = {"actor", "created_by", "owner", "person_id", "principal"}
+        columns = [column for name in OWNERS for table in tables(name).sorted_tables for column in table.columns]
+        assert [str(one) for one in columns if one.name in names and "personal" not in one.info] == []

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from sqlalchemy import Column, DateTime, MetaData, Table, Text
 
 from causeloop_common import rls, schedules
+from causeloop_common.contracts.personal import PERSON
 
 
 class Replayed(Exception):
@@ -34,7 +35,7 @@ def table(metadata: MetaData) -> Table:
         "idempotency",
         metadata,
         rls.tenant_column(),
-        Column("principal", Text, primary_key=True),
+        Column("principal", Text, primary_key=True, info=PERSON.info),
         Column("operation", Text, primary_key=True),
         Column("key", Text, primary_key=True),
         Column("fingerprint", Text, nullable=False),

@@ -20,6 +20,7 @@ from sqlalchemy.dialects import postgresql
 from causeloop_common import rls
 from causeloop_common.contracts.base import EVENT_BYTES, Job
 from causeloop_common.contracts.jobs import JobEnded
+from causeloop_common.contracts.personal import PERSON
 
 JobT = TypeVar("JobT", bound=Job)
 
@@ -57,7 +58,7 @@ def table(metadata: MetaData) -> Table:
         Column("id", postgresql.UUID, primary_key=True),
         Column("kind", Text, nullable=False),
         Column("payload", Text, nullable=False),
-        Column("principal", Text, nullable=False),
+        Column("principal", Text, nullable=False, info=PERSON.info),
         Column("credential", Text),
         Column("request_id", Text, nullable=False),
         Column("traceparent", Text, nullable=False),

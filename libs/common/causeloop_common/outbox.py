@@ -16,6 +16,7 @@ from causeloop_common import ids, rls
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import DEFAULTS, TEXTS, Announced
 from causeloop_common.contracts.base import EVENT_BYTES, Event
+from causeloop_common.contracts.personal import PERSON
 from causeloop_common.errors import PayloadTooLarge
 
 BUCKETS = 3
@@ -26,6 +27,7 @@ EVENT = tuple({"id": "event_id", "tenant": "workspace_id"}.get(name, name) for n
 
 _FILLED = tuple(column for column in EVENT if column != "workspace_id")
 _COLUMNS = {"tenant_insert": EVENT, "tenant_select": ("xid", "workspace_id")}
+_INFO = {"actor": PERSON.info}
 _OUTBOX_REASON = "it is the record"
 _STATE_REASON = "the relay's memory, no tenant's data"
 
@@ -57,7 +59,7 @@ def tables(metadata: MetaData) -> Table:
         Column("type", Text, nullable=False),
         Column("occurred_at", DateTime(timezone=True), nullable=False),
         Column("data", Text, nullable=False),
-        *(Column(name, Text, nullable=_may_be_null(name)) for name in TEXTS),
+        *(Column(name, Text, nullable=_may_be_null(name), info=_INFO.get(name, {})) for name in TEXTS),
         Column("xid", Text, nullable=False),
         Column("published_at", DateTime(timezone=True)),
         Column("stream_seq", BigInteger),

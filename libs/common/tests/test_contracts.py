@@ -23,6 +23,7 @@ from causeloop_common.contracts.base import (
     events,
 )
 from causeloop_common.contracts.lists import List, Page, page
+from causeloop_common.contracts.personal import Personal, mark
 from causeloop_common.contracts.purpose import purposes
 from causeloop_common.contracts.tenancy import CreateWorkspace, MemberAdded, Resolve
 from causeloop_common.contracts.vault import (
@@ -383,3 +384,40 @@ def auth_view(number: int) -> auth.ApiTokenView:
         expires_at=now,
         revoked_at=None,
     )
+
+
+EMAIL = Personal("email address", "with the row")
+
+
+class TestPersonalData:
+    @pytest.mark.parametrize(
+        "shape",
+        [Annotated[str, EMAIL], Annotated[str | None, EMAIL], list[Annotated[str, EMAIL]]],
+        ids=["text", "optional", "list"],
+    )
+    def test_an_event_with_some_in_clear_is_refused(self, shape: Any) -> None:
+        body = {"__annotations__": {"id": str, "mail": shape}, "__module__": __name__}
+        with pytest.raises(TypeError, match=r"^Told has personal data in clear, for ever: mail\.$"):
+            new_class("Told", (Event,), {"target": "id"}, lambda namespace: namespace.update(body))
+
+    def test_every_event_has_its_in_the_vault_s_format(self) -> None:
+        marked = {
+            f"{kind.type}.{name}"
+            for owner in topology.ANNOUNCERS.values()
+            for kind in events(owner)
+            for name, field in kind.model_fields.items()
+            if mark(field) is not None
+        }
+        assert marked == {"auth.session_started.sealed"}
+        with pytest.raises(ValidationError, match="String should match pattern"):
+            auth.SessionStarted(session_id=ids.new("ses"), sealed="203.0.113.9")
+
+    def test_a_message_s_text_leaves_it_out(self) -> None:
+        class Told(Message):
+            name: str
+            mail: Annotated[str, EMAIL]
+
+        told = Told(name="a", mail="alice@example.com")
+        assert repr(told) == "Told(name='a', mail='[personal]')"
+        assert "alice" not in str(told)
+        assert told.to_json() == b'{"name":"a","mail":"alice@example.com"}'

@@ -147,6 +147,11 @@ class TestLog:
         assert credential[-12:] not in text
         assert set(json.loads(text)) >= {"message", "field", "exception"}
 
+    def test_personal_data_is_left_out(self, shown: Shown) -> None:
+        shown.log.info("a sign-in", extra={"address": "203.0.113.9", "device": "Browser", "count": 1})
+        line = shown.line
+        assert (line["address"], line["device"], line["count"]) == ("[personal]", "[personal]", 1)
+
     def test_what_cannot_be_written_as_json_is_written_as_text(self, shown: Shown) -> None:
         shown.log.info("odd", extra={"thing": {1, 2}.__class__})
 

@@ -3,6 +3,7 @@
     docs/schemas/<owner>.json     each command and event of an owner: subject, permission, JSON Schema
     docs/openapi.json             the HTTP interface
     docs/asyncapi.json            the messages as AsyncAPI 3.0, with the streams they are kept in
+    docs/personal-data.md         the personal data in messages and tables
     libs/client/…/calls.py        the client's calls and replies
 
 The documents are committed: a change to a contract shows as a change to them, and `--check` fails until somebody has
@@ -17,7 +18,7 @@ from typing import Any
 
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import Command, Event, Job, commands, events, jobs
-from causeloop_dev import client_calls
+from causeloop_dev import client_calls, personal_data
 from causeloop_gateway.documents import asyncapi, openapi
 
 DOCS = Path("docs")
@@ -43,7 +44,8 @@ def documents() -> dict[Path, str]:
     made = {DOCS / "schemas" / f"{name}.json": of_owner(name, owner) for name, owner in topology.ANNOUNCERS.items()}
     interface = openapi.document()
     made |= {DOCS / "openapi.json": interface, DOCS / "asyncapi.json": asyncapi.document()}
-    return {**{path: _text(content) for path, content in made.items()}, CALLS: client_calls.module(interface)}
+    texts = {path: _text(content) for path, content in made.items()}
+    return {**texts, DOCS / "personal-data.md": personal_data.page(), CALLS: client_calls.module(interface)}
 
 
 def of_owner(name: str, owner: ModuleType) -> dict[str, Any]:

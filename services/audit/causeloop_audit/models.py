@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, Column, DateTime, Index, LargeBinary, MetaDat
 from sqlalchemy.dialects.postgresql import UUID
 
 from causeloop_common import idempotency, leases, outbox, rls, schedules
+from causeloop_common.contracts.personal import PERSON
 
 metadata = MetaData(schema="audit")
 
@@ -60,7 +61,7 @@ entries = Table(
     Column("index", BigInteger, primary_key=True),
     Column("event_id", UUID, nullable=False),
     Column("action", Text, nullable=False),
-    Column("actor", Text, nullable=False),
+    Column("actor", Text, nullable=False, info=PERSON.info),
     Column("credential", Text),
     Column("target", Text, nullable=False),
     Column("request_id", Text, nullable=False),

@@ -4,6 +4,7 @@ from sqlalchemy import Column, DateTime, Index, LargeBinary, MetaData, Table, Te
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from causeloop_common import idempotency, jobs, leases, outbox, rls, schedules
+from causeloop_common.contracts.personal import PERSON
 
 metadata = MetaData(schema="auth")
 
@@ -33,7 +34,7 @@ tokens = Table(
     metadata,
     rls.tenant_column(),
     Column("id", UUID, primary_key=True),
-    Column("owner", UUID, nullable=False),
+    Column("owner", UUID, nullable=False, info=PERSON.info),
     Column("name", Text, nullable=False),
     Column("scopes", ARRAY(Text), nullable=False),
     Column("digest", LargeBinary, nullable=False),

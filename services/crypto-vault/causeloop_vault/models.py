@@ -4,6 +4,7 @@ from sqlalchemy import BigInteger, Column, DateTime, ForeignKeyConstraint, Integ
 from sqlalchemy.dialects.postgresql import UUID
 
 from causeloop_common import idempotency, jobs, leases, outbox, rls, schedules
+from causeloop_common.contracts.personal import PERSON, SEALED_CLIENT
 
 metadata = MetaData(schema="vault")
 
@@ -59,7 +60,7 @@ secret_versions = Table(
     Column("path", Text, primary_key=True),
     Column("version", Integer, primary_key=True),
     Column("sealed", Text, nullable=False),
-    Column("created_by", Text, nullable=False),
+    Column("created_by", Text, nullable=False, info=PERSON.info),
     Column("created_at", DateTime(timezone=True), nullable=False),
     ForeignKeyConstraint(["workspace_id", "path"], ["vault.secrets.workspace_id", "vault.secrets.path"]),
     info=rls.protected("select", "insert", "update", columns=_RESEALED),
@@ -71,7 +72,7 @@ sealed_values = Table(
     rls.tenant_column(),
     Column("purpose", Text, primary_key=True),
     Column("record", Text, primary_key=True),
-    Column("sealed", Text, nullable=False),
+    Column("sealed", Text, nullable=False, info=SEALED_CLIENT.info),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False),
     info=rls.protected("select", "insert", "update", "delete", columns={"tenant_update": ("sealed", "updated_at")}),

@@ -4,6 +4,7 @@ from sqlalchemy import Column, DateTime, ForeignKeyConstraint, Index, MetaData, 
 from sqlalchemy.dialects.postgresql import UUID
 
 from causeloop_common import idempotency, jobs, leases, outbox, rls, schedules
+from causeloop_common.contracts.personal import PERSON
 
 metadata = MetaData(schema="tenancy")
 
@@ -20,7 +21,7 @@ workspaces = Table(
     Column("name", Text, nullable=False),
     Column("slug", Text, nullable=False),
     Column("timezone", Text, nullable=False),
-    Column("created_by", UUID, nullable=False),
+    Column("created_by", UUID, nullable=False, info=PERSON.info),
     Column("created_at", DateTime(timezone=True), nullable=False),
     info=rls.protected("select", "insert"),
 )
@@ -37,7 +38,7 @@ members = Table(
     "members",
     metadata,
     rls.tenant_column(),
-    Column("person_id", UUID, primary_key=True),
+    Column("person_id", UUID, primary_key=True, info=PERSON.info),
     Column("role", Text, nullable=False),
     Column("joined_at", DateTime(timezone=True), nullable=False),
     ForeignKeyConstraint(["workspace_id"], ["tenancy.workspaces.workspace_id"]),

@@ -23,6 +23,7 @@ from causeloop_common.contracts.base import (
 )
 from causeloop_common.contracts.limits import ADDRESS, MINUTE, PRINCIPAL, Limit
 from causeloop_common.contracts.lists import List, Page
+from causeloop_common.contracts.personal import CLIENT, SEALED_CLIENT, Ciphertext
 from causeloop_common.contracts.purpose import Purpose
 from causeloop_common.permissions import SELF, Internal, Permission
 
@@ -71,8 +72,12 @@ class Exchange(Command[Grant], permission=Internal.SIGN_IN, keyed=False, limit=L
     workspace_id: WorkspaceId | None = Field(
         default=None, description="The workspace to enter at once. Absent: the person's own realm."
     )
-    address: Sealed | None = Field(default=None, description="The client's address, sealed at rest too.")
-    device: Sealed | None = Field(default=None, description="The client's User-Agent, sealed at rest too.")
+    address: Annotated[Sealed | None, CLIENT] = Field(
+        default=None, description="The client's address, sealed at rest too."
+    )
+    device: Annotated[Sealed | None, CLIENT] = Field(
+        default=None, description="The client's User-Agent, sealed at rest too."
+    )
 
 
 class Refresh(Command[Grant], permission=Internal.SIGN_IN, keyed=False, limit=Limit(300, per=MINUTE, by=ADDRESS)):
@@ -209,7 +214,9 @@ class SessionStarted(Event, target="session_id"):
     """A person signed in."""
 
     session_id: SessionId
-    sealed: str = Field(description="The client's device and address, encrypted under the key of the person's realm.")
+    sealed: Annotated[Ciphertext, SEALED_CLIENT] = Field(
+        description="The client's device and address, encrypted under the key of the person's realm."
+    )
 
 
 class SessionRefreshed(Event, target="session_id"):

@@ -32,6 +32,7 @@ from pydantic_core import CoreSchema
 
 from causeloop_common import ids
 from causeloop_common.contracts.limits import Limit
+from causeloop_common.contracts.personal import is_clear, mark
 
 ReplyT = TypeVar("ReplyT", bound="Message")
 
@@ -41,6 +42,9 @@ PAGE_BYTES = 512 * 1024
 _GATEWAY_ONLY = frozenset({"gateway"})
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
+
+PERSONAL = "[personal]"
+"""The placeholder of personal data in logs and representations."""
 
 _CLEAR = object()
 """The context of serialisation in which a secret is written in clear."""
@@ -162,6 +166,10 @@ class Message(BaseModel):
         found = {name: getattr(record, name) for name in cls.__pydantic_fields__ if name not in more}
         return cls.model_validate(found | more)
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, value if name is None or mark(type(self).model_fields[name]) is None else PERSONAL
+
     def to_json(self) -> bytes:
         """JSON with the secrets in clear: to be sealed, or for the client who may see them."""
         return self.__pydantic_serializer__.to_json(self, context=_CLEAR)
@@ -258,6 +266,8 @@ class Event(Message):
         super().__pydantic_init_subclass__(**kwargs)
         if target not in cls.model_fields:
             raise TypeError(f"{cls.__name__}: the target '{target}' is not one of its fields.")
+        if clear := [name for name, field in cls.model_fields.items() if is_clear(field)]:
+            raise TypeError(f"{cls.__name__} has personal data in clear, for ever: {', '.join(clear)}.")
         cls.type = f"{_owner(cls)}.{_snake(cls)}"
         cls.target, cls.forgets = target, forgets
 

@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.base import PERSONAL, commands, events
+from causeloop_common.contracts.personal import mark
 from causeloop_common.telemetry.traceparent import trace_id
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
@@ -26,6 +29,16 @@ _CREDENTIAL = re.compile(
     r"|S[UA][A-Z2-7]{56}"  # nkey seeds
     r"|(?i:bearer)\s+[^\s\"\\]{8,}"
 )
+
+
+_PERSONAL = frozenset(
+    name
+    for owner in topology.ANNOUNCERS.values()
+    for kind in (*commands(owner), *events(owner))
+    for name, field in kind.model_fields.items()
+    if mark(field) is not None
+)
+"""The names of fields with personal data: a line that is given one has a placeholder in its place."""
 
 
 class Act(NamedTuple):
@@ -69,7 +82,8 @@ class _JsonFormatter(logging.Formatter):
             line["tenant"] = act.tenant
             line["trace_id"] = trace_id()
         if len(record.__dict__) > len(_STANDARD) - 4:
-            line.update((k, v) for k, v in record.__dict__.items() if k not in _STANDARD)
+            more = ((name, value) for name, value in record.__dict__.items() if name not in _STANDARD)
+            line.update((name, PERSONAL if name in _PERSONAL else value) for name, value in more)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return redact(orjson.dumps(line, default=str).decode())
