@@ -13,9 +13,9 @@ import pytest
 from nats.aio.msg import Msg
 
 from causeloop_common import ids
-from causeloop_common.context import AuthContext, ServiceTokens
+from causeloop_common.context import Assurance, AuthContext, ServiceTokens
 from causeloop_common.contracts.vault import GetSecret, PutSecret, Seal, SealedData, SecretView
-from causeloop_common.errors import Forbidden, InvalidInput
+from causeloop_common.errors import Forbidden, InvalidInput, MfaRequired
 from causeloop_common.keys import Sealer
 from causeloop_common.messaging import Bus, CommandRouter
 from causeloop_common.messaging.wire import DEADLINE, ERROR, ERROR_CODE, TOKEN
@@ -138,6 +138,19 @@ class TestRight:
 
         assert refusal(answer) == ("forbidden", "This needs the permission 'internal:seal'.")
         assert ran == []
+
+    async def test_a_command_with_step_up_needs_a_fresh_sign_in(
+        self, vault: Bus, bus: Connect, workspace: AuthContext, ran: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The gateway asks for it, too; a service trusts the claims and not the asker."""
+        monkeypatch.setattr(GetSecret, "step_up", True)
+        gateway, now = await bus("gateway"), int(time.time())
+        for ctx in (workspace, replace(workspace, assurance=Assurance.SINGLE, authenticated_at=now - 700)):
+            with pytest.raises(MfaRequired, match="This needs a sign-in of the last 10 minutes"):
+                await gateway.call(ctx, GET)
+        assert ran == []
+        await gateway.call(replace(workspace, assurance=Assurance.SINGLE, authenticated_at=now), GET)
+        assert ran == [GET]
 
     async def test_a_missing_permission_is_named(
         self, vault: Bus, bus: Connect, ran: list[Any], as_user: Callable[..., AuthContext]
