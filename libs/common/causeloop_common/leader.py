@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 RENEW_SECONDS = 0.5
 POLL_SECONDS = 0.25
-MEASURE_SECONDS = 1.0
+MEASURE_SECONDS = 5.0
 TAKEOVER_SECONDS = 3.0
 """Within so long after a leader's death another one is at work."""
 PATIENCE_SECONDS = 30.0
