@@ -248,7 +248,7 @@ async def _plant(sql: Any, person: Person) -> dict[str, str]:
         await sql.execute(event, workspace, ids.uuid7(), person.id)
         await sql.execute(done, workspace, person.id)
         made = {}
-        for service in ("auth", "tenancy", "vault"):
+        for service in ("auth", "tenancy", "vault", "audit"):
             job = ids.uuid7()
             await sql.execute(
                 f"INSERT INTO {service}.jobs (workspace_id, id, kind, payload, principal, request_id, traceparent, "

@@ -49,7 +49,7 @@ OUTCOMES: dict[str, set[str]] = {
     "cmd.vault.get_audit_key": {"ok"},
     **{
         f"cmd.{owner}.{operation}": outcomes
-        for owner in ("auth", "tenancy", "vault")
+        for owner in ("auth", "tenancy", "vault", "audit")
         for operation, outcomes in {
             "list_jobs": {"ok"},
             "get_job": {"not_found"},

@@ -203,7 +203,7 @@ class TestEveryTable:
                 table = Table("audit", name, has_tenant=True, is_partition=False)
                 seen = await columns(sql, "causeloop_audit_writer", table, "SELECT")
                 assert seen == ["workspace_id", *shown]
-            for service in ("auth", "tenancy", "vault"):
+            for service in ("auth", "tenancy", "vault", "audit"):
                 table, role = Table(service, "jobs", has_tenant=True, is_partition=False), f"causeloop_{service}_jobs"
                 seen = await columns(sql, role, table, "SELECT")
                 assert seen == ["workspace_id", "id", "due_at", "lease_term", "lease_until", "expires_at"]

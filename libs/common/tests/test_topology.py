@@ -70,7 +70,7 @@ class TestPermissions:
     def test_only_a_service_with_jobs_wakes_workers_and_only_its_own(self) -> None:
         for service in topology.SERVICES:
             calls = [subject for subject in permissions(service).publish if subject.startswith("due")]
-            assert calls == ([f"due.{service}"] if service in ("auth", "tenancy", "vault") else [])
+            assert calls == ([f"due.{service}"] if service in topology.OWNERS else [])
 
     def test_only_audit_says_how_large_a_log_is_and_only_the_gateway_hears_it(self) -> None:
         assert topology.head(TENANT) == f"head.{TENANT}"

@@ -26,5 +26,6 @@ def create(environ: Mapping[str, str]) -> Application:
     watch = LogWatch(application.connections(WRITER))
     application.leads(signer, Signer(signer, watch, checkpoints, seconds=pause))
     application.relay(database)
+    application.jobs(database)
     application.commands(handlers.router(service, checkpoints))
     return application

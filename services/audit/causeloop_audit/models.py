@@ -8,7 +8,7 @@ keeps the checkpoints. Only the writer's role appends, across tenants; it also s
 from sqlalchemy import BigInteger, Column, DateTime, Index, LargeBinary, MetaData, SmallInteger, Table, Text
 from sqlalchemy.dialects.postgresql import UUID
 
-from causeloop_common import idempotency, leases, outbox, rls, schedules
+from causeloop_common import idempotency, jobs, leases, outbox, rls, schedules
 from causeloop_common.contracts.personal import PERSON
 
 metadata = MetaData(schema="audit")
@@ -18,6 +18,7 @@ REASON = "the log is the record"
 
 outbox.tables(metadata)
 idempotency.table(metadata)
+jobs.table(metadata)
 schedules.table(metadata)
 leases.table(
     metadata,

@@ -1,10 +1,11 @@
-"""Audit's contract: a tenant's log, and proofs about it. Audit announces nothing; announcements end in the log."""
+"""Audit's contract: a tenant's log, and proofs about it. Of itself audit announces only what its jobs do."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
+from causeloop_common.contracts import jobs
 from causeloop_common.contracts.base import (
     EXAMPLE_HASH,
     PAGE_BYTES,
@@ -209,3 +210,7 @@ class ReadStream(
     start: int = Field(ge=0, le=LAST_INDEX, description="The first index to read; at or after the end: no entries.")
     limit: int = Field(default=500, ge=1, le=1000, description="The most entries that the page has.")
     max_bytes: int = Field(default=PAGE_BYTES, ge=1, le=PAGE_BYTES, description="The most bytes that the page has.")
+
+
+ListJobs, GetJob, CancelJob = jobs.commands(__name__)
+JobCancelled, JobEnded = jobs.events(__name__)

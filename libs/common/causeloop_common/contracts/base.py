@@ -112,7 +112,7 @@ TokenId = _typeid("tok", of="a personal access token")
 SecretId = _typeid("sec", of="a secret")
 KeyId = _typeid("key", of="a named key")
 EventId = _typeid("evt", of="an event")
-JobId = _typeid("job_vault", "job_auth", "job_tenancy", of="a job; it names the service that does it")
+JobId = _typeid("job_vault", "job_auth", "job_tenancy", "job_audit", of="a job; it names the service that does it")
 
 Label = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120, pattern=r"^[^\x00-\x1f\x7f]*$")
