@@ -18,7 +18,7 @@ from causeloop_common.contracts.tenancy import MemberAdded
 from causeloop_common.database import Connections, Database, role_connections
 from causeloop_common.errors import NotFound
 from causeloop_common.leader import Leader
-from causeloop_common.messaging import Bus, public_subject
+from causeloop_common.messaging import Bus
 from causeloop_common.outbox import BUCKETS
 from causeloop_common.relay import Relay
 from causeloop_dev.testing import context
@@ -100,10 +100,11 @@ async def announce(database: Database, ctx: AuthContext, *roles: str) -> None:
 async def streamed(house: Any, tenant: str) -> list[str]:
     """What the stream has of a tenant, in its order, by the role that the events name."""
     stream = (await house.operator()).jetstream()
-    state = (await stream.stream_info("EVENTS")).state
-    messages = [await stream.get_msg("EVENTS", seq) for seq in range(max(state.first_seq, 1), state.last_seq + 1)]
-    ours = [message for message in messages if public_subject(message.subject).split(".")[1] == tenant]
-    return [MemberAdded.model_validate_json(message.data).role for message in ours]
+    subscription = await stream.subscribe(f"evt.*.{tenant}.>", ordered_consumer=True)
+    pending = (await subscription.consumer_info()).num_pending
+    messages = [await subscription.next_msg() for _ in range(pending)]
+    await subscription.unsubscribe()
+    return [MemberAdded.model_validate_json(message.data).role for message in messages]
 
 
 async def until(check: Callable[[], Awaitable[Any]], *, seconds: float = 5) -> None:

@@ -57,6 +57,7 @@ def stranger(issuer: "Door") -> str:
 
 
 class TestExchange:
+    @pytest.mark.alone
     @pytest.mark.parametrize("how", ["silent", "dripping"])
     async def test_with_unknown_keys_waits_and_keeps_nobody_waiting(
         self, house: "House", asker: Bus, ctx: AuthContext, how: str
