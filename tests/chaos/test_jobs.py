@@ -144,12 +144,14 @@ class Progress:
 
     async def run(self) -> None:
         while True:
-            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                async with self._stack.sql() as sql:
+            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                sql = await asyncpg.connect(self._stack.superuser_url, timeout=2, command_timeout=2)
+                try:
                     while True:
-                        done = await sql.fetchval("SELECT done FROM vault.jobs WHERE id = $1", self._job)
-                        self.seen.append(done)
+                        self.seen.append(await sql.fetchval("SELECT done FROM vault.jobs WHERE id = $1", self._job))
                         await asyncio.sleep(0.002)
+                finally:
+                    sql.terminate()  # to close it in order could wait for ever for a server that was killed
             await asyncio.sleep(0.05)
 
     async def reached(self, done: int) -> None:
