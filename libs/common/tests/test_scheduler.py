@@ -131,7 +131,7 @@ class TestForgetExpired:
                 tenant,
             )
             await superuser.execute(
-                "INSERT INTO probe.inbox SELECT $1, 'c', gen_random_uuid(), now() - n * interval '1 day' "
+                "INSERT INTO probe.inbox SELECT $1, 'c', gen_random_uuid(), now() - n * interval '5 days' "
                 "FROM generate_series(1, 10) AS n",
                 tenant,
             )
