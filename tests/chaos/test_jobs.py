@@ -144,7 +144,9 @@ class Progress:
 
     async def run(self) -> None:
         while True:
-            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with suppress(
+                OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
+            ):
                 sql = await asyncpg.connect(self._stack.superuser_url, timeout=2, command_timeout=2)
                 try:
                     while True:
@@ -167,6 +169,7 @@ async def watched(stack: Stack, job: str) -> AsyncIterator[Progress]:
     task = asyncio.create_task(progress.run())
     try:
         yield progress
+        assert not task.done(), task.exception()
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
