@@ -79,8 +79,8 @@ def _stream_difference(found: StreamConfig | None, declared: Stream) -> str:
     if found is None:
         return "It is missing: run `causeloop migrate`."
     fields = (
-        "subjects", "retention", "storage", "discard", "max_age", "max_bytes", "duplicate_window", "deny_delete",
-        "subject_transform",
+        "subjects", "retention", "storage", "discard", "max_age", "max_bytes", "max_msg_size", "duplicate_window",
+        "deny_delete", "subject_transform",
     )  # fmt: skip
     return _difference(_stream_config(declared), found, fields)
 
@@ -137,6 +137,7 @@ def _stream_config(declared: Stream) -> StreamConfig:
         discard=DiscardPolicy.NEW,
         max_age=declared.max_age_seconds,
         max_bytes=declared.max_bytes,
+        max_msg_size=declared.max_message_bytes,
         duplicate_window=declared.duplicate_window_seconds,
         deny_delete=True,
         subject_transform=(

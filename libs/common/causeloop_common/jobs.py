@@ -18,7 +18,7 @@ from sqlalchemy import BigInteger, Column, DateTime, MetaData, Table, Text
 from sqlalchemy.dialects import postgresql
 
 from causeloop_common import rls
-from causeloop_common.contracts.base import EVENT_BYTES, Job
+from causeloop_common.contracts.base import Job
 from causeloop_common.contracts.jobs import JobEnded
 from causeloop_common.contracts.personal import PERSON
 
@@ -92,7 +92,7 @@ def ddl(schema: str) -> Iterator[str]:
             workspace_id uuid NOT NULL DEFAULT {schema}.app_current_tenant(),
             id uuid NOT NULL,
             kind text NOT NULL,
-            payload text NOT NULL CHECK (octet_length(payload) <= {EVENT_BYTES}),
+            payload text NOT NULL CHECK (octet_length(payload) <= 65536),
             principal text NOT NULL,
             credential text,
             request_id text NOT NULL,

@@ -90,7 +90,7 @@ def ddl(schema: str) -> Iterator[str]:
             event_id uuid NOT NULL,
             type text NOT NULL,
             occurred_at timestamptz NOT NULL,
-            data text NOT NULL CHECK (octet_length(data) <= {EVENT_BYTES}),
+            data text NOT NULL CHECK (octet_length(data) <= 65536),
             {texts},
             xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
             published_at timestamptz,
@@ -130,7 +130,7 @@ def insert(schema: str) -> str:
 
 
 def row(ctx: AuthContext, event: Event, traceparent: str) -> tuple[Any, ...]:
-    """One event's values, in the order of `EVENT`, with the trace that caused it; PayloadTooLarge over 64 KiB."""
+    """One event's values, in the order of `EVENT`, with the trace that caused it; PayloadTooLarge over 40 KiB."""
     data = event.to_json()
     if len(data) > EVENT_BYTES:
         raise PayloadTooLarge(f"The event '{event.type}' would be {len(data)} bytes; the limit is {EVENT_BYTES}.")

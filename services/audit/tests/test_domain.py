@@ -10,6 +10,8 @@ import pytest
 from causeloop_audit.domain.entries import Unreadable, identity, new_entry, unreadable
 from causeloop_common import ids
 from causeloop_common.contracts.announced import Announced
+from causeloop_common.contracts.base import EVENT_BYTES
+from causeloop_log.entry import LARGEST
 from causeloop_log.tlog.merkle import leaf_hash
 
 Make = Callable[..., Announced]
@@ -47,6 +49,16 @@ class TestEntry:
         )  # fmt: skip
         digest = {"sha256": hashlib.sha256(one.data).hexdigest(), "size": len(one.data)}
         assert orjson.loads(entry.leaf)["data"] == digest
+
+    def test_no_event_that_a_service_can_announce_is_too_large_for_its_entry(self, event: Make) -> None:
+        """P10: an entry stays below what foreign readers of proofs and tiles take."""
+        longest = dict.fromkeys(("actor", "credential", "target", "request_id"), "x" * 256)
+        largest = event(type=f"{'x' * 64}.{'x' * 64}", data=b'{"a":"%s"}' % (b"x" * (EVENT_BYTES - 8)), **longest)
+
+        entry = new_entry(largest, SALT, NOW)
+
+        assert entry.action == largest.type
+        assert len(entry.leaf) < LARGEST
 
     def test_of_an_unreadable_message_is_the_same_event_at_every_delivery(self) -> None:
         tenant = ids.new("ws")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from nats.js.errors import APIError
 
 from causeloop_audit import app
 from causeloop_common import ids
@@ -18,6 +19,7 @@ from causeloop_common.contracts.audit import EventPage, EventView, GetEvent, Lis
 from causeloop_common.errors import Forbidden, InvalidInput, NotFound
 from causeloop_common.messaging import Bus, event_headers
 from causeloop_dev.testing import Servers
+from causeloop_log import entry
 
 PATIENCE = 10.0
 
@@ -153,11 +155,23 @@ class TestIntake:
             pytest.param({"data": b'{"rate":1.5}'}, id="a float"),
             pytest.param({"data": b'{"a":"\\u0000"}'}, id="a NUL"),
             pytest.param({"data": b'{"a":' * 500 + b"1" + b"}" * 500}, id="too deep"),
+            pytest.param({"data": b'{"a":"%s"}' % (b"x" * 46_000)}, id="larger than a proof has room for"),
+            pytest.param({"data": b'{"a":"%s"}' % (b"x" * 120_000)}, id="as large as the stream takes"),
+            pytest.param({"subject": f"evt.{{}}.vault.{'x' * 3500}"}, id="an action of 3500 characters"),
+            pytest.param({"subject": "evt.{}.vault.secret\u200b_revealed"}, id="an action with what is not seen"),
+            pytest.param({"subject": "evt.{}.vault.Secret-Revealed"}, id="an action that is no name"),
         ],
     )
     async def test_whatever_is_no_event_is_entered_as_malformed_and_keeps_nothing_else_out(
-        self, announce: Announce, entered: Entered, workspace: AuthContext, event: Make, changed: dict[str, Any]
+        self,
+        announce: Announce,
+        entered: Entered,
+        gateway: Bus,
+        workspace: AuthContext,
+        event: Make,
+        changed: dict[str, Any],
     ) -> None:
+        """P4: size and form are checked at the intake, so that stream, proof and export of the log go on."""
         odd = event(data=changed.get("data", b'{"odd":1}'))
         subject = changed.get("subject", "").format(odd.tenant)
         headers = changed.get("headers")
@@ -170,6 +184,17 @@ class TestIntake:
         assert first.action == "audit.malformed"
         assert (first.data or {})["sha256"] == hashlib.sha256(odd.data).hexdigest()
         assert (second.id, second.action) == (good.id, good.type)
+        stream = await gateway.call(workspace, ReadStream(start=0))
+        leaves = [one.leaf or "" for one in stream.entries]
+        assert [entry.read(leaf.encode()).action for leaf in leaves] == [first.action, second.action]
+        assert max(map(len, leaves)) < entry.LARGEST
+
+    async def test_what_is_larger_than_any_event_does_not_enter_the_stream(
+        self, announce: Announce, event: Make
+    ) -> None:
+        """P4: the stream refuses a message of 1 MB."""
+        with pytest.raises(APIError, match="size exceeds"):
+            await announce(event(data=b'{"a":"%s"}' % (b"x" * 1_000_000)))
 
     async def test_what_names_no_tenant_keeps_nothing_else_out(
         self, announce: Announce, entered: Entered, workspace: AuthContext, event: Make

@@ -37,7 +37,7 @@ from causeloop_common.contracts.personal import is_clear, mark
 ReplyT = TypeVar("ReplyT", bound="Message")
 
 COMMAND_TIMEOUT_SECONDS = 5.0
-EVENT_BYTES = 64 * 1024
+EVENT_BYTES = 40 * 1024
 PAGE_BYTES = 512 * 1024
 _GATEWAY_ONLY = frozenset({"gateway"})
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")

@@ -49,6 +49,9 @@ _LIST = "STREAM.LIST"
 PARTITIONS = 16
 """Of the stream of events, by tenant: consumers that share it take some each."""
 
+_MESSAGE_BYTES = 128 * 1024
+"""Of the largest message in a stream: twice what an event has with its headers, also one of an earlier version."""
+
 _DAY = 86_400
 _GIB = 1024**3
 
@@ -64,6 +67,7 @@ class Stream:
     subjects: tuple[str, ...]
     max_age_seconds: int
     max_bytes: int
+    max_message_bytes: int = _MESSAGE_BYTES
     duplicate_window_seconds: int = 2 * 3600
     published_as: str = ""
     stored_as: str = ""

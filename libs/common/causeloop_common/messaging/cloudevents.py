@@ -19,6 +19,7 @@ SUBJECT = "Causeloop-Subject"
 FAILURE = "Causeloop-Failure"
 """The header with the kind of error for which an event became a dead letter; without its words, which may be secret."""
 _SHORT = re.compile(r"[\x20-\x7e]{0,256}")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _FIRST_YEAR, _LAST_YEAR = 2000, 9000
 
 
@@ -37,6 +38,8 @@ def announced(message: Msg) -> Announced:
     was_dead = message.subject.startswith("redrive.")  # the operator alone publishes there
     subject = headers[SUBJECT] if was_dead else public_subject(message.subject)
     _, tenant, service, name = subject.split(".")
+    if _NAME.fullmatch(service) is None or _NAME.fullmatch(name) is None:
+        raise ValueError("the subject's service or event is no name")
     ids.tenant_uuid(tenant)
     ids.decode(headers["ce-id"], "evt")
     occurred_at = datetime.fromisoformat(headers["ce-time"])

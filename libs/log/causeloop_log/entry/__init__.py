@@ -11,7 +11,22 @@ from causeloop_log.entry import v1, v2
 from causeloop_log.entry.canonical import NotCanonical, digest_of, read_data
 from causeloop_log.entry.value import ActorKind, Entry, Outcome, Sealed
 
-__all__ = ["MALFORMED", "ActorKind", "Entry", "NotCanonical", "Outcome", "Sealed", "digest_of", "read", "read_data"]
+__all__ = [
+    "LARGEST",
+    "MALFORMED",
+    "ActorKind",
+    "Entry",
+    "NotCanonical",
+    "Outcome",
+    "Sealed",
+    "digest_of",
+    "read",
+    "read_data",
+]
+
+LARGEST = v2.LARGEST
+"""Bytes of a leaf that may be entered, in either version: a larger one has no proof that foreign programs read."""
+
 
 MALFORMED = "audit.malformed"
 """The action of an entry that stands for an event which cannot be entered as it is; its data is `digest_of` it."""

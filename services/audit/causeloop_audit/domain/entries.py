@@ -1,7 +1,8 @@
 """The entry that a message of the event stream becomes.
 
-An event is entered as it is. A message that cannot be read as an event, or whose data has no canonical form, is entered
-as `audit.malformed` with its size and digest, so that nothing stays out of the log because of its form.
+An event is entered as it is. A message that cannot be read as an event, whose data has no canonical form, or whose
+entry would be larger than `LARGEST`, is entered as `audit.malformed` with its size and digest: nothing stays out of the
+log because of its form, and nothing in the log keeps it from being read, streamed and verified.
 """
 
 from datetime import datetime
@@ -10,7 +11,7 @@ from uuid import UUID
 
 from causeloop_common import ids
 from causeloop_common.contracts.announced import Announced
-from causeloop_log.entry import MALFORMED, NotCanonical, digest_of, read_data, v1
+from causeloop_log.entry import LARGEST, MALFORMED, NotCanonical, digest_of, read_data, v1
 from causeloop_log.tlog.merkle import leaf_hash
 
 
@@ -81,9 +82,12 @@ def _written(message: Announced | Unreadable, salt: bytes, now: datetime) -> tup
                 message.id, message.tenant, message.type, message.actor, message.credential, message.target,
                 message.occurred_at, message.request_id, read_data(message.data),
             )  # fmt: skip
-            return fields, v1.leaf(fields, salt)
+            leaf = v1.leaf(fields, salt)
         except NotCanonical:
             pass
+        else:
+            if len(leaf) <= LARGEST:
+                return fields, leaf
     fields = v1.Fields(
         message.id, message.tenant, MALFORMED, "svc_audit", None, message.id, now, "", digest_of(message.data)
     )
