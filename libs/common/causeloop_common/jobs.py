@@ -11,13 +11,15 @@ stopped and woken either still has the job, or commits nothing.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Column, DateTime, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, DateTime, MetaData, SmallInteger, Table, Text
 from sqlalchemy.dialects import postgresql
 
 from causeloop_common import rls
+from causeloop_common.context import CLAIMS, Assurance, AuthContext
 from causeloop_common.contracts.base import Job
 from causeloop_common.contracts.jobs import JobEnded
 from causeloop_common.contracts.personal import PERSON
@@ -26,6 +28,10 @@ JobT = TypeVar("JobT", bound=Job)
 
 KEPT_DAYS = 7
 """How long an ended job can be seen."""
+
+IDENTITY = tuple(name for name in CLAIMS if name not in ("tenant", "permissions"))
+"""The columns with the identity that began the job: all that a service token carries of it."""
+_identity = attrgetter(*IDENTITY)
 
 _REASON = "what a job does writes its events; its lease and its progress are no acts"
 _SEEN = ("workspace_id", "id", "due_at", "lease_term", "lease_until", "expires_at")
@@ -60,6 +66,9 @@ def table(metadata: MetaData) -> Table:
         Column("payload", Text, nullable=False),
         Column("principal", Text, nullable=False, info=PERSON.info),
         Column("credential", Text),
+        Column("assurance", SmallInteger, nullable=False),
+        Column("authenticated_at", BigInteger),
+        Column("on_behalf_of", Text, info=PERSON.info),
         Column("request_id", Text, nullable=False),
         Column("traceparent", Text, nullable=False),
         Column("due_at", moment),
@@ -126,6 +135,14 @@ def ddl(schema: str) -> Iterator[str]:
     )  # fmt: skip
 
 
+def identity_ddl(schema: str) -> Iterator[str]:
+    """The statements that add how the principal had signed in and for whom it acts, for a later migration."""
+    yield f"""
+        ALTER TABLE {schema}.jobs ADD COLUMN assurance smallint NOT NULL DEFAULT {Assurance.NONE:d},
+            ADD COLUMN authenticated_at bigint, ADD COLUMN on_behalf_of text
+    """
+
+
 class LeaseLost(Exception):
     """Another worker has the job, or may take it: this step is not committed."""
 
@@ -149,9 +166,20 @@ class Step(Generic[JobT]):
 
 
 def enqueue(schema: str) -> str:
-    """Inserts a job by id, kind, payload, time, and the principal, credential, request and trace it belongs to."""
-    columns = "id, kind, payload, created_at, principal, credential, request_id, traceparent"
-    return f"INSERT INTO {schema}.jobs ({columns}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"  # noqa: S608
+    """Inserts a job by id, kind, payload, time, and its `origin`."""
+    columns = ("id", "kind", "payload", "created_at", *IDENTITY, "request_id", "traceparent")
+    marks = ", ".join(f"${n}" for n in range(1, len(columns) + 1))
+    return f"INSERT INTO {schema}.jobs ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608
+
+
+def origin(ctx: AuthContext, traceparent: str) -> tuple[Any, ...]:
+    """The values of `enqueue` that name who began the job, in which request and trace."""
+    return (*_identity(ctx), ctx.request_id, traceparent)
+
+
+def identity(row: Any) -> dict[str, Any]:
+    """The fields of the context that a job's row has kept: it acts as the one who began it."""
+    return {name: row[name] for name in IDENTITY} | {"assurance": Assurance(row["assurance"])}
 
 
 def advance(schema: str) -> str:

@@ -27,7 +27,9 @@ EVENT = tuple({"id": "event_id", "tenant": "workspace_id"}.get(name, name) for n
 
 _FILLED = tuple(column for column in EVENT if column != "workspace_id")
 _COLUMNS = {"tenant_insert": EVENT, "tenant_select": ("xid", "workspace_id")}
-_INFO = {"actor": PERSON.info}
+_INFO = {"actor": PERSON.info, "on_behalf_of": PERSON.info}
+_ADDED = ("on_behalf_of",)
+"""Texts that an outbox did not have at first: `add` makes their columns."""
 _OUTBOX_REASON = "it is the record"
 _STATE_REASON = "the relay's memory, no tenant's data"
 
@@ -80,7 +82,8 @@ def tables(metadata: MetaData) -> Table:
 
 def ddl(schema: str) -> Iterator[str]:
     """The statements that make the outbox, for a service's first migration."""
-    texts = ", ".join(f"{name} text {'' if _may_be_null(name) else 'NOT NULL'}" for name in TEXTS)
+    texts = ", ".join(_column(name) for name in TEXTS if name not in _ADDED)
+    columns = {verb: tuple(name for name in names if name not in _ADDED) for verb, names in _COLUMNS.items()}
     yield f"CREATE SEQUENCE {schema}.outbox_seq"
     yield f"""
         CREATE TABLE {schema}.outbox (
@@ -109,7 +112,7 @@ def ddl(schema: str) -> Iterator[str]:
     yield f"GRANT USAGE ON SEQUENCE {schema}.outbox_seq TO causeloop_{schema}"
     yield from rls.protect(
         schema, "outbox", "select", "insert",
-        columns=_COLUMNS, extra=_relay_policies(schema, "select", "update"), audited=False, reason=_OUTBOX_REASON,
+        columns=columns, extra=_relay_policies(schema, "select", "update"), audited=False, reason=_OUTBOX_REASON,
     )  # fmt: skip
     yield f"""
         CREATE TABLE {schema}.relay_state (
@@ -120,6 +123,12 @@ def ddl(schema: str) -> Iterator[str]:
     """
     policies = _relay_policies(schema, "select", "insert", "update")
     yield from rls.protect_from_service(schema, "relay_state", *policies, reason=_STATE_REASON)
+
+
+def add(schema: str, name: str) -> Iterator[str]:
+    """The statements that give an outbox a text which it did not have at first, for a later migration."""
+    yield f"ALTER TABLE {schema}.outbox ADD COLUMN {_column(name)}"
+    yield f"GRANT INSERT ({name}) ON {schema}.outbox TO causeloop_{schema}"
 
 
 def insert(schema: str) -> str:
@@ -135,7 +144,7 @@ def row(ctx: AuthContext, event: Event, traceparent: str) -> tuple[Any, ...]:
     if len(data) > EVENT_BYTES:
         raise PayloadTooLarge(f"The event '{event.type}' would be {len(data)} bytes; the limit is {EVENT_BYTES}.")
     identity = (ids.uuid7(), ctx.tenant_uuid, event.type, datetime.now(UTC), data.decode())
-    return (*identity, ctx.principal, event.target_id, ctx.credential, ctx.request_id, traceparent)
+    return (*identity, ctx.principal, event.target_id, ctx.credential, ctx.on_behalf_of, ctx.request_id, traceparent)
 
 
 def kind(row: tuple[Any, ...]) -> str:
@@ -152,6 +161,10 @@ def read(row: Any) -> Announced:
     """The event of a row that begins with the columns of `EVENT`."""
     event_id, workspace_id, kind, occurred_at, data, *texts = row[: len(EVENT)]
     return Announced(ids.encode("evt", event_id), ids.tenant_id(workspace_id), kind, occurred_at, data.encode(), *texts)
+
+
+def _column(name: str) -> str:
+    return f"{name} text" if _may_be_null(name) else f"{name} text NOT NULL"
 
 
 def _may_be_null(name: str) -> bool:

@@ -207,13 +207,16 @@ class TestPublish:
         self, probe: Probe, workspace: AuthContext, superuser: asyncpg.Connection
     ) -> None:
         database = await probe()
+        behalf = ids.new("sva")
         with telemetry.working(telemetry.UNTRACED.start_span("a request")):
             trace = telemetry.traceparent()
-            await add(database, workspace, "one")
+            await add(database, replace(workspace, on_behalf_of=behalf), "one")
 
         (row,) = await announced(superuser, workspace)
         assert (row["type"], row["target"]) == ("tenancy.member_added", ids.INSTALLATION)
-        assert (row["actor"], row["credential"]) == (workspace.principal, workspace.credential)
+        assert (row["actor"], row["credential"], row["on_behalf_of"]) == (
+            workspace.principal, workspace.credential, behalf,
+        )  # fmt: skip
         assert (row["request_id"], row["traceparent"]) == (workspace.request_id, trace)
         assert MemberAdded.model_validate_json(row["data"]) == SOMETHING
         assert (row["published_at"], row["stream_seq"]) == (None, None)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from causeloop_common import ids, jobs
-from causeloop_common.context import AuthContext
+from causeloop_common.context import Assurance, AuthContext
 from causeloop_common.contracts import topology, vault
 from causeloop_common.contracts.base import Job, Message
 from causeloop_common.contracts.jobs import CancelJob, GetJob, JobView, ListJobs
@@ -255,17 +255,22 @@ class TestSteps:
         )
         assert dict(ended or {}) == {"outcome": "done", "done": "5", "actor": workspace.principal}
 
-    async def test_act_for_the_principal_who_began_the_job(
-        self, database: Database, start: Start, counting: Counting, service: JobService, workspace: AuthContext
-    ) -> None:
+    async def test_act_with_the_whole_identity_that_began_the_job_and_its_permission_alone(
+        self, database: Database, start: Start, counting: Counting, service: JobService, workspace: AuthContext,
+        superuser: asyncpg.Connection,
+    ) -> None:  # fmt: skip
+        signed_in = replace(
+            workspace, assurance=Assurance.MULTI, authenticated_at=1_700_000_000, on_behalf_of=ids.new("sva")
+        )
         await start()
-        await settled(service, workspace, await enqueue(database, workspace, 1))
+        await settled(service, signed_in, await enqueue(database, signed_in, 1))
+
         (ctx,) = counting.contexts
-        assert (ctx.tenant, ctx.principal, ctx.credential) == (
-            workspace.tenant, workspace.principal, workspace.credential,
-        )  # fmt: skip
-        assert ctx.permissions == {Permission.KEYS_WRITE}
-        assert ctx.request_id == workspace.request_id
+        assert ctx == replace(signed_in, permissions=frozenset({Permission.KEYS_WRITE}), issuer="vault")
+        rows = await superuser.fetch(
+            "SELECT on_behalf_of FROM vault.outbox WHERE workspace_id = $1", workspace.tenant_uuid
+        )
+        assert [row["on_behalf_of"] for row in rows] == [signed_in.on_behalf_of] * 3  # enqueued, counted, ended
 
     async def test_of_many_jobs_are_shared_by_replicas_and_none_is_done_twice(
         self, database: Database, start: Start, service: JobService, superuser: asyncpg.Connection

@@ -1,6 +1,7 @@
 """How the database becomes what the services expect: by an ordinary role, again and again."""
 
 import base64
+import re
 from typing import Any
 
 import asyncpg
@@ -23,6 +24,17 @@ class TestScramVerifier:
 
     def test_has_a_salt_of_its_own_each_time(self) -> None:
         assert migrations.scram_verifier("pencil") != migrations.scram_verifier("pencil")
+
+
+@pytest.mark.parametrize("schema", services.schemas().values(), ids=services.schemas())
+def test_migrations_of_a_service_follow_each_other_and_no_number_is_there_twice(schema: migrations.Schema) -> None:
+    for number, file in enumerate(sorted((schema.folder / "versions").glob("*.py")), 1):
+        before = f'"{number - 1:04}"' if number > 1 else None
+        names = re.findall("^(?:down_)?revision = .*$", file.read_text(), re.MULTILINE)
+        assert [file.name[:5], *names] == [f"{number:04}_", f'revision = "{number:04}"', f"down_revision = {before}"], (
+            f"{file} comes as number {number} of {schema.name}, and its name, revision or down_revision has another "
+            "number. Two branches took the same one: give the newer migration the next free number, in all three."
+        )
 
 
 class TestMigrate:

@@ -76,6 +76,7 @@ class Route(MatchedRoute):
                     identity.tenant if identity else ids.INSTALLATION,
                     identity.principal if identity else None,
                     identity.credential if identity else None,
+                    identity.on_behalf_of if identity else None,
                     self._endpoint.command.operation,
                     error.code,
                 )

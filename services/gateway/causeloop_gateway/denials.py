@@ -32,6 +32,7 @@ class Denial(NamedTuple):
     tenant: str
     principal: str | None
     credential: str | None
+    on_behalf_of: str | None
     operation: str
     code: str
 
@@ -49,7 +50,7 @@ class Denials:
         if denial.code not in _RECORDED:
             return
         if denial not in self._counts and len(self._counts) >= _MOST:
-            denial = Denial(ids.INSTALLATION, None, None, "more than are counted apart", denial.code)
+            denial = Denial(ids.INSTALLATION, None, None, None, "more than are counted apart", denial.code)
         self._counts[denial] = self._counts.get(denial, 0) + 1
 
     async def run(self) -> None:
@@ -88,6 +89,7 @@ class Denials:
             occurred_at=datetime.now(UTC),
             actor=denial.principal or "svc_gateway",
             credential=denial.credential,
+            on_behalf_of=denial.on_behalf_of,
             target=event.target_id,
             traceparent=telemetry.traceparent(span),
             data=event.to_json(),

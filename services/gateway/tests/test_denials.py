@@ -21,6 +21,8 @@ from causeloop_dev.installation import Installation
 from causeloop_dev.testing import Servers, person
 from causeloop_gateway.denials import Denial, Denials
 
+SOMEBODY = ids.new("sva")
+
 
 async def events(stream: JetStreamContext, subject: str) -> list[Announced]:
     """Every event of the log's stream under a subject, oldest first."""
@@ -44,7 +46,8 @@ async def stream(servers: Servers) -> AsyncIterator[JetStreamContext]:
 
 
 def denial(tenant: str, principal: str | None = None, operation: str = "get_secret", code: str = "forbidden") -> Denial:
-    return Denial(tenant, principal, "ses_1" if principal else None, operation, code)
+    credential, behalf = ("ses_1", SOMEBODY) if principal else (None, None)
+    return Denial(tenant, principal, credential, behalf, operation, code)
 
 
 class TestSums:
@@ -73,6 +76,7 @@ class TestSums:
         for event, denied in zip(found, read, strict=True):
             assert event[:3] == (event.id, tenant, "gateway.access_denied")
             assert (event.actor, event.target, event.credential) == (denied.principal, denied.principal, "ses_1")
+            assert event.on_behalf_of == SOMEBODY
             assert denied.since <= event.occurred_at
 
     async def test_of_somebody_unknown_are_failed_sign_ins_of_the_installation(

@@ -27,6 +27,9 @@ class Announced(NamedTuple):
     actor: Annotated[str, Attribute("ce-actor", "The principal who acted.")]
     target: Annotated[str, Attribute("ce-subject", "The id of the target: the thing that was acted on.")]
     credential: Annotated[str | None, Attribute("ce-credential", "The session or token they used, if any.")] = None
+    on_behalf_of: Annotated[
+        str | None, Attribute("ce-onbehalfof", "The principal for whom they acted, if that is another one.")
+    ] = None
     request_id: Annotated[str, Attribute("ce-requestid", "The id of the request that caused the event.")] = ""
     traceparent: Annotated[str, Attribute("traceparent", "W3C Trace Context.")] = ""
 

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from causeloop_common import ids, leases, outbox, rls, telemetry
+from causeloop_common import ids, jobs, leases, outbox, rls, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.base import Command, Event, Job, Message
 from causeloop_common.contracts.jobs import JobView
@@ -197,10 +197,10 @@ class Transaction:
     def enqueue(self, job: Job) -> JobView:
         """Have a job of this service done after this transaction, which announces it; the job as it begins.
 
-        The job acts for the principal of the context, whose permission is asked again before it begins.
+        The job acts with the identity of the context, whose permission is asked again before it begins.
         """
         ctx, uuid, now = self.ctx, ids.uuid7(), datetime.now(UTC)
-        origin = (ctx.principal, ctx.credential, ctx.request_id, telemetry.traceparent(self._span))
+        origin = jobs.origin(ctx, telemetry.traceparent(self._span))
         self._jobs.append((uuid, job.kind, job.to_json().decode(), now, *origin))
         return JobView.waiting(ids.encode(f"job_{self._database.schema}", uuid), job.kind, ctx.principal, now)
 

@@ -15,7 +15,7 @@ from causeloop_common.contracts.jobs import JobEnded
 from causeloop_common.contracts.tenancy import Resolve
 from causeloop_common.database import Database
 from causeloop_common.errors import AppError
-from causeloop_common.jobs import LeaseLost, Step
+from causeloop_common.jobs import IDENTITY, LeaseLost, Step, identity
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import REALM_PERMISSIONS, Internal
 from causeloop_common.statements import Statement
@@ -33,7 +33,7 @@ LONGEST_DELAY_SECONDS = 300.0
 _UNKNOWN_DELAY_SECONDS = 30.0
 
 _COLUMNS = (
-    "kind, payload, principal, credential, request_id, traceparent, lease_term - settled_term AS attempts, "
+    f"kind, payload, {', '.join(IDENTITY)}, request_id, traceparent, lease_term - settled_term AS attempts, "
     "cursor, done, total, error, cancelled_at IS NOT NULL AS cancelled, started_at IS NOT NULL AS started"
 )
 
@@ -102,9 +102,8 @@ class Runs:
             return False
         ctx = replace(
             own,
-            principal=row["principal"],
+            **identity(row),
             permissions=frozenset({kind.permission}),
-            credential=row["credential"],
             request_id=row["request_id"],
         )
         name, trace = f"job.{self._service}.{kind.kind}", row["traceparent"]

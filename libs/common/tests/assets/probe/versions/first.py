@@ -19,6 +19,7 @@ def upgrade() -> None:
     statements = [
         *rls.functions_ddl("probe"),
         *outbox.ddl("probe"),
+        *outbox.add("probe", "on_behalf_of"),
         rls.guard_ddl("probe"),
         *idempotency.ddl("probe"),
         *inbox.ddl("probe"),

@@ -1,0 +1,14 @@
+"""The identity behind a job, whole, and for whom the actor of an event acted."""
+
+from alembic import op
+
+from causeloop_common import jobs, outbox
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    """Add the columns to jobs and outbox."""
+    for statement in (*jobs.identity_ddl("tenancy"), *outbox.add("tenancy", "on_behalf_of")):
+        op.execute(statement)
