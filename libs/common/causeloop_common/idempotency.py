@@ -26,7 +26,6 @@ _REASON = "remembers answers for 24 hours; the effect it belongs to writes the e
 _KEPT = "interval '24 hours'"
 _EXPIRED = "(created_at <= (now() - '24:00:00'::interval))"
 _SEEN = ("workspace_id", "principal", "operation", "key", "created_at")
-_FORGOTTEN_AT_ONCE = 1000
 
 
 def table(metadata: MetaData) -> Table:
@@ -44,7 +43,7 @@ def table(metadata: MetaData) -> Table:
         info=rls.protected(
             "select", "insert", "delete",
             columns={"expired_select": _SEEN}, extra=_policies(str(metadata.schema)), audited=False, reason=_REASON,
-        ),
+        ) | {"expired": _EXPIRED},
     )  # fmt: skip
 
 
@@ -102,13 +101,6 @@ def expiry_ddl(schema: str) -> Iterator[str]:
     for policy in _policies(schema):
         yield policy.ddl(f"{schema}.idempotency")
     yield f"GRANT SELECT ({', '.join(_SEEN)}), DELETE ON {schema}.idempotency TO {schedules.role(schema)}"
-
-
-def forget_expired(schema: str) -> str:
-    """Removes some of what is over, of all tenants; 'DELETE 0' when nothing is left."""
-    names = ", ".join(_SEEN[:4])
-    over = f"SELECT {names} FROM {schema}.idempotency WHERE created_at <= now() - {_KEPT} LIMIT {_FORGOTTEN_AT_ONCE}"  # noqa: S608
-    return f"DELETE FROM {schema}.idempotency WHERE ({names}) IN ({over})"  # noqa: S608
 
 
 def remember(schema: str) -> str:

@@ -13,10 +13,8 @@ from causeloop_common import rls, schedules
 
 _REASON = "bookkeeping of deliveries; the effect writes the event"
 KEPT_DAYS = 40
-_KEPT = f"interval '{KEPT_DAYS} days'"
 _EXPIRED = f"(seen_at <= (now() - '{KEPT_DAYS} days'::interval))"
 _SEEN = ("workspace_id", "consumer", "event_id", "seen_at")
-_FORGOTTEN_AT_ONCE = 1000
 
 
 def table(metadata: MetaData) -> Table:
@@ -31,7 +29,7 @@ def table(metadata: MetaData) -> Table:
         info=rls.protected(
             "select", "insert",
             columns={"expired_select": _SEEN}, extra=_policies(str(metadata.schema)), audited=False, reason=_REASON,
-        ),
+        ) | {"expired": _EXPIRED},
     )  # fmt: skip
 
 
@@ -58,13 +56,6 @@ def ddl(schema: str) -> Iterator[str]:
         schema, "inbox", "select", "insert",
         columns={"expired_select": _SEEN}, extra=_policies(schema), audited=False, reason=_REASON,
     )  # fmt: skip
-
-
-def forget_expired(schema: str) -> str:
-    """Removes some of what is over, of all tenants; 'DELETE 0' when nothing is left."""
-    names = ", ".join(_SEEN[:3])
-    over = f"SELECT {names} FROM {schema}.inbox WHERE seen_at <= now() - {_KEPT} LIMIT {_FORGOTTEN_AT_ONCE}"  # noqa: S608
-    return f"DELETE FROM {schema}.inbox WHERE ({names}) IN ({over})"  # noqa: S608
 
 
 def claim(schema: str) -> str:

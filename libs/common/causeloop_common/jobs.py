@@ -90,7 +90,7 @@ def table(metadata: MetaData) -> Table:
         info=rls.protected(
             "select", "insert", "update",
             columns=_COLUMNS, extra=_policies(str(metadata.schema)), audited=False, reason=_REASON,
-        ),
+        ) | {"expired": _IS_OVER},
     )  # fmt: skip
 
 

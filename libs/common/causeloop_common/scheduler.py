@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from causeloop_common import idempotency, inbox, rls, schedules
+from causeloop_common import rls, schedules
 from causeloop_common.leader import FAULTS, Leader, Work
 
 Task = Callable[[Any], Awaitable[bool]]
@@ -67,10 +67,6 @@ class Scheduler(Work):
 
 
 async def forget_expired(tables: rls.Tables, connection: Any) -> bool:
-    """A task: remove what a service's idempotency and inbox no longer need, of all tenants."""
-    schema = str(tables.schema)
-    removed = False
-    for name, forget in (("idempotency", idempotency.forget_expired), ("inbox", inbox.forget_expired)):
-        if f"{schema}.{name}" in tables.tables:
-            removed |= await connection.execute(forget(schema)) != "DELETE 0"
-    return not removed
+    """A task: remove what a service's tables declare as expired, of all tenants."""
+    statements = [schedules.forget(table) for table in tables.sorted_tables if "expired" in table.info]
+    return all([await connection.execute(statement) == "DELETE 0" for statement in statements])

@@ -9,6 +9,7 @@ from causeloop_common import rls
 LEASE = "schedule"
 """The name of the lease under which one replica does the tasks."""
 
+_FORGOTTEN_AT_ONCE = 1000
 _REASON = "which periods are done, no tenant's data"
 
 
@@ -62,6 +63,13 @@ def end(schema: str) -> str:
         UPDATE {schema}.schedules SET done_at = (SELECT {_BEGIN} FROM (VALUES ($2::float8)) AS task(seconds))
         WHERE name = $1
     """  # noqa: S608
+
+
+def forget(table: Table) -> str:
+    """Removes some of a table's expired rows, of all tenants; 'DELETE 0' when nothing is left."""
+    key = ", ".join(table.primary_key.columns.keys())
+    expired = f"SELECT {key} FROM {table.fullname} WHERE {table.info['expired']} LIMIT {_FORGOTTEN_AT_ONCE}"  # noqa: S608
+    return f"DELETE FROM {table.fullname} WHERE ({key}) IN ({expired})"  # noqa: S608
 
 
 _BEGIN = "to_timestamp(floor(extract(epoch FROM now())::float8 / seconds) * seconds)"

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -29,7 +28,6 @@ LEASE_SECONDS = 5.0
 LOOK_SECONDS = 1.0
 LATE_SECONDS = 60.0
 """A due job that nobody took for so long makes a worker that has room for it not ready."""
-_TIDY_SECONDS = 600.0
 
 _TAKE = """
     WITH due AS MATERIALIZED (
@@ -53,11 +51,6 @@ _GIVE_BACK = """
 _OLDEST = """
     SELECT extract(epoch FROM clock_timestamp() - min(due_at))::float8 FROM {schema}.jobs
     WHERE due_at <= clock_timestamp() AND (lease_until IS NULL OR lease_until < clock_timestamp())
-"""
-_TIDY = """
-    DELETE FROM {schema}.jobs WHERE (workspace_id, id) IN (
-        SELECT workspace_id, id FROM {schema}.jobs WHERE expires_at < now() LIMIT 1000
-    )
 """
 
 
@@ -130,7 +123,6 @@ class Worker:
         wakes = None
         try:
             wakes = await self._bus.subscribe(topology.due(self._schema), self._on_news)
-            tidied_at = float("-inf")
             while True:
                 self._wake.clear()
                 if self._news:
@@ -138,9 +130,6 @@ class Worker:
                     await self._bus.client.publish(topology.due(self._schema))
                 await self._look(connection)
                 self._failure = None
-                if time.monotonic() - tidied_at > _TIDY_SECONDS:
-                    tidied_at = time.monotonic()
-                    await connection.execute(_TIDY.format(schema=self._schema))
                 pause = LOOK_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311  so that replicas do not look at once
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
