@@ -4,6 +4,8 @@ import json
 import pickle
 import re
 from datetime import UTC, datetime
+from importlib import import_module
+from pkgutil import iter_modules
 from types import SimpleNamespace, new_class
 from typing import Annotated, Any, ForwardRef
 
@@ -20,7 +22,9 @@ from causeloop_common.contracts.base import (
     Message,
     Sealed,
     WorkspaceId,
+    commands,
     events,
+    jobs,
 )
 from causeloop_common.contracts.lists import List, Page, page
 from causeloop_common.contracts.personal import Personal, mark
@@ -225,6 +229,13 @@ class TestSealed:
         assert not vault.SecretView.is_sealed
         assert not vault.SecretPage.is_sealed
         assert not create_model("Clear", __base__=Message, field=(list[dict[str, str]], ...)).is_sealed
+
+    def test_those_of_every_file_of_an_owner_are_the_owner_s(self) -> None:
+        nouns = [import_module(f"{vault.__name__}.{file.name}") for file in iter_modules(vault.__path__)]
+
+        for found in (commands, events, jobs):
+            assert {kind for noun in nouns for kind in found(noun)} <= set(found(vault))
+        assert len(nouns) == 5
 
     def test_these_messages_are_sealed_and_no_others(self) -> None:
         asked = topology.command_kinds().values()

@@ -1,7 +1,7 @@
 """The messages between services: a `Command[Reply]` asks and waits, an `Event` announces an act.
 
 The class is the message's whole declaration. Its subject comes from its module, which is its owner, and its name:
-`PutSecret` in `vault.py` is `cmd.vault.put_secret`. The class line has the permission that it needs and the services
+`PutSecret` in `vault/` is `cmd.vault.put_secret`. The class line has the permission that it needs and the services
 that may send it. The gateway's routes, the services' checks, the bus permissions and the documents all read them here.
 
 Rules of change: a command refuses unknown fields, an event's reader ignores them; fields are only added and
@@ -120,6 +120,8 @@ Label = Annotated[
 """A short human text: no control characters, trimmed."""
 
 Timestamp = Annotated[AwareDatetime, Field(examples=["2026-01-31T12:00:00Z"])]
+
+Version = Annotated[int, Field(description="The version's number, from 1.", examples=[1])]
 
 EXAMPLE_HASH = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), Field(examples=[EXAMPLE_HASH])]
@@ -327,11 +329,12 @@ def _is_message(kind: object, base: type, owner: ModuleType) -> bool:
     # Pydantic puts `Command[Reply]` itself into the module that wrote it; it is not a message.
     if not isinstance(kind, type) or not issubclass(kind, base):
         return False
-    return kind.__module__ == owner.__name__ and "[" not in kind.__name__
+    return f"{kind.__module__}.".startswith(f"{owner.__name__}.") and "[" not in kind.__name__
 
 
 def _owner(cls: type) -> str:
-    return cls.__module__.rpartition(".")[2]
+    """The name of the contract module, or of the folder of them, that has the class."""
+    return cls.__module__.rpartition("contracts.")[2].partition(".")[0]
 
 
 def _snake(cls: type) -> str:

@@ -15,6 +15,7 @@ from causeloop_common.contracts.vault import (
     DeleteSealedValue,
     OpenedValue,
     OpenSealedValue,
+    Placed,
     Seal,
     SealedData,
     SealedValueDeleted,
@@ -87,8 +88,8 @@ class SealingService:
                 tx.publish(SealedValueDeleted(purpose=place.purpose, record=place.record))
         return Nothing()
 
-    def _place(self, ctx: AuthContext, command: Seal | StoreSealedValue | OpenSealedValue | DeleteSealedValue) -> Place:
-        """The place of the command's record; Forbidden when the asking service did not declare the purpose."""
+    def _place(self, ctx: AuthContext, command: Placed) -> Place:
+        """The place that a command names; Forbidden when the asking service did not declare the purpose."""
         purpose = self._purposes.get((ctx.issuer, command.purpose))
         if purpose is None:
             raise Forbidden(f"The purpose '{command.purpose}' is not the asking service's.")

@@ -1,0 +1,70 @@
+"""Checkpoints: the vault signs the heads of logs, as a witness."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from causeloop_common.contracts.base import (
+    Command,
+    Event,
+    Hash,
+    Message,
+    Timestamp,
+    example_id,
+)
+from causeloop_common.permissions import Internal, Permission
+from causeloop_log.tlog.checkpoint import LARGEST_SIZE
+from causeloop_log.tlog.merkle import LONGEST_PROOF
+
+
+class SignedCheckpoint(Message):
+    """A checkpoint of the tenant's log."""
+
+    checkpoint: str = Field(description="The signed note (C2SP tlog-checkpoint).")
+
+
+class SignCheckpoint(
+    Command[SignedCheckpoint], permission=Internal.SIGN_CHECKPOINT, issuers=frozenset({"audit"}), keyed=False
+):
+    """Sign the head of the tenant's log, if the log only grew since the last one that was signed.
+
+    Where `old_size` is not the size last signed, the refusal is `conflict` and its field `old_size` has the right one,
+    as with a C2SP tlog-witness.
+    """
+
+    old_size: int = Field(ge=0, le=LARGEST_SIZE, description="The size of the head that was signed last.")
+    size: int = Field(ge=0, le=LARGEST_SIZE, description="The size of the head to sign.")
+    root: Hash = Field(description="The root of the head to sign.")
+    proof: list[Hash] = Field(
+        max_length=LONGEST_PROOF, description="The consistency proof from `old_size` to `size` (RFC 9162 2.1.4)."
+    )
+
+
+class AuditKey(Message):
+    """The public key that verifies the checkpoints of a tenant's log."""
+
+    origin: str = Field(
+        description="The log's name, the first line of its checkpoints.",
+        examples=[f"causeloop.localhost/{example_id('ws')}"],
+    )
+    key: str = Field(
+        description="The verifier key, `name+id+base64`, as tools for signed notes read it.",
+        examples=[f"causeloop.localhost/{example_id('ws')}+3f2a9c1b+AS4G…"],
+    )
+    algorithm: Literal["ed25519"] = Field(default="ed25519", description="The signature's algorithm.")
+    created_at: Timestamp = Field(description="The time of the key's creation.")
+
+
+class GetAuditKey(Command[AuditKey], permission=Permission.AUDIT_READ, keyed=False):
+    """Show the key that verifies the log.
+
+    It verifies the checkpoints of the workspace's log. Keep it: with it nobody can show you another log. Ask for
+    `text/plain` to get the verifier key alone.
+    """
+
+
+class SigningKeyCreated(Event, target="public_key"):
+    """The installation's signing key for checkpoints was made."""
+
+    public_key: Hash = Field(description="The Ed25519 public key, 32 bytes in hex.")
+    origin: str = Field(description="The first part of the logs' names.")
