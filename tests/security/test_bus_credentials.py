@@ -89,6 +89,8 @@ def sayable() -> list[str]:
 def may_say(service: str, subject: str) -> bool:
     """Architecture, section 4: the commands it is an issuer of, its own events and dead letters, its relay; audit its
     consumer and how large a log is."""
+    if subject == topology.USER_INFO:  # its own permissions
+        return True
     if service == OPERATOR:
         return subject.startswith("$JS.API.")
     if service == READER:

@@ -123,7 +123,8 @@ def event(service: str) -> str:
 
 
 def messages(name: str) -> Iterator[tuple[str, bytes]]:
-    """Whatever a credential may send to JetStream."""
+    """Whatever a credential may send to JetStream, or to the server itself."""
+    yield topology.USER_INFO, b""
     if (consumer := CONSUMERS.get(name)) is None:
         yield event(name), b"own"
         yield f"dead.{name}.x.1", b"own"
@@ -177,6 +178,7 @@ class TestAStolenCredential:
     async def test_changes_no_stream_and_no_consumer_of_another_whatever_it_asks_to_be_answered_to(
         self, bus: Bus, name: str
     ) -> None:
+        """P5: reply subjects of JetStream and of acknowledgements delete, purge and fill no stream of another."""
         async with bus.connected(OPERATOR) as operator, bus.connected(name) as thief:
             stream = operator.jetstream()
             for reader, consumer in CONSUMERS.items():  # deliveries that somebody else could acknowledge
@@ -203,6 +205,7 @@ class TestAStolenCredential:
                 assert all(f".{name}." in subject for subject, _ in has[len(had) :])
 
     async def test_reads_nothing_but_what_its_own_consumer_delivers(self, bus: Bus, name: str) -> None:
+        """P5: no request, whatever its reply subject, leads to the data of others."""
         inbox = f"{topology.inbox(name)}.stolen"
         async with bus.connected(name) as thief:
             answers = await thief.subscribe(inbox)

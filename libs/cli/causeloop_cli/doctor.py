@@ -27,7 +27,8 @@ from causeloop_common.errors import AppError
 from causeloop_common.settings import SettingsError
 
 FINE = {
-    "bus": "The bus lets it in.",
+    "bus": "The bus lets it in, and permits every subject that it needs.",
+    "permissions": "The bus permits every subject that it needs.",
     "database": "The database lets it in, under its own role.",
     "isolation": "Roles, policies, grants and guards are exactly as declared; without a tenant no row is seen.",
     "master_key": "The master key opens this database's keys.",

@@ -26,7 +26,7 @@ from nats.js.api import (
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import Consumer, Stream
 from causeloop_common.keys import reader_seed
-from causeloop_common.messaging.server import unfit
+from causeloop_common.messaging.server import Rights, unfit
 from causeloop_common.settings import SettingsError
 
 
@@ -46,10 +46,13 @@ async def declare(url: str, operator_seed: str) -> None:
 
 
 async def differences(url: str, name: str, seed: str) -> dict[str, str]:
-    """The server, every stream, and each consumer that the credential `name` reads: 'ok', or what is wrong."""
+    """Server, permissions, every stream, and each consumer that the credential `name` reads: 'ok', or what is wrong."""
     client = await connect(url, name, seed)
     found = {"server": unfit(client) or "ok"}
+    rights = Rights(name)
     try:
+        await rights.ask(client)
+        found["permissions"] = rights.lack or "ok"
         stream = client.jetstream(timeout=5, prefix=topology.api(name))
         infos = await stream.streams_info()
         there = {str(info.config.name): info.config for info in infos}

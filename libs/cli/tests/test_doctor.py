@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from nats.js.api import ConsumerConfig, StreamConfig
 from causeloop_cli import doctor, streams
 from causeloop_cli.doctor import Finding
 from causeloop_common.contracts import topology
+from causeloop_common.contracts.topology import BusPermissions
 from causeloop_common.settings import SettingsError
 from causeloop_dev.installation import Installation
 from causeloop_dev.issuer import SigningKey
@@ -132,6 +134,24 @@ class TestExamine:
             "auth", "settings", "OUTBOUND_CA_FILE: /nowhere/ca.pem cannot be used: No such file or directory."
         )  # fmt: skip
 
+    @pytest.mark.parametrize("name", [*topology.SERVICES, topology.reader("audit"), topology.OPERATOR])
+    async def test_accounts_that_do_not_permit_a_subject_are_named(
+        self, environs: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        """F1: every subject that a credential needs is looked at, here one that an earlier release did not need."""
+        declared = topology.permissions
+
+        def later(credential: str) -> BusPermissions:
+            needed = declared(credential)
+            return replace(needed, subscribe=(*needed.subscribe, "now.*.new")) if credential == name else needed
+
+        monkeypatch.setattr(topology, "permissions", later)
+        [finding] = failed(await doctor.examine(environs))
+        service = "audit" if name == "audit_reader" else "bus" if name == "operator" else name
+        assert (finding.about, finding.check) == (service, "permissions" if name == "operator" else "bus")
+        assert f"NATS does not permit {name} to subscribe now.*.new." in finding.result
+        assert "`causeloop keys --nats config`" in finding.result
+
     async def test_drift_of_streams_and_consumers_is_named(
         self, environs: dict[str, dict[str, str]], servers: Servers
     ) -> None:
@@ -180,7 +200,14 @@ class TestExamine:
         findings = await doctor.examine(environs)
         assert failed(findings) == []
         checked = [f.check for f in findings if f.about == "bus"]
-        assert checked == ["server", "stream EVENTS", "stream DEAD", "dead letters", "consumer audit_intake"]
+        assert checked == [
+            "server",
+            "permissions",
+            "stream EVENTS",
+            "stream DEAD",
+            "dead letters",
+            "consumer audit_intake",
+        ]
 
 
 class TestCommand:

@@ -46,6 +46,9 @@ STREAMS_API = "JS.STREAMS.API"
 _LIST = "STREAM.LIST"
 """Lists streams with their states. `STREAM.INFO` would do, too, but can be asked for the subjects of all messages."""
 
+USER_INFO = "$SYS.REQ.USER.INFO"
+"""The request with which every credential, and the operator, asks the server for its own permissions."""
+
 PARTITIONS = 16
 """Of the stream of events, by tenant: consumers that share it take some each."""
 
@@ -311,7 +314,8 @@ def _import(subject: str, to: str) -> str:
 
 def _user(name: str, public_keys: dict[str, str]) -> str:
     allowed = permissions(name)
-    publish, subscribe = (", ".join(f'"{s}"' for s in subjects) for subjects in (allowed.publish, allowed.subscribe))
+    granted = (*allowed.publish, USER_INFO), allowed.subscribe
+    publish, subscribe = (", ".join(f'"{subject}"' for subject in subjects) for subjects in granted)
     more = _REPLIES if name in OWNERS else ""
     rights = f"publish: {{ allow: [{publish}] }}, subscribe: {{ allow: [{subscribe}] }}{more}"
     return f"{{ nkey: {public_keys[name]}, permissions: {{ {rights} }} }}"

@@ -30,7 +30,7 @@ from causeloop_common.keys import KeyRing, Sealer
 from causeloop_common.messaging.cloudevents import announced, event_headers
 from causeloop_common.messaging.connection import Reader, connection, give_up_unsent
 from causeloop_common.messaging.replies import Replies
-from causeloop_common.messaging.server import unfit
+from causeloop_common.messaging.server import Rights, is_refusal, unfit
 from causeloop_common.messaging.wire import (
     DEADLINE,
     ERROR_CODE,
@@ -79,6 +79,7 @@ class Bus:
             reconnected_cb=self._connected,
             error_cb=self._failed,
         )
+        self._rights = Rights(self.service)
         self.reader = Reader(settings)
         """The connection to the service's consumers, if it has any."""
         self._client: Client | None = None
@@ -97,6 +98,7 @@ class Bus:
             raise Unavailable(f"NATS does not let {self.service} in: {type(error).__name__}.") from error
         if self.service in topology.readers():
             await self.reader.connect()
+        await self._rights.ask(self._client)
         self.check()
         self._replies = await Replies.subscribe(self._client)
         await self._connected()
@@ -104,6 +106,7 @@ class Bus:
     async def close(self) -> None:
         """Send what is waiting and disconnect."""
         await self.reader.close()
+        self._rights.close()
         client, self._client = self._client, None
         if client is not None:
             with suppress(nats.errors.Error, OSError, TimeoutError):
@@ -113,11 +116,11 @@ class Bus:
                 await self.broker.stop()
 
     def check(self) -> None:
-        """`Unavailable` unless connected to a server that is fit for our messages."""
-        if (lack := unfit(self.client)) is not None:
+        """`Unavailable` unless connected to a server that is fit for our messages and permits every subject we need."""
+        if (lack := unfit(self.client) or self._rights.lack) is not None:
             raise Unavailable(lack)
         if self.service in topology.readers():
-            _ = self.reader.client
+            self.reader.check()
 
     @property
     def is_connected(self) -> bool:
@@ -238,6 +241,7 @@ class Bus:
     async def _connected(self) -> None:
         if self._client is not None:
             give_up_unsent(self._client)
+            self._rights.doubt(self._client)
         metrics.BUS_CONNECTED.labels(self.service).set(1)
         for react in self.on_connect:
             react()
@@ -254,6 +258,8 @@ class Bus:
         if isinstance(error, nats.errors.SlowConsumerError):  # messages were dropped: as good as a lost connection
             for react in self.on_disconnect:
                 react()
+        if self._client is not None and is_refusal(error):
+            self._rights.doubt(self._client)
         now = time.monotonic()
         if self.is_connected or now - self._complained_at > _COMPLAINT_SECONDS:
             self._complained_at = now  # while the bus is away every try to reconnect ends up here

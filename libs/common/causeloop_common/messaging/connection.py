@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from causeloop_common.contracts import topology
 from causeloop_common.errors import Unavailable
 from causeloop_common.keys import reader_seed
+from causeloop_common.messaging.server import Rights, is_refusal
 from causeloop_common.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Reader:
             reconnected_cb=self._connected,
             error_cb=self._failed,
         )
+        self._rights = Rights(self.name)
         self._client: Client | None = None
 
     async def connect(self) -> None:
@@ -78,7 +80,15 @@ class Reader:
         except (OSError, nats.errors.Error, TimeoutError) as error:
             why = f"{type(error).__name__}. The server's configuration may be older than this version"
             raise Unavailable(f"NATS does not let {self.name} in: {why}.") from error
+        await self._rights.ask(self._client)
+        self.check()
         await self._connected()
+
+    def check(self) -> None:
+        """`Unavailable` unless connected to a server that permits every subject of the consumers."""
+        _ = self.client
+        if self._rights.lack is not None:
+            raise Unavailable(self._rights.lack)
 
     async def start(self) -> None:
         """Start what an `EventRouter` declared."""
@@ -87,6 +97,7 @@ class Reader:
 
     async def close(self) -> None:
         """Disconnect."""
+        self._rights.close()
         client, self._client = self._client, None
         if client is not None:
             with suppress(nats.errors.Error, OSError, TimeoutError):
@@ -109,8 +120,11 @@ class Reader:
     async def _connected(self) -> None:
         if self._client is not None:
             give_up_unsent(self._client)
+            self._rights.doubt(self._client)
 
     async def _failed(self, error: Exception) -> None:
+        if self._client is not None and is_refusal(error):
+            self._rights.doubt(self._client)
         if self._client is not None and self._client.is_connected:  # else the bus complains already
             _log.warning("bus, reading: %s: %s", type(error).__name__, error)
 

@@ -1,8 +1,21 @@
-"""The version and the limits that the NATS server must have."""
+"""The needs of a NATS server: a version, limits, and permissions for every subject that a credential uses."""
 
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import nats.errors
+import orjson
 from nats.aio.client import Client
 
 from causeloop_common.contracts import topology
+
+_log = logging.getLogger(__name__)
+
+_ANSWER_SECONDS = 2.0
+_AGAIN_SECONDS = 5.0
+_OLDER = "The server's configuration is older than this version: `causeloop keys --nats config` prints the accounts"
 
 
 def unfit(client: Client) -> str | None:
@@ -17,3 +30,83 @@ def unfit(client: Client) -> str | None:
             f"{topology.MAX_PAYLOAD_BYTES}` in its configuration: `causeloop keys --nats config` prints it."
         )
     return None
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the server refused a subject, which nats-py reports to its error callback only."""
+    return "permissions violation" in str(error) and topology.USER_INFO.lower() not in str(error).lower()
+
+
+class Rights:
+    """Whether the server permits a credential every subject that this version needs.
+
+    The server refuses a subscription without closing the connection, and a service without one of its subscriptions
+    looks well: a gateway would accept revoked tokens. So the server is asked for the credential's permissions, with
+    each connection, and again when it refused something, as after it read a new configuration.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lack: str | None = None
+        """A sentence with the subjects that are not permitted; None if there is none."""
+        self._asking: asyncio.Task[None] | None = None
+        self._doubted = False
+
+    async def ask(self, client: Client) -> bool:
+        """Ask once, and set `lack`; whether there was an answer."""
+        try:
+            answer = await client.request(topology.USER_INFO, timeout=_ANSWER_SECONDS)
+            permitted = orjson.loads(answer.data)["data"].get("permissions")
+        except (nats.errors.Error, OSError, TimeoutError, ValueError, LookupError, AttributeError):
+            self.lack = f"NATS does not answer which subjects {self.name} may use. {_OLDER}."
+            return False
+        lacking = [] if permitted is None else list(_lacking(self.name, permitted))
+        if lacking:
+            shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
+            self.lack = f"NATS does not permit {self.name} to {shown}. {_OLDER}."
+        else:
+            self.lack = None
+        return True
+
+    def doubt(self, client: Client) -> None:
+        """Ask again, beside everything else, until there is an answer."""
+        self._doubted = True
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.get_running_loop().create_task(self._settle(client))
+
+    def close(self) -> None:
+        """Ask no more."""
+        if self._asking is not None:
+            self._asking.cancel()
+
+    async def _settle(self, client: Client) -> None:
+        while self._doubted and client.is_connected:
+            self._doubted = False
+            if not await self.ask(client):
+                self._doubted = True
+                await asyncio.sleep(_AGAIN_SECONDS)
+        if self.lack is not None:
+            _log.error("%s", self.lack)
+
+
+def _lacking(name: str, permitted: dict[str, Any]) -> Iterable[str]:
+    """The subjects that a credential needs and may not use, each with its verb: `publish wake.vault`."""
+    needed = topology.permissions(name)
+    for verb, subjects in (("publish", needed.publish), ("subscribe", needed.subscribe)):
+        rules = permitted.get(verb) or {}
+        allowed, denied = rules.get("allow"), rules.get("deny") or ()
+        for subject in subjects:
+            is_allowed = allowed is None or any(_covers(pattern, subject) for pattern in allowed)
+            if not is_allowed or any(_covers(one, subject) or _covers(subject, one) for one in denied):
+                yield f"{verb} {subject}"
+
+
+def _covers(pattern: str, subject: str) -> bool:
+    """Whether every subject that `subject` matches is one that `pattern` matches."""
+    wide, narrow = pattern.split("."), subject.split(".")
+    for place, word in enumerate(wide):
+        if word == ">":
+            return len(narrow) > place
+        if place >= len(narrow) or narrow[place] == ">" or word not in ("*", narrow[place]):
+            return False
+    return len(wide) == len(narrow)
