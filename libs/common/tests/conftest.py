@@ -6,6 +6,7 @@ probe         the probe's Database: a schema with everything a transaction can c
 house         a NATS server with every service's credential and the declared streams
 bus           connects a service to it
 serve         answers commands there with a router of the test's own
+counting      a vault whose one job counts
 world         servers on the loopback, names of the test's own, and the way out to them
 counted       how often an outcome of the way out was counted since the test began
 authority     a private certificate authority, for the servers of `world`
@@ -32,6 +33,7 @@ from causeloop_cli import services, streams
 from causeloop_cli.embedded import EmbeddedNats, Janitor
 from causeloop_common import idempotency, inbox, leases, migrations, outbox, rls, schedules
 from causeloop_common.contracts import topology
+from causeloop_common.contracts.tenancy import Resolve
 from causeloop_common.contracts.topology import Consumer
 from causeloop_common.database import Database
 from causeloop_common.messaging import Bus, CommandRouter
@@ -42,6 +44,7 @@ from causeloop_common.telemetry import UNTRACED, Tracer, metrics
 from causeloop_dev.authority import Authority
 from causeloop_dev.installation import Installation
 from causeloop_dev.testing import Servers
+from tests.support.counting import Counting, hurry
 
 LISTENER = Consumer("auth_listener", "EVENTS", "auth", ("evt.*.*.tenancy.*",))
 SECOND = Consumer("auth_second", "EVENTS", "auth", ("evt.*.*.tenancy.*",))
@@ -181,6 +184,24 @@ async def bus(house: House) -> AsyncIterator[Callable[[str], Awaitable[Bus]]]:
     yield connect
     for one in connected:
         await one.close()
+
+
+@pytest.fixture
+async def counting(
+    scratch: Scratch, superuser: asyncpg.Connection, bus: Callable[[str], Awaitable[Bus]],
+    serve: Callable[..., Awaitable[Bus]], monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Counting]:  # fmt: skip
+    hurry(monkeypatch)
+    database = Database(scratch.dsn("causeloop_vault"), "vault", services.tables("vault"))
+    made = Counting(database, superuser, scratch.dsn("causeloop_vault_jobs"), bus)
+    await superuser.execute("TRUNCATE vault.jobs")  # no job of another test is due
+    await database.start()
+    await serve("tenancy", CommandRouter({Resolve: made.resolve}))
+    yield made
+    for replica in made.replicas:
+        await replica.end()
+    await database.stop()
+    await superuser.execute("TRUNCATE vault.jobs")
 
 
 @pytest.fixture
