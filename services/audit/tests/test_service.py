@@ -265,12 +265,12 @@ class TestListEvents:
     async def test_a_page_is_cut_at_its_size_in_bytes(
         self, log: LogService, workspace: AuthContext, event: Make
     ) -> None:
-        data = orjson.dumps({"text": "x" * 60_000})
-        await log.append([event(data=data) for _ in range(12)])
+        data = orjson.dumps({"text": "x" * 40_000})
+        await log.append([event(data=data) for _ in range(16)])
 
         page = await log.list_events(workspace, ListEvents(limit=100))
 
-        assert len(page.data) == 8
+        assert len(page.data) == 12
         assert page.next_position is not None
 
     async def test_refuses_a_position_that_is_none(self, log: LogService, workspace: AuthContext) -> None:
@@ -335,11 +335,11 @@ class TestReadStream:
     async def test_a_page_is_cut_at_its_size_in_bytes_and_has_at_least_one_entry(
         self, log: LogService, workspace: AuthContext, event: Make
     ) -> None:
-        data = orjson.dumps({"text": "x" * 60_000})
-        await log.append([event(data=data) for _ in range(12)])
+        data = orjson.dumps({"text": "x" * 40_000})
+        await log.append([event(data=data) for _ in range(16)])
 
         page = await log.read_stream(workspace, ReadStream(start=1))
-        assert [entry.index for entry in page.entries] == list(range(1, 9))
+        assert [entry.index for entry in page.entries] == list(range(1, 13))
         assert sum(len(entry.leaf or "") for entry in page.entries) <= 512 * 1024
         single = await log.read_stream(workspace, ReadStream(start=5, max_bytes=1))
         assert [entry.index for entry in single.entries] == [5]
