@@ -1,6 +1,6 @@
 """The log as its use cases meet it: the service on real PostgreSQL, with a writer of its own."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -10,13 +10,19 @@ import pytest
 
 from causeloop_audit.models import WRITER, metadata
 from causeloop_audit.repository import LogWriter
-from causeloop_audit.service import LogService
+from causeloop_audit.service import CheckpointService, LogService
 from causeloop_audit.settings import AuditSettings
 from causeloop_common import ids
+from causeloop_common.application import Application
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
+from causeloop_common.contracts.vault import GetAuditKey
 from causeloop_common.database import Database, role_connections
+from causeloop_common.messaging import Bus
 from causeloop_dev.testing import Servers
+from causeloop_log.tlog.note import VerifierKey
+from causeloop_vault import app as vault_app
+from tests.support.witnessed import Witnessed
 
 
 class Unled:
@@ -35,15 +41,20 @@ class Unled:
 
 
 @pytest.fixture(scope="module")
-async def log(servers: Servers) -> AsyncIterator[LogService]:
-    """The service, without its intake: tests append themselves."""
+async def database(servers: Servers) -> AsyncIterator[Database]:
     settings = AuditSettings.load("audit", servers.environ["audit"])
-    database = Database(settings.dsn("causeloop_audit"), "audit", metadata, workers=4)
-    writer = Unled(settings.dsn(WRITER))
-    await database.start()
+    made = Database(settings.dsn("causeloop_audit"), "audit", metadata, workers=4)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture(scope="module")
+async def log(servers: Servers, database: Database) -> AsyncIterator[LogService]:
+    """The service, without its intake: tests append themselves."""
+    writer = Unled(AuditSettings.load("audit", servers.environ["audit"]).dsn(WRITER))
     yield LogService(database, LogWriter(writer))
     await writer.close()
-    await database.stop()
 
 
 @pytest.fixture
@@ -52,6 +63,31 @@ async def superuser(servers: Servers) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(servers.superuser_url)
     yield connection
     await connection.close()
+
+
+@pytest.fixture(scope="module")
+async def bus(servers: Servers, compose: Callable[..., Awaitable[Application]]) -> AsyncIterator[Bus]:
+    """Audit's connection, beside a vault that is the witness."""
+    await compose(vault_app.create, "vault")
+    async with servers.connected("audit") as made:
+        yield made
+
+
+@pytest.fixture
+def witnessed(
+    servers: Servers, database: Database, log: LogService, bus: Bus, superuser: asyncpg.Connection,
+    event: Callable[..., Announced], workspace: AuthContext,
+) -> Witnessed:  # fmt: skip
+    """The log of the test's workspace."""
+    away = CheckpointService(database, servers.bus("audit"))
+    return Witnessed(log, CheckpointService(database, bus), away, superuser, event, workspace)
+
+
+@pytest.fixture
+async def key(servers: Servers, bus: Bus, workspace: AuthContext) -> VerifierKey:
+    """The key that verifies the workspace's log."""
+    async with servers.connected("gateway") as gateway:
+        return VerifierKey.parse((await gateway.call(workspace, GetAuditKey())).key)
 
 
 @pytest.fixture

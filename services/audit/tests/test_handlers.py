@@ -29,12 +29,9 @@ Entered = Callable[[AuthContext, int], Awaitable[list[EventView]]]
 
 
 @pytest.fixture(scope="module")
-async def audit(servers: Servers) -> AsyncIterator[Application]:
+async def audit(compose: Callable[..., Awaitable[Application]]) -> Application:
     """Audit itself: it answers, and takes in."""
-    application = app.create(servers.environ["audit"])
-    await application.start()
-    yield application
-    await application.stop()
+    return await compose(app.create, "audit")
 
 
 @pytest.fixture(scope="module")
