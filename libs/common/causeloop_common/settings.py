@@ -49,6 +49,10 @@ def read_list(text: Any) -> Any:
     return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
 
 
+Texts = Annotated[tuple[str, ...], BeforeValidator(read_list)]
+"""A comma-separated list."""
+
+
 def read_ranges(text: Any) -> Any:
     """Ranges of addresses from a comma-separated list; ValueError names the first that is none."""
     ranges = []
@@ -175,7 +179,7 @@ class Settings(BaseModel):
         alias="OUTBOUND_PROXY",
         description="HTTP proxy for the operator's destinations; it is given names",
     )
-    outbound_proxy_except: Annotated[tuple[str, ...], BeforeValidator(read_list)] = Field(
+    outbound_proxy_except: Texts = Field(
         default=(),
         alias="OUTBOUND_PROXY_EXCEPT",
         description="hosts, and .domains, that are reached without OUTBOUND_PROXY, comma-separated; loopback always is",

@@ -1,36 +1,15 @@
 """Logs from before there were proofs: the migration that makes their nodes, as the ordinary role that migrates."""
 
-from collections.abc import AsyncIterator
-from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
 import asyncpg
-import pytest
-from alembic import command
 
-from causeloop_audit import models
-from causeloop_cli import services
-from causeloop_common import ids, migrations, rls
-from causeloop_common.settings import role_password, with_role
+from causeloop_common import ids
 from causeloop_dev.testing import Servers
 from causeloop_log.tlog.merkle import Frontier, Node, leaf_hash
+from tests.support.upgrades import upgrading
 
 SIZE = 700
-
-
-@pytest.fixture
-async def urls(servers: Servers) -> AsyncIterator[tuple[str, str]]:
-    """An empty database: its migrator's address, and a superuser's."""
-    name = f"backfill_{ids.uuid7().hex}"
-    connection = await asyncpg.connect(servers.superuser_url)
-    await connection.execute(f"CREATE DATABASE {name} OWNER causeloop_migrator")
-    yield (
-        urlunsplit(urlsplit(servers.database_url)._replace(path=f"/{name}")),
-        urlunsplit(urlsplit(servers.superuser_url)._replace(path=f"/{name}")),
-    )
-    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await connection.close()
 
 
 async def put_log(superuser: asyncpg.Connection, workspace: UUID, size: int) -> Frontier:
@@ -55,33 +34,16 @@ async def put_log(superuser: asyncpg.Connection, workspace: UUID, size: int) -> 
     return frontier
 
 
-async def test_logs_from_before_proofs_get_their_nodes_from_an_ordinary_role(
-    servers: Servers, urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url, superuser_url = urls
-    secret, schemas = servers.jwt_secret.encode(), [services.schemas()["audit"]]
-    upgrade = command.upgrade
-    with monkeypatch.context() as first:
-        first.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
-        await migrations.migrate(url, secret, schemas)
-    superuser = await asyncpg.connect(superuser_url)
-    try:
+async def test_logs_from_before_proofs_get_their_nodes_from_an_ordinary_role(servers: Servers) -> None:
+    async with upgrading(servers, audit="0001") as upgrade:
         logs = {ids.uuid7(): size for size in (SIZE, 256, 255, 1)}
-        grown = {workspace: await put_log(superuser, workspace, size) for workspace, size in logs.items()}
+        grown = {workspace: await put_log(upgrade.superuser, workspace, size) for workspace, size in logs.items()}
 
-        await migrations.migrate(url, secret, schemas)
+        await upgrade.rest()
 
         for workspace, frontier in grown.items():
-            rows = await superuser.fetch(
+            rows = await upgrade.superuser.fetch(
                 "SELECT level, index, hash FROM audit.nodes WHERE workspace_id = $1 ORDER BY level, index", workspace
             )
             assert [Node(*row) for row in rows] == frontier.completed
-        assert await superuser.fetchval("SELECT count(*) FROM audit.nodes") == 3
-    finally:
-        await superuser.close()
-
-    service: Any = await asyncpg.connect(with_role(url, "causeloop_audit", role_password(secret, "causeloop_audit")))
-    try:
-        assert await rls.prove(service, "audit", models.metadata) == []
-    finally:
-        await service.close()
+        assert await upgrade.superuser.fetchval("SELECT count(*) FROM audit.nodes") == 3

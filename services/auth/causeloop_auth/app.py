@@ -18,7 +18,7 @@ def create(environ: Mapping[str, str]) -> Application:
     provider = IdentityProvider(
         settings.jwks_url,
         application.outbound.operators("identity_provider", LIMITS),
-        authorized_parties=settings.parties(),
+        authorized_parties=settings.authorized_parties,
         audience=settings.audience,
     )
     access_key, refresh_key = application.keys.own("access-token/v1"), application.keys.own("refresh-token/v1")

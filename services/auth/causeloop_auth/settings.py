@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from causeloop_common.settings import Settings
+from causeloop_common.settings import Settings, Texts
 
 
 class AuthSettings(Settings):
@@ -22,16 +22,12 @@ class AuthSettings(Settings):
     audience: str | None = Field(
         default=None, alias="CLERK_AUDIENCE", description="expected `aud`, if tokens carry one"
     )
-    authorized_parties: str = Field(
+    authorized_parties: Texts = Field(
         alias="CLERK_AUTHORIZED_PARTIES", description="comma-separated origins whose sessions are accepted (`azp`)"
     )
     access_token_seconds: int = Field(
         default=900, ge=60, le=3600, alias="ACCESS_TOKEN_SECONDS", description="life of an access token"
     )
-
-    def parties(self) -> list[str]:
-        """The accepted `azp` values."""
-        return [party.strip() for party in self.authorized_parties.split(",") if party.strip()]
 
     def unsafe(self) -> list[str]:
         """The common ones, the mock issuer, and keys over plain HTTP."""

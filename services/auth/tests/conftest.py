@@ -294,7 +294,7 @@ async def parts(
     settings = AuthSettings.load("auth", environ(servers, issuer))
     application = Application(settings)
     database = application.database(metadata)
-    provider = IdentityProvider(settings.jwks_url, way_out(), authorized_parties=settings.parties())
+    provider = IdentityProvider(settings.jwks_url, way_out(), authorized_parties=settings.authorized_parties)
     application.after_serving(provider.close)
     await application.start()
     yield application, database, provider

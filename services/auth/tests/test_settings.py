@@ -26,7 +26,7 @@ class TestDevelopment:
         settings = AuthSettings.load("auth", DEVELOPMENT)
 
         assert (settings.auth, settings.access_token_seconds) == ("mock", 900)
-        assert settings.parties() == ["http://localhost:3000", "https://app.example.com"]
+        assert settings.authorized_parties == ("http://localhost:3000", "https://app.example.com")
 
     @pytest.mark.parametrize("variable", ["CLERK_JWKS_URL", "CLERK_AUTHORIZED_PARTIES"])
     def test_needs_an_identity_provider(self, variable: str) -> None:

@@ -35,7 +35,7 @@ def create(environ: Mapping[str, str]) -> Application:
     application.background("denials", denials.run)
     application.after_serving(denials.flush)
     streams = Streams(application.bus, application.memories)
-    edge = Edge(api(gateway, streams), Operations([application]), settings.origins(), application.tracer)
+    edge = Edge(api(gateway, streams), Operations([application]), frozenset(settings.cors_origins), application.tracer)
     application.http(
         lambda: Listener.on(
             edge,

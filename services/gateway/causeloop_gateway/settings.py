@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from causeloop_common.settings import Settings
+from causeloop_common.settings import Settings, Texts
 
 
 class GatewaySettings(Settings):
@@ -10,8 +10,8 @@ class GatewaySettings(Settings):
 
     port: int = Field(default=4000, ge=0, le=65535, alias="PORT", description="where clients call")
     host: str = Field(default="127.0.0.1", alias="HOST", description="the address it listens on; :: for all")
-    cors_origins: str = Field(
-        default="", alias="CORS_ORIGINS", description="comma-separated origins whose browsers may call; none by default"
+    cors_origins: Texts = Field(
+        default=(), alias="CORS_ORIGINS", description="comma-separated origins whose browsers may call; none by default"
     )
     trusted_proxies: int = Field(
         default=0, ge=0, le=8, alias="TRUSTED_PROXIES", description="proxies in front, counted from the right"
@@ -31,7 +31,3 @@ class GatewaySettings(Settings):
         alias="REMEMBERED_SECONDS",
         description="how long it remembers who a token stands for, should no event end that earlier",
     )
-
-    def origins(self) -> frozenset[str]:
-        """The origins that may call."""
-        return frozenset(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())

@@ -11,13 +11,13 @@ class TestGatewaySettings:
         settings = GatewaySettings.load("gateway", {})
 
         assert (settings.host, settings.port) == ("127.0.0.1", 4000)
-        assert settings.origins() == frozenset()
+        assert settings.cors_origins == ()
         assert settings.trusted_proxies == 0
 
     def test_origins_are_a_list(self) -> None:
         settings = GatewaySettings.load("gateway", {"CORS_ORIGINS": "https://a.example , https://b.example,"})
 
-        assert settings.origins() == {"https://a.example", "https://b.example"}
+        assert settings.cors_origins == ("https://a.example", "https://b.example")
 
     @pytest.mark.parametrize(
         ("variable", "value"),
