@@ -1,0 +1,151 @@
+"""What is done to the installation itself while acts go on: each at once what an operator or a thief could do."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from causeloop_cli import services
+from causeloop_common import ids
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.announced import Announced
+from causeloop_common.contracts.base import Event
+from causeloop_common.database import Database
+from causeloop_common.messaging import event_headers
+from chaos.receipts.wire import Wire
+from tests.support.stack import Person, Stack, asking
+
+BALLAST_BYTES = 60_000
+_PENDING_SECONDS = 3.0
+
+_RELATIONS = """
+    SELECT relname, relkind FROM pg_class
+    WHERE relnamespace = $1::regnamespace AND relkind IN ('r', 'S') ORDER BY relname
+"""
+
+
+class _Ballast:
+    """An event of the vault as large as an event may be."""
+
+    type = "vault.secret_written"
+    forgets = None
+
+    def __init__(self) -> None:
+        self.target_id = ids.new("sec")
+
+    def to_json(self) -> bytes:
+        return b'{"ballast":"%s"}' % (b"x" * BALLAST_BYTES)
+
+
+@asynccontextmanager
+async def ballast(stack: Stack, person: Person) -> AsyncIterator["Ballast"]:
+    """Events of 60 KB, committed as the vault commits its own."""
+    tables = services.tables("vault")
+    database = Database(stack.database_url("causeloop_vault"), "vault", tables, workers=1)
+    await database.start()
+    try:
+        yield Ballast(database, person)
+    finally:
+        await database.stop()
+
+
+class Ballast:
+    """Commits events of 60 KB."""
+
+    def __init__(self, database: Database, person: Person) -> None:
+        self._database = database
+        self._ctx = asking(person.workspace, person.id)
+
+    async def commit(self, count: int) -> None:
+        """Commit so many, in a few transactions."""
+        for _ in range(0, count, 20):
+            async with self._database.transaction(self._ctx) as tx:
+                for _ in range(20):
+                    tx.publish(cast(Event, _Ballast()))
+            await asyncio.sleep(0)
+
+
+async def purge(stack: Stack, wire: Wire) -> int:
+    """Purge the stream while the intake has not taken in what it has; how many events were lost with it."""
+    with wire.withholding("pull"):
+        await asyncio.sleep(_PENDING_SECONDS)
+        async with stack.on_bus(topology.OPERATOR) as client:
+            api = f"$JS.API.CONSUMER.INFO.{topology.AUDIT_INTAKE.stream}.{topology.AUDIT_INTAKE.name}"
+            info = json.loads((await client.request(api, timeout=5)).data)
+            await client.request(f"$JS.API.STREAM.PURGE.{topology.EVENTS.name}", timeout=5)
+    return int(info["num_pending"]) + int(info["num_ack_pending"])
+
+
+class Copy:
+    """A copy of audit's tables, kept in the same database."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+
+    async def take(self) -> None:
+        """Copy all tables as they are at one moment."""
+        async with self._stack.sql() as sql:
+            await sql.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; DROP SCHEMA IF EXISTS copied CASCADE")
+            await sql.execute("CREATE SCHEMA copied")
+            for name, kind in await self._relations(sql):
+                await sql.execute(f"CREATE TABLE copied.{name} AS TABLE audit.{name}" if kind == b"r" else f"""
+                    CREATE TABLE copied.{name} AS SELECT last_value, is_called FROM audit.{name}
+                """)  # fmt: skip
+            await sql.execute("COMMIT")
+
+    async def restore(self) -> int:
+        """Have audit go on with the copy, as after an operator's restore; how many entries it lost."""
+        self._stack.kill("audit")
+        async with self._stack.sql() as sql:
+            before = await sql.fetchval("SELECT count(*) FROM audit.entries")
+            relations = await self._relations(sql)
+            tables = [name for name, kind in relations if kind == b"r"]
+            await sql.execute("SET session_replication_role = replica; BEGIN")
+            await sql.execute("TRUNCATE " + ", ".join(f"audit.{name}" for name in tables))
+            for name, kind in relations:
+                if kind == b"r":
+                    await sql.execute(f"INSERT INTO audit.{name} SELECT * FROM copied.{name}")
+                else:
+                    await sql.execute(f"SELECT setval('audit.{name}', last_value, is_called) FROM copied.{name}")
+            await sql.execute("COMMIT")
+            after = await sql.fetchval("SELECT count(*) FROM audit.entries")
+        await self._stack.start("audit", wait=False)
+        return int(before - after)
+
+    @staticmethod
+    async def _relations(sql: Any) -> list[tuple[str, bytes]]:
+        return [(row["relname"], row["relkind"]) for row in await sql.fetch(_RELATIONS, "audit")]
+
+
+@asynccontextmanager
+async def thief(stack: Stack, choices: random.Random, share: float) -> AsyncIterator[list[str]]:
+    """Publish events of the gateway, with its credential, under ids that other services' live events have."""
+    stolen: list[str] = []
+    async with stack.on_bus("gateway") as client:
+
+        async def steal(message: Msg) -> None:
+            if choices.random() >= share:
+                return
+            with suppress(nats.errors.Error, ValueError, KeyError):
+                stolen.append(await _take(client, message))
+
+        for subject in topology.follows("gateway"):
+            await client.subscribe(subject, cb=steal)
+        yield stolen
+
+
+async def _take(client: Client, message: Msg) -> str:
+    headers = message.headers or {}
+    claimed = headers.get("Nats-Msg-Id") or headers["ce-id"]
+    _, tenant, *_ = message.subject.split(".")
+    event = Announced(ids.new("evt"), tenant, "gateway.access_denied", datetime.now(UTC), b"{}", "svc_gateway", tenant)
+    forged = event_headers(event._replace(id=headers["ce-id"]))
+    await client.publish(f"evt.{tenant}.gateway.access_denied", b"{}", headers=forged | {"Nats-Msg-Id": claimed})
+    return claimed
