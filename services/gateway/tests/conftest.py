@@ -4,6 +4,14 @@ house       the gateway as an HTTP server, and people who sign in to it
 security    `Security` on a connection of its own
 wire        bytes over a socket, as no client library would send them
 until       asks again and again until the answer is true
+
+For the stream of the log:
+
+log         audit, which has it
+announce    puts events into it: `await announce(tenant, 5)`
+owner       somebody whose log gets nothing more by itself
+token       their personal access token that may do nothing but stream
+streams     those that the gateway has open
 """
 
 import asyncio
@@ -13,25 +21,31 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import asyncpg
 import httpx
 import pytest
 
+from causeloop_audit import app as audit
 from causeloop_auth import app as auth
 from causeloop_common import ids
 from causeloop_common.application import Application, Listener
+from causeloop_common.contracts.announced import Announced
 from causeloop_common.memory import Memories
-from causeloop_common.messaging import Bus
+from causeloop_common.messaging import Bus, event_headers
+from causeloop_common.settings import Settings
 from causeloop_dev.issuer import create_issuer
 from causeloop_dev.testing import Servers
 from causeloop_gateway import app
 from causeloop_gateway.limits import Limits
 from causeloop_gateway.security import Security
+from causeloop_gateway.streams.registry import Streams
 from causeloop_tenancy import app as tenancy
 from causeloop_vault import app as vault
 from tests.support.documented import check_documented
+from tests.support.listeners import route_of, size, so
 
 PARTY = "http://app.causeloop.test"
 PATIENCE = 5.0
@@ -252,3 +266,87 @@ async def wire(house: House) -> AsyncIterator[Callable[[], Awaitable[Wire]]]:
     yield connect
     for one in opened:
         one.writer.close()
+
+
+# The stream of the log
+
+Announce = Callable[..., Awaitable[list[str]]]
+
+
+@pytest.fixture(scope="module")
+async def log(compose: Callable[..., Any]) -> None:
+    await compose(audit.create, "audit")
+
+
+@pytest.fixture(scope="module")
+async def buses(servers: Servers) -> AsyncIterator[dict[str, Bus]]:
+    """Of who announces."""
+    made = {}
+    for service in ("tenancy", "vault"):
+        settings = Settings.load(service, servers.environ[service])
+        made[service] = Bus(settings, settings.keyring())
+        await made[service].connect()
+    yield made
+    for bus in made.values():
+        await bus.close()
+
+
+@pytest.fixture
+async def announce(buses: dict[str, Bus], house: House) -> Announce:
+    """Puts events of a tenant into the stream, and waits until they are in the log: `await announce(tenant, 5)`."""
+
+    async def publish(
+        tenant: str,
+        count: int = 1,
+        data: bytes = b'{"version":1}',
+        kind: str = "vault.secret_written",
+        target: str | None = None,
+    ) -> list[str]:
+        made = [ids.new("evt") for _ in range(count)]
+        stream = buses[kind.partition(".")[0]].jetstream()
+        for one in made:
+            to = target or ids.new("sec")
+            event = Announced(one, tenant, kind, datetime.now(UTC), data, actor="svc_x", target=to)
+            await stream.publish(f"evt.{tenant}.{kind}", data, headers=event_headers(event))
+
+        last = ids.decode(made[-1], "evt")
+        async with asyncio.timeout(2 * PATIENCE):
+            while not await house.superuser.fetchval(  # noqa: ASYNC110  the log lies elsewhere
+                "SELECT 1 FROM audit.entries WHERE event_id = $1", last
+            ):
+                await asyncio.sleep(0.01)
+        return made
+
+    return publish
+
+
+@pytest.fixture
+async def owner(house: House, until: Callable[..., Any]) -> Person:
+    """Somebody whose log has what signing up put into it, and gets nothing more by itself."""
+    person = await house.sign_up()
+
+    async def settled() -> bool:
+        return await size(house, person.workspace) == 2
+
+    await until(settled)
+    return person
+
+
+@pytest.fixture
+async def token(house: House, owner: Person, until: Callable[..., Any]) -> dict[str, Any]:
+    """A personal access token that may do nothing but stream; that it was made is the last entry."""
+    made = await house.personal_token(owner, "audit:stream")
+
+    async def settled() -> bool:
+        return await size(house, owner.workspace) == 3
+
+    await until(settled)
+    return made
+
+
+@pytest.fixture
+async def streams(house: House) -> Streams:
+    """The gateway's, once the last test's have ended."""
+    found = route_of(house.listener)._streams
+    await so(lambda: not (found._open))
+    return found
