@@ -37,6 +37,7 @@ from causeloop_dev.issuer import Issuer, create_issuer
 from causeloop_dev.testing import Servers, person
 from causeloop_tenancy import app as tenancy
 from causeloop_vault import app as vault
+from tests.support.provider import Time
 
 PARTY = "http://app.causeloop.test"
 NO_PROVIDER = {"CLERK_JWKS_URL": f"http://127.0.0.1:9{JWKS_PATH}", "CLERK_AUTHORIZED_PARTIES": PARTY}
@@ -141,6 +142,18 @@ def make_provider(issuer: Door) -> Callable[..., IdentityProvider]:
         return IdentityProvider(issuer.jwks_url, way_out(limits), **given)
 
     return make
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+async def provider(make_provider: Callable[..., IdentityProvider], time: Time) -> AsyncIterator[IdentityProvider]:
+    made = make_provider(time)
+    yield made
+    await made.close()
 
 
 @pytest.fixture(scope="session", name="way_out")
