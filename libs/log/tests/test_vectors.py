@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-import importlib.util
+import importlib
 import json
 import re
 from importlib.resources import files
@@ -37,14 +37,10 @@ def by_version(vector: dict[str, Any]) -> str:
     return f"{vector['name']}, version {vector['leaf'][-2]}"
 
 
-@pytest.fixture(scope="module")
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("vectors", Path(__file__).with_name("vectors.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def generator(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    return importlib.import_module("vectors")
 
 
 def test_the_files_are_those_that_the_generator_writes(generator: ModuleType) -> None:
