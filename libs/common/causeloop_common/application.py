@@ -159,6 +159,8 @@ class Application:
     def events(self, router: EventRouter) -> None:
         """Follow a durable consumer."""
         router.attach(self.bus)
+        self.background(router.consumer.name, router.run)
+        self.check(router.consumer.name, router.check)
 
     def background(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """A task that runs as long as the service; if it ends by itself the process stops, to be started again."""
