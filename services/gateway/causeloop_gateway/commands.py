@@ -6,6 +6,7 @@ for matching; a framework's pipeline per request would cost more than all the re
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -48,7 +49,7 @@ class Gateway:
     trusted_proxies: int
 
 
-class Route(MatchedRoute):
+class Route(MatchedRoute, ABC):
     """A route that the router matches. Each kind of it answers in its own `_respond`."""
 
     timed: ClassVar[bool] = True
@@ -62,8 +63,9 @@ class Route(MatchedRoute):
         self._endpoint = endpoint
         self._limits = gateway.limits.of(endpoint.command, signed_in=bool(endpoint.credentials))
 
+    @abstractmethod
     async def _respond(self, scope: Any, receive: Any, send: Any) -> None:
-        raise NotImplementedError
+        """Answer a request; an AppError is noted, and answered by the edge."""
 
     async def _respond_or_note(self, scope: Any, receive: Any, send: Any) -> None:
         try:
