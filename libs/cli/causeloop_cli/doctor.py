@@ -35,6 +35,7 @@ FINE = {
     "identity": "Its keys can be fetched.",
     "server": "Its version and `max_payload` are as needed.",
     "stream": "As declared.",
+    "space": "Less than 70 % of it is used.",
     "dead": "None.",
     "consumer": "As declared.",
     "role": "The database lets it in.",

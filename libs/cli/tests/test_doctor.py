@@ -200,10 +200,9 @@ class TestExamine:
         findings = await doctor.examine(environs)
         assert failed(findings) == []
         checked = [f.check for f in findings if f.about == "bus"]
+        streams = [f"{what} {stream.name}" for what in ("stream", "space") for stream in topology.STREAMS]
         consumers = [f"consumer {consumer.name}" for consumer in topology.CONSUMERS]
-        assert sorted(checked) == sorted(
-            ["server", "permissions", "stream EVENTS", "stream DEAD", "dead letters", *consumers]
-        )
+        assert sorted(checked) == sorted(["server", "permissions", *streams, "dead letters", *consumers])
 
 
 class TestCommand:
