@@ -14,9 +14,8 @@ from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import COMMAND_TIMEOUT_SECONDS, EVENT_BYTES
 from causeloop_common.contracts.limits import EVERYWHERE
 from causeloop_common.contracts.topology import DEAD, EVENTS, MAX_PAYLOAD_BYTES, OPERATOR, OWNERS, SERVICES
-from causeloop_common.database.connections import STATEMENT_TIMEOUT_SECONDS
 from causeloop_common.messaging.wire import HEADROOM_BYTES
-from causeloop_common.rls import Protection
+from causeloop_common.rls import STATEMENT_TIMEOUT_SECONDS, Protection
 from causeloop_gateway.inbound import ANONYMOUS_BODY_BYTES, BODY_BYTES, BODY_SECONDS, HEAD_SECONDS, HEADER_BYTES
 from causeloop_gateway.streams.registry import OF_PRINCIPAL, OF_PROCESS, OF_WORKSPACE
 from causeloop_vault.app import REMEMBERED, REMEMBERED_SECONDS

@@ -17,11 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import nats.errors
-
 from causeloop_cli import running_dev, services, streams
 from causeloop_common import rls
-from causeloop_common.contracts.topology import OPERATOR, OWNERS, SERVICES, readers
+from causeloop_common.contracts.topology import AUDIT_INTAKE, OPERATOR, OWNERS, SERVICES
 from causeloop_common.database import Database
 from causeloop_common.errors import AppError
 from causeloop_common.settings import SettingsError
@@ -35,7 +33,6 @@ FINE = {
     "identity": "Its keys can be fetched.",
     "server": "Its version and `max_payload` are as needed.",
     "stream": "As declared.",
-    "space": "Less than 70 % of it is used.",
     "dead": "None.",
     "consumer": "As declared.",
     "role": "The database lets it in.",
@@ -123,18 +120,17 @@ async def _lets_in(schema: str, dsn: str) -> str:
 
 
 async def _bus(environs: Mapping[str, Mapping[str, str]]) -> list[Finding]:
-    """Streams and consumers, as the operator if its credential is here, else as the services that have consumers."""
-    seeds = {name: environs.get(name, {}).get(f"NATS_NKEY_SEED_{name.upper()}") for name in (OPERATOR, *readers())}
-    found: dict[str, str] = {}
-    for name in [OPERATOR] if seeds[OPERATOR] else readers():
-        if (seed := seeds[name]) is None:
+    """Streams and consumers, as the operator if its credential is here, else as the service that has a consumer."""
+    for name in (OPERATOR, AUDIT_INTAKE.service):
+        environ = environs.get(name, {})
+        seed = environ.get(f"NATS_NKEY_SEED_{name.upper()}")
+        if seed is None:
             continue
-        url = environs[name].get("NATS_URL", "")
         try:
-            seen = await asyncio.wait_for(streams.differences(url, name, seed), timeout=20)
-        except (OSError, nats.errors.Error, TimeoutError) as error:
-            return [Finding(name, "bus", f"NATS_URL does not let it in: {type(error).__name__}.")]
-        found |= {check: result for check, result in seen.items() if found.get(check, "ok") == "ok"}
-    if found:
+            found = await asyncio.wait_for(streams.differences(environ.get("NATS_URL", ""), name, seed), timeout=20)
+        except SettingsError as error:
+            return [Finding(name, "bus", str(error))]
+        except streams.FAULTS as error:
+            return [Finding(name, "bus", streams.refusal(error))]
         return [Finding("bus", check, result) for check, result in found.items()]
     return [Finding("bus", "streams", "Set NATS_NKEY_SEED_OPERATOR, so that streams and consumers can be compared.")]

@@ -19,9 +19,7 @@ from causeloop_cli import services
 from causeloop_common.contracts import topology
 from causeloop_common.keys import KeyRing, reader_seed
 from causeloop_common.rls import roles
-from causeloop_common.settings import DEVELOPMENT_SECRET, SettingsError, role_password, with_role
-
-_SHORTEST_SECRET = 32
+from causeloop_common.settings import SHORTEST_SECRET, SettingsError, is_guessable, migrator_url, role_url
 
 
 def main(options: argparse.Namespace) -> int:
@@ -37,11 +35,10 @@ def of_service(service: str, environ: Mapping[str, str]) -> Iterator[str]:
     """The environment lines of one service."""
     secret = _secret(environ)
     yield f"CAUSELOOP_KEYS_{service.upper()}={KeyRing.derive(secret, service, topology.pairs()).dump()}"
-    url = environ.get("DATABASE_URL")
-    if url and service in topology.OWNERS:
+    if environ.get("DATABASE_URL") and service in topology.OWNERS:
+        url = migrator_url(environ).text()
         for role in roles(services.tables(service)):
-            address = with_role(url, role, role_password(secret, role))
-            yield f"DATABASE_URL_{role.removeprefix('causeloop_').upper()}={address}"
+            yield f"DATABASE_URL_{role.removeprefix('causeloop_').upper()}={role_url(url, role, secret)}"
 
 
 def of_bus(part: str, environ: Mapping[str, str]) -> Iterator[str]:
@@ -81,11 +78,9 @@ def _secret(environ: Mapping[str, str]) -> bytes:
             "Set JWT_SECRET to the installation's secret: every key is derived from it. A new installation makes one "
             "with `openssl rand -base64 48`."
         )
-    if environ.get("CAUSELOOP_ENV") == "production" and (
-        secret == DEVELOPMENT_SECRET or len(secret) < _SHORTEST_SECRET
-    ):
+    if environ.get("CAUSELOOP_ENV") == "production" and is_guessable(secret):
         raise SettingsError(
-            f"JWT_SECRET is the development one or shorter than {_SHORTEST_SECRET} characters, and production refuses "
+            f"JWT_SECRET is the development one or shorter than {SHORTEST_SECRET} characters, and production refuses "
             "it: set it to the output of `openssl rand -base64 48`."
         )
     return secret.encode()

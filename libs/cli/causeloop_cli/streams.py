@@ -4,12 +4,17 @@ A stream or consumer as declared is left alone; another one is brought to the de
 `differences` only compares, with any credential: the operator's sees everything, a service's its own.
 """
 
+import asyncio
+import binascii
 import os
+import socket
 import ssl
 from typing import Any
 
 import nats
+import nats.errors
 import nats.js.errors
+import nkeys
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import (
@@ -26,9 +31,12 @@ from nats.js.api import (
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import Consumer, Stream
 from causeloop_common.keys import reader_seed
-from causeloop_common.messaging import space
 from causeloop_common.messaging.server import Rights, unfit
 from causeloop_common.settings import SettingsError
+
+FAULTS = (OSError, TimeoutError, nats.errors.Error)
+"""The faults of a bus and of the way to it; `refusal` has a sentence for each."""
+_CONNECT_SECONDS = 12
 
 
 async def declare(url: str, operator_seed: str) -> None:
@@ -59,8 +67,6 @@ async def differences(url: str, name: str, seed: str) -> dict[str, str]:
         there = {str(info.config.name): info.config for info in infos}
         for declared in topology.STREAMS:
             found[f"stream {declared.name}"] = _stream_difference(there.pop(declared.name, None), declared)
-        for stream_name, part in space.used(infos).items():
-            found[f"space {stream_name}"] = space.lack(part) or "ok"
         letters = sum(info.state.messages for info in infos if info.config.name == topology.DEAD.name)
         found["dead letters"] = f"{letters} wait: `causeloop dead list` shows them." if letters else "ok"
         found |= {f"stream {other}": "It is not declared: remove it, or find out who made it." for other in there}
@@ -111,17 +117,59 @@ def _difference(declared: Any, found: Any, fields: tuple[str, ...]) -> str:
 
 
 async def connect(url: str, name: str, seed: str) -> Client:
-    """A connection to the bus with the credential `name`."""
-    authority = os.environ.get("NATS_CA_FILE")
-    more = {"tls": ssl.create_default_context(cafile=authority)} if authority else {}
-    return await nats.connect(
-        url,
-        nkeys_seed_str=seed,
-        inbox_prefix=topology.inbox(name),
-        connect_timeout=5,
-        allow_reconnect=False,
-        **more,
-    )
+    """A connection to the bus with the credential `name`. SettingsError names what keeps it from connecting."""
+    failures: asyncio.Queue[Exception] = asyncio.Queue()
+
+    async def connecting() -> Client:
+        authority = os.environ.get("NATS_CA_FILE")
+        return await nats.connect(
+            url,
+            nkeys_seed_str=seed,
+            inbox_prefix=topology.inbox(name),
+            connect_timeout=5,
+            allow_reconnect=False,
+            error_cb=failures.put,
+            **({"tls": ssl.create_default_context(cafile=authority)} if authority else {}),
+        )
+
+    async def failing() -> Exception:
+        """The client would try for ever: it is given one try at each server."""
+        return [await failures.get() for _ in url.split(",")][-1]
+
+    tasks = asyncio.create_task(connecting()), asyncio.create_task(failing())
+    try:
+        await asyncio.wait(tasks, timeout=_CONNECT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            return tasks[0].result()
+        raise tasks[1].result() if tasks[1].done() else TimeoutError
+    except (*FAULTS, nkeys.NkeysError, ValueError) as error:
+        raise SettingsError(refusal(error)) from error
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def refusal(error: BaseException) -> str:
+    """Why the bus cannot be used, as a sentence that names the setting. No credential is in it."""
+    if isinstance(error, nkeys.NkeysError | binascii.Error):
+        return "NATS_NKEY_SEED_… is not the seed of a user's nkey (SU…): `causeloop keys --nats seeds` makes them."
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"NATS_CA_FILE does not name the authority of the bus's certificate ({error.verify_message})."
+    if isinstance(error, ssl.SSLError):
+        return "NATS_CA_FILE is no PEM file of certificates, or the bus at NATS_URL fails in TLS."
+    if isinstance(error, nats.errors.AuthorizationError) or "authorization" in str(error).lower():
+        return "The bus at NATS_URL refuses the credential: NATS_NKEY_SEED_… and the server's configuration differ."
+    if isinstance(error, socket.gaierror):
+        return "The name of the host in NATS_URL cannot be resolved."
+    if isinstance(error, FileNotFoundError):
+        return "NATS_CA_FILE names a file that is not there."
+    if isinstance(error, ConnectionRefusedError):
+        return "Nothing listens at NATS_URL, such as nats://127.0.0.1:4222."
+    if isinstance(error, TimeoutError | nats.errors.TimeoutError):
+        return "The bus at NATS_URL does not answer in time."
+    if isinstance(error, ValueError) or "invalid" in str(error):
+        return "NATS_URL is no address such as tls://nats.example.com:4222."
+    return f"The bus at NATS_URL does not let it in, or was lost: {type(error).__name__}."
 
 
 async def _stream(stream: JetStreamContext, declared: Stream) -> None:

@@ -10,9 +10,10 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -24,10 +25,11 @@ from pydantic import (
 )
 
 from causeloop_common.contracts import topology
+from causeloop_common.database_url import DatabaseUrl, is_loopback
 from causeloop_common.keys import KeyRing, derive
 
 DEVELOPMENT_SECRET = "causeloop-development-secret-never-use-it-in-production"  # noqa: S105  refused there
-_SHORTEST_SECRET = 32
+SHORTEST_SECRET = 32
 _HEADER = re.compile(r"[A-Za-z0-9-]+: [\x20-\x7e]+")
 
 
@@ -64,6 +66,15 @@ def read_ranges(text: Any) -> Any:
     return tuple(ranges)
 
 
+def read_database(url: SecretStr) -> SecretStr:
+    """A database's address, checked; ValueError names what is wrong without showing it."""
+    DatabaseUrl.read(url.get_secret_value())
+    return url
+
+
+DatabaseAddress = Annotated[SecretStr, AfterValidator(read_database)]
+
+
 class Settings(BaseModel):
     """The settings of every service. `{SERVICE}` in a variable's name stands for the service's own, such as `AUTH`."""
 
@@ -83,16 +94,16 @@ class Settings(BaseModel):
         alias="CAUSELOOP_KEYS_{SERVICE}",
         description="only this service's keys, as `causeloop keys <service>` prints them, instead of JWT_SECRET",
     )
-    database_url: SecretStr | None = Field(
+    database_url: DatabaseAddress | None = Field(
         default=None, alias="DATABASE_URL", description="the migrator's database; services use their own roles on it"
     )
-    own_database_url: SecretStr | None = Field(
+    own_database_url: DatabaseAddress | None = Field(
         default=None, alias="DATABASE_URL_{SERVICE}", description="this service's database and role, instead of derived"
     )
-    own_relay_url: SecretStr | None = Field(
+    own_relay_url: DatabaseAddress | None = Field(
         default=None, alias="DATABASE_URL_{SERVICE}_RELAY", description="the role of this service's relay"
     )
-    own_jobs_url: SecretStr | None = Field(
+    own_jobs_url: DatabaseAddress | None = Field(
         default=None, alias="DATABASE_URL_{SERVICE}_JOBS", description="the role that takes this service's due jobs"
     )
     database_workers: int = Field(
@@ -244,10 +255,10 @@ class Settings(BaseModel):
         try:
             return cls.model_validate({"service": service, **values})
         except ValidationError as error:
-            lines = [
-                f"{names.get(str(e['loc'][0]), e['loc'][0]) if e['loc'] else ''}: {e['msg']}".lstrip(": ")
-                for e in error.errors(include_url=False, include_input=False, include_context=False)
-            ]
+            lines = []
+            for one in error.errors(include_url=False, include_input=False, include_context=False):
+                name = names.get(str(one["loc"][0]), one["loc"][0]) if one["loc"] else ""
+                lines.append(f"{name}: {one['msg'].removeprefix('Value error, ')}".lstrip(": "))
             raise SettingsError("\n".join(lines)) from None
 
     @model_validator(mode="after")
@@ -263,27 +274,26 @@ class Settings(BaseModel):
         problems = []
         if self.service_keys is None:
             secret = self.jwt_secret.get_secret_value() if self.jwt_secret else ""
-            if len(secret) < _SHORTEST_SECRET or secret == DEVELOPMENT_SECRET:
+            if is_guessable(secret):
                 problems.append(
-                    f"JWT_SECRET is missing, shorter than {_SHORTEST_SECRET} characters or the development one: set it "
+                    f"JWT_SECRET is missing, shorter than {SHORTEST_SECRET} characters or the development one: set it "
                     "to the output of `openssl rand -base64 48`, or set "
                     f"{own_name('CAUSELOOP_KEYS_{SERVICE}', self.service)}."
                 )
         if self.nats_nkey_seed is None:
             problems.append(f"Set {own_name('NATS_NKEY_SEED_{SERVICE}', self.service)} to the service's nkey seed.")
-        if urlsplit(self.nats_url).scheme != "tls" and not _is_loopback(urlsplit(self.nats_url).hostname):
+        if urlsplit(self.nats_url).scheme != "tls" and not is_loopback(urlsplit(self.nats_url).hostname or "localhost"):
             problems.append("NATS_URL leaves this host without TLS: use a tls:// address.")
         if self.otlp_endpoint is not None:
             collector = urlsplit(self.otlp_endpoint)
-            if collector.scheme != "https" and not _is_loopback(collector.hostname):
+            if collector.scheme != "https" and not is_loopback(collector.hostname or "localhost"):
                 problems.append("OTEL_EXPORTER_OTLP_ENDPOINT leaves this host without TLS: use an https:// address.")
         problems += self._unsafe_outbound()
         for name, field in type(self).model_fields.items():
             url = getattr(self, name)
             is_database = field.alias is not None and field.alias.startswith("DATABASE_URL")
-            if is_database and url is not None and not _is_private(url.get_secret_value()):
-                variable = own_name(field.alias or "", self.service)
-                problems.append(f"{variable} leaves this host without TLS: add sslmode=verify-full to it.")
+            if is_database and url is not None and not _is_private(DatabaseUrl.read(url.get_secret_value())):
+                problems.append(leaves_without_tls(own_name(field.alias or "", self.service)))
         return problems
 
     def _unsafe_outbound(self) -> list[str]:
@@ -300,7 +310,7 @@ class Settings(BaseModel):
             ("OUTBOUND_TENANT_PROXY", self.outbound_tenant_proxy),
         ):
             parts = urlsplit(proxy.get_secret_value() if proxy else "")
-            if parts.scheme == "http" and parts.password and not _is_loopback(parts.hostname):
+            if parts.scheme == "http" and parts.password and not is_loopback(parts.hostname or "localhost"):
                 problems.append(f"{variable} sends its credentials without TLS: use the proxy's https:// address.")
         return problems
 
@@ -323,12 +333,12 @@ class Settings(BaseModel):
         for name, field in type(self).model_fields.items():
             own = getattr(self, name) if own_name(field.alias or "", self.service) == variable else None
             if own is not None:
-                return str(own.get_secret_value())
+                return str(own.get_secret_value()).strip()
         if self.database_url is None or (self.service_keys is not None and self.jwt_secret is None):
             raise SettingsError(
                 f"Set DATABASE_URL, or {own_name('DATABASE_URL_{SERVICE}', self.service)}, to a PostgreSQL 16 address."
             )
-        return with_role(self.database_url.get_secret_value(), role, role_password(self.secret(), role))
+        return role_url(self.database_url.get_secret_value(), role, self.secret())
 
 
 def own_name(alias: str, service: str) -> str:
@@ -343,9 +353,44 @@ def role_password(secret: bytes, role: str) -> str:
 
 def with_role(url: str, role: str, password: str) -> str:
     """The same database address for another role."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{quote(role, safe='')}:{quote(password, safe='')}@{host}"))
+    return DatabaseUrl.read(url).with_role(role, password).text()
+
+
+def role_url(url: str, role: str, secret: bytes) -> str:
+    """The database address of one of our roles, with its derived password. SettingsError if others could guess it."""
+    if not DatabaseUrl.read(url).is_local and is_guessable(secret.decode()):
+        raise SettingsError(
+            "DATABASE_URL leads to another host, where others could guess the passwords of the roles: set JWT_SECRET "
+            "to the installation's secret, such as the output of `openssl rand -base64 48`."
+        )
+    return with_role(url, role, role_password(secret, role))
+
+
+def is_guessable(secret: str) -> bool:
+    """Whether a root secret is the published one of development, or too short."""
+    return len(secret) < SHORTEST_SECRET or secret == DEVELOPMENT_SECRET
+
+
+def migrator_url(environ: Mapping[str, str]) -> DatabaseUrl:
+    """The migrator's address, under the rules that services have; SettingsError names what to set."""
+    url = environ.get("DATABASE_URL", "")
+    if not url.strip():
+        raise SettingsError(
+            "Set DATABASE_URL to the migrator's address on a PostgreSQL 16 database, such as "
+            "postgresql://migrator:password@db.example.com/causeloop?sslmode=verify-full."
+        )
+    try:
+        read = DatabaseUrl.read(url)
+    except ValueError as error:
+        raise SettingsError(f"DATABASE_URL {error}.") from None
+    if environ.get("CAUSELOOP_ENV") == "production" and not _is_private(read):
+        raise SettingsError(leaves_without_tls("DATABASE_URL"))
+    return read
+
+
+def leaves_without_tls(variable: str) -> str:
+    """The refusal of a database's address that production does not use."""
+    return f"{variable} leaves this host without TLS: add sslmode=verify-full to it."
 
 
 def read_key(text: str) -> bytes:
@@ -370,25 +415,12 @@ def read_headers(text: str) -> dict[str, str]:
     return headers
 
 
-def _is_loopback(host: str | None) -> bool:
-    if host is None or host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _is_within(inner: Network, outer: Network) -> bool:
     if isinstance(inner, ipaddress.IPv4Network):
         return isinstance(outer, ipaddress.IPv4Network) and inner.subnet_of(outer)
     return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
 
 
-def _is_private(url: str) -> bool:
-    """Whether a database address stays on this host or verifies TLS."""
-    parts = urlsplit(url)
-    query = parse_qs(parts.query)
-    hosts = [*filter(None, [parts.hostname]), *query.get("host", [])]  # clients differ in which one goes before
-    local = all(host.startswith("/") or _is_loopback(host) for host in hosts)
-    return local or query.get("sslmode", [""])[0] in ("verify-full", "verify-ca")
+def _is_private(url: DatabaseUrl) -> bool:
+    """Whether a database's address stays on this host or verifies TLS."""
+    return url.is_local or url.is_verified

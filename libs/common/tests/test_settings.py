@@ -139,8 +139,8 @@ class TestProduction:
             ({"DATABASE_URL": "postgresql://u:password@db/x?sslmode=require"}, "DATABASE_URL leaves this host"),
             ({"DATABASE_URL": "postgresql://u:password@/x?host=db.example.com"}, "DATABASE_URL leaves this host"),
             ({"DATABASE_URL": "postgresql://u:password@127.0.0.1,db/x"}, "DATABASE_URL leaves this host"),
-            ({"DATABASE_URL": "postgresql://u:password@db/x?host=/run/postgresql"}, "DATABASE_URL leaves this host"),
-            ({"DATABASE_URL": "postgresql://u:password@db/x?host=127.0.0.1"}, "DATABASE_URL leaves this host"),
+            ({"DATABASE_URL": "postgresql://u:password@db/x?host=/run/postgresql"}, "DATABASE_URL: has the host twice"),
+            ({"DATABASE_URL": "postgresql://u:password@db/x?host=127.0.0.1"}, "DATABASE_URL: has the host twice"),
             ({"DATABASE_URL_AUTH": "postgresql://u:password@db/x"}, "DATABASE_URL_AUTH leaves this host without TLS"),
             ({"DATABASE_URL_AUTH_RELAY": "postgresql://u:password@db/x"}, "DATABASE_URL_AUTH_RELAY leaves this host"),
         ],
@@ -166,7 +166,7 @@ class TestProduction:
             {"NATS_URL": "nats://localhost:4222"},
             {"DATABASE_URL": "postgresql://u@localhost/x"},
             {"DATABASE_URL": "postgresql://u@/x?host=/run/postgresql"},
-            {"DATABASE_URL": "postgresql://u@db.example.com/x?sslmode=verify-ca"},
+            {"DATABASE_URL": "postgresql://u@db.example.com/x?sslmode=verify-ca&sslrootcert=/ca.pem"},
             {"DATABASE_URL": ""},
             {"OUTBOUND_HTTP": "operators"},
             {"OUTBOUND_TENANT_RANGES": "10.20.0.0/16, fd12::/16,64:ff9b::/96"},
@@ -265,8 +265,8 @@ class TestDsn:
         assert len({role_password(SECRET.encode(), role) for role in roles}) == 3
 
     def test_what_a_password_holds_cannot_change_the_address(self) -> None:
-        assert with_role("postgresql://u:p@db:5432/x?host=/run", "r", "a@b:c/d?e#f") == (
-            "postgresql://r:a%40b%3Ac%2Fd%3Fe%23f@db:5432/x?host=/run"
+        assert with_role("postgresql://u:p@db:5433/x?sslmode=require", "r", "a@b:c/d?e#f") == (
+            "postgresql://r:a%40b%3Ac%2Fd%3Fe%23f@db:5433/x?sslmode=require"
         )
 
 

@@ -1,14 +1,14 @@
 """Settings of audit."""
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
-from causeloop_common.settings import Settings
+from causeloop_common.settings import DatabaseAddress, Settings
 
 
 class AuditSettings(Settings):
     """The common settings, the writer's address, and how often heads are signed."""
 
-    own_writer_url: SecretStr | None = Field(
+    own_writer_url: DatabaseAddress | None = Field(
         default=None, alias="DATABASE_URL_AUDIT_WRITER", description="the role that appends to the log"
     )
 

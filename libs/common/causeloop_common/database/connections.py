@@ -4,19 +4,16 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any
 
 import asyncpg
 
+from causeloop_common.postgres import Way
+from causeloop_common.rls import STATEMENT_TIMEOUT_SECONDS
 from causeloop_common.telemetry import metrics
 
-STATEMENT_TIMEOUT_SECONDS = 10
 SILENCE_SECONDS = STATEMENT_TIMEOUT_SECONDS + 2.0
 """A server that has not answered by then is gone, even if the network reports nothing: the connection is given up."""
-KEEPALIVE = {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
-"""So that the server too notices a client that is gone, and frees its locks."""
-CONNECT_SECONDS = 5.0
 PASSING = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
@@ -27,6 +24,8 @@ PASSING = (
     asyncpg.LockNotAvailableError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidCachedStatementError,  # a table was altered since the statement was planned
+    asyncpg.ReadOnlySQLTransactionError,  # the server is one that others write to now
     OSError,
     TimeoutError,
 )
@@ -95,11 +94,18 @@ class Connections:
         try:
             yield connection
         except BaseException as error:
-            if not isinstance(error, asyncpg.PostgresError):
+            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                self.turn_away()
+            if not isinstance(error, asyncpg.PostgresError) or isinstance(error, asyncpg.ReadOnlySQLTransactionError):
                 connection.terminate()
             raise
         finally:
             self.release(connection)
+
+    def turn_away(self) -> None:
+        """Give up the idle ones: their server accepts no writes any more, and another one may."""
+        for connection in self._idle:
+            connection.terminate()
 
     async def close(self, seconds: float) -> None:
         """Wait for those in use, then close all."""
@@ -134,5 +140,4 @@ class Connections:
 def role_connections(dsn: str, role: str, *, size: int = 4) -> Connections:
     """The connections of a role that works across tenants. They have no state of a session, as a pooler demands."""
     name = role.replace("_", "-")
-    options = {"timeout": CONNECT_SECONDS, "command_timeout": SILENCE_SECONDS}
-    return Connections(size, partial(asyncpg.connect, dsn, server_settings={"application_name": name}, **options))
+    return Connections(size, Way(dsn, name, command_timeout=SILENCE_SECONDS).connect)

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import asyncpg
@@ -13,16 +12,14 @@ from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.base import Command
 from causeloop_common.database.connections import (
-    CONNECT_SECONDS,
-    KEEPALIVE,
     PASSING,
     SILENCE_SECONDS,
-    STATEMENT_TIMEOUT_SECONDS,
     Connections,
 )
 from causeloop_common.database.transaction import Statements, Transaction
 from causeloop_common.errors import Unavailable
 from causeloop_common.jobs import Step
+from causeloop_common.postgres import CONNECTING_FAULTS, Way, reason
 from causeloop_common.telemetry import UNTRACED, Tracer, metrics
 
 
@@ -32,7 +29,7 @@ class Database:
     def __init__(
         self, dsn: str, schema: str, tables: rls.Tables, *, workers: int = 8, tracer: Tracer = UNTRACED
     ) -> None:
-        self._dsn = dsn
+        self._way = Way(dsn, f"causeloop-{schema}")
         self.tables = tables
         self.schema = schema
         self.workers = workers
@@ -61,29 +58,19 @@ class Database:
         try:
             connections = Connections(
                 self.workers,
-                partial(
-                    asyncpg.connect,
-                    self._dsn,
-                    timeout=CONNECT_SECONDS,
-                    server_settings={
-                        **KEEPALIVE,
-                        "application_name": f"causeloop-{self.schema}",
-                        "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
-                        "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
-                    },
-                ),
+                self._way.connect,
             )
             connections.release(await connections.acquire())
             self._connections = connections
             connections.watch(self.schema)
-        except (OSError, asyncpg.PostgresError, TimeoutError) as error:
-            raise Unavailable(f"PostgreSQL does not let {self.schema} in: {type(error).__name__}.") from error
+        except CONNECTING_FAULTS as error:
+            raise Unavailable(f"PostgreSQL does not let {self.schema} in. {reason(error)}") from error
 
     async def stop(self) -> None:
         """Let running transactions end, then disconnect."""
         connections, self._connections = self._connections, None
         if connections is not None:
-            await connections.close(STATEMENT_TIMEOUT_SECONDS)
+            await connections.close(rls.STATEMENT_TIMEOUT_SECONDS)
 
     def transaction(
         self, ctx: AuthContext, work: Command[Any] | Step[Any] | None = None, *, fence: str | None = None
@@ -109,9 +96,12 @@ class Database:
             return await rls.prove(connection, self.schema, self.tables)
 
     async def ping(self) -> None:
-        """Raise `Unavailable` unless the server answers."""
+        """Raise `Unavailable` unless the server answers and accepts writes; if not, look for another one next time."""
         async with self._borrowed() as connection:
-            await connection.execute("SELECT 1", timeout=2)
+            if await connection.fetchval("SELECT current_setting('transaction_read_only')", timeout=2) == "on":
+                connection.terminate()
+                self.connected().turn_away()
+                raise Unavailable("The database accepts no writes: its server is a standby, or read-only.")
 
     @asynccontextmanager
     async def _borrowed(self) -> AsyncIterator[Any]:

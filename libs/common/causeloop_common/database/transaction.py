@@ -27,6 +27,7 @@ from causeloop_common.errors import (
 )
 from causeloop_common.idempotency import LOCK, Replayed
 from causeloop_common.jobs import LeaseLost, Step
+from causeloop_common.settings import SettingsError
 from causeloop_common.statements import Statement
 from causeloop_common.telemetry import SpanKind
 
@@ -136,7 +137,7 @@ class Transaction:
         self._connections = self._database.connected()
         try:
             self._connection = await self._connections.acquire()
-        except (*PASSING, asyncpg.PostgresError) as error:
+        except (*PASSING, asyncpg.PostgresError, SettingsError) as error:
             raise Unavailable("The database cannot be reached. Nothing was done; try again.") from error
         # One timer for the whole transaction: one for each statement would cost a tenth of a short one.
         self._watchdog = asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._connection.terminate)
@@ -146,7 +147,7 @@ class Transaction:
             self._watchdog.cancel()
             self._connection.terminate()
             self._connections.release(self._connection)
-            raise _converted(error) from error
+            raise self._converted(error) from error
         try:
             await self._look_up()
         except BaseException as error:
@@ -167,7 +168,7 @@ class Transaction:
             self._connections.release(self._connection)
             self._database.seconds.observe(time.perf_counter() - self._began)
         if error is not None:
-            if (converted := _converted(error)) is not error:
+            if (converted := self._converted(error)) is not error:
                 raise converted from error
         elif self._events:
             self._database.published.set()
@@ -274,7 +275,7 @@ class Transaction:
             await self._rollback()
             if isinstance(error, asyncpg.PostgresError) and not isinstance(error, PASSING):
                 raise AuditUnavailable("The act could not be recorded, so it was not done. Try again.") from error
-            raise _converted(error) from error
+            raise self._converted(error) from error
         try:
             status = await self._connection.execute(self._ending)
         except asyncpg.PostgresError as error:
@@ -286,7 +287,7 @@ class Transaction:
                 raise Unavailable("Another replica does this now. Nothing was done; try again.") from error
             if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError):
                 raise Timeout("The database did not confirm. Retry with the same Idempotency-Key.") from error
-            raise _converted(error) from error  # refused, and so rolled back
+            raise self._converted(error) from error  # refused, and so rolled back
         except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
             self._connection.terminate()
             raise Timeout("The database did not confirm. Retry with the same Idempotency-Key.") from error
@@ -330,9 +331,14 @@ class Transaction:
             if not isinstance(error, (*PASSING, asyncpg.PostgresError)):
                 raise
 
-
-def _converted(error: BaseException) -> BaseException:
-    """The error that the caller gets for one inside a transaction that was rolled back."""
-    if isinstance(error, PASSING) and not isinstance(error, AppError):
-        return Unavailable("The database failed in the middle. Nothing was done; try again.")
-    return error
+    def _converted(self, error: BaseException) -> BaseException:
+        """The error that the caller gets for one inside a transaction that was rolled back."""
+        if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+            if self._begin.startswith("BEGIN READ ONLY"):
+                return error  # it is the statement that is wrong
+            self._connection.terminate()
+            self._connections.turn_away()
+            return Unavailable("The database accepts no writes at the moment. Nothing was done; try again.")
+        if isinstance(error, PASSING) and not isinstance(error, AppError):
+            return Unavailable("The database failed in the middle. Nothing was done; try again.")
+        return error

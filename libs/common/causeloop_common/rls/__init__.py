@@ -23,6 +23,8 @@ from causeloop_common.rls.ddl import (
 )
 from causeloop_common.rls.declare import (
     PERSON_SETTING,
+    ROLE_SETTINGS,
+    STATEMENT_TIMEOUT_SECONDS,
     TENANT_SETTING,
     Policy,
     Protection,
@@ -40,6 +42,8 @@ from causeloop_common.rls.proof import IsolationError, prove
 __all__ = [
     "GUARD_STATE",
     "PERSON_SETTING",
+    "ROLE_SETTINGS",
+    "STATEMENT_TIMEOUT_SECONDS",
     "TENANT_SETTING",
     "IsolationError",
     "Policy",

@@ -10,6 +10,16 @@ from sqlalchemy.dialects.postgresql import UUID
 Tables = MetaData
 """A service's declared tables."""
 
+STATEMENT_TIMEOUT_SECONDS = 10
+ROLE_SETTINGS = {
+    "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
+    "statement_timeout": f"{STATEMENT_TIMEOUT_SECONDS}s",
+    "tcp_keepalives_count": "3",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+}
+"""The settings of every login role, made at the role, where no pooler loses them. The last three are for the server
+to notice a client that is gone, and to free its locks."""
 VERBS = ("select", "insert", "update", "delete")
 TENANT_SETTING = "app.current_workspace"
 PERSON_SETTING = "app.current_person"

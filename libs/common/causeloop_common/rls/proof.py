@@ -7,12 +7,16 @@ from sqlalchemy import MetaData, Table
 from causeloop_common.rls.ddl import FUNCTIONS
 from causeloop_common.rls.declare import Policy, Protection, roles
 
+_SHOWN = 10
+
 
 class IsolationError(Exception):
     """The database does not isolate tenants as declared; `findings` are full sentences."""
 
     def __init__(self, service: str, findings: list[str]) -> None:
-        super().__init__(f"{service} refuses to run: tenant isolation is not as declared. " + " ".join(findings))
+        shown, more = findings[:_SHOWN], len(findings) - _SHOWN
+        rest = f" And {more} more." if more > 0 else ""
+        super().__init__(f"{service} refuses to run: tenant isolation is not as declared. {' '.join(shown)}{rest}")
         self.findings = findings
 
 

@@ -14,9 +14,10 @@ from nats.aio.msg import Msg
 
 from causeloop_common import ids
 from causeloop_common.contracts import topology
-from causeloop_common.database import KEEPALIVE, SILENCE_SECONDS
+from causeloop_common.database import SILENCE_SECONDS
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.messaging import Bus
+from causeloop_common.postgres import Way
 from causeloop_common.telemetry import metrics
 
 _log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class Worker:
     """Takes due jobs of all tenants and has each of them run, until it is cancelled."""
 
     def __init__(self, dsn: str, schema: str, bus: Bus, run: Callable[[Lease], Coroutine[Any, Any, None]]) -> None:
-        self._dsn = dsn
+        self._way = Way(dsn, f"causeloop-{schema}-jobs", command_timeout=SILENCE_SECONDS)
         self._schema = schema
         self._bus = bus
         self._run = run
@@ -114,12 +115,7 @@ class Worker:
             await asyncio.sleep(0.25)
 
     async def _work(self) -> None:
-        connection = await asyncpg.connect(
-            self._dsn,
-            timeout=5,
-            command_timeout=SILENCE_SECONDS,
-            server_settings={**KEEPALIVE, "application_name": f"causeloop-{self._schema}-jobs"},
-        )
+        connection = await self._way.connect()
         wakes = None
         try:
             wakes = await self._bus.subscribe(topology.due(self._schema), self._on_news)

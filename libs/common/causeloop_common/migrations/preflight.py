@@ -1,0 +1,122 @@
+"""Everything that could stop a migration, looked at before it begins: a sentence for each, with the way to mend it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from causeloop_common import rls
+from causeloop_common.database_url import DatabaseUrl
+from causeloop_common.migrations.roles import Schema
+from causeloop_common.postgres import Way
+from causeloop_common.settings import role_url
+
+_ABOUT = """
+    SELECT current_user::text AS me, current_database()::text AS database, m.rolsuper OR m.rolcreaterole AS makes_roles,
+           current_setting('transaction_read_only') = 'on' AS reads_only,
+           pg_has_role(current_user, d.datdba, 'USAGE') AS owns
+    FROM pg_roles m, pg_database d WHERE m.rolname = current_user AND d.datname = current_database()
+"""
+_THERE = "SELECT rolname::text AS role FROM pg_roles WHERE rolname = ANY($1) ORDER BY 1"
+_FOREIGN_ROLES = """
+    SELECT rolname::text AS role FROM pg_roles
+    WHERE rolname = ANY($1) AND NOT pg_has_role(current_user, oid, 'USAGE WITH ADMIN OPTION') ORDER BY 1
+"""
+_ELSEWHERE = """
+    SELECT DISTINCT d.datname::text AS database FROM pg_shdepend s JOIN pg_roles r ON r.oid = s.refobjid
+    JOIN pg_database d ON d.oid = CASE WHEN s.classid = 'pg_database'::regclass THEN s.objid ELSE s.dbid END
+    WHERE s.refclassid = 'pg_authid'::regclass AND r.rolname = ANY($1) AND d.datname <> current_database() ORDER BY 1
+"""
+_SCHEMAS = """
+    SELECT nspname::text AS name, pg_get_userbyid(nspowner)::text AS owner,
+           pg_has_role(current_user, nspowner, 'USAGE') AS is_ours,
+           EXISTS (SELECT FROM aclexplode(coalesce(nspacl, acldefault('n', nspowner))) WHERE grantee = 0) AS is_open
+    FROM pg_namespace WHERE nspname = ANY($1)
+"""
+
+
+async def preflight(connection: Any, url: DatabaseUrl, secret: bytes, schemas: Sequence[Schema]) -> list[str]:
+    """Sentences about all that would stop the migration, or let it succeed in vain."""
+    about = await connection.fetchrow(_ABOUT)
+    me, database = about["me"], about["database"]
+    if about["reads_only"]:
+        return ["The database accepts no writes: connect to its primary, or end its read-only mode."]
+    if not about["owns"]:
+        return [f"The role {me} does not own the database: ALTER DATABASE {database} OWNER TO {me}."]
+    if not about["makes_roles"]:
+        return [f"The role {me} may not create roles: ALTER ROLE {me} CREATEROLE."]
+    return [
+        *await _about_roles(connection, me, url, secret, schemas),
+        *await _about_schemas(connection, schemas),
+        *await _about_revisions(connection, schemas),
+    ]
+
+
+async def _about_roles(
+    connection: Any, me: str, url: DatabaseUrl, secret: bytes, schemas: Sequence[Schema]
+) -> list[str]:
+    logins = [role for schema in schemas for role in rls.roles(schema.tables)]
+    names = [*logins, *(schema.owner for schema in schemas)]
+    elsewhere = [row["database"] for row in await connection.fetch(_ELSEWHERE, names)]
+    foreign = [row["role"] for row in await connection.fetch(_FOREIGN_ROLES, names)]
+    there = [row["role"] for row in await connection.fetch(_THERE, logins)]
+    if elsewhere and (foreign or not await _opens(url, secret, there)):
+        other = f"another installation, in the database {elsewhere[0]}, whose passwords would be replaced"
+        return [f"Causeloop's roles on this server belong to {other}: use another server, or that one's JWT_SECRET."]
+    if foreign:
+        grant = f"GRANT {foreign[0]} TO {me} WITH ADMIN OPTION"
+        return [f"The role {foreign[0]} is there, and {me} may not change it: {grant}."]
+    return []
+
+
+async def _opens(url: DatabaseUrl, secret: bytes, roles: Sequence[str]) -> bool:
+    """Whether our passwords are those of the roles that are there."""
+    for role in roles:
+        try:
+            connection = await Way(role_url(url.text(), role, secret), "causeloop-migrate").connect()
+        except asyncpg.InvalidPasswordError:
+            return False
+        except asyncpg.PostgresError:
+            continue  # the password is right, and the database is not open to it yet
+        connection.terminate()
+    return True
+
+
+async def _about_schemas(connection: Any, schemas: Sequence[Schema]) -> list[str]:
+    owners = {schema.name: schema.owner for schema in schemas}
+    findings = []
+    for row in await connection.fetch(_SCHEMAS, [*owners, "migrations", "public"]):
+        name, owner = row["name"], row["owner"]
+        if name == "public":
+            if row["is_open"] and not row["is_ours"]:
+                findings.append("Everybody has rights on the schema public: REVOKE ALL ON SCHEMA public FROM PUBLIC.")
+        elif name == "migrations":
+            if not row["is_ours"]:
+                findings.append(f"The schema migrations belongs to {owner}: use a database of Causeloop's own.")
+        elif owner != owners[name]:
+            findings.append(
+                f"The schema {name} is there and belongs to {owner}: use a database of Causeloop's own, or, if it is "
+                f"Causeloop's restored, give it and all in it back to {owners[name]}."
+            )
+    return findings
+
+
+async def _about_revisions(connection: Any, schemas: Sequence[Schema]) -> list[str]:
+    findings = []
+    for schema in schemas:
+        if await connection.fetchval("SELECT to_regclass($1)", f"migrations.{schema.name}") is None:
+            continue
+        config = Config()
+        config.set_main_option("script_location", str(schema.folder))
+        config.set_main_option("path_separator", "os")
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        rows = await connection.fetch(f"SELECT version_num FROM migrations.{schema.name}")  # noqa: S608
+        findings += [
+            f"The schema {schema.name} is at revision {row['version_num']}, which this version does not have: a later "
+            "version migrated it, so use that one."
+            for row in rows
+            if row["version_num"] not in known
+        ]
+    return findings
