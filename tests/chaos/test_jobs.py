@@ -231,7 +231,7 @@ class TestAReencryption:
 
         assert (view["state"], view["error"]) == ("done", None)
         assert view["progress"]["done"] == total
-        assert view["result"] == f"Everything is sealed under version 2: {total} values and keys."
+        assert view["result"] == f"{total} of {total} values and keys are sealed under version 2."
         assert progress.seen == sorted(progress.seen)
         assert await workspace.sealed_under() == {2: total}
         counts = await workspace.counted(2)

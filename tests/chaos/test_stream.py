@@ -61,7 +61,7 @@ class TestAStream:
     async def test_loses_and_repeats_nothing_when_gateway_audit_bus_and_database_are_killed_in_turn(
         self, fragile: Stack, person: Person, tell: Callable[[str], None]
     ) -> None:
-        before = len(await person.log(least=2))
+        before = len(await person.log())
         follower = Follower(fragile, person.token, start=before)
 
         over = asyncio.Event()

@@ -31,6 +31,7 @@ BEYOND_TENANTS = {
     ("causeloop_audit", "leases"): {"select", "update"},
     ("causeloop_{s}_jobs", "jobs"): {"select", "update", "delete"},
     ("causeloop_{s}_jobs", "idempotency"): {"select", "delete"},
+    ("causeloop_{s}_jobs", "inbox"): {"select", "delete"},
     ("causeloop_{s}_jobs", "schedules"): {"select", "insert", "update"},
     ("causeloop_{s}_jobs", "leases"): {"select", "update"},
     ("causeloop_{s}_writer", "heads"): {"select", "insert", "update"},

@@ -67,7 +67,7 @@ async def tail(stack: Stack, token: str, *options: str) -> AsyncIterator[Tail]:
 @pytest.fixture
 async def token(owner: Person) -> CreatedApiToken:
     made = await owner.personal_token("audit:stream")
-    await owner.log(least=3)
+    await owner.log(least=4)
     return made
 
 
@@ -76,7 +76,7 @@ class TestAuditTail:
         self, stack: Stack, owner: Person, token: CreatedApiToken
     ) -> None:
         async with tail(stack, token["token"], "--from", "0") as running:
-            lines = await running.printed(3)
+            lines = await running.printed(4)
             told(await owner.put("/secrets/tailed", json={"value": "v"}))
             lines = await running.printed(5)
             running.process.send_signal(signal.SIGINT)
@@ -128,10 +128,9 @@ class TestAuditTail:
     async def test_goes_on_over_restarts_of_the_gateway(self, fragile: Stack) -> None:
         await fragile.mend()
         person = await fragile.sign_up()
-        await person.log(least=2)
         async with tail(fragile, person.token, "--from", "0", "--json") as running:
             for number in range(2):
-                await running.printed(2 + number + (number > 0))
+                await running.printed(3 + number)
                 await fragile.restart("gateway")
                 told(await person.put(f"/secrets/tailed/{number}", json={"value": "v"}))
             lines = await running.printed(5)

@@ -142,7 +142,7 @@ class TestTheClient:
         with pytest.raises(Problem) as end:
             await follow()
         assert (end.value.code, end.value.status) == ("unauthorized", 200)
-        assert found[2] == "auth.token_created"
+        assert found[3] == "auth.token_created"
 
 
 @pytest.mark.chaos

@@ -95,7 +95,7 @@ class TestACursor:
         person = await stack.sign_up()
         cursor = await cursor_of(person, "/audit/events?limit=1")
         await person.create_workspace()
-        await person.log(least=2)
+        await person.log(least=3)
         refused(await person.get(f"/audit/events?limit=1&cursor={cursor}"), 400, "malformed")
 
     @pytest.mark.parametrize(
@@ -144,7 +144,8 @@ class TestFilters:
         entries = await person.log()
         middle = entries[9]["occurred_at"].replace("+", "%2B")
         asks: dict[str, Callable[[EventView], bool]] = {
-            f"actor={person.id}": lambda entry: True,
+            f"actor={person.id}": lambda entry: entry["actor"] == person.id,
+            "actor=svc_vault": lambda entry: entry["action"] == "vault.keyring_created",
             "actor=usr_00000000000000000000000000": lambda entry: False,
             f"target={entries[0]['target']}": lambda entry: entry["target"] == entries[0]["target"],
             f"since={middle}": lambda entry: entry["occurred_at"] >= entries[9]["occurred_at"],

@@ -208,7 +208,8 @@ class TestAWorkspace:
         assert len(made) == 1
         assert [m["workspace_id"] for m in told(await person.get("/me/workspaces"))["data"]] == list(made)
         await person.move(made.pop())
-        assert await actions(person, least=2) == ["tenancy.workspace_created", "tenancy.member_added"]
+        begun = ["tenancy.workspace_created", "tenancy.member_added", "vault.keyring_created"]
+        assert await actions(person, least=3) == begun
 
     async def test_is_found_again_by_a_retry_after_days(self, stack: Stack) -> None:
         person = await stack.sign_up(workspace=False)
@@ -219,7 +220,7 @@ class TestAWorkspace:
         assert again == first
         assert len(told(await person.get("/me/workspaces"))["data"]) == 1
         await person.move(first["id"])
-        assert len(await person.log(least=2)) == 2
+        assert len(await person.log(least=3)) == 3
 
     async def test_without_a_key_or_of_another_person_is_another_one(self, stack: Stack) -> None:
         one, other = [await stack.sign_up(workspace=False) for _ in range(2)]

@@ -33,11 +33,11 @@ class TestThePath:
         assert told(await person.get("/workspace")) == workspace
         (membership,) = told(await person.get("/me/workspaces"))["data"]
         assert (membership["workspace_id"], membership["role"]) == (workspace["id"], "owner")
-        await person.log(least=2)
+        await person.log(least=3)
 
         # A personal access token with some of the rights.
         token = await person.personal_token("secrets:write", "secrets:reveal", "audit:read")
-        await person.log(least=3)
+        await person.log(least=4)
 
         # Put and reveal a secret with it.
         written = told(await person.put("/secrets/prod/db/url", json={"value": "först"}, token=token["token"]))
@@ -63,14 +63,16 @@ class TestThePath:
         assert [(entry["action"], entry["target"]) for entry in log] == [
             ("tenancy.workspace_created", workspace["id"]),
             ("tenancy.member_added", workspace["created_by"]),
-            ("auth.token_created", token["id"]),
             ("vault.keyring_created", workspace["id"]),
+            ("auth.token_created", token["id"]),
             ("vault.secret_written", written["id"]),
             ("auth.token_revoked", token["id"]),
         ]
-        assert {entry["actor"] for entry in log} == {workspace["created_by"]}
+        maker = workspace["created_by"]
+        assert [entry["actor"] for entry in log] == [maker, maker, "svc_vault", maker, maker, maker]
+        assert {entry["request_id"] for entry in log[:3]} == {log[0]["request_id"]}  # the keyring, too, is its effect
         by_token = [e["action"] for e in await person.log() if e["credential"] == token["id"]]
-        assert by_token[:3] == ["vault.keyring_created", "vault.secret_written", "vault.secret_revealed"]
+        assert by_token[:2] == ["vault.secret_written", "vault.secret_revealed"]
         newest = [entry async for entry in person.pages("/audit/events?limit=3")]
         assert newest == list(reversed([e async for e in person.pages("/audit/events?limit=100&order=index")]))
         for entry in log:
@@ -138,7 +140,7 @@ class TestASecondWorkspace:
             refused(answer, 404, "not_found")
         assert told(await stranger.get("/secrets"))["data"] == []
         assert told(await stranger.get("/api-tokens"))["data"] == []
-        assert {entry["actor"] for entry in await stranger.log(least=2)} == {stranger.id}
+        assert {entry["actor"] for entry in await stranger.log()} == {stranger.id, "svc_vault"}
         assert [m["workspace_id"] for m in told(await stranger.get("/me/workspaces"))["data"]] == [stranger.workspace]
         told(await owner.get("/secrets/only/mine", token=token["token"]))  # and the token still works
 
@@ -179,7 +181,7 @@ class TestAPersonalAccessToken:
         assert made["token"] not in answer.text
         for _ in range(2):
             told(await owner.delete(f"/api-tokens/{made['id']}"), 204)
-        log = await owner.log(least=4)
+        log = await owner.log(least=5)
         assert [entry["action"] for entry in log].count("auth.token_revoked") == 1
         async with stack.sql() as sql:
             stored = await sql.fetchrow("SELECT * FROM auth.tokens WHERE id = $1", ids.decode(made["id"], "tok"))

@@ -160,7 +160,7 @@ class TestProof:
 
     async def test_of_what_is_not_in_the_log_is_not_found(self, stack: Stack, person: Person) -> None:
         other = await stack.sign_up()
-        (foreign, *_) = await other.log(least=2)
+        (foreign, *_) = await other.log()
         for event in (ids.new("evt"), foreign["id"]):
             refused(await person.get(f"/audit/events/{event}/proof"), 404, "not_found")
 

@@ -29,11 +29,11 @@ KINDS = topology.command_kinds()
 TENANT = ids.new("ws")
 PERSON = ids.realm("https://issuer.test", "somebody")
 INTAKE = "EVENTS.audit_intake"
-READER = "audit_reader"
-CREDENTIALS = (*SERVICES, READER, OPERATOR)
-ACCOUNTS = {READER: "AUDIT_READER", OPERATOR: STREAMS_ACCOUNT}
+READERS = {"audit_reader": INTAKE, "vault_reader": "EVENTS.vault_keyrings"}
+CREDENTIALS = (*SERVICES, *READERS, OPERATOR)
+ACCOUNTS = {**{name: name.upper() for name in READERS}, OPERATOR: STREAMS_ACCOUNT}
 """The accounts of those that are not in the services'."""
-OTHERS = "EVENTS.somebody_else"
+OTHERS = "EVENTS.vault_keyrings"
 FORGETTING = ("auth.session_ended", "auth.token_revoked", "tenancy.member_added", "vault.keyring_rotated")
 """The events that make others forget, once more."""
 
@@ -93,9 +93,10 @@ def may_say(service: str, subject: str) -> bool:
         return True
     if service == OPERATOR:
         return subject.startswith("$JS.API.")
-    if service == READER:
-        own = [f"JS.STREAMS.API.CONSUMER.{name}.{INTAKE}" for name in ("INFO", "MSG.NEXT", "RESET")]
-        return subject in own or (subject.startswith("$JS.ACK.") and INTAKE in subject)
+    if (consumer := READERS.get(service)) is not None:
+        requests = ("INFO", "MSG.NEXT", "RESET") if consumer == INTAKE else ("INFO", "MSG.NEXT")
+        own = [f"JS.STREAMS.API.CONSUMER.{name}.{consumer}" for name in requests]
+        return subject in own or (subject.startswith("$JS.ACK.") and consumer in subject)
     first, *rest = subject.split(".")
     match first:
         case "cmd":
@@ -208,7 +209,8 @@ class TestEveryCredential:
                 spoken = [
                     *KINDS, *(f"cmd.{name}.invented" for name in SERVICES), *(f"_INBOX.{name}.x" for name in SERVICES),
                     *(f"evt.{TENANT}.{name}.invented" for name in SERVICES), *(f"dead.{name}.x" for name in SERVICES),
-                    "_INBOX.operator.x", f"_INBOX.{READER}.x", "_INBOX.x", "job.vault.x", f"head.{TENANT}",
+                    "_INBOX.operator.x", *(f"_INBOX.{name}.x" for name in READERS), "_INBOX.x", "job.vault.x",
+                    f"head.{TENANT}",
                     *(f"wake.{name}" for name in SERVICES),
                     *(f"now.{TENANT}.{name}.invented" for name in SERVICES),
                     *(f"{way}.{TENANT}.{name}" for way in ("now", "evt") for name in FORGETTING),

@@ -430,11 +430,12 @@ class Stack:
         return await self.http.post("/v1/auth/exchange", json={"subject_token": await self.session(subject), **more})
 
     async def sign_up(self, *, workspace: bool = True) -> Person:
-        """A new person, with a workspace of their own unless told otherwise."""
+        """A new person, with a workspace of their own unless told otherwise, whose keyring is prepared by then."""
         person = Person(self, f"user_{secrets.token_hex(8)}")
         await person.sign_in()
         if workspace:
             await person.create_workspace()
+            await person.log(least=3)
         return person
 
     # Behind the scenes

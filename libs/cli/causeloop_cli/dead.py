@@ -2,16 +2,11 @@
 
 A letter is numbered by its place in the stream DEAD. It is an event as it was announced: attributes and data, in which
 secrets are sealed. `redrive` gives it to the consumer that failed, and to no other, then removes the letter.
-
-The credential is the operator's: NATS_URL and NATS_NKEY_SEED_OPERATOR, else those of the `causeloop dev` that runs in
-this folder.
 """
 
 import argparse
-import asyncio
-import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 import nats.js.errors
@@ -19,49 +14,31 @@ import orjson
 from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg
 
-from causeloop_cli import running_dev, streams
+from causeloop_cli import operating
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import ATTRIBUTES
-from causeloop_common.contracts.topology import DEAD, OPERATOR
+from causeloop_common.contracts.topology import DEAD
 from causeloop_common.messaging.cloudevents import FAILURE, SUBJECT
 from causeloop_common.settings import SettingsError
 
 
 def main(options: argparse.Namespace) -> int:
     """Print or redrive dead letters."""
-    environ = _environ(os.environ, Path(running_dev.NAME))
-    try:
-        asyncio.run(_act(options, environ["NATS_URL"], environ["NATS_NKEY_SEED_OPERATOR"]))
-    except streams.FAULTS as error:
-        raise SettingsError(streams.refusal(error)) from error
-    return 0
+    return operating.run(partial(_act, options))
 
 
-def _environ(environ: Mapping[str, str], folder: Path) -> Mapping[str, str]:
-    if not environ.get("NATS_URL") and running_dev.running(folder):
-        environ = running_dev.read(folder, "environ.json").get(OPERATOR, {})
-    if not environ.get("NATS_URL") or not environ.get("NATS_NKEY_SEED_OPERATOR"):
-        raise SettingsError("Set NATS_URL and NATS_NKEY_SEED_OPERATOR, or run this in the folder of a `causeloop dev`.")
-    return environ
-
-
-async def _act(options: argparse.Namespace, url: str, seed: str) -> None:
-    client = await streams.connect(url, OPERATOR, seed)
-    try:
-        stream = client.jetstream(timeout=5)
-        if options.action == "list":
-            count = 0
-            async for letter in letters(stream):
-                count += 1
-                print(line(letter))
-            print(f"{count} dead letters." if count else "There are no dead letters.")
-        elif options.action == "show":
-            print("\n".join(description(await find(stream, options.number))))
-        else:
-            for letter in await chosen(stream, options):
-                print(f"{await redrive(stream, letter)}: given back to {_consumer(letter)}")
-    finally:
-        await client.close()
+async def _act(options: argparse.Namespace, stream: JetStreamContext) -> None:
+    if options.action == "list":
+        count = 0
+        async for letter in letters(stream):
+            count += 1
+            print(line(letter))
+        print(f"{count} dead letters." if count else "There are no dead letters.")
+    elif options.action == "show":
+        print("\n".join(description(await find(stream, options.number))))
+    else:
+        for letter in await chosen(stream, options):
+            print(f"{await redrive(stream, letter)}: given back to {_consumer(letter)}")
 
 
 async def letters(stream: JetStreamContext) -> AsyncIterator[RawStreamMsg]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from causeloop_cli import running_dev, services, streams
 from causeloop_common import rls
-from causeloop_common.contracts.topology import AUDIT_INTAKE, OPERATOR, OWNERS, SERVICES
+from causeloop_common.contracts.topology import OPERATOR, OWNERS, SERVICES, readers
 from causeloop_common.database import Database
 from causeloop_common.errors import AppError
 from causeloop_common.settings import SettingsError
@@ -33,6 +33,7 @@ FINE = {
     "identity": "Its keys can be fetched.",
     "server": "Its version and `max_payload` are as needed.",
     "stream": "As declared.",
+    "space": "Less than 70 % of it is used.",
     "dead": "None.",
     "consumer": "As declared.",
     "role": "The database lets it in.",
@@ -120,17 +121,20 @@ async def _lets_in(schema: str, dsn: str) -> str:
 
 
 async def _bus(environs: Mapping[str, Mapping[str, str]]) -> list[Finding]:
-    """Streams and consumers, as the operator if its credential is here, else as the service that has a consumer."""
-    for name in (OPERATOR, AUDIT_INTAKE.service):
-        environ = environs.get(name, {})
-        seed = environ.get(f"NATS_NKEY_SEED_{name.upper()}")
-        if seed is None:
+    """Streams and consumers, as the operator if its credential is here, else as the services that have consumers."""
+    seeds = {name: environs.get(name, {}).get(f"NATS_NKEY_SEED_{name.upper()}") for name in (OPERATOR, *readers())}
+    found: dict[str, str] = {}
+    for name in [OPERATOR] if seeds[OPERATOR] else readers():
+        if (seed := seeds[name]) is None:
             continue
+        url = environs[name].get("NATS_URL", "")
         try:
-            found = await asyncio.wait_for(streams.differences(environ.get("NATS_URL", ""), name, seed), timeout=20)
+            seen = await asyncio.wait_for(streams.differences(url, name, seed), timeout=20)
         except SettingsError as error:
             return [Finding(name, "bus", str(error))]
         except streams.FAULTS as error:
             return [Finding(name, "bus", streams.refusal(error))]
+        found |= {check: result for check, result in seen.items() if found.get(check, "ok") == "ok"}
+    if found:
         return [Finding("bus", check, result) for check, result in found.items()]
     return [Finding("bus", "streams", "Set NATS_NKEY_SEED_OPERATOR, so that streams and consumers can be compared.")]

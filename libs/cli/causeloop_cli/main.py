@@ -66,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     _dead(_command(commands, "dead", "list, show and redrive the events that a service could not handle"))
+    events = _command(commands, "events", "handle the stream of events").add_subparsers(
+        dest="action", required=True, metavar="action"
+    )
+    _command(events, "purge", "remove from the streams what all their consumers have had, to make space")
     _audit(_command(commands, "audit", "follow, export and verify a workspace's log, as any client can"))
     if find_spec("causeloop_dev") is not None:
         import_module("causeloop_dev.commands").declare(commands)

@@ -31,6 +31,7 @@ from nats.js.api import (
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import Consumer, Stream
 from causeloop_common.keys import reader_seed
+from causeloop_common.messaging import space
 from causeloop_common.messaging.server import Rights, unfit
 from causeloop_common.settings import SettingsError
 
@@ -67,6 +68,8 @@ async def differences(url: str, name: str, seed: str) -> dict[str, str]:
         there = {str(info.config.name): info.config for info in infos}
         for declared in topology.STREAMS:
             found[f"stream {declared.name}"] = _stream_difference(there.pop(declared.name, None), declared)
+        for stream_name, part in space.used(infos).items():
+            found[f"space {stream_name}"] = space.lack(part) or "ok"
         letters = sum(info.state.messages for info in infos if info.config.name == topology.DEAD.name)
         found["dead letters"] = f"{letters} wait: `causeloop dead list` shows them." if letters else "ok"
         found |= {f"stream {other}": "It is not declared: remove it, or find out who made it." for other in there}

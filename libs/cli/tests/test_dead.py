@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from causeloop_cli import dead
+from causeloop_cli import dead, operating
 from causeloop_common.settings import SettingsError
 from causeloop_dev.testing import Servers
 
@@ -34,4 +34,4 @@ class TestCommand:
 
 def test_without_a_credential_it_names_the_settings(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="Set NATS_URL and NATS_NKEY_SEED_OPERATOR"):
-        dead._environ({"NATS_URL": "nats://127.0.0.1:4222"}, tmp_path)
+        operating.credential({"NATS_URL": "nats://127.0.0.1:4222"}, tmp_path)

@@ -193,21 +193,16 @@ class TestExamine:
         assert {(f.about, f.check) for f in found} == {("bus", "server"), *((s, "bus") for s in topology.SERVICES)}
         assert all(sentence in finding.result for finding in found)
 
-    async def test_without_the_operator_a_service_compares_what_it_may_see(
+    async def test_without_the_operator_the_services_with_consumers_compare_what_they_may_see(
         self, environs: dict[str, dict[str, str]]
     ) -> None:
         del environs["operator"]
         findings = await doctor.examine(environs)
         assert failed(findings) == []
         checked = [f.check for f in findings if f.about == "bus"]
-        assert checked == [
-            "server",
-            "permissions",
-            "stream EVENTS",
-            "stream DEAD",
-            "dead letters",
-            "consumer audit_intake",
-        ]
+        streams = [f"{what} {stream.name}" for what in ("stream", "space") for stream in topology.STREAMS]
+        consumers = [f"consumer {consumer.name}" for consumer in topology.CONSUMERS]
+        assert sorted(checked) == sorted(["server", "permissions", *streams, "dead letters", *consumers])
 
 
 class TestCommand:
@@ -234,8 +229,8 @@ class TestCommand:
         assert doctor.main(argparse.Namespace()) == 0
         told = capsys.readouterr().out
         assert "Settings from the environment." in told
-        assert "ok    vault    master_key             The master key opens this database's keys.\n" in told
-        assert "ok    auth     identity provider      Its keys can be fetched.\n" in told
+        assert "ok    vault    master_key               The master key opens this database's keys.\n" in told
+        assert "ok    auth     identity provider        Its keys can be fetched.\n" in told
         assert "FAIL" not in told
         for table, reason in doctor.unaudited():
             assert f"{table:<26}{reason}" in told
@@ -250,7 +245,7 @@ class TestCommand:
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
         assert done.returncode == 1
-        assert "FAIL  audit    bus                    NATS does not let audit in" in done.stdout
+        assert "FAIL  audit    bus                      NATS does not let audit in" in done.stdout
         assert "\n1 of " in done.stdout
         assert done.stderr == ""
 

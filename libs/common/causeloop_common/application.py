@@ -159,6 +159,8 @@ class Application:
     def events(self, router: EventRouter) -> None:
         """Follow a durable consumer."""
         router.attach(self.bus)
+        self.background(router.consumer.name, router.run)
+        self.check(router.consumer.name, router.check)
 
     def background(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """A task that runs as long as the service; if it ends by itself the process stops, to be started again."""
@@ -346,6 +348,13 @@ async def _finding(check: Check, seconds: float = 3) -> str:
     return "ok"
 
 
+def _problem(status: int, title: str, detail: str) -> tuple[int, str, bytes]:
+    return status, "application/problem+json", orjson.dumps({"title": title, "status": status, "detail": detail})
+
+
+_ONLY_READ = _problem(405, "Method not allowed", "The address takes GET, HEAD alone.")
+
+
 class Operations:
     """The operations endpoints of a process, as a raw ASGI app."""
 
@@ -356,8 +365,11 @@ class Operations:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        status, kind, body = await self._respond(scope["path"])
+        reads = scope["method"] in ("GET", "HEAD")
+        status, kind, body = await self._respond(scope["path"]) if reads else _ONLY_READ
         headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+        if not reads:
+            headers.append((b"allow", b"GET, HEAD"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -373,7 +385,7 @@ class Operations:
             case "/metrics":
                 return 200, CONTENT_TYPE_LATEST, generate_latest()
             case _:
-                return 404, "application/json", b'{"detail":"There are /health, /ready and /metrics."}'
+                return _problem(404, "Not found", "There are /health, /ready and /metrics.")
 
     async def readiness(self) -> dict[str, str]:
         """Every check of every service here, as `service.check`."""

@@ -85,7 +85,7 @@ class AuthContext:
     def require(self, permission: str) -> None:
         """Raise `Forbidden` unless the caller holds `permission`."""
         if permission not in self.permissions:
-            raise Forbidden(f"This needs the permission '{permission}'. Ask an administrator of the workspace.")
+            raise Forbidden.lacking(permission)
 
     def require_step_up(self, now: float) -> None:
         """Raise `MfaRequired` unless a person signed in at most `STEP_UP_SECONDS` before `now`."""

@@ -5,6 +5,7 @@
     ├── Malformed                malformed                 correct the request's form
     ├── HeadersTooLarge          headers_too_large         send less
     ├── PayloadTooLarge          payload_too_large         send less
+    ├── UnsupportedMediaType     unsupported_media_type    send plain JSON, not compressed
     ├── Unauthorized             unauthorized              sign in again
     ├── InvalidGrant             invalid_grant             sign in again from the start
     ├── Forbidden                forbidden                 ask an administrator
@@ -21,10 +22,19 @@
     ├── Timeout                  timeout                   try again with the same Idempotency-Key: outcome unknown
     └── Internal                 internal_error            report it with the trace id
 
-Codes are stable and cross the bus with their sentence; HTTP statuses exist only in the gateway.
+Codes are stable and cross the bus with their sentence; HTTP statuses exist only in the gateway. No refusal is large
+because a request was: of wrong fields at most 25 are named, in 3 KiB, and the sentence has their count.
 """
 
 from typing import ClassVar, Self
+
+import orjson
+
+NAMED_FIELDS = 25
+"""At most so many wrong fields are named."""
+_NAMED_BYTES = 3 * 1024
+_NAME_CHARS = 64
+_REASON_CHARS = 300
 
 
 class AppError(Exception):
@@ -55,14 +65,40 @@ class AppError(Exception):
 
 
 class InvalidInput(AppError):
-    """Fields of the request are wrong; `fields` names each with its reasons."""
+    """Fields of the request are wrong; `fields` names them with their reasons, as many as a refusal may name."""
 
     code = "validation_error"
+
+    def __init__(
+        self, detail: str, *, fields: dict[str, list[str]] | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(detail, fields=fields and _bounded(fields), retry_after=retry_after)
 
     @classmethod
     def of(cls, /, **fields: str) -> Self:
         """One reason per field; a field may have any name, `cls` included."""
-        return cls("The request has invalid fields; see 'errors'.", fields={k: [v] for k, v in fields.items()})
+        return cls.named({name: [reason] for name, reason in fields.items()}, len(fields))
+
+    @classmethod
+    def named(cls, fields: dict[str, list[str]], count: int) -> Self:
+        """The refusal of `count` wrong fields, of which some may be left out here already."""
+        error = cls("The request has invalid fields; see 'errors'.", fields=fields)
+        if error.fields and (shown := len(error.fields)) < count:
+            error.detail = f"The request has {count} invalid fields; 'errors' names {shown} of them."
+        return error
+
+
+def _bounded(fields: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The first fields, as many as a refusal may name, each cut to a length that people read."""
+    shown: dict[str, list[str]] = {}
+    left = _NAMED_BYTES
+    for name, reasons in fields.items():
+        one = name[:_NAME_CHARS], [reason[:_REASON_CHARS] for reason in reasons[:3]]
+        left -= len(orjson.dumps(one))
+        if len(shown) == NAMED_FIELDS or (shown and left < 0):
+            break
+        shown[one[0]] = one[1]
+    return shown
 
 
 class Malformed(AppError):
@@ -83,6 +119,12 @@ class PayloadTooLarge(AppError):
     code = "payload_too_large"
 
 
+class UnsupportedMediaType(AppError):
+    """The body is of another type than JSON in UTF-8, or compressed."""
+
+    code = "unsupported_media_type"
+
+
 class Unauthorized(AppError):
     """There is no valid credential."""
 
@@ -96,9 +138,17 @@ class InvalidGrant(AppError):
 
 
 class Forbidden(AppError):
-    """The credential is good and does not allow this."""
+    """The credential is good and does not allow this. `permission` is the one that it lacks, where one does."""
 
     code = "forbidden"
+    permission: str | None = None
+
+    @staticmethod
+    def lacking(permission: str, hint: str = " Ask an administrator of the workspace.") -> "Forbidden":
+        """The refusal of a caller without this permission; `hint` begins with a space."""
+        error = Forbidden(f"This needs the permission '{permission}'.{hint}")
+        error.permission = permission
+        return error
 
 
 class MfaRequired(AppError):
@@ -114,9 +164,17 @@ class NotFound(AppError):
 
 
 class MethodNotAllowed(AppError):
-    """The address exists, the method does not."""
+    """The address exists, the method does not; `allowed` are those that do."""
 
     code = "method_not_allowed"
+    allowed: tuple[str, ...] = ()
+
+    @staticmethod
+    def but(*allowed: str) -> "MethodNotAllowed":
+        """The refusal at an address that takes these methods."""
+        error = MethodNotAllowed(f"The address takes {', '.join(allowed)} alone. The API is described at /docs.")
+        error.allowed = allowed
+        return error
 
 
 class Conflict(AppError):

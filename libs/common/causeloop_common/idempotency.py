@@ -42,16 +42,10 @@ def table(metadata: MetaData) -> Table:
         Column("created_at", DateTime(timezone=True), nullable=False),
         info=rls.protected(
             "select", "insert", "delete",
-            columns={"expired_select": _SEEN}, extra=_policies(str(metadata.schema)), audited=False, reason=_REASON,
+            columns={"expired_select": _SEEN}, extra=schedules.policies(str(metadata.schema), _EXPIRED),
+            audited=False, reason=_REASON,
         ) | {"expired": _EXPIRED},
     )  # fmt: skip
-
-
-def _policies(schema: str) -> tuple[rls.Policy, ...]:
-    """The role of the schedule sees and removes what is over, of all tenants, and no answer."""
-    return tuple(
-        rls.Policy(f"expired_{verb}", verb, schedules.role(schema), using=_EXPIRED) for verb in ("select", "delete")
-    )
 
 
 def ddl(schema: str) -> Iterator[str]:
@@ -98,7 +92,7 @@ def forget(schema: str) -> str:
 def expiry_ddl(schema: str) -> Iterator[str]:
     """The statements that let the schedule's role remove what is over, for a later migration than that of the table."""
     yield f"CREATE INDEX ON {schema}.idempotency USING brin (created_at)"
-    for policy in _policies(schema):
+    for policy in schedules.policies(schema, _EXPIRED):
         yield policy.ddl(f"{schema}.idempotency")
     yield f"GRANT SELECT ({', '.join(_SEEN)}), DELETE ON {schema}.idempotency TO {schedules.role(schema)}"
 

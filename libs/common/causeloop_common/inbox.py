@@ -28,16 +28,10 @@ def table(metadata: MetaData) -> Table:
         Column("seen_at", DateTime(timezone=True), nullable=False),
         info=rls.protected(
             "select", "insert",
-            columns={"expired_select": _SEEN}, extra=_policies(str(metadata.schema)), audited=False, reason=_REASON,
+            columns={"expired_select": _SEEN}, extra=schedules.policies(str(metadata.schema), _EXPIRED),
+            audited=False, reason=_REASON,
         ) | {"expired": _EXPIRED},
     )  # fmt: skip
-
-
-def _policies(schema: str) -> tuple[rls.Policy, ...]:
-    """The role of the schedule sees and removes what is over, of all tenants."""
-    return tuple(
-        rls.Policy(f"expired_{verb}", verb, schedules.role(schema), using=_EXPIRED) for verb in ("select", "delete")
-    )
 
 
 def ddl(schema: str) -> Iterator[str]:
@@ -54,7 +48,7 @@ def ddl(schema: str) -> Iterator[str]:
     yield f"CREATE INDEX ON {schema}.inbox USING brin (seen_at)"
     yield from rls.protect(
         schema, "inbox", "select", "insert",
-        columns={"expired_select": _SEEN}, extra=_policies(schema), audited=False, reason=_REASON,
+        columns={"expired_select": _SEEN}, extra=schedules.policies(schema, _EXPIRED), audited=False, reason=_REASON,
     )  # fmt: skip
 
 

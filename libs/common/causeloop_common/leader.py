@@ -117,10 +117,10 @@ class Leader:
         self._worked_at = time.monotonic()
         self._failure = None
 
-    async def fetch(self, statement: str, *values: Any) -> list[asyncpg.Record]:
+    async def fetch(self, statement: str, *values: Any, timeout: float | None = None) -> list[asyncpg.Record]:
         """The rows of a statement that only reads. A replica that stands by may read, too."""
         async with self._connections.borrowed() as connection:
-            rows: list[asyncpg.Record] = await connection.fetch(statement, *values)
+            rows: list[asyncpg.Record] = await connection.fetch(statement, *values, timeout=timeout)
         return rows
 
     async def execute(self, statement: str, *values: Any) -> str:
@@ -231,9 +231,7 @@ class Leader:
 
     async def _ask(self, statement: str, *values: Any) -> list[asyncpg.Record]:
         """The rows of a statement about the lease, which is answered soon or not at all."""
-        async with self._connections.borrowed() as connection:
-            rows: list[asyncpg.Record] = await connection.fetch(statement, *values, timeout=_ANSWER_SECONDS)
-        return rows
+        return await self.fetch(statement, *values, timeout=_ANSWER_SECONDS)
 
     async def _measure(self, work: Work) -> None:
         """Look how long the oldest piece of work has been waiting; while nobody can look, it goes on waiting."""

@@ -65,6 +65,11 @@ def end(schema: str) -> str:
     """  # noqa: S608
 
 
+def policies(schema: str, expired: str) -> tuple[rls.Policy, ...]:
+    """Let the role see and remove the expired rows of a table, of all tenants."""
+    return tuple(rls.Policy(f"expired_{verb}", verb, role(schema), using=expired) for verb in ("select", "delete"))
+
+
 def forget(table: Table) -> str:
     """Removes some of a table's expired rows, of all tenants; 'DELETE 0' when nothing is left."""
     key = ", ".join(table.primary_key.columns.keys())

@@ -21,7 +21,7 @@ from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.tenancy import MemberAdded, WorkspaceCreated
 from causeloop_common.contracts.topology import Consumer
 from causeloop_common.errors import NotFound, Unavailable
-from causeloop_common.messaging import Bus, EventRouter, announced, event_headers
+from causeloop_common.messaging import Bus, EventRouter, announced, event_headers, events as following
 
 Connect = Callable[[str], Awaitable[Bus]]
 
@@ -126,6 +126,8 @@ class Listener:
     traces: list[str] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)
     done: asyncio.Queue[UUID] = field(default_factory=asyncio.Queue)
+    router: EventRouter = field(init=False)
+    bus: Bus = field(init=False)
 
     async def handle(self, ctx: AuthContext, event: MemberAdded, event_id: UUID) -> None:
         self.calls.append((ctx, event, event_id))
@@ -145,30 +147,24 @@ Listen = Callable[..., Awaitable[Listener]]
 async def listen(house: Any, bus: Connect) -> Any:
     """Starts a router on a durable consumer made anew, of what is announced from now on: `await listen(attempts=2)`."""
 
-    async def start(consumer: Consumer = LISTENER, *, attempts: int = 3) -> Listener:
-        stream = (await house.operator()).jetstream()
-        await stream.delete_consumer("EVENTS", consumer.name)
-        config = ConsumerConfig(
-            durable_name=consumer.name,
-            ack_policy=AckPolicy.EXPLICIT,
-            deliver_policy=DeliverPolicy.NEW,
-            filter_subjects=list(consumer.subjects),
-            ack_wait=consumer.ack_wait_seconds,
-        )
-        await stream.add_consumer("EVENTS", config)
+    async def start(consumer: Consumer = LISTENER, *, attempts: int = 3, anew: bool = True) -> Listener:
+        if anew:
+            await (await house.operator()).jetstream().delete_consumer("EVENTS", consumer.name)
+            await add(house, consumer)
         listener = Listener()
         router = EventRouter(consumer, {MemberAdded: listener.handle}, attempts=attempts)
         settings = house.settings("auth")
         owner = Bus(settings, settings.keyring())
         router.attach(owner)
         await owner.connect()
-        await owner.start()
-        started.append(owner)
+        listener.router, listener.bus = router, owner
+        started.append((asyncio.create_task(router.run()), owner))
         return listener
 
-    started: list[Bus] = []
+    started: list[tuple[asyncio.Task[None], Bus]] = []
     yield start
-    for one in started:
+    for task, one in started:
+        task.cancel()
         await one.close()
 
 
@@ -182,6 +178,18 @@ async def announce(bus: Connect) -> Callable[..., Awaitable[Announced]]:
         return sent
 
     return publish
+
+
+async def add(house: Any, consumer: Consumer = LISTENER) -> None:
+    """Make the consumer, for what is announced from now on."""
+    config = ConsumerConfig(
+        durable_name=consumer.name,
+        ack_policy=AckPolicy.EXPLICIT,
+        deliver_policy=DeliverPolicy.NEW,
+        filter_subjects=list(consumer.subjects),
+        ack_wait=consumer.ack_wait_seconds,
+    )
+    await (await house.operator()).jetstream().add_consumer("EVENTS", config)
 
 
 async def pending(house: Any, consumer: Consumer = LISTENER) -> tuple[int, int]:
@@ -359,6 +367,75 @@ class TestRouter:
             await router._receive(SimpleNamespace(raw_message=raw))  # type: ignore[arg-type]
 
         assert naks == [0.2, 0.4, 30, 30]
+
+
+class TestReplicas:
+    async def test_share_the_events(self, listen: Listen, announce: Callable[..., Awaitable[Announced]]) -> None:
+        replicas = [await listen(anew=number == 0) for number in range(3)]
+        sent = [await announce() for _ in range(60)]
+
+        await until(lambda: settled(sum(len(replica.calls) for replica in replicas) >= len(sent)))
+        handled = [ids.encode("evt", event_id) for replica in replicas for _, _, event_id in replica.calls]
+        assert sorted(handled) == sorted(event.id for event in sent)
+        assert all(replica.calls for replica in replicas)
+
+
+class TestReadiness:
+    @pytest.fixture(autouse=True)
+    def _looks_often(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(following, "LOOK_SECONDS", 0.05)
+
+    @staticmethod
+    async def finding(listener: Listener) -> str:
+        try:
+            listener.bus.check()
+            await listener.router.check()
+        except Unavailable as error:
+            return error.detail
+        return "ok"
+
+    async def becomes(self, listener: Listener, *words: str) -> None:
+        async def so() -> bool:
+            found = await self.finding(listener)
+            return all(word in found for word in words)
+
+        await until(so)
+
+    async def test_needs_the_consumer_and_comes_back_with_it(
+        self, house: Any, listen: Listen, announce: Callable[..., Awaitable[Announced]]
+    ) -> None:
+        stream = (await house.operator()).jetstream()
+        await stream.delete_consumer("EVENTS", LISTENER.name)
+        listener = await listen(anew=False)
+        await self.becomes(listener, "The consumer auth_listener is missing", "causeloop migrate")
+        for _ in range(2):
+            await add(house)
+            await self.becomes(listener, "ok")
+            event = await announce()
+            assert ids.encode("evt", await listener.handled()) == event.id
+
+            await stream.delete_consumer("EVENTS", LISTENER.name)
+            await self.becomes(listener, "is missing")
+            assert not listener.router._subscriber.running  # it does not pull from nothing, without a pause
+        await add(house)
+
+    async def test_ends_while_an_event_stands_still_and_not_while_there_is_none(
+        self, monkeypatch: pytest.MonkeyPatch, listen: Listen, announce: Callable[..., Awaitable[Announced]]
+    ) -> None:
+        monkeypatch.setattr(following, "PATIENCE_SECONDS", 0.3)
+        monkeypatch.setattr(following, "_delay", lambda tries: 0.05)
+        listener = await listen()
+        await self.becomes(listener, "ok")
+        await asyncio.sleep(0.5)
+        assert await self.finding(listener) == "ok"
+
+        listener.failures = [Unavailable("Later.")] * 10_000
+        await announce()
+        await self.becomes(listener, "An event has been waiting for auth_listener")
+
+        listener.failures.clear()
+        await listener.handled()
+        await self.becomes(listener, "ok")
 
 
 class TestLoss:

@@ -25,6 +25,8 @@ FORGETTING: dict[str, tuple[str, ...]] = {
 REMEMBERING: dict[str, tuple[str, ...]] = {"gateway": ("auth", "tenancy"), "vault": ("vault",)}
 """By service, the owners of what it remembers."""
 
+CREDENTIALS = (*topology.SERVICES, "audit_reader", "vault_reader", topology.OPERATOR)
+
 
 class TestPermissions:
     @pytest.mark.parametrize("service", topology.SERVICES)
@@ -78,7 +80,7 @@ class TestPermissions:
         assert [s for s in topology.SERVICES if "head.*" in permissions(s).subscribe] == ["gateway"]
 
     def test_nobody_but_audits_reader_reads_the_stream_and_only_through_its_consumer(self) -> None:
-        assert topology.readers() == ("audit",)
+        assert topology.readers() == ("vault", "audit")
         states = {"JS.STREAMS.API.STREAM.LIST"}
         for service in topology.SERVICES:
             rights = {s for s in permissions(service).publish if s.startswith(("$JS", "JS"))}
@@ -118,7 +120,9 @@ class TestPermissions:
 
 class TestConfiguration:
     def test_exports_to_each_account_what_its_users_may_ask_of_the_streams_and_nothing_else(self) -> None:
-        text = topology.nats_config(dict.fromkeys((*topology.SERVICES, "audit_reader", topology.OPERATOR), "U"))
+        text = topology.nats_config(
+            dict.fromkeys((*topology.SERVICES, "audit_reader", "vault_reader", topology.OPERATOR), "U")
+        )
         exported = set(re.findall(r'{ service: "(\S+)", accounts: \[(\S+)\], response_type: (\w+)', text))
 
         own = {
@@ -128,18 +132,24 @@ class TestConfiguration:
             ("$JS.ACK.EVENTS.audit_intake.>", "singleton"),
             ("$JS.ACK.*.*.EVENTS.audit_intake.>", "singleton"),
         }
+        vaults = {
+            (subject.replace("audit_intake", "vault_keyrings"), kind) for subject, kind in own if "RESET" not in subject
+        }
         shared = {(subject, "singleton") for subject in ("$JS.API.STREAM.LIST", "evt.>", "dead.>")}
         assert exported == {
             *((subject, "SERVICES", responses) for subject, responses in shared),
             *((subject, "AUDIT_READER", responses) for subject, responses in own),
+            *((subject, "VAULT_READER", responses) for subject, responses in vaults),
         }
-        for account, subjects in (("SERVICES", shared), ("AUDIT_READER", own)):
+        for account, subjects in (("SERVICES", shared), ("AUDIT_READER", own), ("VAULT_READER", vaults)):
             block = text.partition(f"  {account} {{\n")[2].partition("    users")[0]
             imported = set(re.findall(r'{ service: { account: CAUSELOOP, subject: "(\S+)" }, to: "(\S+)" }', block))
             assert imported == {(subject, subject.replace("$JS.API", "JS.STREAMS.API")) for subject, _ in subjects}
 
     def test_permits_what_a_command_may_weigh(self) -> None:
-        text = topology.nats_config(dict.fromkeys((*topology.SERVICES, "audit_reader", topology.OPERATOR), "U"))
+        text = topology.nats_config(
+            dict.fromkeys((*topology.SERVICES, "audit_reader", "vault_reader", topology.OPERATOR), "U")
+        )
 
         assert f"max_payload: {4 * 1024 * 1024}\n" in text
 

@@ -10,6 +10,7 @@ from causeloop_audit.service import CheckpointService, LogService, Signer
 from causeloop_audit.settings import AuditSettings
 from causeloop_common.application import Application
 from causeloop_common.leader import PATIENCE_SECONDS
+from causeloop_common.messaging.space import Space
 
 
 def create(environ: Mapping[str, str]) -> Application:
@@ -25,6 +26,7 @@ def create(environ: Mapping[str, str]) -> Application:
     checkpoints = CheckpointService(database, application.bus)
     watch = LogWatch(application.connections(WRITER))
     application.leads(signer, Signer(signer, watch, checkpoints, seconds=pause))
+    application.background("space", Space(application.bus).watch)
     application.relay(database)
     application.jobs(database)
     application.commands(handlers.router(service, checkpoints))

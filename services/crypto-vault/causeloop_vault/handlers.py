@@ -1,8 +1,16 @@
-"""Messages in: each command with its use case."""
+"""Messages in: each command, and each event that it follows, with its use case."""
 
-from causeloop_common.contracts import vault
-from causeloop_common.messaging import CommandRouter
-from causeloop_vault.service import CheckpointService, KeyService, RotationService, SealingService, SecretService
+from causeloop_common.contracts import tenancy, vault
+from causeloop_common.contracts.topology import VAULT_KEYRINGS
+from causeloop_common.messaging import CommandRouter, EventRouter
+from causeloop_vault.service import (
+    CheckpointService,
+    Keyrings,
+    KeyService,
+    RotationService,
+    SealingService,
+    SecretService,
+)
 
 
 def router(
@@ -33,3 +41,8 @@ def router(
             vault.GetAuditKey: checkpoints.get_audit_key,
         }
     )
+
+
+def events(keyrings: Keyrings) -> EventRouter:
+    """The events that the vault follows."""
+    return EventRouter(VAULT_KEYRINGS, {tenancy.WorkspaceCreated: keyrings.workspace_created})

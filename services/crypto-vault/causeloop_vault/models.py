@@ -3,13 +3,14 @@
 from sqlalchemy import BigInteger, Column, DateTime, ForeignKeyConstraint, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import UUID
 
-from causeloop_common import idempotency, jobs, leases, outbox, rls, schedules
+from causeloop_common import idempotency, inbox, jobs, leases, outbox, rls, schedules
 from causeloop_common.contracts.personal import PERSON, SEALED_CLIENT
 
 metadata = MetaData(schema="vault")
 
 outbox.tables(metadata)
 idempotency.table(metadata)
+inbox.table(metadata)
 jobs.table(metadata)
 schedules.table(metadata)
 leases.table(metadata, {"relay": "causeloop_vault_relay", "schedule": "causeloop_vault_jobs"})

@@ -5,11 +5,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
 import asyncpg
 import pytest
 
+from causeloop_common import ids
 from causeloop_common.context import AuthContext
+from causeloop_common.contracts.tenancy import WorkspaceCreated
 from causeloop_common.contracts.vault import CreateKey, Encrypt, PutSecret, RevealSecret, Seal
 from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, Internal, NotFound, Unavailable
@@ -128,6 +131,71 @@ class TestTheKeeper:
         keeper.silent = False
         with pytest.raises(NotFound):
             await new_vault(keeper=keeper).secrets.reveal_secret(workspace, REVEAL)
+
+
+class TestWorkspaceCreated:
+    """The event as the vault follows it."""
+
+    @staticmethod
+    async def deliver(vault: "Vault", ctx: AuthContext, event_id: UUID) -> None:
+        by_event = replace(ctx, principal="svc_vault", permissions=frozenset(), credential=None, issuer="tenancy")
+        await vault.keyrings.workspace_created(by_event, WorkspaceCreated(workspace_id=ctx.tenant), event_id)
+
+    async def test_prepares_the_keyring_once_however_often_and_wherever_it_is_delivered(
+        self, new_vault: NewVault, workspace: AuthContext, superuser: asyncpg.Connection
+    ) -> None:
+        event_id = ids.uuid7()
+        await asyncio.gather(*(self.deliver(new_vault(), workspace, event_id) for _ in range(5)))
+        await self.deliver(new_vault(), workspace, event_id)
+        assert await events(superuser, workspace) == ["vault.keyring_created"]
+
+        await new_vault().secrets.put_secret(workspace, put())
+        assert await events(superuser, workspace) == ["vault.keyring_created", "vault.secret_written"]
+
+    async def test_races_with_the_first_secret_and_the_log_does_not_show_which_was_faster(
+        self, new_vault: NewVault, as_user: Callable[..., AuthContext], superuser: asyncpg.Connection
+    ) -> None:
+        for _ in range(10):
+            workspace = as_user(ids.new("ws"))
+            await asyncio.gather(
+                self.deliver(new_vault(), workspace, ids.uuid7()), new_vault().secrets.put_secret(workspace, put())
+            )
+            rows = await superuser.fetch(
+                "SELECT type, actor, credential, request_id FROM vault.outbox WHERE workspace_id = $1 ORDER BY seq",
+                workspace.tenant_uuid,
+            )
+            assert [tuple(row) for row in rows] == [
+                ("vault.keyring_created", "svc_vault", None, workspace.request_id),
+                ("vault.secret_written", workspace.principal, workspace.credential, workspace.request_id),
+            ]
+
+    async def test_waits_for_the_keeper_of_the_master_keys_and_is_claimed_only_with_its_effect(
+        self, new_vault: NewVault, keeper: Keeper, workspace: AuthContext, superuser: asyncpg.Connection,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        event_id = ids.uuid7()
+        with monkeypatch.context() as patched:
+            patched.setattr(keyrings, "KEEPER_SECONDS", 0.05)
+            keeper.silent = True
+            with pytest.raises(Unavailable, match="keeper of the master keys does not answer"):
+                await self.deliver(new_vault(keeper=keeper), workspace, event_id)
+        keeper.silent = False
+
+        await self.deliver(new_vault(keeper=keeper), workspace, event_id)
+
+        assert keeper.in_transaction == 0
+        assert await events(superuser, workspace) == ["vault.keyring_created"]
+
+    async def test_prepares_nothing_for_another_workspace(
+        self, new_vault: NewVault, as_user: Callable[..., AuthContext], superuser: asyncpg.Connection
+    ) -> None:
+        one, other = as_user(ids.new("ws")), as_user(ids.new("ws"))
+        event_id = ids.uuid7()
+        await self.deliver(new_vault(), one, event_id)
+        assert await events(superuser, other) == []
+
+        await self.deliver(new_vault(), other, event_id)  # an id counts in its own workspace
+        assert await events(superuser, other) == ["vault.keyring_created"]
 
 
 class TestKeyring:

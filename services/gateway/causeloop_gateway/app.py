@@ -11,7 +11,7 @@ from causeloop_gateway.commands import CommandRoute, Gateway
 from causeloop_gateway.cursors import Cursors
 from causeloop_gateway.denials import Denials
 from causeloop_gateway.documents import asyncapi, openapi
-from causeloop_gateway.edge import Edge
+from causeloop_gateway.edge import Edge, TransportSecurity
 from causeloop_gateway.limits import Limits
 from causeloop_gateway.protocol import BoundedProtocol
 from causeloop_gateway.routes import ENDPOINTS, STREAMS
@@ -35,7 +35,13 @@ def create(environ: Mapping[str, str]) -> Application:
     application.background("denials", denials.run)
     application.after_serving(denials.flush)
     streams = Streams(application.bus, application.memories)
-    edge = Edge(api(gateway, streams), Operations([application]), frozenset(settings.cors_origins), application.tracer)
+    edge = Edge(
+        api(gateway, streams),
+        Operations([application]),
+        frozenset(settings.cors_origins),
+        application.tracer,
+        TransportSecurity(settings.transport_security, proxies),
+    )
     application.http(
         lambda: Listener.on(
             edge,

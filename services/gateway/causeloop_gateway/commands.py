@@ -5,7 +5,9 @@ for matching; a framework's pipeline per request would cost more than all the re
 """
 
 import asyncio
+import re
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -34,6 +36,8 @@ JSON = (b"content-type", b"application/json")
 TEXT = (b"content-type", b"text/plain; charset=utf-8")
 REPLAYED = (b"idempotency-replayed", b"true")
 
+_WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
+
 
 @dataclass(frozen=True)
 class Gateway:
@@ -48,7 +52,7 @@ class Gateway:
     trusted_proxies: int
 
 
-class Route(MatchedRoute):
+class Route(MatchedRoute, ABC):
     """A route that the router matches. Each kind of it answers in its own `_respond`."""
 
     timed: ClassVar[bool] = True
@@ -56,14 +60,17 @@ class Route(MatchedRoute):
 
     def __init__(self, gateway: Gateway, endpoint: Endpoint) -> None:
         super().__init__(f"/v1{endpoint.path}", self._respond_or_note, name=endpoint.command.operation)
+        # Starlette's ends with `$`, which leaves out a line break at the end: `db` and `db%0A` would be one address.
+        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")
         self.methods = {endpoint.method}
         self.app = self._respond_or_note
         self._gateway = gateway
         self._endpoint = endpoint
         self._limits = gateway.limits.of(endpoint.command, signed_in=bool(endpoint.credentials))
 
+    @abstractmethod
     async def _respond(self, scope: Any, receive: Any, send: Any) -> None:
-        raise NotImplementedError
+        """Answer a request; an AppError is noted, and answered by the edge."""
 
     async def _respond_or_note(self, scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -180,9 +187,28 @@ def _moment(item: dict[str, Any]) -> str:
 
 
 def _prefers_text(accept: str) -> bool:
-    """Whether a client asks for plain text and not for JSON; one that takes anything gets JSON."""
-    kinds = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
-    return "text/plain" in kinds and "application/json" not in kinds
+    """Whether a client prefers plain text to JSON (RFC 9110 12.5.1); one that takes both alike gets JSON."""
+    text, json = _weight(accept, "text/plain", "text/*"), _weight(accept, "application/json", "application/*")
+    return text[0] > 0 and text > json
+
+
+def _weight(accept: str, kind: str, group: str) -> tuple[float, int]:
+    """The weight of a type, by the most specific range that it lies in, and how specific that one is."""
+    found = (0, 0.0)
+    for part in accept.lower().split(","):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        specific = 3 if name == kind else 2 if name == group else 1 if name == "*/*" else 0
+        if specific >= found[0] and specific:
+            found = (specific, _quality(parameters))
+    return found[1], found[0]
+
+
+def _quality(parameters: list[str]) -> float:
+    """The weight among the parameters of a range; 1 without one, 0 for one that is none."""
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            return float(parameter[2:]) if _WEIGHT.fullmatch(parameter[2:]) else 0.0
+    return 1.0
 
 
 async def _send(send: Any, status: int, content: bytes, kind: tuple[bytes, bytes], *, replayed: bool) -> None:

@@ -29,7 +29,6 @@ _ALWAYS = [
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
-    (b"strict-transport-security", b"max-age=63072000; includeSubDomains"),
 ]
 _API_ONLY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 _EXPLORER = "/docs"
@@ -40,18 +39,41 @@ _ALLOWED_HEADERS = b"authorization, content-type, idempotency-key, last-event-id
 _SHOWN_HEADERS = b"x-request-id, idempotency-replayed, retry-after, ratelimit, ratelimit-policy"
 
 
+class TransportSecurity:
+    """HTTP Strict Transport Security (RFC 6797): the operator's words, sent where a trusted proxy names `https`.
+
+    Over plain HTTP it would mean nothing, and behind a proxy only the proxy knows (RFC 6797 7.2).
+    """
+
+    def __init__(self, words: str, trusted_proxies: int) -> None:
+        self.header = (b"strict-transport-security", words.encode())
+        self._trusted_proxies = trusted_proxies if words else 0
+
+    def applies(self, request: Inbound) -> bool:
+        """Whether the client's connection has TLS, as the outermost trusted proxy saw it."""
+        return bool(self._trusted_proxies) and request.scheme(self._trusted_proxies) == "https"
+
+
 class Edge:
     """The gateway's ASGI app."""
 
-    def __init__(self, api: FastAPI, operations: Operations, origins: frozenset[str], tracer: telemetry.Tracer) -> None:
+    def __init__(
+        self,
+        api: FastAPI,
+        operations: Operations,
+        origins: frozenset[str],
+        tracer: telemetry.Tracer,
+        transport_security: TransportSecurity,
+    ) -> None:
         self._api = api
         self._operations = operations
         self._origins = origins
         self._tracer = tracer
+        self._transport_security = transport_security
         self._routes: dict[tuple[str, str], list[Route]] = {}
         for route in api.routes:
             if isinstance(route, Route):
-                for method in route.methods or ():
+                for method in _methods(route):
                     self._routes.setdefault((method, _section(route.path)), []).append(route)
         self._log = telemetry.AccessLog("gateway")
         self._requests = cache(metrics.HTTP_REQUESTS.labels)
@@ -83,7 +105,10 @@ class Edge:
 
         with telemetry.caused(tracer, "HTTP", trace, telemetry.SpanKind.SERVER) as span:
             try:
+                request.check()
                 if request.path in _OPERATIONS:
+                    if request.method not in ("GET", "HEAD"):
+                        raise MethodNotAllowed.but("GET", "HEAD")
                     await self._operations(scope, receive, answer)
                 elif request.method == "OPTIONS" and "access-control-request-method" in request.headers:
                     await answer({"type": "http.response.start", "status": 204, "headers": self._preflight(request)})
@@ -92,8 +117,8 @@ class Edge:
                     await self._dispatch(scope, receive, answer)
             except AppError as error:
                 await self._refuse(answer, error, request, status)
-            except HTTPException as error:  # the router's own two
-                await self._refuse(answer, _unmatched(error.status_code), request, status)
+            except HTTPException as error:  # of the explorer
+                await self._refuse(answer, _of_the_explorer(error), request, status)
             except Exception:  # noqa: BLE001  every failure is answered
                 _log.exception("%s %s failed", request.method, _route(scope))
                 failure = Internal("Something failed on our side. Report it with the trace id.")
@@ -102,26 +127,51 @@ class Edge:
                 self._observe(scope, request, span, status, time.perf_counter() - started)
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any) -> None:
-        """To the route directly; FastAPI has its own pages, and its router distinguishes 404 from 405."""
+        """To the route directly; the explorer's pages are FastAPI's."""
         for route in self._routes.get((scope["method"], _section(scope["path"])), ()):
             if (found := route.path_regex.match(scope["path"])) is not None:
                 scope["route"], scope["path_params"] = route, found.groupdict()
                 await route.app(scope, receive, send)
                 return
         if scope["path"].startswith(_DESCRIPTION):
-            await self._api(scope, receive, send)
-        else:
-            await self._api.router(scope, receive, send)
+            await self._explore(scope, receive, send)
+            return
+        if allowed := self._allowed(scope["path"]):
+            raise MethodNotAllowed.but(*allowed)
+        raise _no_address()
+
+    async def _explore(self, scope: Any, receive: Any, send: Any) -> None:
+        """A page of the explorer; HTTPException instead of a refusal that FastAPI would write."""
+
+        async def show(message: Any) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                raise HTTPException(message["status"])
+            await send(message)
+
+        await self._api({**scope, "method": "GET"} if scope["method"] == "HEAD" else scope, receive, show)
+
+    def _allowed(self, path: str) -> list[str]:
+        """The methods that an address takes."""
+        section = _section(path)
+        return sorted(
+            {
+                method
+                for (method, name), routes in self._routes.items()
+                if name == section and any(route.path_regex.match(path) for route in routes)
+            }
+        )
 
     async def _refuse(self, send: Any, error: AppError, request: Inbound, sent: int) -> None:
         telemetry.fail(telemetry.get_current_span(), error)
         if sent:
             return  # the answer has begun; the connection's end is the only sign left
-        status, headers, body = problem(error, request.request_id)
+        status, headers, body = problem(error, request.request_id, presented="authorization" in request.headers)
         await send({"type": WHOLE, "status": status, "headers": headers, "body": body})
 
     def _common_headers(self, request: Inbound) -> list[tuple[bytes, bytes]]:
         headers = [*_ALWAYS, (b"x-request-id", request.request_id.encode())]
+        if self._transport_security.applies(request):
+            headers.append(self._transport_security.header)
         if not request.path.startswith(_EXPLORER):
             headers.append(_API_ONLY)
         origin = request.headers.get("origin")
@@ -187,7 +237,17 @@ def _route(scope: Any) -> str:
     return str(getattr(route, "path", None) or (scope["path"] if scope["path"] in _OPERATIONS else "unmatched"))
 
 
-def _unmatched(status: int) -> AppError:
-    if status == 405:
-        return MethodNotAllowed("The address exists, but not with this method. The API is described at /docs.")
+def _methods(route: Route) -> set[str]:
+    """The methods of a route. HEAD is answered as GET, and the server leaves out the body."""
+    methods = set(route.methods or ())
+    return methods | {"HEAD"} if "GET" in methods else methods
+
+
+def _of_the_explorer(error: HTTPException) -> AppError:
+    if error.status_code == 405:
+        return MethodNotAllowed.but("GET", "HEAD")
+    return _no_address()
+
+
+def _no_address() -> AppError:
     return NotFound("There is no such address. The API is described at /docs.")

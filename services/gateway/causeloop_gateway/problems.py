@@ -2,13 +2,15 @@
 
 import orjson
 
-from causeloop_common.errors import AppError
+from causeloop_common.context import STEP_UP_SECONDS
+from causeloop_common.errors import AppError, Forbidden, MethodNotAllowed, MfaRequired, Unauthorized
 
 STATUS: dict[str, tuple[int, str]] = {
     "validation_error": (422, "Invalid fields"),
     "malformed": (400, "Malformed request"),
     "headers_too_large": (431, "Headers too large"),
     "payload_too_large": (413, "Payload too large"),
+    "unsupported_media_type": (415, "Unsupported media type"),
     "unauthorized": (401, "Not signed in"),
     "invalid_grant": (401, "Grant not valid"),
     "forbidden": (403, "Not allowed"),
@@ -28,10 +30,16 @@ STATUS: dict[str, tuple[int, str]] = {
 """Status and title of every code; a test compares it with the error tree."""
 
 MEDIA_TYPE = b"application/problem+json"
+LARGEST = 4096
+"""Bytes of a refusal: no wrong request gets a large answer."""
+
+_LONGEST_DETAIL = 500
 
 
-def problem(error: AppError, request_id: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Status, headers and body of an error's answer."""
+def problem(
+    error: AppError, request_id: str, *, presented: bool = False
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, headers and body of an error's answer. `presented`: the request had a bearer token."""
     status, title = STATUS[error.code]
     body: dict[str, object] = {
         "type": f"urn:causeloop:problem:{error.code}",
@@ -44,9 +52,28 @@ def problem(error: AppError, request_id: str) -> tuple[int, list[tuple[bytes, by
     if error.fields:
         body["errors"] = error.fields
     content = orjson.dumps(body)
+    if len(content) > LARGEST:
+        body["detail"] = error.detail[:_LONGEST_DETAIL]
+        content = orjson.dumps(body)
     headers = [(b"content-type", MEDIA_TYPE), (b"content-length", str(len(content)).encode())]
     if error.retry_after is not None:
         headers.append((b"retry-after", str(error.retry_after).encode()))
-    if status == 401:
-        headers.append((b"www-authenticate", b'Bearer realm="causeloop"'))
+    if status in (401, 403):
+        headers.append((b"www-authenticate", _challenge(error, presented=presented)))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", ", ".join(error.allowed).encode()))
     return status, headers, content
+
+
+def _challenge(error: AppError, *, presented: bool) -> bytes:
+    """The challenge of RFC 6750 3: the reason too, to those who sent a token."""
+    parts = ['Bearer realm="causeloop"']
+    if isinstance(error, Unauthorized) and presented:
+        parts.append('error="invalid_token"')
+    elif isinstance(error, Forbidden):
+        parts.append('error="insufficient_scope"')
+        if error.permission is not None:
+            parts.append(f'scope="{error.permission}"')
+    elif isinstance(error, MfaRequired):  # RFC 9470 3
+        parts.append(f'error="insufficient_user_authentication", max_age="{STEP_UP_SECONDS}"')
+    return ", ".join(parts).encode()

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from causeloop_common.errors import AppError, HeadersTooLarge, Malformed
@@ -86,9 +87,6 @@ class _Lingering:
             self._transport.close()
 
 
-_BODILY = frozenset({b"content-length", b"transfer-encoding"})
-
-
 def _discarded(_: bytes) -> None:
     """Discard what is written to a closed connection."""
 
@@ -102,7 +100,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._in_body = False
         self._refused = False
-        self._ignores = False
+        self._offers = False
         self._too_slow: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -117,14 +115,40 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, unless the connection was refused or the head grows too large."""
-        if self._refused or self._ignores:
+        if self._refused:
             return
         self._head_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if self._head_bytes > HEADER_BYTES:
             self._refuse(HeadersTooLarge(f"The request's headers are larger than {HEADER_BYTES} bytes. Send less."))
         elif self._in_head and self._too_slow is None:  # hardly ever: most heads arrive in one piece
             self._expect_head()
+
+    def _feed(self, data: bytes) -> None:
+        self._offers = False
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as found:
+            self._pass_over_the_offer(data[found.args[0] :])
+        except HttpParserError:
+            self.send_400_response("")
+
+    def _pass_over_the_offer(self, rest: bytes) -> None:
+        """Read a request that offers another protocol as if it did not (RFC 9110 7.8): its head anew, then the rest.
+
+        The parser stops after such a head. It would take a body for the next request, and so for somebody else's behind
+        a proxy.
+        """
+        if self._refused:
+            return
+        kept = [(name, value) for name, value in self.headers if name != b"upgrade"]
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
+        for name, value in kept:
+            head += (name, b": ", value, b"\r\n")
+        self.parser = HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        self._feed(b"".join((*head, b"\r\n", rest)))
 
     def on_message_begin(self) -> None:
         """Begin a new request's head."""
@@ -148,16 +172,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if size > HEADER_BYTES:
             self._refuse(HeadersTooLarge(f"The request's headers are larger than {HEADER_BYTES} bytes. Send less."))
             return
-        upgrade = self.parser.should_upgrade()
-        if upgrade and (self.parser.get_method() == b"CONNECT" or _BODILY.intersection(n for n, _ in self.headers)):
-            # The parser would take the body for the next request, and so for somebody else's behind a proxy.
-            self._refuse(Malformed("A request with a body, or CONNECT, cannot ask for another protocol."))
-            return
-        super().on_headers_complete()
-        if upgrade:
-            self._in_body = False
-            self._ignores = True
-            self.cycle.keep_alive = False
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+        elif self.parser.get_method() == b"CONNECT":
+            self._refuse(Malformed("CONNECT is not taken: this is no proxy."))
+        else:
+            self._offers = True
 
     def on_response_complete(self) -> None:
         """End the connection after an answer that was given before the whole body came: nobody reads the rest."""
@@ -175,7 +195,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Finish the request."""
         self._in_body = False
         self._head_bytes = 0
-        if not self._refused:
+        if not self._refused and not self._offers:
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:

@@ -128,11 +128,11 @@ def require(caller: Caller, permission: str, credentials: frozenset[str]) -> Non
         raise Forbidden(f"This cannot be done with a {caller.identity.kind}. Use a {' or '.join(sorted(credentials))}.")
     if not permits(caller.permissions, permission):
         hint = (
-            "Your token is not in a workspace: refresh it with 'workspace_id'."
+            " Your token is not in a workspace: refresh it with 'workspace_id'."
             if caller.identity.tenant == caller.identity.principal
-            else "Ask an administrator of the workspace."
+            else " Ask an administrator of the workspace."
         )
-        raise Forbidden(f"This needs the permission '{permission}'. {hint}")
+        raise Forbidden.lacking(permission, hint)
 
 
 def _bearer(authorization: str | None) -> str:

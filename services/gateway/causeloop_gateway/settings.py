@@ -17,6 +17,13 @@ class GatewaySettings(Settings):
         default=0, ge=0, le=8, alias="TRUSTED_PROXIES", description="proxies in front, counted from the right"
     )
 
+    transport_security: str = Field(
+        default="max-age=63072000",
+        max_length=200,
+        pattern=r"^[\x20-\x7e]*$",
+        alias="STRICT_TRANSPORT_SECURITY",
+        description="the header of this name where a trusted proxy names https in X-Forwarded-Proto; empty for none",
+    )
     rate_limit_factor: float = Field(
         default=1.0,
         gt=0,

@@ -133,10 +133,16 @@ class TestFields:
         problem = await house.refused(400, "malformed", "PUT", "/secrets/a", owner.token, content=content)
         assert problem["detail"].startswith(detail)
 
-    async def test_a_body_of_another_kind_is_malformed(self, house: "House", owner: "Person") -> None:
+    async def test_a_body_of_another_kind_is_not_taken(self, house: "House", owner: "Person") -> None:
         for kind in ("text/plain", "application/x-www-form-urlencoded", "application/jsonx"):
             problem = await house.refused(
-                400, "malformed", "PUT", "/secrets/a", owner.token, content="{}", headers={"content-type": kind}
+                415,
+                "unsupported_media_type",
+                "PUT",
+                "/secrets/a",
+                owner.token,
+                content="{}",
+                headers={"content-type": kind},
             )
             assert problem["detail"] == "Send the body as application/json."
         kind = "Application/JSON; charset=utf-8"

@@ -76,7 +76,12 @@ class TestParameters:
             request(query=b"a=1&b=2&a=1&cls=1&cls=2").parameters()
         assert refused.value.fields == {"a": ["is given more than once"], "cls": ["is given more than once"]}
 
-    @pytest.mark.parametrize("query", [b"a=%ff", b"\xff=1", b"&".join(b"a%d=" % n for n in range(51))])
+    @pytest.mark.parametrize("query", [b"a=%ff", b"a=%zz", b"%=1", b"a=%c3"])
+    def test_with_an_escape_that_is_none_are_malformed(self, query: bytes) -> None:
+        with pytest.raises(Malformed, match=r"^A % in the address is not followed by the hex digits of a UTF-8"):
+            request(query=query).parameters()
+
+    @pytest.mark.parametrize("query", [b"\xff=1", b"&".join(b"a%d=" % n for n in range(51))])
     def test_that_cannot_be_read_are_malformed(self, query: bytes) -> None:
         with pytest.raises(Malformed, match=r"^The query string cannot be read\.$"):
             request(query=query).parameters()

@@ -5,9 +5,18 @@ from typing import Any
 import orjson
 import pytest
 
-from causeloop_common.errors import AppError, InvalidInput, RateLimited, Unauthorized, Unavailable
+from causeloop_common.errors import (
+    AppError,
+    Forbidden,
+    InvalidGrant,
+    InvalidInput,
+    MfaRequired,
+    RateLimited,
+    Unauthorized,
+    Unavailable,
+)
 from causeloop_gateway.documents import openapi
-from causeloop_gateway.problems import STATUS, problem
+from causeloop_gateway.problems import LARGEST, STATUS, problem
 
 KINDS = pytest.mark.parametrize("kind", AppError.kinds(), ids=lambda kind: kind.code)
 
@@ -62,9 +71,47 @@ class TestProblem:
         assert answer_of(error)[1].get(b"retry-after") == seconds
 
     @KINDS
-    def test_names_the_scheme_exactly_where_nobody_is_signed_in(self, kind: type[AppError]) -> None:
+    def test_names_the_scheme_exactly_where_another_credential_would_do(self, kind: type[AppError]) -> None:
         status, headers, _ = answer_of(kind("x"))
-        assert (b"www-authenticate" in headers) == (status == 401)
+        assert (b"www-authenticate" in headers) == (status in (401, 403))
+
+    @pytest.mark.parametrize(
+        ("error", "presented", "challenge"),
+        [
+            (Unauthorized("x"), False, 'Bearer realm="causeloop"'),
+            (Unauthorized("x"), True, 'Bearer realm="causeloop", error="invalid_token"'),
+            (InvalidGrant("x"), False, 'Bearer realm="causeloop"'),
+            (Forbidden("x"), True, 'Bearer realm="causeloop", error="insufficient_scope"'),
+            (
+                Forbidden.lacking("secrets:read"),
+                True,
+                'Bearer realm="causeloop", error="insufficient_scope", scope="secrets:read"',
+            ),
+            (
+                MfaRequired("x"),
+                True,
+                'Bearer realm="causeloop", error="insufficient_user_authentication", max_age="600"',
+            ),
+        ],
+    )
+    def test_has_the_reason_for_those_who_sent_a_token(self, error: AppError, presented: bool, challenge: str) -> None:
+        """E23: the challenge has the members of RFC 6750, but none for a request without a token."""
+        _, headers, _ = problem(error, "req_1", presented=presented)
+        assert dict(headers)[b"www-authenticate"].decode() == challenge
+
+    @pytest.mark.parametrize("name", ["n", "\U0001f600", "\x00", '"'], ids=["plain", "wide", "control", "quote"])
+    def test_is_never_large(self, name: str) -> None:
+        """E4: however many fields are wrong and however long their names are, a refusal has at most 4 KiB."""
+        wrong = {f"{number}{name * 10_000}": ["is wrong" * 1000] * 50 for number in range(1000)}
+        body = problem(InvalidInput.named(wrong, 16_000), "r" * 64)[2]
+        assert len(body) <= LARGEST
+        shown = orjson.loads(body)
+        named = len(shown["errors"])
+        assert 1 <= named <= 25
+        assert shown["detail"] == f"The request has 16000 invalid fields; 'errors' names {named} of them."
+
+    def test_with_a_long_sentence_is_not_large_either(self) -> None:
+        assert len(problem(InvalidGrant("x" * 100_000), "req_1")[2]) <= LARGEST
 
     def test_has_a_schema_that_fits(self) -> None:
         described = openapi.document()["components"]["schemas"]["Problem"]

@@ -1,9 +1,11 @@
 """HTTP/1.1 over a real socket: bounds on what comes before a body, and answers for what is not HTTP."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+import orjson
 import pytest
 
 from causeloop_gateway import protocol
@@ -120,35 +122,45 @@ class TestAnAnswer:
         assert await connection.is_closed()
 
 
+CHUNKED_BODY = b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+
+
 class TestAnotherProtocol:
-    @pytest.mark.parametrize(
-        "head",
-        [
-            b"GET /v1/secrets HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: x\r\ncontent-length: 40\r\n\r\n",
-            b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: x\r\ntransfer-encoding: chunked\r\n\r\n",
-            b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n",
-        ],
-        ids=["length", "chunked", "connect"],
-    )
-    async def test_asked_for_with_a_body_is_refused_and_the_body_is_never_a_request(
-        self, wire: Connect, head: bytes
+    @pytest.mark.parametrize("parts", [1, 2, 400], ids=["whole", "in two", "byte by byte"])
+    @pytest.mark.parametrize("body", [b"content-length: 2\r\n\r\n{}", CHUNKED_BODY], ids=["length", "chunked"])
+    async def test_that_is_offered_is_passed_over_and_the_body_is_the_body(
+        self, wire: Connect, body: bytes, parts: int
     ) -> None:
+        """E17: an offer to speak HTTP/2, as curl and Java send it, is answered in HTTP/1.1."""
         connection = await wire()
-        await connection.send(head)
+        request = b"POST /v1/auth/refresh HTTP/1.1\r\nhost: x\r\n" + OFFER + body
+        step = -(-len(request) // parts)
+        for start in range(0, len(request), step):
+            await connection.send(request[start : start + step])
+            if parts < 400:
+                await asyncio.sleep(0.01)
+        status, _, answer = await connection.answer()
+        assert (status, list(orjson.loads(answer)["errors"])) == (422, ["refresh_token"])
         await connection.send(HEALTH)
-
-        status, *_ = await connection.answer()
-
-        assert status == 400
-        assert await connection.is_closed()
-
-    async def test_asked_for_without_a_body_is_answered_once_and_nothing_after_it_is_read(self, wire: Connect) -> None:
-        connection = await wire()
-        await connection.send(HEALTH.replace(b"\r\n\r\n", b"\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"))
-        await connection.send(HEALTH)
-
         assert (await connection.answer())[0] == 200
-        assert await connection.is_closed()
+
+    @pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"TLS/1.0", b"h2c, websocket"])
+    async def test_that_is_offered_without_a_body_is_passed_over_too(self, wire: Connect, protocol: bytes) -> None:
+        connection = await wire()
+        asked = HEALTH.replace(b"\r\n\r\n", b"\r\nconnection: upgrade\r\nupgrade: " + protocol + b"\r\n\r\n")
+        await connection.send(asked + HEALTH + asked)
+        assert [(await connection.answer())[0] for _ in range(3)] == [200, 200, 200]
+
+    async def test_that_is_offered_does_not_make_a_large_head_a_small_one(self, wire: Connect) -> None:
+        connection = await wire()
+        await connection.send(HEALTH[:-2] + OFFER + b"x: " + b"x" * 40_000 + b"\r\n\r\n")
+        await refused(connection, 431, "headers_too_large", TOO_LARGE)
+
+    async def test_of_a_proxy_is_refused(self, wire: Connect) -> None:
+        connection = await wire()
+        await connection.send(b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n" + HEALTH)
+        await refused(connection, 400, "malformed", "CONNECT is not taken: this is no proxy.")
 
 
 class TestSlowClients:

@@ -141,11 +141,21 @@ class TestWhereItBegins:
         problem = await house.refused(409, "conflict", "GET", "/audit/stream", token["token"], headers=position)
         assert "was restored to an earlier state" in problem["detail"]
 
-    @pytest.mark.parametrize("given", ["", "x", "-2", "1.0", "+1", "1" * 17, "9007199254740992", "٣"])
+    @pytest.mark.parametrize("given", ["x", "-2", "1.0", "+1", "1" * 17, "9007199254740992", "٣"])
     async def test_a_last_id_that_is_none_is_refused(self, house: "House", token: dict[str, Any], given: str) -> None:
         headers = [(b"authorization", f"Bearer {token['token']}".encode()), (b"last-event-id", given.encode())]
         answer = await house.http.get("/v1/audit/stream", headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
+
+    @pytest.mark.parametrize("given", ["", " "])
+    async def test_a_last_id_that_is_empty_is_as_none(
+        self, house: "House", owner: "Person", token: dict[str, Any], announce: "Announce", given: str
+    ) -> None:
+        """E32: a reader that has received nothing yet may send an empty Last-Event-ID."""
+        async with listening(house, token["token"], last_event_id=given) as listener:
+            (made,) = await announce(owner.workspace)
+            (event,) = await listener.next()
+            assert json.loads(event.data)["id"] == made
 
     @pytest.mark.parametrize("given", ["", "x", "-1", "1.0", "1e3", "1" * 17])
     async def test_an_index_that_is_none_is_refused(self, house: "House", token: dict[str, Any], given: str) -> None:
@@ -158,7 +168,7 @@ class TestWhereItBegins:
         problem = await house.refused(422, "validation_error", "GET", "/audit/stream?start=0&limit=1", token["token"])
         assert set(problem["errors"]) == {"start", "limit"}
 
-    @pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "DELETE"])
+    @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
     async def test_there_is_no_other_method(self, house: "House", token: dict[str, Any], method: str) -> None:
         answer = await house.call(method, "/audit/stream", token["token"])
         assert answer.status_code == 405

@@ -1,9 +1,10 @@
 """Audit's contract: a tenant's log, and proofs about it. Of itself audit announces only what its jobs do."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from causeloop_common.contracts import jobs
 from causeloop_common.contracts.base import (
@@ -66,13 +67,26 @@ class EventPage(Page):
     data: list[EventView] = Field(description="The entries of this page.")
 
 
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
+
+
+def _moment(given: object) -> object:
+    """A time in the one form that is taken; by itself pydantic takes seconds since 1970 too, and leaves out parts."""
+    if not isinstance(given, str):
+        return given
+    if _RFC_3339.fullmatch(given) is None:
+        hint = "; in an address, write the + of an offset as %2B" if " " in given else ""
+        raise ValueError(f"is not a time as RFC 3339 writes it, such as 2026-01-31T12:00:00Z{hint}")
+    return datetime.fromisoformat(given.upper())
+
+
 def _bounded(moment: datetime) -> datetime:
     if not 2000 <= moment.year <= 9000:
         raise ValueError("is not between the years 2000 and 9000")
     return moment
 
 
-Moment = Annotated[Timestamp, AfterValidator(_bounded)]
+Moment = Annotated[Timestamp, BeforeValidator(_moment), AfterValidator(_bounded)]
 Filter = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 
 

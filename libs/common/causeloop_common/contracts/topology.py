@@ -110,7 +110,10 @@ DEAD = Stream("DEAD", ("dead.>",), max_age_seconds=30 * _DAY, max_bytes=_GIB)
 STREAMS: tuple[Stream, ...] = (EVENTS, DEAD)
 
 AUDIT_INTAKE = Consumer("audit_intake", "EVENTS", "audit", ("evt.>",), ack_all=True)
-CONSUMERS: tuple[Consumer, ...] = (AUDIT_INTAKE,)
+VAULT_KEYRINGS = Consumer(
+    "vault_keyrings", "EVENTS", "vault", ("evt.*.*.tenancy.workspace_created",), ack_wait_seconds=10
+)
+CONSUMERS: tuple[Consumer, ...] = (AUDIT_INTAKE, VAULT_KEYRINGS)
 
 HEADS = "head.*"
 """`head.<tenant>`: a tenant's log has grown, its new size as ASCII decimal. A wake-up without durability, no truth."""

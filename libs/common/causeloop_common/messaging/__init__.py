@@ -15,12 +15,14 @@ costs more than the rest of the way; events are FastStream's (`docs/decisions/00
     cloudevents  an event's headers, written and read             bus        the connection: call, follow
     commands     CommandRouter: answers commands                  events     EventRouter: follows a durable consumer
     connection   how a service connects, and reads its consumers  server     what the server must be
+    progress     how long a consumer's oldest event has waited
 """
 
 from causeloop_common.messaging.bus import Answer, Bus
 from causeloop_common.messaging.cloudevents import announced, event_headers, public_subject
 from causeloop_common.messaging.commands import CommandRouter, aside
 from causeloop_common.messaging.events import EventRouter
+from causeloop_common.messaging.progress import Progress
 from causeloop_common.messaging.wire import invalid_input
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Bus",
     "CommandRouter",
     "EventRouter",
+    "Progress",
     "announced",
     "aside",
     "event_headers",

@@ -228,9 +228,8 @@ class Bus:
             raise Unavailable("The message bus cannot be reached. Try again.") from error
 
     async def start(self) -> None:
-        """Start what was declared with `follow` and `EventRouter`."""
+        """Start what was declared with `follow`."""
         await self.broker.start()
-        await self.reader.start()
 
     async def flush(self) -> None:
         """Wait until the server knows of every message and subscription so far."""

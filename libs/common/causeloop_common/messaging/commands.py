@@ -200,7 +200,7 @@ class CommandRouter:
         bus = self._bus
         caller = bus.tokens.verify(headers.get(TOKEN, ""))
         if caller.issuer not in kind.issuers or not permits(caller.permissions, kind.permission):
-            raise Forbidden(f"This needs the permission '{kind.permission}'.")
+            raise Forbidden.lacking(kind.permission, "")
         if kind.step_up:
             caller.require_step_up(time.time())
         key = headers.get(IDEMPOTENCY_KEY)

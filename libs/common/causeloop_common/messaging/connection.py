@@ -90,11 +90,6 @@ class Reader:
         if self._rights.lack is not None:
             raise Unavailable(self._rights.lack)
 
-    async def start(self) -> None:
-        """Start what an `EventRouter` declared."""
-        if self._client is not None:
-            await self.broker.start()
-
     async def close(self) -> None:
         """Disconnect."""
         self._rights.close()

@@ -1,11 +1,13 @@
 """Following events durably."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from uuid import UUID
 
 import nats.errors
+import nats.js.errors
 from faststream import AckPolicy
 from faststream.nats import JStream, NatsMessage, PullSub
 from nats.aio.msg import Msg
@@ -17,9 +19,17 @@ from causeloop_common.contracts.base import Event
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.messaging.bus import Bus, raw, undecoded
 from causeloop_common.messaging.cloudevents import FAILURE, SUBJECT, announced, public_subject
+from causeloop_common.messaging.progress import Progress
 from causeloop_common.telemetry import SpanKind, metrics
 
 _log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 30.0
+"""An event that waits longer is a fault."""
+LOOK_SECONDS = 5.0
+_PULL_SECONDS = 5.0
+"""A pull that a lost connection took along is repeated after so long."""
+_AT_ONCE = 4
 
 Handler = Callable[[AuthContext, Any, UUID], Awaitable[None]]
 """Reacts to one kind of event: `member_removed(ctx, event, event_id)`."""
@@ -28,9 +38,10 @@ Handler = Callable[[AuthContext, Any, UUID], Awaitable[None]]
 class EventRouter:
     """Follows a durable consumer: `EventRouter(CONSUMER, {MemberRemoved: sessions.member_removed})`.
 
-    A kind of event without a handler is passed over. An event is delivered at least once, so its handler begins with
-    `tx.claim(consumer, event_id)`. A passing fault is retried for as long as it lasts, with delay; an event that fails
-    otherwise is copied to the dead-letter stream after `attempts`, and then terminated.
+    The replicas of the service share its events. A kind of event without a handler is passed over. An event is
+    delivered at least once, so its handler begins with `tx.claim(consumer, event_id)`. A passing fault is retried for
+    as long as it lasts, with delay; an event that fails otherwise is copied to the dead-letter stream after `attempts`,
+    and then terminated.
     """
 
     def __init__(
@@ -39,21 +50,52 @@ class EventRouter:
         self.consumer = consumer
         self._attempts = attempts
         self._handlers = {kind.type: (kind, handler) for kind, handler in handlers.items()}
+        self._waiting = 0.0
+        self._fault: str | None = f"The consumer {consumer.name} has not been looked at yet."
+        metrics.CONSUMER_LAG.labels(consumer.name).set_function(lambda: self._waiting)
 
     def attach(self, bus: Bus) -> None:
-        """Declare the subscription; `Bus.start` begins it."""
+        """Declare the subscription; `run` begins it."""
         self._bus = bus
-        subscriber = bus.reader.broker.subscriber(
+        self._progress = Progress(bus.reader, self.consumer)
+        self._subscriber = bus.reader.broker.subscriber(
             self.consumer.filters[0],  # a name for FastStream; the consumer, made by the operator, has the filters
             durable=self.consumer.name,
             stream=JStream(self.consumer.stream, declare=False),
-            pull_sub=PullSub(batch_size=16, timeout=1.0),
+            pull_sub=PullSub(
+                batch_size=1, timeout=_PULL_SECONDS
+            ),  # of a larger batch the first would wait for the last
+            max_workers=_AT_ONCE,
             inbox_prefix=f"{topology.inbox(bus.reader.name)}.".encode(),  # the connection's own is not asked for pulls
             ack_policy=AckPolicy.MANUAL,
             decoder=undecoded,
             no_reply=True,
         )
-        subscriber(raw(self._receive))
+        self._subscriber(raw(self._receive))
+
+    async def run(self) -> None:
+        """Follow whenever there is a consumer, and look how long its oldest event has been waiting, until cancelled."""
+        while True:
+            try:
+                self._waiting = await self._progress.waiting()
+                if not self._subscriber.running:
+                    await self._subscriber.start()
+                self._fault = None
+            except nats.js.errors.NotFoundError:
+                self._fault = f"The consumer {self.consumer.name} is missing. Run `causeloop migrate`."
+                await self._subscriber.stop()  # or it would ask without a pause
+            except AppError as error:
+                self._fault = error.detail
+            except (nats.errors.Error, OSError, TimeoutError) as error:
+                self._fault = f"The consumer {self.consumer.name} cannot be asked for: {type(error).__name__}."
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def check(self) -> None:
+        """Readiness: raise `Unavailable` unless the consumer is there, and its events are handled."""
+        if self._fault is not None:
+            raise Unavailable(self._fault)
+        if self._waiting > PATIENCE_SECONDS:
+            raise Unavailable(f"An event has been waiting for {self.consumer.name} for {self._waiting:.0f} seconds.")
 
     async def _receive(self, message: NatsMessage) -> None:
         delivery = message.raw_message
@@ -90,6 +132,7 @@ class EventRouter:
             await self._bury(delivery, type(error).__name__)
         else:
             await delivery.ack()
+            metrics.CONSUMED.labels(self.consumer.name).inc()
 
     async def _bury(self, delivery: Msg, failure: str) -> None:
         """Copy what cannot be handled to the dead letters; while that is impossible, it comes again."""

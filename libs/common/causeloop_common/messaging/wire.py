@@ -59,4 +59,4 @@ def invalid_input(error: ValidationError) -> InvalidInput:
     for problem in error.errors(include_url=False, include_input=False, include_context=False):
         name = ".".join(str(part) for part in problem["loc"]) or "body"
         fields.setdefault(name, []).append(problem["msg"].removeprefix("Value error, "))
-    return InvalidInput("The request has invalid fields; see 'errors'.", fields=fields)
+    return InvalidInput.named(fields, len(fields))

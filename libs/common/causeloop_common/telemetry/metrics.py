@@ -52,6 +52,11 @@ OUTBOX_PENDING = Gauge(
 RELAYED = Counter("causeloop_relayed_total", "Events put on the bus.", ["service"])
 RELAY_BATCH = Histogram("causeloop_relay_batch_events", "Events put on the bus at once.", ["service"], buckets=_EVENTS)
 
+CONSUMER_LAG = Gauge(
+    "causeloop_consumer_lag_seconds", "How long the oldest event of a consumer has been waiting.", ["consumer"]
+)
+CONSUMED = Counter("causeloop_consumed_total", "Events that a consumer handled.", ["consumer"])
+STREAM_USED = Gauge("causeloop_stream_used_ratio", "The part of its space that a stream on the bus uses.", ["stream"])
 DEAD_LETTERS = Counter("causeloop_dead_letters_total", "Events that a consumer could not handle.", ["consumer"])
 
 JOBS_RUNNING = Gauge("causeloop_jobs_running", "Jobs whose steps run in this process.", ["service"])

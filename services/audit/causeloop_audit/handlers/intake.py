@@ -19,7 +19,7 @@ from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.topology import AUDIT_INTAKE
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.leader import Leader, Work
-from causeloop_common.messaging import Bus, announced, public_subject
+from causeloop_common.messaging import Bus, Progress, announced, public_subject
 from causeloop_common.telemetry import Span, SpanKind, metrics
 
 BATCH = 500
@@ -48,8 +48,7 @@ class Intake(Work):
         self._bus = bus
         self._service = service
         self._leader = leader
-        self._seen = 0
-        self._seen_at = 0.0
+        self._progress = Progress(bus.reader, AUDIT_INTAKE)
 
     async def lead(self) -> None:
         """Enter events until cancelled."""
@@ -83,20 +82,8 @@ class Intake(Work):
                 await subscription.unsubscribe()
 
     async def waiting(self) -> float:
-        """The seconds for which an event has been waiting that was in the stream at an earlier look.
-
-        A look shows how far the log is acknowledged and where the stream ends. When what was its end then is
-        acknowledged, the next look begins to count anew.
-        """
-        info = await self._bus.reader.jetstream().consumer_info(AUDIT_INTAKE.stream, AUDIT_INTAKE.name)
-        assert info.delivered is not None  # noqa: S101  a consumer has both
-        assert info.ack_floor is not None  # noqa: S101
-        if not info.num_pending and not info.num_ack_pending:
-            self._seen_at = 0.0
-            return 0.0
-        if not self._seen_at or info.ack_floor.stream_seq >= self._seen:
-            self._seen, self._seen_at = info.delivered.stream_seq + (info.num_pending or 0), time.monotonic()
-        return time.monotonic() - self._seen_at
+        """The seconds for which the oldest event has been waiting that was in the stream at an earlier look."""
+        return await self._progress.waiting()
 
     async def _reset(self) -> None:
         """Have the consumer begin after the last acknowledgement, whatever it delivered since then."""

@@ -11,9 +11,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from typing import Any, Protocol, TypeVar
+from uuid import UUID
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
+from causeloop_common.contracts.tenancy import WorkspaceCreated
+from causeloop_common.contracts.topology import VAULT_KEYRINGS
 from causeloop_common.contracts.vault import KeyringCreated
 from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, Internal, Unavailable
@@ -117,6 +120,10 @@ class Keyrings:
                     raise Internal("The tenant's keyring lacks a data key. Report it with the trace id.") from stale
                 keyring = newer
 
+    async def workspace_created(self, ctx: AuthContext, event: WorkspaceCreated, event_id: UUID) -> None:
+        """Prepare the keyring of a new workspace, so that its first secret does not wait for it."""
+        await self._make(ctx, event_id)
+
     async def prepare(self, ctx: AuthContext) -> Keyring:
         """The tenant's keyring as it is now, made if there is none."""
         keyring = await self._renewed(ctx)
@@ -150,10 +157,15 @@ class Keyrings:
             return None, (ctx.tenant,)
         return Keyring(ctx.tenant, await self._unwrapped(ctx.tenant, wrapped), wrapped[-1].version), (ctx.tenant,)
 
-    async def _make(self, ctx: AuthContext) -> None:
-        """Make the tenant's first data key, unless a racer is faster."""
+    async def _make(self, ctx: AuthContext, event_id: UUID | None = None) -> None:
+        """Make the tenant's first data key, unless a racer is faster, or the event was handled before.
+
+        It is the vault's own act, and no log shows whether the event or a member was faster.
+        """
         first = await self._wrapped(self._entropy(DATA_KEY_BYTES), ctx.tenant, 1)
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.transaction(ctx.of_service("vault")) as tx:
+            if event_id is not None and not await tx.claim(VAULT_KEYRINGS.name, event_id):
+                return
             if await repository.add_data_key(tx, first):
                 tx.publish(KeyringCreated(keyring=ctx.tenant, version=1))
 

@@ -28,14 +28,13 @@ WAIT_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The work of a step: how many rows it saw, how many of these it sealed anew, and how many did not open. The next
-    step begins at `cursor`, None at the end, `wait` seconds later.
+    """The work of a step: how many rows it saw, and how many of these are under the primary key now. The next step
+    begins at `cursor`, None at the end, `wait` seconds later.
     """
 
     cursor: str | None
     seen: int = 0
-    count: int = 0
-    unopened: int = 0
+    done: int = 0
     wait: float = 0.0
 
 
@@ -74,7 +73,7 @@ class Reencryption:
             _log.error("%d stored ciphertexts of %s do not open and stay as they are", unopened, keyring.tenant)
         if count:
             tx.publish(KeyringReencrypted(keyring=keyring.tenant, version=keyring.version, count=count))
-        return Batch(None if behind is None else json.dumps(behind), len(found), count, unopened)
+        return Batch(None if behind is None else json.dumps(behind), len(found), len(found) - unopened)
 
     def _sealed_anew(self, keyring: Keyring, opened: list[tuple[Sealed, bytes]]) -> list[tuple[Sealed, str]]:
         if not opened:

@@ -48,13 +48,11 @@ class RotationService:
             total = await self._reencryption.total(tx) if step.total is None else step.total
 
             batch = await self._reencryption.step(tx, keyring, step.cursor)
-            done = step.done + batch.seen
+            done = step.done + batch.done
 
+            total = max(total, done)  # more may have been written since it was counted
+            detail = f"{done} of {total} values and keys are sealed under version {keyring.version}."
             if batch.cursor is None:
-                tx.end(
-                    f"Everything is sealed under version {keyring.version}: {done} values and keys.", done=batch.seen
-                )
+                tx.end(detail, done=batch.done)
             else:
-                total = max(total, done)  # more may have been written since it was counted
-                detail = f"{done} of {total} values and keys are sealed under version {keyring.version}."
-                tx.advance(batch.cursor, done=batch.seen, total=total, detail=detail, wait=batch.wait)
+                tx.advance(batch.cursor, done=batch.done, total=total, detail=detail, wait=batch.wait)

@@ -35,6 +35,7 @@ from causeloop_common.errors import (
     Timeout,
     Unauthorized,
     Unavailable,
+    UnsupportedMediaType,
 )
 from causeloop_gateway.documents.parts import frame, words
 from causeloop_gateway.endpoints import RECORDED, SESSION, Endpoint
@@ -50,6 +51,7 @@ _SHOWN = example_id("tok")
 _ALWAYS = ("X-Request-Id", "RateLimit", "RateLimit-Policy")
 _HEADERS_OF_STATUS = {
     401: ("WWW-Authenticate",),
+    403: ("WWW-Authenticate",),
     429: ("Retry-After", "RateLimit", "RateLimit-Policy"),
     503: ("Retry-After",),
 }
@@ -67,7 +69,11 @@ _KEYED: tuple[AppError, ...] = (
     ),
     IdempotencyMismatch("This Idempotency-Key was used with another request. Use a new key for a new request."),
 )
-_SHARED = frozenset(map(type, (*_EVERYWHERE, _SIGNED_IN, RECORDED))) | {PayloadTooLarge, RateLimited}
+_SHARED = frozenset(map(type, (*_EVERYWHERE, _SIGNED_IN, RECORDED))) | {
+    PayloadTooLarge,
+    RateLimited,
+    UnsupportedMediaType,
+}
 """Errors that are equal for every operation, and so described once."""
 
 
@@ -79,7 +85,7 @@ def refusals(endpoint: Endpoint) -> Iterator[AppError]:
         yield Malformed("The cursor was not made for this list, filter and workspace. Start without one.")
     else:
         yield Malformed(
-            "Send the body as application/json." if endpoint.takes_body else "The query string cannot be read."
+            "The body must be a JSON object." if endpoint.takes_body else "The query string cannot be read."
         )
     missing = [
         name for name, field in command.fields().items() if field.is_required() and name in endpoint.other_fields
@@ -93,7 +99,7 @@ def refusals(endpoint: Endpoint) -> Iterator[AppError]:
     if endpoint.credentials == SESSION:
         yield Forbidden("This cannot be done with a token. Use a session.")
     elif endpoint.credentials:
-        yield Forbidden(f"This needs the permission '{command.permission}'. Ask an administrator of the workspace.")
+        yield Forbidden.lacking(command.permission)
     if command.step_up:
         yield MfaRequired(
             f"This needs a sign-in of the last {STEP_UP_SECONDS // 60} minutes. Sign in again, then repeat it."
@@ -101,6 +107,7 @@ def refusals(endpoint: Endpoint) -> Iterator[AppError]:
     if endpoint.takes_body:
         most = BODY_BYTES if endpoint.credentials else ANONYMOUS_BODY_BYTES
         yield PayloadTooLarge(f"The body is larger than {most} bytes. Send less at once.")
+        yield UnsupportedMediaType("Send the body as application/json.")
     if endpoint.keyed:
         yield from _KEYED
         if command.reply.is_sealed:

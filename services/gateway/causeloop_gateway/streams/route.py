@@ -44,6 +44,10 @@ class StreamRoute(Route):
         request: Inbound = scope["inbound"]
         await self._signed_in(request)
         start = _start(request)
+        if request.method == "HEAD":
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            await send({"type": "http.response.body", "body": b""})
+            return
         admit = partial(self._signed_in, request, is_counted=False)
         stream = Stream(scope["caller"].identity, admit, self._streams.read, receive, send)
         transport = scope["causeloop.transport"]
@@ -69,6 +73,7 @@ def _narrow(transport: Any) -> None:
 
 def _start(request: Inbound) -> int | None:
     """The first index to send; None for entries from now on."""
+    request.refuse_body()
     given = request.parameters()
     begin = given.pop(FROM, None)
     if given:
@@ -76,7 +81,7 @@ def _start(request: Inbound) -> int | None:
     if begin is not None and (_INDEX.fullmatch(begin) is None or int(begin) > LAST_INDEX):
         raise InvalidInput.of(**{FROM: "is not an index of a log, a number from 0"})
     position = request.headers.get(LAST_EVENT_ID)
-    if position is None:
+    if not position:  # an empty one, as EventSource's is before the first event, is none
         return None if begin is None else int(begin)
     if _POSITION.fullmatch(position) is None or int(position) >= LAST_INDEX:
         raise Malformed("Last-Event-ID is not an id of this stream. Send the last one you received, or none.")

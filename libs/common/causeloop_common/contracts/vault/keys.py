@@ -158,7 +158,11 @@ class Encrypt(Command[Encrypted], permission=Permission.KEYS_USE, keyed=False):
         default=None, description="The names and values to bind the ciphertext to.", examples=[_CONTEXT]
     )
     items: list[PlainItem] | None = Field(
-        default=None, min_length=1, max_length=ITEMS, description="Plaintexts with their contexts, instead of one."
+        default=None,
+        fail_fast=True,
+        min_length=1,
+        max_length=ITEMS,
+        description="Plaintexts with their contexts, instead of one.",
     )
 
 
@@ -179,7 +183,11 @@ class Decrypt(Command[Decrypted], permission=Permission.KEYS_USE, keyed=False):
         default=None, description="The context that was given to `encrypt`.", examples=[_CONTEXT]
     )
     items: list[CipherItem] | None = Field(
-        default=None, min_length=1, max_length=ITEMS, description="Ciphertexts with their contexts, instead of one."
+        default=None,
+        fail_fast=True,
+        min_length=1,
+        max_length=ITEMS,
+        description="Ciphertexts with their contexts, instead of one.",
     )
 
 

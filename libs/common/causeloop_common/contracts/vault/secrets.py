@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from causeloop_common.contracts.base import (
     Command,
@@ -22,6 +22,15 @@ SecretPath = Annotated[
     Field(description="The secret's path in the workspace; `/` separates its parts.", examples=["db/password"]),
 ]
 
+PARTS_OF_ADDRESSES = frozenset({"reveal", "versions"})
+"""Words that follow a secret's path in addresses: `…/db/password/reveal`. No path ends in one."""
+
+
+def _unambiguous(path: str) -> str:
+    if (last := path.rpartition("/")[2]) in PARTS_OF_ADDRESSES:
+        raise ValueError(f"ends in '{last}', which is a part of addresses; use another last part")
+    return path
+
 
 class SecretView(Message):
     """A secret without its value."""
@@ -37,9 +46,10 @@ class PutSecret(Command[SecretView], permission=Permission.SECRETS_WRITE):
     """Write a new version of a secret.
 
     The first one creates the secret. With `version` it is written only if that is the newest version at that moment.
+    The last part of a path is neither `reveal` nor `versions`, which follow paths in addresses.
     """
 
-    path: SecretPath
+    path: Annotated[SecretPath, AfterValidator(_unambiguous)]
     value: Sealed = Field(description="The value, a text of at most 64 Ki characters.", examples=["correct horse"])
     version: int | None = Field(
         default=None,

@@ -1,0 +1,439 @@
+"""What a request may be, on every route alike: its head, its address, its query and its body."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from causeloop_gateway.edge import TransportSecurity
+from causeloop_gateway.endpoints import Endpoint
+from causeloop_gateway.inbound import Inbound
+from causeloop_gateway.problems import LARGEST
+from causeloop_gateway.routes import ENDPOINTS, STREAMS
+
+if TYPE_CHECKING:
+    from conftest import House, Person, Wire
+
+Connect = Callable[[], Awaitable["Wire"]]
+
+EVERY = (*ENDPOINTS, *STREAMS)
+EACH = pytest.mark.parametrize("endpoint", EVERY, ids=lambda one: one.command.operation)
+BODILY = pytest.mark.parametrize(
+    "endpoint", [one for one in EVERY if one.takes_body], ids=lambda one: one.command.operation
+)
+NAMES = {"id": "x", "path": "a", "name": "a"}
+WIDE = "\U0001f600" * 200
+
+
+@pytest.fixture
+async def owner(house: "House") -> "Person":
+    return await house.sign_up()
+
+
+@pytest.fixture
+async def key(house: "House", owner: "Person") -> str:
+    """A named key."""
+    await house.call("POST", "/keys", owner.token, json={"name": "orders", "type": "aes256-gcm"})
+    return "orders"
+
+
+def path_of(endpoint: Endpoint) -> str:
+    return endpoint.path.replace(":path}", "}").format(**NAMES)
+
+
+def wrong_bodies(endpoint: Endpoint) -> dict[str, bytes]:
+    """Bodies in which a great deal is wrong."""
+    names = endpoint.other_fields or ("none",)
+    return {
+        "unknown fields": orjson.dumps({f"{number}{WIDE}": number for number in range(500)}),
+        "an unknown field without an end": orjson.dumps({"x" * 150_000: 1}),
+        "lists": orjson.dumps(dict.fromkeys(names, [{}] * 40_000)),
+        "objects": orjson.dumps({name: {f"!{number}": number for number in range(8000)} for name in names}),
+        "lists of objects": orjson.dumps({name: [{f"!{n}{WIDE}": 1 for n in range(100)}] for name in names}),
+        "lists of lists": b'{"' + names[-1].encode() + b'":' + b"[" * 200 + b"]" * 200 + b"}",
+        "texts": orjson.dumps(dict.fromkeys(names, "\x00" * 20_000)),
+        "nothing": b"{}",
+        "no JSON": b"{" * 100_000,
+    }
+
+
+class TestARefusal:
+    @EACH
+    async def test_is_never_large(self, house: "House", owner: "Person", endpoint: Endpoint) -> None:
+        """E4: on every route, whatever is wrong and how often, the answer has 4 KiB at most and names 25 fields."""
+        path = path_of(endpoint)
+        asked: list[dict[str, Any]] = [{"params": {f"{number}{'y' * 200}": "z" for number in range(40)}}]
+        asked += [
+            {"headers": {"x-request-id": "r" * 64, "idempotency-key": "k" * 5000}},
+            {"params": {"cursor": "c" * 5000}},
+        ]
+        if endpoint.takes_body:
+            asked += [{"content": body} for body in wrong_bodies(endpoint).values()]
+        for one in asked:
+            answer = await house.call(endpoint.method, path, owner.token, **one)
+            if answer.is_success:
+                continue
+            assert len(answer.content) <= LARGEST
+            assert len(answer.json().get("errors", {})) <= 25
+
+    async def test_counts_what_it_does_not_name(self, house: "House", owner: "Person", key: str) -> None:
+        """E4: 1000 items with 16 wrong names each are a small refusal."""
+        wrong = {"plaintext": "", "context": {f"!{number}": "" for number in range(16)}}
+        answer = await house.call("POST", f"/keys/{key}/encrypt", owner.token, json={"items": [wrong] * 1000})
+        assert (answer.status_code, len(answer.content) <= LARGEST) == (422, True)
+        unknown = {f"f{number}": 1 for number in range(40)}
+        problem = await house.refused(422, "validation_error", "PUT", "/secrets/a", owner.token, json=unknown)
+        assert problem["detail"] == "The request has 40 invalid fields; 'errors' names 25 of them."
+
+
+class TestLengths:
+    @pytest.mark.parametrize(
+        ("verb", "body", "named"),
+        [
+            ("encrypt", {"items": [{}] * 340_000}, "items"),
+            ("decrypt", {"items": [{}] * 340_000}, "items"),
+            ("encrypt", {"items": [""] * 1001}, "items"),
+            ("encrypt", {"plaintext": "", "context": {f"n{number}": "" for number in range(50_000)}}, "context"),
+            ("encrypt", {"items": [{"plaintext": "", "context": {f"n{n}": "" for n in range(17)}}]}, "items.context"),
+            ("encrypt", {"items": [1, {"plaintext": "", **{f"n{n}": "" for n in range(50_000)}}]}, "items"),
+        ],
+        ids=["empty items", "empty items to decrypt", "texts", "a map", "a map of an item", "an item"],
+    )
+    async def test_are_checked_before_content(
+        self, house: "House", owner: "Person", key: str, verb: str, body: dict[str, Any], named: str
+    ) -> None:
+        """E3: a list or map that is too long costs nobody anything, the service behind the gateway least of all."""
+        asked = 0
+        request = house.application.bus.request
+
+        async def counted(ctx: Any, kind: Any, body: bytes) -> Any:
+            nonlocal asked
+            asked += kind.operation in ("encrypt", "decrypt")
+            return await request(ctx, kind, body)
+
+        house.application.bus.request = counted  # type: ignore[method-assign]
+        try:
+            content = orjson.dumps(body)
+            problem = await house.refused(
+                422, "validation_error", "POST", f"/keys/{key}/{verb}", owner.token, content=content
+            )
+        finally:
+            house.application.bus.request = request  # type: ignore[method-assign]
+        assert list(problem["errors"]) == [named]
+        assert "at most" in problem["errors"][named][0]
+        assert asked == 0
+
+
+class TestAParameter:
+    @EACH
+    async def test_that_the_route_does_not_take_is_refused(
+        self, house: "House", owner: "Person", endpoint: Endpoint
+    ) -> None:
+        """E6: on every route and method an unknown parameter is refused by its name, and nothing is done."""
+        for query in ("colour=red", "version=0&colour=", "colour"):
+            answer = await house.call(endpoint.method, f"{path_of(endpoint)}?{query}", owner.token)
+            assert answer.status_code == 422, answer.text
+            assert "colour" in answer.json()["errors"]
+
+    async def test_beside_a_body_is_refused(self, house: "House", owner: "Person") -> None:
+        """E6: what was meant as a condition is not passed over."""
+        await house.body("PUT", "/secrets/kept", owner.token, json={"value": "first"})
+        for query in ("version=0", "version=1", "value=x"):
+            problem = await house.refused(
+                422, "validation_error", "PUT", f"/secrets/kept?{query}", owner.token, json={"value": "second"}
+            )
+            assert list(problem["errors"]) == [query.partition("=")[0]]
+        await house.refused(422, "validation_error", "POST", "/secrets/kept/reveal?version=1", owner.token)
+        assert (await house.body("POST", "/secrets/kept/reveal", owner.token))["value"] == "first"
+
+    @pytest.mark.parametrize("path", ["/secrets", "/audit/events", "/audit/stream"])
+    async def test_in_a_body_is_refused_where_none_is_read(self, house: "House", owner: "Person", path: str) -> None:
+        """E6: a body that nobody would read is refused, too."""
+        await house.refused(400, "malformed", "GET", path, owner.token, content=b'{"limit": 1}')
+
+    @pytest.mark.parametrize("number", ["1_0", "5.0", "+5", " 5", "5 ", "0x5", "1e1", "\u0665", "", "9" * 19, "true"])
+    @pytest.mark.parametrize("path", ["/secrets?limit=", "/audit/events?limit=", "/audit/consistency?from=0&to="])
+    async def test_that_is_a_number_is_digits(self, house: "House", owner: "Person", path: str, number: str) -> None:
+        """E20: a number is digits and no more."""
+        given = number.replace("+", "%2B").replace(" ", "%20")
+        problem = await house.refused(422, "validation_error", "GET", path + given, owner.token)
+        assert "digits" in str(problem["errors"])
+
+    @pytest.mark.parametrize(
+        "moment",
+        [
+            "1700000000", "1700000000.5", "2026-01-31", "2026-01-31T12:00Z", "2026-01-31T12:00:00",
+            "2026-01-31 12:00:00Z", "2026-01-31T12:00:00+0200", "2026-W05-6T12:00:00Z", "20260131T120000Z",
+            "\u0662026-01-31T12:00:00Z",
+        ],
+    )  # fmt: skip
+    async def test_that_is_a_time_is_as_rfc_3339_writes_it(self, house: "House", owner: "Person", moment: str) -> None:
+        """E20: of the many ways to write a time one is taken."""
+        problem = await house.refused(
+            422, "validation_error", "GET", "/audit/events", owner.token, params={"since": moment}
+        )
+        assert "RFC 3339" in problem["errors"]["since"][0]
+
+    async def test_whose_plus_became_a_space_is_refused_with_a_hint(self, house: "House", owner: "Person") -> None:
+        """E20: the offset of a time that was not encoded."""
+        for name in ("since", "until"):
+            path = f"/audit/events?{name}=2026-01-31T12:00:00+02:00"
+            problem = await house.refused(422, "validation_error", "GET", path, owner.token)
+            assert "%2B" in problem["errors"][name][0]
+
+
+class TestAnAddress:
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("PUT", "/secrets/db%0A"),
+            ("GET", "/secrets/db%0A"),
+            ("POST", "/secrets/db/reveal%0A"),
+            ("POST", "/secrets/db%0A/reveal"),
+            ("GET", "/secrets%0A"),
+            ("POST", "/keys/orders/encrypt%0A"),
+            ("GET", "/audit/events%0A"),
+            ("GET", "/audit/stream%0A"),
+            ("GET", "/workspace%0A"),
+        ],
+    )
+    async def test_does_not_lose_a_line_break_at_its_end(
+        self, house: "House", owner: "Person", method: str, path: str
+    ) -> None:
+        """E7: an address with a line break at its end is another address."""
+        body = {"json": {"value": "v"}} if method == "PUT" else {}
+        await house.body("PUT", "/secrets/db", owner.token, json={"value": "kept"})
+        before = await house.body("GET", "/secrets/db", owner.token)
+        answer = await house.call(method, path, owner.token, **body)
+        assert answer.status_code in (404, 422), answer.text
+        assert await house.body("GET", "/secrets/db", owner.token) == before
+
+    @pytest.mark.parametrize("path", ["a%zz", "%", "a%4", "a%ff", "a%c3", "a%ed%a0%80"])
+    async def test_with_an_escape_that_is_none_is_malformed(self, house: "House", owner: "Person", path: str) -> None:
+        """E28: two readers could read it in two ways."""
+        for method in ("GET", "PUT"):
+            await house.refused(400, "malformed", method, f"/secrets/{path}", owner.token)
+        await house.refused(400, "malformed", "GET", f"/secrets?cursor={path}", owner.token)
+
+    @pytest.mark.parametrize("word", ["reveal", "versions"])
+    async def test_of_a_secret_does_not_end_in_a_word_of_addresses(
+        self, house: "House", owner: "Person", word: str
+    ) -> None:
+        """E28: `db/reveal` would be a secret and the way to reveal `db`."""
+        for path in (word, f"db/{word}"):
+            problem = await house.refused(
+                422, "validation_error", "PUT", f"/secrets/{path}", owner.token, json={"value": "v"}
+            )
+            assert "a part of addresses" in problem["errors"]["path"][0]
+        await house.body("PUT", f"/secrets/{word}/a", owner.token, json={"value": "v"})
+
+
+class TestABody:
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            ("/secrets/twice", b'{"value":"a","value":"b"}'),
+            ("/secrets/twice", b'{"value" :"a","value":"b"}'),
+            ("/secrets/twice", b'{"value"\n:"a\\":","value"\t: "b"}'),
+            ("/secrets/twice", b'{"value":"a","valu\\u0065":"b"}'),
+            ("/secrets/twice", b'{"value":"\\u0022:","value":"b"}'),
+            ("/keys/orders/encrypt", b'{"plaintext":"","context":{"a":"1","a":"2"}}'),
+            ("/keys/orders/encrypt", b'{"items":[{"plaintext":""},{"plaintext":"","plaintext":"QQ=="}]}'),
+            ("/keys/orders/decrypt", b'{"items":[{"ciphertext":"a","context":{"a":"1","b" :"2","a":"1"}}]}'),
+            ("/workspaces", b'{"name":"a","slug":"a","name":"a"}'),
+        ],
+    )
+    async def test_that_gives_a_name_twice_is_malformed(
+        self, house: "House", owner: "Person", path: str, body: bytes
+    ) -> None:
+        """E19: which of the two holds would be a matter of the reader."""
+        method, token = ("PUT", owner.token) if path.startswith("/secrets") else ("POST", owner.token)
+        token = owner.realm_token if path == "/workspaces" else token
+        problem = await house.refused(400, "malformed", method, path, token, content=body)
+        assert "twice in one object" in problem["detail"]
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b'{"value":"a"}', b'{ "value" : "a" }', b'{"value":"{\\"a\\":1,\\"a\\":2}"}', b'{"value":" : \\" :"}',
+            b'{\r\n"value"\t:\r\n"a"}', b'{"value":"a","version":null}',
+        ],
+    )  # fmt: skip
+    async def test_that_gives_each_name_once_is_read(self, house: "House", owner: "Person", body: bytes) -> None:
+        await house.body("PUT", "/secrets/once", owner.token, content=body)
+        shown = await house.body("POST", "/secrets/once/reveal", owner.token)
+        assert shown["value"] == orjson.loads(body)["value"]
+
+    @pytest.mark.parametrize("coding", ["gzip", "br", "deflate", "zstd", "GZIP", "identity, gzip", "x-unknown"])
+    @BODILY
+    async def test_that_is_compressed_is_not_taken(
+        self, house: "House", owner: "Person", endpoint: Endpoint, coding: str
+    ) -> None:
+        """E21: it is named as what it is, on every route that takes a body."""
+        token = owner.realm_token if endpoint.path == "/workspaces" else owner.token
+        problem = await house.refused(
+            415, "unsupported_media_type", endpoint.method, path_of(endpoint), token,
+            content=b"\x1f\x8b\x08", headers={"content-encoding": coding},
+        )  # fmt: skip
+        assert "Content-Encoding" in problem["detail"]
+
+    async def test_in_another_encoding_is_not_taken(self, house: "House", owner: "Person") -> None:
+        for kind in ("application/json; charset=utf-16", 'application/json;charset="latin1"'):
+            await house.refused(
+                415, "unsupported_media_type", "PUT", "/secrets/a", owner.token,
+                content='{"value": "v"}'.encode("utf-16"), headers={"content-type": kind},
+            )  # fmt: skip
+
+
+class TestAHeader:
+    @pytest.mark.parametrize(
+        "lines",
+        [
+            b"",
+            b"host: a\r\nhost: b\r\n",
+            b"host: a\r\nhost: a\r\n",
+            b"host: a\r\nauthorization: Bearer a\r\nauthorization: Bearer b\r\n",
+            b"host: a\r\nIdempotency-Key: a\r\nidempotency-key: b\r\n",
+            b"host: a\r\ncontent-type: application/json\r\ncontent-type: text/plain\r\n",
+            b"host: a\r\nlast-event-id: 1\r\nlast-event-id: 2\r\n",
+            b"host: a\r\nx-request-id: abcdefgh\r\nx-request-id: abcdefgi\r\n",
+        ],
+        ids=["no host", "hosts", "one host twice", "authorization", "key", "type", "event id", "request id"],
+    )
+    @pytest.mark.parametrize("target", [b"GET /v1/workspace", b"PUT /v1/secrets/a", b"GET /health", b"GET /nowhere"])
+    async def test_of_which_there_must_be_one_is_one(self, wire: Connect, target: bytes, lines: bytes) -> None:
+        """E16: none or several are refused, on every address."""
+        connection = await wire()
+        await connection.send(target + b" HTTP/1.1\r\n" + lines + b"\r\n")
+        status, _, body = await connection.answer()
+        assert (status, orjson.loads(body)["code"]) == (400, "malformed")
+
+    async def test_that_may_have_several_lines_has_them_all(self, wire: Connect) -> None:
+        connection = await wire()
+        await connection.send(
+            b"GET /health HTTP/1.1\r\nhost: a\r\naccept: text/*\r\naccept: */*\r\ncookie: a\r\ncookie: b\r\n\r\n"
+        )
+        assert (await connection.answer())[0] == 200
+
+    async def test_host_may_be_missing_before_http_1_1(self, wire: Connect) -> None:
+        connection = await wire()
+        await connection.send(b"GET /health HTTP/1.0\r\n\r\n")
+        assert (await connection.answer())[0] == 200
+
+    async def test_idempotency_key_may_stand_in_quotation_marks(self, house: "House", owner: "Person") -> None:
+        """E25: `k` and `"k"` are one key, as the header's draft writes it and as most clients do."""
+        made = [
+            await house.call(
+                "PUT", "/secrets/keyed", owner.token, json={"value": "v"}, headers={"idempotency-key": key}
+            )
+            for key in ("k-25", '"k-25"', "k-25")
+        ]
+        assert [one.json()["version"] for one in made] == [1, 1, 1]
+        assert [one.headers.get("idempotency-replayed") for one in made] == [None, "true", "true"]
+
+    @pytest.mark.parametrize(
+        ("accept", "kind"),
+        [
+            ("text/plain;q=0, */*", "application/json"),
+            ("text/*", "text/plain"),
+            ("text/plain", "text/plain"),
+            ("TEXT/Plain; charset=utf-8", "text/plain"),
+            ("text/plain, application/json", "application/json"),
+            ("application/json;q=0.5, text/plain;q=0.8", "text/plain"),
+            ("application/json;q=0.8, text/plain;q=0.5", "application/json"),
+            ("text/plain, */*;q=0.1", "text/plain"),
+            ("text/*;q=0.2, text/plain;q=0", "application/json"),
+            ("application/*;q=0.1, text/*", "text/plain"),
+            ("*/*", "application/json"),
+            ("", "application/json"),
+            ("text/html", "application/json"),
+            ("text/plain;q=nan", "application/json"),
+            ("text/plain;q=1.5", "application/json"),
+            (";;,,;q", "application/json"),
+        ],
+    )
+    async def test_accept_is_read_with_its_weights(
+        self, house: "House", owner: "Person", accept: str, kind: str
+    ) -> None:
+        """E18: the type with the greater weight, and JSON where they are equal."""
+        answer = await house.call("GET", "/audit/key", owner.token, headers={"accept": accept})
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].partition(";")[0] == kind
+
+
+class TestAMethod:
+    @pytest.mark.parametrize(
+        "path", ["/health", "/ready", "/v1/workspace", "/v1/secrets", "/openapi.json", "/docs", "/v1/audit/key"]
+    )
+    async def test_head_is_get_without_the_body(self, house: "House", owner: "Person", path: str) -> None:
+        """E22: HEAD is answered on every address that answers GET."""
+        answers = [await house.http.request(method, path, headers=owner.headers) for method in ("GET", "HEAD")]
+        assert [answer.status_code for answer in answers] == [200, 200]
+        assert answers[1].content == b""
+        assert answers[1].headers["content-length"] == str(len(answers[0].content))
+
+    @pytest.mark.parametrize(
+        ("method", "path", "allowed"),
+        [
+            ("POST", "/health", "GET, HEAD"),
+            ("DELETE", "/ready", "GET, HEAD"),
+            ("POST", "/docs", "GET, HEAD"),
+            ("PUT", "/openapi.json", "GET, HEAD"),
+            ("PATCH", "/v1/secrets/a", "GET, HEAD, PUT"),
+            ("PUT", "/v1/secrets", "GET, HEAD"),
+            ("GET", "/v1/keyring/rotate", "POST"),
+            ("OPTIONS", "/v1/keys", "GET, HEAD, POST"),
+            ("BREW", "/v1/workspace", "GET, HEAD"),
+        ],
+    )
+    async def test_that_is_not_offered_is_refused_with_those_that_are(
+        self, house: "House", method: str, path: str, allowed: str
+    ) -> None:
+        """E22: 405, with `Allow`, as a problem."""
+        answer = await house.http.request(method, path)
+        assert answer.status_code in (400, 405), answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+        if answer.status_code == 405:
+            assert (answer.json()["code"], answer.headers["allow"]) == ("method_not_allowed", allowed)
+
+    @pytest.mark.parametrize(
+        "path", ["/docs/", "/docs/nothing", "/docs/oauth2-redirect/x", "/static-offline-docs/nothing", "/openapi.jsonx"]
+    )
+    async def test_at_no_address_is_a_problem(self, house: "House", path: str) -> None:
+        """E22: below the explorer's address, too."""
+        answer = await house.http.get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+        assert answer.json()["code"] == "not_found"
+
+
+class TestTransportSecurity:
+    async def test_is_not_sent_without_a_trusted_proxy(self, house: "House") -> None:
+        """E24: over plain HTTP the header means nothing, and a client's own word is no proxy's."""
+        for headers in ({}, {"x-forwarded-proto": "https"}):
+            answer = await house.http.get("/health", headers=headers)
+            assert "strict-transport-security" not in answer.headers
+
+    @pytest.mark.parametrize(
+        ("words", "proxies", "forwarded", "is_sent"),
+        [
+            ("max-age=1", 1, "https", True),
+            ("max-age=1", 1, "HTTPS", True),
+            ("max-age=1", 2, "https", True),
+            ("max-age=1", 2, "https, http", True),
+            ("max-age=1", 1, "https, http", False),
+            ("max-age=1", 1, "http", False),
+            ("max-age=1", 1, "", False),
+            ("max-age=1", 0, "https", False),
+            ("", 1, "https", False),
+        ],
+    )
+    def test_is_the_operator_s_where_a_trusted_proxy_has_tls(
+        self, words: str, proxies: int, forwarded: str, is_sent: bool
+    ) -> None:
+        """E24: the proxy that is trusted decides, and the operator chooses the words."""
+        headers = [(b"x-forwarded-proto", forwarded.encode())] if forwarded else []
+        scope = {"method": "GET", "path": "/", "query_string": b"", "headers": headers}
+        made = TransportSecurity(words, proxies)
+        assert made.applies(Inbound(scope, None)) is is_sent
+        assert made.header == (b"strict-transport-security", words.encode())
