@@ -10,7 +10,7 @@ import pytest
 from causeloop_cli import dead
 from causeloop_common import ids
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.topology import VAULT_KEYRINGS
+from causeloop_common.contracts.topology import VAULT_EVENTS
 from tests.support.stack import Person, Stack, told, until
 
 pytestmark = pytest.mark.chaos
@@ -56,10 +56,10 @@ async def test_every_new_workspace_gets_one_keyring_whatever_is_killed(
         async def all_once(query: str, *values: Any) -> bool:
             return await counted(query, *values) == dict.fromkeys(made, 1)
 
-        await until("each event is claimed once", lambda: all_once(_INBOX, VAULT_KEYRINGS.name), seconds=60)
+        await until("each event is claimed once", lambda: all_once(_INBOX, VAULT_EVENTS.name), seconds=60)
         await until("each keyring has one entry", lambda: all_once(_ENTRIES), seconds=60)
         assert await all_once(_KEYRINGS)
-        shares = [await fragile.metric(name, f'causeloop_consumed_total{{consumer="{VAULT_KEYRINGS.name}"}}')
+        shares = [await fragile.metric(name, f'causeloop_consumed_total{{consumer="{VAULT_EVENTS.name}"}}')
                   for name in replicas]  # fmt: skip
         async with fragile.on_bus(topology.OPERATOR) as operator:
             letters = [letter async for letter in dead.letters(operator.jetstream())]

@@ -69,9 +69,12 @@ class TestMessages:
 
 
 class TestPurposes:
-    def test_the_vaults_page_lists_every_purpose_and_its_issuer(self) -> None:
-        printed = [(in_code(name)[0], issuer) for name, issuer, _ in rows(SERVICE_PAGES["vault"], "Purposes")]
-        assert sorted(printed) == sorted((purpose.name, purpose.issuer) for purpose in PURPOSES)
+    def test_the_vaults_page_lists_every_purpose_its_issuer_and_when_a_record_ends(self) -> None:
+        printed = [(name, issuer, until) for name, issuer, _, until in rows(SERVICE_PAGES["vault"], "Purposes")]
+        assert sorted(printed) == sorted(
+            (f"`{purpose.name}`", purpose.issuer, f"`{purpose.ends.type}`" if purpose.ends else "")
+            for purpose in PURPOSES
+        )
 
 
 class TestTables:

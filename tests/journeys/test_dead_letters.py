@@ -13,7 +13,7 @@ from causeloop_common import ids
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.tenancy import WorkspaceCreated
-from causeloop_common.contracts.topology import VAULT_KEYRINGS
+from causeloop_common.contracts.topology import VAULT_EVENTS
 from causeloop_common.messaging import event_headers
 from tests.support.stack import Stack, until
 
@@ -34,7 +34,7 @@ async def unlucky(stack: Stack) -> AsyncIterator[str]:
         yield tenant
         await sql.execute("DROP FUNCTION vault.refuse CASCADE")
     async with stack.on_bus(topology.OPERATOR) as operator:
-        await operator.jetstream().purge_stream(topology.DEAD.name, subject=f"dead.vault.{VAULT_KEYRINGS.name}.>")
+        await operator.jetstream().purge_stream(topology.DEAD.name, subject=f"dead.vault.{VAULT_EVENTS.name}.>")
 
 
 async def dead(stack: Stack, *arguments: str) -> str:
@@ -70,14 +70,14 @@ async def test_a_dead_letter_holds_nobody_up_and_is_handled_once_it_is_redriven(
         return next((line for line in listed.splitlines() if unlucky in line), None)
 
     line = await until("there is a dead letter", buried, every=0.5) or ""
-    assert line.split("  ")[2:] == ["vault_keyrings", event.type, unlucky, "RaiseError"]
-    assert (await stack.readiness("vault"))["status"] == "ready"
+    assert line.split("  ")[2:] == ["vault_events", event.type, unlucky, "RaiseError"]
+    assert (await stack.readiness("vault"))["checks"]["vault.vault_events"] == "ok"  # isolation fails: the trigger
     assert await claims() == 0
     async with stack.sql() as sql:
         await sql.execute("DROP TRIGGER refuse ON vault.keyrings")
 
     number = line.split("  ")[0]
-    assert await dead(stack, "redrive", number) == f"{number}: given back to vault_keyrings\n"
+    assert await dead(stack, "redrive", number) == f"{number}: given back to vault_events\n"
 
     await until("it is handled", claims)
     assert unlucky not in await dead(stack, "list")

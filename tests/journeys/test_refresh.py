@@ -102,6 +102,27 @@ class TestLogout:
 
         assert '"reason":"logout"' in await until("the log has the end of the session", reasons)
 
+    async def test_deletes_what_the_vault_keeps_of_the_session_and_of_no_other(
+        self, stack: Stack, owner: Person
+    ) -> None:
+        other = Person(stack, owner.subject)
+        await other.sign_in()
+        told(await owner.post("/auth/logout"), 204)
+
+        async def kept() -> bool:
+            async with stack.sql() as sql:
+                stored = await sql.fetch(
+                    "SELECT record FROM vault.sealed_values WHERE workspace_id = $1", ids.tenant_uuid(owner.id)
+                )
+                going_on = await sql.fetch(
+                    "SELECT id FROM auth.sessions WHERE workspace_id = $1 AND ended_at IS NULL",
+                    ids.tenant_uuid(owner.id),
+                )
+            assert len(going_on) == 1
+            return [row["record"] for row in stored] == [ids.encode("ses", row["id"]) for row in going_on]
+
+        await until("the value of the session that goes on is left", kept)
+
 
 async def move_clock(stack: Stack, person: Person, by: str) -> None:
     """Let a person's last rotation have been longer ago. Past the commit guard, since it is no act."""

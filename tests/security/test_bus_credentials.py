@@ -29,11 +29,11 @@ KINDS = topology.command_kinds()
 TENANT = ids.new("ws")
 PERSON = ids.realm("https://issuer.test", "somebody")
 INTAKE = "EVENTS.audit_intake"
-READERS = {"audit_reader": INTAKE, "vault_reader": "EVENTS.vault_keyrings"}
+READERS = {"audit_reader": INTAKE, "vault_reader": "EVENTS.vault_events"}
 CREDENTIALS = (*SERVICES, *READERS, OPERATOR)
 ACCOUNTS = {**{name: name.upper() for name in READERS}, OPERATOR: STREAMS_ACCOUNT}
 """The accounts of those that are not in the services'."""
-OTHERS = "EVENTS.vault_keyrings"
+OTHERS = "EVENTS.vault_events"
 FORGETTING = ("auth.session_ended", "auth.token_revoked", "tenancy.member_added", "vault.keyring_rotated")
 """The events that make others forget, once more."""
 

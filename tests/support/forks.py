@@ -27,7 +27,7 @@ from causeloop_common.contracts import vault
 from causeloop_common.contracts.purpose import Purpose
 from causeloop_dev.forked import Forked
 
-PROBE = Purpose("probe", issuer="auth")
+PROBE = Purpose("probe", issuer="auth", ends=None)
 """A purpose that only tests have, for sealed values of another service."""
 
 

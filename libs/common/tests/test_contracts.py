@@ -91,6 +91,7 @@ class TestCommands:
         declared = {(name, each) for name, owner in topology.ANNOUNCERS.items() for each in purposes(owner)}
 
         assert {purpose for _, purpose in declared} == set(vault.PURPOSES)
+        assert all(purpose.ends is None or purpose.ends.type.startswith(f"{name}.") for name, purpose in declared)
         assert len({str(purpose) for purpose in vault.PURPOSES}) == len(vault.PURPOSES)
         for owner_name, purpose in declared:
             assert purpose.issuer == owner_name

@@ -133,7 +133,7 @@ class TestConfiguration:
             ("$JS.ACK.*.*.EVENTS.audit_intake.>", "singleton"),
         }
         vaults = {
-            (subject.replace("audit_intake", "vault_keyrings"), kind) for subject, kind in own if "RESET" not in subject
+            (subject.replace("audit_intake", "vault_events"), kind) for subject, kind in own if "RESET" not in subject
         }
         shared = {(subject, "singleton") for subject in ("$JS.API.STREAM.LIST", "evt.>", "dead.>")}
         assert exported == {

@@ -40,7 +40,7 @@ def create(environ: Mapping[str, str]) -> Application:
     application.relay(database)
     application.jobs(database, rotation.reencrypt_keyring)
     application.commands(handlers.router(secrets, keys, rotation, sealing, checkpoints))
-    application.events(handlers.events(keyrings))
+    application.events(handlers.events(keyrings, sealing))
     application.before_serving(keyrings.check_master_key)
     application.before_serving(checkpoints.open_signing_key)
     application.check("master_key", keyrings.check_master_key)

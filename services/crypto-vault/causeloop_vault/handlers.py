@@ -1,7 +1,7 @@
 """Messages in: each command, and each event that it follows, with its use case."""
 
 from causeloop_common.contracts import tenancy, vault
-from causeloop_common.contracts.topology import VAULT_KEYRINGS
+from causeloop_common.contracts.topology import VAULT_EVENTS
 from causeloop_common.messaging import CommandRouter, EventRouter
 from causeloop_vault.service import (
     CheckpointService,
@@ -43,6 +43,7 @@ def router(
     )
 
 
-def events(keyrings: Keyrings) -> EventRouter:
+def events(keyrings: Keyrings, sealing: SealingService) -> EventRouter:
     """The events that the vault follows."""
-    return EventRouter(VAULT_KEYRINGS, {tenancy.WorkspaceCreated: keyrings.workspace_created})
+    ends = dict.fromkeys(sealing.ends, sealing.record_ended)
+    return EventRouter(VAULT_EVENTS, {tenancy.WorkspaceCreated: keyrings.workspace_created, **ends})

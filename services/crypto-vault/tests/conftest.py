@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from causeloop_common.contracts.purpose import Purpose
+from causeloop_common.contracts.tenancy import MemberAdded
 from causeloop_common.contracts.vault import PURPOSES
 from causeloop_common.database import Database
 from causeloop_common.memory import Memory
@@ -18,7 +19,7 @@ from causeloop_vault.service import CheckpointService, Keyrings, KeyService, Sea
 from causeloop_vault.service.keyrings import MasterKeys
 from causeloop_vault.settings import VaultSettings
 
-PROBE = Purpose("probe", issuer="tenancy")
+PROBE = Purpose("probe", issuer="tenancy", ends=MemberAdded)
 """A purpose that only tests have."""
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -11,6 +12,7 @@ import pytest
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
+from causeloop_common.contracts.tenancy import MemberAdded
 from causeloop_common.contracts.vault import DeleteSealedValue, OpenSealedValue, Seal, StoreSealedValue
 from causeloop_common.errors import Forbidden, Internal, NotFound
 
@@ -179,3 +181,41 @@ class TestDeleteSealedValue:
             await delete(vault, replace(tenancy, issuer="auth"))
         await delete(vault, replace(as_user(ids.new("ws")), issuer="tenancy"))
         assert await opened(vault, tenancy) == CANARY
+
+
+class TestRecordEnded:
+    """The end of a record, as the vault follows it: in these tests a member is one."""
+
+    @staticmethod
+    async def deliver(vault: "Vault", ctx: AuthContext, person: str, event_id: UUID) -> None:
+        await vault.sealing.record_ended(ctx.of_service("vault"), MemberAdded(person_id=person, role="owner"), event_id)
+
+    async def test_deletes_its_value_once_and_no_other(
+        self, vault: "Vault", tenancy: AuthContext, superuser: asyncpg.Connection
+    ) -> None:
+        event_id = ids.uuid7()
+        for record in (tenancy.principal, "r-2"):
+            await vault.sealing.store_sealed_value(tenancy, store(record))
+        await vault.sealing.store_sealed_value(
+            replace(tenancy, issuer="auth"), store(tenancy.principal, purpose="session")
+        )
+
+        await asyncio.gather(*(self.deliver(vault, tenancy, tenancy.principal, event_id) for _ in range(5)))
+
+        with pytest.raises(NotFound):
+            await opened(vault, tenancy, tenancy.principal)
+        assert await opened(vault, tenancy, "r-2") == CANARY
+        assert await opened(vault, replace(tenancy, issuer="auth"), tenancy.principal, "session") == CANARY
+        deleted = [data for kind, data in await events(superuser, tenancy) if kind == "vault.sealed_value_deleted"]
+        assert deleted == [{"purpose": "tenancy/probe", "record": tenancy.principal}]
+
+        await vault.sealing.store_sealed_value(tenancy, store(tenancy.principal))
+        await self.deliver(vault, tenancy, tenancy.principal, event_id)  # the same event, later
+        assert await opened(vault, tenancy, tenancy.principal) == CANARY
+
+    async def test_of_another_tenant_deletes_nothing(
+        self, vault: "Vault", tenancy: AuthContext, as_user: Callable[..., AuthContext]
+    ) -> None:
+        await vault.sealing.store_sealed_value(tenancy, store(tenancy.principal))
+        await self.deliver(vault, as_user(ids.new("ws")), tenancy.principal, ids.uuid7())
+        assert await opened(vault, tenancy, tenancy.principal) == CANARY

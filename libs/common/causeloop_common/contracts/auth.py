@@ -29,9 +29,6 @@ from causeloop_common.permissions import SELF, Internal, Permission
 
 RETIRED: frozenset[str] = frozenset({"CreateToken", "ListTokens", "RevokeToken"})
 
-SESSION = Purpose("session", issuer="auth")
-"""The client's address and device, of a session."""
-
 _REFRESH_TOKEN = "clp_rt_usr_2h0eg30cktgbqvs80a30kq0sre_…"  # noqa: S105  for examples
 
 ScopeNames = Annotated[
@@ -235,6 +232,10 @@ class SessionEnded(Event, target="session_id", forgets="target"):
     reason: Literal["logout", "refresh_reuse"] = Field(
         description="`refresh_reuse`: a refresh token was used a second time, and may be stolen."
     )
+
+
+SESSION = Purpose("session", issuer="auth", ends=SessionEnded)
+"""The client's address and device, of a session."""
 
 
 class TokenCreated(Event, target="token_id"):

@@ -33,8 +33,8 @@ Ciphertext = Annotated[str, StringConstraints(pattern=r"^clv1:\d+:[A-Za-z0-9+/]+
 PERSON = Personal(
     "id of a person, derived from their identity at the provider", "with the row; entries of the log keep it"
 )
-CLIENT = Personal("network address and User-Agent of a sign-in", "unreadable once the realm's data keys are destroyed")
-SEALED_CLIENT = Personal(CLIENT.what, CLIENT.end, is_ciphertext=True)
+CLIENT = Personal("network address and User-Agent of a sign-in", "with the session; in the log as `sealed` below")
+SEALED_CLIENT = Personal(CLIENT.what, "unreadable once the realm's data keys are destroyed", is_ciphertext=True)
 
 
 def mark(field: FieldInfo) -> Personal | None:

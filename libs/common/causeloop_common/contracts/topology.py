@@ -110,10 +110,17 @@ DEAD = Stream("DEAD", ("dead.>",), max_age_seconds=30 * _DAY, max_bytes=_GIB)
 STREAMS: tuple[Stream, ...] = (EVENTS, DEAD)
 
 AUDIT_INTAKE = Consumer("audit_intake", "EVENTS", "audit", ("evt.>",), ack_all=True)
-VAULT_KEYRINGS = Consumer(
-    "vault_keyrings", "EVENTS", "vault", ("evt.*.*.tenancy.workspace_created",), ack_wait_seconds=10
+_FOLLOWED: dict[type[Event], None] = dict.fromkeys(
+    [tenancy.WorkspaceCreated, *(purpose.ends for purpose in vault.PURPOSES if purpose.ends is not None)]
 )
-CONSUMERS: tuple[Consumer, ...] = (AUDIT_INTAKE, VAULT_KEYRINGS)
+VAULT_EVENTS = Consumer(
+    "vault_events",
+    "EVENTS",
+    "vault",
+    tuple(f"evt.*.*.{kind.type}" for kind in _FOLLOWED),
+    ack_wait_seconds=10,
+)
+CONSUMERS: tuple[Consumer, ...] = (AUDIT_INTAKE, VAULT_EVENTS)
 
 HEADS = "head.*"
 """`head.<tenant>`: a tenant's log has grown, its new size as ASCII decimal. A wake-up without durability, no truth."""

@@ -16,7 +16,7 @@ from uuid import UUID
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.tenancy import WorkspaceCreated
-from causeloop_common.contracts.topology import VAULT_KEYRINGS
+from causeloop_common.contracts.topology import VAULT_EVENTS
 from causeloop_common.contracts.vault import KeyringCreated
 from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, Internal, Unavailable
@@ -164,7 +164,7 @@ class Keyrings:
         """
         first = await self._wrapped(self._entropy(DATA_KEY_BYTES), ctx.tenant, 1)
         async with self._database.transaction(ctx.of_service("vault")) as tx:
-            if event_id is not None and not await tx.claim(VAULT_KEYRINGS.name, event_id):
+            if event_id is not None and not await tx.claim(VAULT_EVENTS.name, event_id):
                 return
             if await repository.add_data_key(tx, first):
                 tx.publish(KeyringCreated(keyring=ctx.tenant, version=1))

@@ -1,16 +1,19 @@
 """Sealed values of other services: each is stored here, under a purpose of its service, and opened for that one alone.
 
-A value that stands in an event is sealed and not stored: the log keeps it.
+It goes when its service deletes it, or when the event that its purpose names ends its record. A value that stands in an
+event is sealed and not stored: the log keeps it.
 """
 
 import os
 from collections.abc import Callable, Iterable
+from uuid import UUID
 
 from pydantic import SecretStr
 
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.base import Nothing
+from causeloop_common.contracts.base import Event, Nothing
 from causeloop_common.contracts.purpose import Purpose
+from causeloop_common.contracts.topology import VAULT_EVENTS
 from causeloop_common.contracts.vault import (
     DeleteSealedValue,
     OpenedValue,
@@ -23,7 +26,7 @@ from causeloop_common.contracts.vault import (
     SealedValueStored,
     StoreSealedValue,
 )
-from causeloop_common.database import Database
+from causeloop_common.database import Database, Transaction
 from causeloop_common.errors import Forbidden, NotFound
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope, places
@@ -32,7 +35,7 @@ from causeloop_vault.service.keyrings import Keyring, Keyrings, StaleKeyring, wi
 
 
 class SealingService:
-    """Seal; store, open and delete sealed values."""
+    """Seal; store, open and delete sealed values, also when their records end."""
 
     def __init__(
         self,
@@ -84,9 +87,27 @@ class SealingService:
         """Delete a stored value, if it is there: a retry does no harm."""
         place = self._place(ctx, command)
         async with self._database.transaction(ctx) as tx:
-            if await repository.delete_sealed_value(tx, place):
-                tx.publish(SealedValueDeleted(purpose=place.purpose, record=place.record))
+            await self._delete(tx, place)
         return Nothing()
+
+    @property
+    def ends(self) -> frozenset[type[Event]]:
+        """The events after which `record_ended` deletes something."""
+        return frozenset(purpose.ends for purpose in self._purposes.values() if purpose.ends is not None)
+
+    async def record_ended(self, ctx: AuthContext, event: Event, event_id: UUID) -> None:
+        """Delete the values of a record that ended."""
+        purposes = [purpose for purpose in self._purposes.values() if purpose.ends is type(event)]
+        async with self._database.transaction(ctx) as tx:
+            if not await tx.claim(VAULT_EVENTS.name, event_id):
+                return
+            for purpose in purposes:
+                await self._delete(tx, places.of_value(purpose, event.target_id))
+
+    @staticmethod
+    async def _delete(tx: Transaction, place: Place) -> None:
+        if await repository.delete_sealed_value(tx, place):
+            tx.publish(SealedValueDeleted(purpose=place.purpose, record=place.record))
 
     def _place(self, ctx: AuthContext, command: Placed) -> Place:
         """The place that a command names; Forbidden when the asking service did not declare the purpose."""

@@ -43,7 +43,7 @@ def upgrade() -> None:
 
 
 def _move_sessions(connection: Connection) -> None:
-    """Move the ciphertexts as they are: their place is the session's in both tables.
+    """Move the ciphertexts as they are: their place is the session's in both tables. Those of ended sessions go.
 
     Auth's owner sees the rows only while the table does not force row security on it, in here. The commit guard rests
     as well: the log has the events of these sessions.
@@ -51,7 +51,10 @@ def _move_sessions(connection: Connection) -> None:
     op.execute("SET ROLE causeloop_auth_owner")
     op.execute("ALTER TABLE auth.sessions NO FORCE ROW LEVEL SECURITY, DISABLE TRIGGER require_event")
     rows = connection.execute(
-        text("SELECT workspace_id, id, sealed, created_at FROM auth.sessions WHERE sealed IS NOT NULL")
+        text(
+            "SELECT workspace_id, id, sealed, created_at FROM auth.sessions "
+            "WHERE sealed IS NOT NULL AND ended_at IS NULL"
+        )
     ).all()
     op.execute("UPDATE auth.sessions SET sealed = NULL WHERE sealed IS NOT NULL")
     op.execute("ALTER TABLE auth.sessions ENABLE TRIGGER require_event, FORCE ROW LEVEL SECURITY")
