@@ -41,10 +41,10 @@ EVENTS_PER_SECOND = 10_000
 """How many events a turn has for each second it may take: what is made for it is made before the clock starts."""
 
 INSERT = """
-    INSERT INTO audit.entries (workspace_id, index, event_id, action, actor, credential, target, request_id,
-                               occurred_at, leaf_hash, leaf)
-    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[],
-                         $8::text[], $9::timestamptz[], $10::bytea[], $11::text[])
+    INSERT INTO audit.entries (workspace_id, index, service, event_id, digest, action, actor, credential, target,
+                               request_id, occurred_at, leaf_hash, leaf)
+    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::uuid[], $5::bytea[], $6::text[], $7::text[],
+                         $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::bytea[], $13::text[])
 """
 
 
@@ -116,8 +116,9 @@ class Places:
 def row(event: Announced, index: int, leaf: bytes) -> tuple[Any, ...]:
     """An entry's row."""
     return (
-        ids.tenant_uuid(event.tenant), index, ids.decode(event.id, "evt"), event.type, event.actor, event.credential,
-        event.target, event.request_id, event.occurred_at, hashlib.sha256(leaf).digest(), leaf.decode(),
+        ids.tenant_uuid(event.tenant), index, "vault", ids.decode(event.id, "evt"), bytes(32), event.type, event.actor,
+        event.credential, event.target, event.request_id, event.occurred_at, hashlib.sha256(leaf).digest(),
+        leaf.decode(),
     )  # fmt: skip
 
 

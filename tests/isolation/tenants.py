@@ -244,6 +244,12 @@ async def _plant(sql: Any, person: Person) -> dict[str, str]:
     async with sql.transaction():
         await sql.execute("SET LOCAL session_replication_role = replica")  # the commit guard would refuse it
         await sql.execute("INSERT INTO audit.nodes VALUES ($1, 1, 0, $2)", workspace, EMPTY_ROOT)
+        await sql.execute(
+            "INSERT INTO audit.held (workspace_id, service, event_id, subject, headers, data, until) "
+            "VALUES ($1, 'vault', $2, 'evt', '{}', '', 'infinity')",
+            workspace,
+            ids.uuid7(),
+        )
         await sql.execute(planted, workspace, EMPTY_ROOT)
         await sql.execute(event, workspace, ids.uuid7(), person.id)
         await sql.execute(done, workspace, person.id)

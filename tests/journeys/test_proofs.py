@@ -276,7 +276,8 @@ class TestAnAuditor:
         async with rewritten(
             stack,
             person,
-            f"INSERT INTO audit.entries SELECT workspace_id, index + 1, gen_random_uuid(), {names} "
+            f"INSERT INTO audit.entries (workspace_id, index, event_id, service, {names}) "
+            f"SELECT workspace_id, index + 1, gen_random_uuid(), service, {names} "
             f"FROM audit.entries WHERE workspace_id = $1 AND index = {size - 1}",
             f"UPDATE audit.entries SET leaf = 'forged ' || index, leaf_hash = {hashed} WHERE workspace_id = $1",
             f"UPDATE audit.heads SET {head} WHERE workspace_id = $1",

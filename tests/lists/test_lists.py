@@ -46,9 +46,10 @@ GROWTH = {
     f" SELECT {_WHOSE}, 'p' || n, $2::uuid, 1, now(), now()",
     "vault.keys": "INSERT INTO vault.keys (workspace_id, name, version, id, type, sealed, created_at)"
     f" SELECT {_WHOSE}, 'k' || n, 1, $2::uuid, 'aes256-gcm', '', now()",
-    "audit.entries": "INSERT INTO audit.entries (workspace_id, index, event_id, action, actor, target, request_id,"
-    f" occurred_at, leaf_hash, leaf) SELECT {_WHOSE}, n, gen_random_uuid(), 'vault.secret_written', 'a' || n % 100,"
-    " 't' || n % 100, $2::text, now(), sha256(n::text::bytea), json_build_object('data', '{}'::json)::text",
+    "audit.entries": "INSERT INTO audit.entries (workspace_id, index, service, event_id, action, actor, target,"
+    f" request_id, occurred_at, leaf_hash, leaf) SELECT {_WHOSE}, n, 'vault', gen_random_uuid(),"
+    " 'vault.secret_written', 'a' || n % 100, 't' || n % 100, $2::text, now(), sha256(n::text::bytea),"
+    " json_build_object('data', '{}'::json)::text",
 }
 VALUES = {"actor": "a42", "target": "t42"}
 

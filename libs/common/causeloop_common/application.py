@@ -140,7 +140,8 @@ class Application:
         """Put the events of this database on the bus."""
         database.at_once = {kind.type: self._publish for kind in topology.prompt(self.name)}
         leader = self.leader(database, "relay")
-        self.leads(leader, Relay(leader, self.name, self.bus, database.published))
+        key = self.keys.own("relay/v1")
+        self.leads(leader, Relay(leader, self.name, self.bus, database.published, key))
 
     def commands(self, router: CommandRouter) -> None:
         """Answer commands."""

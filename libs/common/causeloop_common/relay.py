@@ -9,10 +9,12 @@ never skipped.
 A broker may lose what it acknowledged (it syncs its files every two minutes), so rows stay for a day. When the stream
 ends before the last sequence remembered here, everything after its end is published again. When the server was started
 anew, everything of the five minutes before the newest mark is published again, however long the outage was. The stream
-drops an event that it has by the event's id, so none is doubled.
+drops an event that it has by the message's id, so none is doubled. That id is made with a key of the service: under one
+that others can make they could publish first, and the stream would drop the event.
 """
 
 import asyncio
+import hmac
 import logging
 import time
 from collections.abc import Sequence
@@ -80,8 +82,9 @@ _STALE = """
 class Relay(Work):
     """Moves one service's events to the stream."""
 
-    def __init__(self, leader: Leader, schema: str, bus: Bus, wake: asyncio.Event) -> None:
+    def __init__(self, leader: Leader, schema: str, bus: Bus, wake: asyncio.Event, key: bytes) -> None:
         self._leader = leader
+        self._key = key
         self._schema = schema
         self._bus = bus
         self._wake = wake
@@ -90,7 +93,7 @@ class Relay(Work):
         """Move events whenever there are some."""
         server = await self._catch_up_with_stream()
         wakes = await self._bus.subscribe(topology.wake(self._schema), self._on_wake)
-        stream = await _StreamPublisher.subscribe(self._bus)
+        stream = await _StreamPublisher.subscribe(self._bus, self._key)
         try:
             looked_at = moved_at = float("-inf")
             while True:
@@ -199,6 +202,11 @@ class Relay(Work):
                     await connection.execute(f"TRUNCATE {partition}")
 
 
+def message_id(key: bytes, event: str) -> str:
+    """The id by which the stream knows a message of this event: nobody without the key can publish under it first."""
+    return hmac.digest(key, event.encode(), "sha256").hex()
+
+
 def _is_over(states: Sequence[Any]) -> bool:
     """Whether all rows of a partition were published and are of an earlier turn; False without rows."""
     (state,) = states
@@ -215,8 +223,9 @@ class _StreamPublisher:
 
     _subscription: Subscription
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, key: bytes) -> None:
         self._bus = bus
+        self._key = key
         self._client = bus.client
         self._prefix = f"{self._client.new_inbox()}."
         self._sequences: list[int | None] = []
@@ -226,9 +235,9 @@ class _StreamPublisher:
         self._refusal: str | None = None
 
     @classmethod
-    async def subscribe(cls, bus: Bus) -> "_StreamPublisher":
-        """Ready to publish."""
-        made = cls(bus)
+    async def subscribe(cls, bus: Bus, key: bytes) -> "_StreamPublisher":
+        """Ready to publish, under ids that only the key's owner can make."""
+        made = cls(bus, key)
         made._subscription = await made._client.subscribe(f"{made._prefix}*.*", cb=made._on_ack)
         bus.on_disconnect.append(made._on_disconnect)
         return made
@@ -252,7 +261,7 @@ class _StreamPublisher:
                 f"evt.{event.tenant}.{event.type}",
                 event.data,
                 reply=f"{self._prefix}{self._batch}.{number}",
-                headers=event_headers(event),
+                headers=event_headers(event) | {"Nats-Msg-Id": message_id(self._key, event.id)},
             )
         await asyncio.wait_for(self._complete.wait(), timeout=_ACK_SECONDS)
         if self._refusal is not None:

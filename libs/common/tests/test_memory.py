@@ -13,8 +13,7 @@ from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.base import events
 from causeloop_common.memory import Memories, Memory, of_person
-from causeloop_common.messaging import Bus
-from causeloop_common.messaging.cloudevents import event_headers
+from causeloop_common.messaging import Bus, event_headers
 from causeloop_common.telemetry import metrics
 
 Connect = Callable[..., Awaitable[Bus]]

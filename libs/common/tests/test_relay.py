@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
+from nats.js.errors import NotFoundError
 from prometheus_client import REGISTRY
 
 from causeloop_common import ids, leader as leader_room, relay as rooms, telemetry
@@ -23,6 +24,7 @@ from causeloop_common.outbox import BUCKETS
 from causeloop_common.relay import Relay
 from causeloop_dev.testing import context
 
+KEY = b"k" * 32
 PERSON = ids.realm("https://issuer.test", "user_1")
 
 
@@ -39,7 +41,7 @@ Run = Callable[[], Awaitable[Running]]
 def begin(connections: Connections, bus: Bus, database: Database) -> Running:
     """Start a relay of tenancy."""
     leader = Leader(connections, "tenancy", "relay")
-    relay = Relay(leader, "tenancy", bus, database.published)
+    relay = Relay(leader, "tenancy", bus, database.published, KEY)
     return Running(leader, asyncio.create_task(leader.run(relay)))
 
 
@@ -172,10 +174,41 @@ class TestOrder:
             "SELECT event_id FROM tenancy.outbox WHERE workspace_id = $1", workspace.tenant_uuid
         )
         assert message.headers is not None
-        assert message.headers["ce-id"] == message.headers["Nats-Msg-Id"] == ids.encode("evt", stored)
+        assert message.headers["ce-id"] == ids.encode("evt", stored)
         assert message.headers["ce-actor"] == workspace.principal
         assert message.headers["ce-requestid"] == workspace.request_id
         assert message.headers["traceparent"] == trace
+
+    async def test_nobody_can_publish_first_what_the_stream_then_drops(
+        self,
+        house: Any,
+        run: Run,
+        bus: Callable[[str], Awaitable[Bus]],
+        database: Database,
+        superuser: asyncpg.Connection,
+        workspace: AuthContext,
+    ) -> None:
+        """P3: the id of an event, which others learn before it is in the stream, is not the id of its message."""
+        await announce(database, workspace, "one")
+        stored = await superuser.fetchval(
+            "SELECT event_id FROM tenancy.outbox WHERE workspace_id = $1", workspace.tenant_uuid
+        )
+        other = (await bus("gateway")).jetstream()
+        for name in (ids.encode("evt", stored), str(stored)):
+            await other.publish(
+                f"evt.{workspace.tenant}.gateway.access_denied", b"{}", headers={"Nats-Msg-Id": name, "ce-id": name}
+            )
+        await run()
+
+        async def there() -> bool:
+            stream = (await house.operator()).jetstream()
+            try:
+                await stream.get_last_msg("EVENTS", f"evt.*.{workspace.tenant}.tenancy.member_added")
+            except NotFoundError:
+                return False
+            return True
+
+        await until(there)
 
     async def test_an_event_of_a_realm_goes_to_the_realm(self, house: Any, run: Run, database: Database) -> None:
         person = ids.realm("https://issuer.test", ids.new("sub"))

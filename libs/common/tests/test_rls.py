@@ -285,7 +285,7 @@ class TestDeclarations:
         carried = ("outbox", "idempotency", "relay_state", "leases", "schedules")
         bookkeeping = {f"{schema}.{table}" for schema in ("auth", "tenancy", "vault", "audit") for table in carried}
         bookkeeping |= {f"{schema}.jobs" for schema in ("auth", "tenancy", "vault", "audit")}
-        log = {f"audit.{table}" for table in ("checkpoints", "entries", "heads", "nodes")}
+        log = {f"audit.{table}" for table in ("checkpoints", "entries", "heads", "held", "nodes")}
         assert unaudited == bookkeeping | log | {"vault.checkpoints"}
 
     def test_every_exception_has_its_reason(self) -> None:

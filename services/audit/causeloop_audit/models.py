@@ -34,7 +34,12 @@ ENTRIES_EXTRA = (
     rls.Policy("writer_insert", "insert", WRITER, check="true"),
     rls.Policy("writer_select", "select", WRITER, using="true"),
 )
-ENTRIES_COLUMNS = {"writer_select": ("workspace_id", "event_id")}
+ENTRIES_COLUMNS = {"writer_select": ("workspace_id", "service", "event_id", "digest", "action")}
+HELD_EXTRA = (
+    rls.Policy("writer_select", "select", WRITER, using="true"),
+    rls.Policy("writer_insert", "insert", WRITER, check="true"),
+    rls.Policy("writer_delete", "delete", WRITER, using="true"),
+)
 HEADS_EXTRA = (
     rls.Policy("writer_select", "select", WRITER, using="true"),
     rls.Policy("writer_insert", "insert", WRITER, check="true"),
@@ -60,7 +65,9 @@ entries = Table(
     metadata,
     rls.tenant_column(),
     Column("index", BigInteger, primary_key=True),
+    Column("service", Text, nullable=False),
     Column("event_id", UUID, nullable=False),
+    Column("digest", LargeBinary),
     Column("action", Text, nullable=False),
     Column("actor", Text, nullable=False, info=PERSON.info),
     Column("credential", Text),
@@ -72,6 +79,20 @@ entries = Table(
     Index("entries_workspace_id_actor_index_idx", "workspace_id", "actor", "index"),
     Index("entries_workspace_id_target_index_idx", "workspace_id", "target", "index"),
     info=rls.protected("select", columns=ENTRIES_COLUMNS, extra=ENTRIES_EXTRA, audited=False, reason=REASON),
+)
+
+held = Table(
+    "held",
+    metadata,
+    rls.tenant_column(),
+    Column("service", Text, primary_key=True),
+    Column("event_id", UUID, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("until", DateTime(timezone=True), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("headers", LargeBinary, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    info=rls.service_has_none(*HELD_EXTRA, reason="events on their way into the log"),
 )
 
 nodes = Table(

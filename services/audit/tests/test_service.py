@@ -114,7 +114,7 @@ class TestAppend:
     async def test_what_is_no_event_is_entered_once_in_the_log_of_its_subject(
         self, log: LogService, workspace: AuthContext
     ) -> None:
-        what = Unreadable(f"evt.{workspace.tenant}.vault.x", 7, b"\x00\x01")
+        what = Unreadable(f"evt.{workspace.tenant}.vault.x", {}, b"\x00\x01")
 
         assert (await log.append([what])).sizes == {workspace.tenant_uuid: 1}
         assert (await log.append([what])).sizes == {}
@@ -123,7 +123,7 @@ class TestAppend:
         assert [entry.action for entry in page.data] == ["audit.malformed"]
 
     async def test_what_names_no_tenant_is_entered_in_the_installation_s_realm(self, log: LogService) -> None:
-        what = Unreadable("evt.nobody.vault.x", 8, ids.new("x").encode())
+        what = Unreadable("evt.nobody.vault.x", {}, ids.new("x").encode())
 
         assert set((await log.append([what])).sizes) == {ids.tenant_uuid(ids.INSTALLATION)}
 

@@ -72,7 +72,7 @@ class TestDocument:
 
     def test_headers_are_those_that_travel(self, document: dict[str, Any]) -> None:
         headers = document["components"]["schemas"]["EventHeaders"]
-        assert {"ce-id", "ce-type", "ce-time", "Nats-Msg-Id"} <= set(headers["required"])
+        assert {"ce-id", "ce-type", "ce-time"} <= set(headers["required"])
         assert "ce-credential" not in headers["required"]
         headers = document["components"]["schemas"]["CommandHeaders"]
         asked = {wire.TOKEN, wire.DEADLINE, wire.REQUEST_ID, wire.TRACEPARENT}

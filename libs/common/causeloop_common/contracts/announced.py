@@ -5,6 +5,8 @@ the relay's query, the headers that are written and read, and the AsyncAPI docum
 is one line, its value in `outbox.row`, and a migration of the outboxes that exist.
 """
 
+import hashlib
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, NamedTuple, get_type_hints
 
@@ -46,3 +48,48 @@ DEFAULTS = Announced._field_defaults
 
 TEXTS = Announced._fields[Announced._fields.index("data") + 1 :]
 """The names of the short texts: alike in the outbox and on the bus."""
+
+_HEADERS = tuple(ATTRIBUTES[name].header for name in TEXTS)
+_OMITTED = tuple(ATTRIBUTES[name].header for name in TEXTS if DEFAULTS.get(name, "") is None)
+_COUNTED = tuple(
+    ATTRIBUTES[name].header
+    for name in ("id", "occurred_at", "actor", "target", "credential", "on_behalf_of", "request_id")
+)
+_ABSENT = "\0"
+
+
+def event_headers(event: Announced) -> dict[str, str]:
+    """The headers with which an event travels; `messaging.announced` reads them."""
+    headers: dict[str, str] = dict(zip(_HEADERS, event[-len(_HEADERS) :], strict=True))  # type: ignore[arg-type]
+    for header in _OMITTED:
+        if headers[header] is None:
+            del headers[header]
+    headers["ce-id"] = event.id
+    headers["ce-specversion"] = "1.0"
+    headers["ce-source"] = f"/causeloop/{event.type.partition('.')[0]}"
+    headers["ce-type"] = event.type
+    headers["ce-time"] = event.occurred_at.isoformat()
+    headers["content-type"] = "application/json"
+    return headers
+
+
+def digest(event: Announced) -> bytes:
+    """SHA-256 of what counts of an event: subject, attributes, data. Its trace, which is of one publishing, does not.
+
+    Relay and log make it from the same values, so equal digests mean that the log has the very event of the outbox.
+    """
+    return _hash(
+        f"evt.{event.tenant}.{event.type}", event.data, event.id, event.occurred_at.isoformat(), event.actor,
+        event.target, event.credential, event.on_behalf_of, event.request_id,
+    )  # fmt: skip
+
+
+def raw_digest(subject: str, headers: Mapping[str, str], data: bytes) -> bytes:
+    """The digest of a message that need not be an event; of an event as it travels, `digest` of it."""
+    return _hash(subject, data, *map(headers.get, _COUNTED))
+
+
+def _hash(subject: str, data: bytes, *values: str | None) -> bytes:
+    """One value a line: a header is one line, so the lines have one reading."""
+    lines = "\n".join([subject, *[_ABSENT if value is None else value for value in values], ""])
+    return hashlib.sha256(lines.encode() + data).digest()

@@ -224,6 +224,11 @@ def reset(consumer: Consumer) -> str:
     return f"{STREAMS_API}.CONSUMER.RESET.{consumer.stream}.{consumer.name}"
 
 
+def next_message(consumer: Consumer) -> str:
+    """The subject of the request for a consumer's next messages."""
+    return f"{STREAMS_API}.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.name}"
+
+
 def api(name: str) -> str:
     """The prefix of JetStream's requests for a credential."""
     return "$JS.API" if name == OPERATOR else STREAMS_API

@@ -16,10 +16,12 @@ costs more than the rest of the way; events are FastStream's (`docs/decisions/00
     commands     CommandRouter: answers commands                  events     EventRouter: follows a durable consumer
     connection   how a service connects, and reads its consumers  server     what the server must be
     progress     how long a consumer's oldest event has waited
+    tolerance    reading whatever others may publish
 """
 
+from causeloop_common.contracts.announced import event_headers
 from causeloop_common.messaging.bus import Answer, Bus
-from causeloop_common.messaging.cloudevents import announced, event_headers, public_subject
+from causeloop_common.messaging.cloudevents import announced, public_subject, read_event
 from causeloop_common.messaging.commands import CommandRouter, aside
 from causeloop_common.messaging.events import EventRouter
 from causeloop_common.messaging.progress import Progress
@@ -36,4 +38,5 @@ __all__ = [
     "event_headers",
     "invalid_input",
     "public_subject",
+    "read_event",
 ]

@@ -23,14 +23,15 @@ from nats.js import JetStreamContext
 from causeloop_common import telemetry
 from causeloop_common.context import AuthContext, ServiceTokens
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.announced import Announced
+from causeloop_common.contracts.announced import Announced, event_headers
 from causeloop_common.contracts.base import Command, Message
 from causeloop_common.errors import AppError, PayloadTooLarge, Timeout, Unavailable
 from causeloop_common.keys import KeyRing, Sealer
-from causeloop_common.messaging.cloudevents import announced, event_headers
+from causeloop_common.messaging.cloudevents import announced
 from causeloop_common.messaging.connection import Reader, connection, give_up_unsent
 from causeloop_common.messaging.replies import Replies
 from causeloop_common.messaging.server import Rights, is_refusal, unfit
+from causeloop_common.messaging.tolerance import tolerate
 from causeloop_common.messaging.wire import (
     DEADLINE,
     ERROR_CODE,
@@ -96,6 +97,7 @@ class Bus:
             self._client = await asyncio.wait_for(self.broker.connect(), timeout=5)
         except (OSError, nats.errors.Error, TimeoutError) as error:
             raise Unavailable(f"NATS does not let {self.service} in: {type(error).__name__}.") from error
+        tolerate(self._client)
         if self.service in topology.readers():
             await self.reader.connect()
         await self._rights.ask(self._client)

@@ -1,6 +1,7 @@
-"""Events as they travel: CloudEvents 1.0, NATS binding, binary mode. JetStream deduplicates by the event's id."""
+"""Events as they travel: CloudEvents 1.0, NATS binding, binary mode."""
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -12,8 +13,6 @@ from causeloop_common.contracts.announced import ATTRIBUTES, DEFAULTS, TEXTS, An
 _MISSING = "\0"
 """In place of an attribute that an event must have: refused like every text that is not printable."""
 _TEXTS = tuple((ATTRIBUTES[name].header, DEFAULTS.get(name, _MISSING)) for name in TEXTS)
-_HEADERS = tuple(header for header, _ in _TEXTS)
-_OMITTED = tuple(header for header, default in _TEXTS if default is None)
 SUBJECT = "Causeloop-Subject"
 """The header with the subject of the event that became a dead letter."""
 FAILURE = "Causeloop-Failure"
@@ -36,7 +35,11 @@ def announced(message: Msg) -> Announced:
     """
     headers = message.headers or {}
     was_dead = message.subject.startswith("redrive.")  # the operator alone publishes there
-    subject = headers[SUBJECT] if was_dead else public_subject(message.subject)
+    return read_event(headers[SUBJECT] if was_dead else public_subject(message.subject), headers, message.data)
+
+
+def read_event(subject: str, headers: Mapping[str, str], data: bytes) -> Announced:
+    """The event that was published so; ValueError or KeyError if it is none."""
     _, tenant, service, name = subject.split(".")
     if _NAME.fullmatch(service) is None or _NAME.fullmatch(name) is None:
         raise ValueError("the subject's service or event is no name")
@@ -49,19 +52,4 @@ def announced(message: Msg) -> Announced:
     for text in texts:
         if text is not None and _SHORT.fullmatch(text) is None:
             raise ValueError("an attribute is missing, too long or not printable ASCII")
-    return Announced(headers["ce-id"], tenant, f"{service}.{name}", occurred_at, message.data, *texts)
-
-
-def event_headers(event: Announced) -> dict[str, str]:
-    """The headers with which an event travels; `announced` reads them."""
-    headers: dict[str, str] = dict(zip(_HEADERS, event[-len(_HEADERS) :], strict=True))  # type: ignore[arg-type]
-    for header in _OMITTED:
-        if headers[header] is None:
-            del headers[header]
-    headers["Nats-Msg-Id"] = headers["ce-id"] = event.id
-    headers["ce-specversion"] = "1.0"
-    headers["ce-source"] = f"/causeloop/{event.type.partition('.')[0]}"
-    headers["ce-type"] = event.type
-    headers["ce-time"] = event.occurred_at.isoformat()
-    headers["content-type"] = "application/json"
-    return headers
+    return Announced(headers["ce-id"], tenant, f"{service}.{name}", occurred_at, data, *texts)

@@ -19,6 +19,7 @@ from causeloop_common.contracts import topology
 from causeloop_common.errors import Unavailable
 from causeloop_common.keys import reader_seed
 from causeloop_common.messaging.server import Rights, is_refusal
+from causeloop_common.messaging.tolerance import tolerate
 from causeloop_common.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Reader:
         except (OSError, nats.errors.Error, TimeoutError) as error:
             why = f"{type(error).__name__}. The server's configuration may be older than this version"
             raise Unavailable(f"NATS does not let {self.name} in: {why}.") from error
+        tolerate(self._client)
         await self._rights.ask(self._client)
         self.check()
         await self._connected()

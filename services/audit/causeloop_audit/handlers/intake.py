@@ -12,6 +12,7 @@ import orjson
 from nats.aio.msg import Msg
 
 from causeloop_audit.domain.entries import Unreadable, identity
+from causeloop_audit.handlers.deliveries import BATCH, Deliveries
 from causeloop_audit.service import LogService
 from causeloop_common import ids, telemetry
 from causeloop_common.contracts import topology
@@ -22,9 +23,10 @@ from causeloop_common.leader import Leader, Work
 from causeloop_common.messaging import Bus, Progress, announced, public_subject
 from causeloop_common.telemetry import Span, SpanKind, metrics
 
-BATCH = 500
 _WAIT_SECONDS = 1.0
 _RESET_SECONDS = 2.0
+_LOOK_SECONDS = 10.0
+"""Between two looks whether what is held can be entered."""
 _LINGER_SECONDS = 0.05
 """After a small batch: the first event of a lull is entered at once, under load one commit serves many."""
 
@@ -49,37 +51,48 @@ class Intake(Work):
         self._service = service
         self._leader = leader
         self._progress = Progress(bus.reader, AUDIT_INTAKE)
+        self._looked_at = float("-inf")
 
     async def lead(self) -> None:
         """Enter events until cancelled."""
-        await self._reset()
-        subscription = await self._bus.reader.jetstream().pull_subscribe_bind(AUDIT_INTAKE.name, AUDIT_INTAKE.stream)
+        while True:
+            await self._reset()
+            deliveries = await Deliveries.open(self._bus.reader, AUDIT_INTAKE)
+            try:
+                await self._enter(deliveries)
+            finally:
+                await deliveries.close()
+
+    async def _enter(self, deliveries: Deliveries) -> None:
+        """Enter what is delivered, until it is cut."""
         delivered, reconnects = 0, self._bus.reader.client.stats["reconnects"]
-        try:
-            while True:
-                self._leader.works()
-                batch: list[Msg] = []
-                with suppress(TimeoutError):
-                    batch = await subscription.fetch(BATCH, timeout=_WAIT_SECONDS)
-                if not batch:
-                    if self._bus.reader.client.stats["reconnects"] != reconnects:
-                        raise Unavailable("The bus was lost, and what it delivered may be lost with it.")
-                    continue
-                began = time.perf_counter()
-                first, last = batch[0].metadata, batch[-1].metadata
-                if (first.sequence.consumer, last.sequence.consumer) != (delivered + 1, delivered + len(batch)):
-                    raise Unavailable("A delivery was lost on its way to the log.")
-                if first.num_delivered > 1 or last.num_delivered > 1:
-                    raise Unavailable("An acknowledgement was ignored.")
-                delivered += len(batch)
-                await self._take_in(batch)
-                self._leader.require()  # a later intake's acknowledgements would be ignored after a late one of ours
-                await batch[-1].ack()
-                if len(batch) < BATCH and (rest := _LINGER_SECONDS - (time.perf_counter() - began)) > 0:
-                    await asyncio.sleep(rest)
-        finally:
-            if self._bus.is_connected:
-                await subscription.unsubscribe()
+        while True:
+            self._leader.works()
+            await self._enter_held()
+            batch = await deliveries.next(_WAIT_SECONDS)
+            if not batch:
+                if deliveries.are_cut:
+                    return
+                if self._bus.reader.client.stats["reconnects"] != reconnects:
+                    raise Unavailable("The bus was lost, and what it delivered may be lost with it.")
+                continue
+            began = time.perf_counter()
+            first, last = batch[0].metadata, batch[-1].metadata
+            if (first.sequence.consumer, last.sequence.consumer) != (delivered + 1, delivered + len(batch)):
+                raise Unavailable("A delivery was lost on its way to the log.")
+            if first.num_delivered > 1 or last.num_delivered > 1:
+                raise Unavailable("An acknowledgement was ignored.")
+            delivered += len(batch)
+            await self._take_in(batch)
+            self._leader.require()  # a later intake's acknowledgements would be ignored after a late one of ours
+            await batch[-1].ack()
+            if len(batch) < BATCH and (rest := _LINGER_SECONDS - (time.perf_counter() - began)) > 0:
+                await asyncio.sleep(rest)
+
+    async def _enter_held(self) -> None:
+        if time.monotonic() - self._looked_at > _LOOK_SECONDS:
+            self._looked_at = time.monotonic()
+            await self._announce_heads((await self._service.enter_held()).sizes)
 
     async def waiting(self) -> float:
         """The seconds for which the oldest event has been waiting that was in the stream at an earlier look."""
@@ -107,7 +120,7 @@ class Intake(Work):
         if events:
             oldest = min(event.occurred_at for event in events)
             metrics.INTAKE_LAG.observe(max((datetime.now(UTC) - oldest).total_seconds(), 0))
-        indexes = {(entry.log, entry.event): index for entry, index in appended.entries} if spans else {}
+        indexes = {entry[:3]: index for entry, index in appended.entries} if spans else {}
         for event, span in zip(events, spans, strict=False):
             index = indexes.get(identity(event))
             if index is not None:  # else the log had it before
@@ -139,4 +152,4 @@ def _read(message: Msg) -> Announced | Unreadable:
     try:
         return announced(message)
     except (ValueError, KeyError):
-        return Unreadable(public_subject(message.subject), message.metadata.sequence.stream, message.data)
+        return Unreadable(public_subject(message.subject), message.headers or {}, message.data)

@@ -1,16 +1,21 @@
 """All SQL of the log: reading and proving under row security; appending, and what is unsigned, by the writer's role."""
 
 from causeloop_audit.repository.entries import StoredEntry, StoredLeaf, entry, list_events, read
+from causeloop_audit.repository.held import HeldEvent, HeldEvents
 from causeloop_audit.repository.proofs import Head, SignedHead, checkpoint, hashes, head, keep_checkpoint
-from causeloop_audit.repository.writer import Appended, LogWatch, LogWriter, NotStorable
+from causeloop_audit.repository.writer import Appended, Identity, LogWatch, LogWriter, NotStorable, Stored
 
 __all__ = [
     "Appended",
     "Head",
+    "HeldEvent",
+    "HeldEvents",
+    "Identity",
     "LogWatch",
     "LogWriter",
     "NotStorable",
     "SignedHead",
+    "Stored",
     "StoredEntry",
     "StoredLeaf",
     "checkpoint",

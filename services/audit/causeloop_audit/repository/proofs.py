@@ -1,22 +1,23 @@
 """The hashes for proofs, and the checkpoints that proofs lead to, under row security."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import select
 
 from causeloop_audit.models import checkpoints, heads
 from causeloop_common.database import Transaction
 from causeloop_common.statements import Statement
-from causeloop_log.tlog.merkle import EMPTY_ROOT, Run
+from causeloop_log.tlog.merkle import EMPTY_ROOT, Frontier, Run
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A log's size and root."""
+    """A log's size and root, and whether it can be appended to: the peaks, which are kept beside, lead to the root."""
 
     size: int
     root: bytes
+    is_whole: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class SignedHead:
     note: str
 
 
-_HEAD = Statement.of(select(heads.c.size, heads.c.root))
+_HEAD = Statement.of(select(heads.c.size, heads.c.root, heads.c.peaks))
 
 _CHECKPOINT = Statement.of(select(checkpoints.c.size, checkpoints.c.root, checkpoints.c.note))
 
@@ -57,9 +58,15 @@ _HASHES = Statement.raw(
 
 
 async def head(tx: Transaction) -> Head:
-    """The size and root of the tenant's log; of a log without entries, those of the empty tree."""
+    """The head of the tenant's log; of a log without entries, that of the empty tree."""
     row = await tx.fetchrow(_HEAD)
-    return Head(0, EMPTY_ROOT) if row is None else Head(row["size"], row["root"])
+    if row is None:
+        return Head(0, EMPTY_ROOT)
+    try:
+        is_whole = Frontier.unpack(row["size"], row["peaks"]).root() == row["root"]
+    except ValueError:
+        is_whole = False
+    return Head(row["size"], row["root"], is_whole)
 
 
 async def checkpoint(tx: Transaction) -> SignedHead | None:

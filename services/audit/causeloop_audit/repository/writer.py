@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import contextmanager
 from itertools import islice, tee
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
 
 from causeloop_audit.domain.entries import NewEntry
+from causeloop_audit.repository.held import HeldEvents, Transactions
 from causeloop_common.database import Connections
 from causeloop_common.errors import Unavailable
 from causeloop_log.tlog.merkle import EMPTY_ROOT, Frontier
@@ -29,15 +30,16 @@ _ADD_HEADS = """
 """
 
 _KNOWN = """
-    SELECT e.workspace_id, e.event_id FROM audit.entries e
-    JOIN unnest($1::uuid[], $2::uuid[]) AS n(workspace_id, event_id) USING (workspace_id, event_id)
+    SELECT e.workspace_id, e.service, e.event_id, e.digest, e.action FROM audit.entries e
+    JOIN unnest($1::uuid[], $2::text[], $3::uuid[]) AS n(workspace_id, service, event_id)
+        USING (workspace_id, service, event_id)
 """
 
 _ADD_ENTRIES = """
-    INSERT INTO audit.entries (index, workspace_id, event_id, action, actor, credential, target, request_id,
-                               occurred_at, leaf_hash, leaf)
-    SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[],
-                         $8::text[], $9::timestamptz[], $10::bytea[], $11::text[])
+    INSERT INTO audit.entries (index, workspace_id, service, event_id, digest, action, actor, credential, target,
+                               request_id, occurred_at, leaf_hash, leaf)
+    SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::uuid[], $5::bytea[], $6::text[], $7::text[],
+                         $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::bytea[], $13::text[])
 """
 
 _ADD_NODES = """
@@ -57,11 +59,25 @@ _BEHIND = """
 """
 
 
+Identity = tuple[UUID, str, UUID]
+"""Log, service and event."""
+
+
+class Stored(NamedTuple):
+    """The entry that a log has of an event: its digest (None for one of before there were digests), and its action."""
+
+    digest: bytes | None
+    action: str
+
+
 class Appended(NamedTuple):
-    """The entries that a batch added, each with its index, and the new size of each log that grew."""
+    """The entries that a batch added, each with its index, the new size of each log that grew, and of each event of the
+    batch that its log had already the entry there.
+    """
 
     entries: list[tuple[NewEntry, int]]
     sizes: dict[UUID, int]
+    known: dict[Identity, Stored]
 
     @classmethod
     def all(cls, parts: Sequence["Appended"]) -> "Appended":
@@ -69,13 +85,22 @@ class Appended(NamedTuple):
         return cls(
             [entry for part in parts for entry in part.entries],
             {log: size for part in parts for log, size in part.sizes.items()},
+            {event: stored for part in parts for event, stored in part.known.items()},
         )
 
 
 class NotStorable(Exception):
-    """The database cannot hold a value of the batch, now or ever."""
+    """The batch cannot be appended, now or later, as it is: for a value in it, or for what its logs are."""
 
 
+_LASTING = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    asyncpg.DataCorruptedError,
+    asyncpg.IndexCorruptedError,
+    ValueError,
+)
 _FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 
@@ -84,25 +109,18 @@ def _database_faults() -> Iterator[None]:
     """Raise a fault of the database as NotStorable or Unavailable."""
     try:
         yield
-    except asyncpg.DataError as error:
+    except _LASTING as error:
         raise NotStorable(type(error).__name__) from error
     except _FAULTS as error:
         raise Unavailable(f"The log cannot be written: {type(error).__name__}.") from error
 
 
-class Transactions(Protocol):
-    """Where the writer's transactions come from: the leader of the intake, which lets only its own term commit."""
-
-    def transaction(self) -> AbstractAsyncContextManager[asyncpg.Connection]:
-        """A transaction of the writer's role; its connection."""
-        ...
-
-
 class LogWriter:
-    """Appends entries."""
+    """Appends entries. `held` keeps the events of logs that cannot be appended to."""
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
+        self.held = HeldEvents(transactions)
 
     async def append(self, logs: Collection[UUID], entries: Iterable[NewEntry]) -> Appended:
         """Append entries in their order to these logs; an event that its log has already is passed over.
@@ -130,11 +148,14 @@ class LogWriter:
         all_new: bool = True,
     ) -> Appended:
         frontiers = await self._lock_heads(connection, logs)
+        known: dict[Identity, Stored] = {}
         if not all_new:
-            entries = iter(await self._new(connection, list(entries)))
+            batch = list(entries)
+            known = await self._known(connection, batch)
+            entries = iter(_new(batch, known))
         added = await self._add_entries(connection, entries, frontiers)
         if not added:
-            return Appended([], {})
+            return Appended([], {}, known)
         grown = {entry.log.int: entry.log for entry, _ in added}
         moved = {log: frontiers[number] for number, log in grown.items()}
         if completed := [(log, node) for log, frontier in moved.items() for node in frontier.completed]:
@@ -152,7 +173,7 @@ class LogWriter:
             [frontier.root() for frontier in moved.values()],
             [frontier.pack() for frontier in moved.values()],
         )
-        return Appended(added, {log: frontier.size for log, frontier in moved.items()})
+        return Appended(added, {log: frontier.size for log, frontier in moved.items()}, known)
 
     async def _add_entries(
         self, connection: asyncpg.Connection, entries: Iterator[NewEntry], frontiers: dict[int, Frontier]
@@ -173,13 +194,10 @@ class LogWriter:
                 await writing
         return added
 
-    async def _new(self, connection: asyncpg.Connection, entries: list[NewEntry]) -> list[NewEntry]:
-        """The entries whose logs do not have their events yet; of each event the first."""
-        first: dict[tuple[UUID, UUID], NewEntry] = {}
-        for entry in entries:
-            first.setdefault((entry.log, entry.event), entry)
-        known = {tuple(row) for row in await connection.fetch(_KNOWN, *zip(*first, strict=True))}
-        return [entry for identity, entry in first.items() if identity not in known]
+    async def _known(self, connection: asyncpg.Connection, batch: list[NewEntry]) -> dict[Identity, Stored]:
+        """Of each event that its log has, the entry there."""
+        rows = await connection.fetch(_KNOWN, *zip(*{entry[:3] for entry in batch}, strict=True))
+        return {tuple(row[:3]): Stored(row["digest"], row["action"]) for row in rows}
 
     async def _lock_heads(self, connection: asyncpg.Connection, logs: Collection[UUID]) -> dict[int, Frontier]:
         """Each log's tree, by the number of its id: a UUID's own hash is computed in Python every time."""
@@ -188,6 +206,14 @@ class LogWriter:
             await connection.execute(_ADD_HEADS, logs, EMPTY_ROOT)
             rows = await connection.fetch(_LOCK_HEADS, logs)
         return {row["workspace_id"].int: Frontier.unpack(row["size"], row["peaks"]) for row in rows}
+
+
+def _new(batch: list[NewEntry], known: dict[Identity, Stored]) -> list[NewEntry]:
+    """The entries whose events are not known; of each event the first."""
+    first: dict[Identity, NewEntry] = {}
+    for entry in batch:
+        first.setdefault(entry[:3], entry)
+    return [entry for identity, entry in first.items() if identity not in known]
 
 
 class LogWatch:

@@ -23,7 +23,7 @@ from causeloop_common.contracts.audit import (
 )
 from causeloop_common.contracts.vault import SignCheckpoint
 from causeloop_common.database import Database, Transaction
-from causeloop_common.errors import Conflict, InvalidInput
+from causeloop_common.errors import Conflict, InvalidInput, Timeout, Unavailable
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import Internal
 from causeloop_common.telemetry import metrics
@@ -87,12 +87,17 @@ class CheckpointService:
         """
         async with self._database.transaction(ctx) as tx:
             head, signed = await repository.head(tx), await repository.checkpoint(tx)
-        if signed is not None and signed.head == head:
-            return signed
-
-        signed = await self._ask_vault(ctx, 0 if signed is None else signed.head.size)
-        async with self._database.transaction(ctx, fence=fence) as tx:
-            await repository.keep_checkpoint(tx, signed)
+        if signed is None or signed.head != head:
+            try:
+                signed = await self._ask_vault(ctx, 0 if signed is None else signed.head.size)
+            except (Unavailable, Timeout):
+                if head.is_whole:
+                    raise
+            else:
+                async with self._database.transaction(ctx, fence=fence) as tx:
+                    await repository.keep_checkpoint(tx, signed)
+        if signed is None or not head.is_whole:
+            raise _broken(ctx, "its head is damaged")
         return signed
 
     async def _entry_proof(self, tx: Transaction, entry: StoredEntry, signed: SignedHead) -> EventProof:

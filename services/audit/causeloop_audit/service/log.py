@@ -1,15 +1,17 @@
 """Use cases of the log: appending events, and reading them."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import orjson
 
 from causeloop_audit import repository
-from causeloop_audit.domain.entries import Unreadable, new_entry, unreadable
-from causeloop_audit.repository import Appended, LogWriter, NotStorable, StoredEntry
+from causeloop_audit.domain.entries import Unreadable, identity, new_entry, unreadable
+from causeloop_audit.repository import Appended, HeldEvent, LogWriter, NotStorable, StoredEntry
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
@@ -25,9 +27,14 @@ from causeloop_common.contracts.audit import (
 from causeloop_common.contracts.lists import page
 from causeloop_common.database import Database
 from causeloop_common.errors import InvalidInput, NotFound
+from causeloop_common.messaging import read_event
 from causeloop_common.telemetry import metrics
 from causeloop_log.entry import MALFORMED
 from causeloop_log.entry.v1 import SALT_BYTES
+
+_log = logging.getLogger(__name__)
+
+_AT_ONCE = 500
 
 
 class LogService:
@@ -37,15 +44,30 @@ class LogService:
         self._database = database
         self._writer = writer
         self._entropy = entropy
+        self._held: set[str] = set()
+        """The tenants whose events are held."""
 
     async def append(self, batch: Sequence[Announced | Unreadable]) -> Appended:
-        """Append a batch in its order, each event once. A message that cannot be read is entered as malformed."""
+        """Append a batch in its order, each event once. A message that cannot be read is entered as malformed.
+
+        The events of a log that cannot be appended to are held until it can be; they delay no other log.
+        """
+        ready = [message for message in batch if message.tenant not in self._held] if self._held else batch
         try:
-            appended = await self._append(batch)
-        except NotStorable:  # one by one, so that only the refused one is entered as malformed
-            appended = Appended.all([await self._append_alone(message) for message in batch])
-        metrics.APPENDED.inc(len(appended.entries))
-        metrics.MALFORMED.inc(sum(entry.action == MALFORMED for entry, _ in appended.entries))
+            appended = await self._append(ready) if ready else Appended([], {}, {})
+        except NotStorable:
+            appended, ready = await self._append_apart(ready)
+        if len(ready) < len(batch):
+            await self._hold([message for message in batch if message.tenant in self._held])
+        _count(appended)
+        return appended
+
+    async def enter_held(self) -> Appended:
+        """Append what is held, of every log that can be appended to again."""
+        logs = await self._writer.held.logs()
+        self._held = {ids.tenant_id(log) for log in logs}
+        appended = Appended.all([await self._enter_held(log) for log, is_due in logs.items() if is_due])
+        _count(appended)
         return appended
 
     async def list_events(self, ctx: AuthContext, command: ListEvents) -> EventPage:
@@ -86,11 +108,63 @@ class LogService:
         entries = (new_entry(message, self._entropy(SALT_BYTES), now) for message in batch)
         return await self._writer.append(logs, entries)
 
+    async def _append_apart(
+        self, batch: Sequence[Announced | Unreadable]
+    ) -> tuple[Appended, Sequence[Announced | Unreadable]]:
+        """Append log by log, after the batch was refused; what was appended, and the messages that need not be held."""
+        parts = []
+        for tenant in dict.fromkeys(message.tenant for message in batch):
+            messages = [message for message in batch if message.tenant == tenant]
+            try:
+                parts.append(await self._append(messages))
+            except NotStorable:
+                try:
+                    parts += [await self._append_alone(message) for message in messages]
+                except NotStorable as error:
+                    self._held.add(tenant)
+                    metrics.LOGS_BROKEN.inc()
+                    _log.critical("the log of %s cannot be appended to (%s): its events are held", tenant, error)
+        return Appended.all(parts), [message for message in batch if message.tenant not in self._held]
+
     async def _append_alone(self, message: Announced | Unreadable) -> Appended:
         try:
             return await self._append([message])
         except NotStorable:
             return await self._append([unreadable(message)])
+
+    async def _hold(self, messages: Sequence[Announced | Unreadable]) -> None:
+        raw = [(identity(message), unreadable(message)) for message in messages]
+        events = [HeldEvent(*event, one.subject, orjson.dumps(one.headers), one.data) for event, one in raw]
+        await self._writer.held.hold(events)
+        metrics.HELD.inc(len(events))
+
+    async def _enter_held(self, log: UUID) -> Appended:
+        """Append what is held of one log, in parts, unless it is still damaged."""
+        parts, held = [], self._writer.held
+        while True:
+            messages, last = await held.next(log, _AT_ONCE)
+            if not messages:
+                self._held.discard(ids.tenant_id(log))
+                break
+            try:
+                parts += [await self._append_alone(_reread(*message)) for message in messages]
+            except NotStorable as error:
+                _log.critical("the log of %s is still damaged: %s", ids.tenant_id(log), error)
+                break
+            await held.drop(log, last)
+        return Appended.all(parts)
+
+
+def _reread(subject: str, headers: dict[str, str], data: bytes) -> Announced | Unreadable:
+    try:
+        return read_event(subject, headers, data)
+    except (ValueError, KeyError):
+        return Unreadable(subject, headers, data)
+
+
+def _count(appended: Appended) -> None:
+    metrics.APPENDED.inc(len(appended.entries))
+    metrics.MALFORMED.inc(sum(entry.action == MALFORMED for entry, _ in appended.entries))
 
 
 def no_entry() -> NotFound:

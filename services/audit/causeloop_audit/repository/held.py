@@ -1,0 +1,75 @@
+"""Events of logs that are damaged, kept until they can be appended: across tenants, by the writer's role."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+_HOLD = """
+    INSERT INTO audit.held (workspace_id, service, event_id, subject, headers, data, until)
+    SELECT *, clock_timestamp() + interval '1 second'
+    FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::bytea[], $6::bytea[])
+    ON CONFLICT DO NOTHING
+"""
+_LOGS = "SELECT workspace_id, min(until) <= clock_timestamp() AS is_due FROM audit.held GROUP BY workspace_id"
+_NEXT = "SELECT number, subject, headers, data FROM audit.held WHERE workspace_id = $1 ORDER BY number LIMIT $2"
+_DROP = "DELETE FROM audit.held WHERE workspace_id = $1 AND number <= $2"
+
+
+class Transactions(Protocol):
+    """Where the writer's transactions come from: the leader of the intake, which lets only its own term commit."""
+
+    def transaction(self) -> AbstractAsyncContextManager[asyncpg.Connection]:
+        """A transaction of the writer's role; its connection."""
+        ...
+
+
+class HeldEvent(NamedTuple):
+    """A message as it was published, and its identity: log, service, event. The headers are a JSON object."""
+
+    log: UUID
+    service: str
+    event: UUID
+    subject: str
+    headers: bytes
+    data: bytes
+
+
+class HeldEvents:
+    """Keeps the events of damaged logs, in the order in which they came."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+
+    async def hold(self, events: Sequence[HeldEvent]) -> None:
+        """Keep these, each once."""
+        async with self._transactions.transaction() as connection:
+            await connection.execute(_HOLD, *zip(*events, strict=True))
+
+    async def logs(self) -> dict[UUID, bool]:
+        """The logs with events that are held, and whether it is time to try again."""
+        async with self._transactions.transaction() as connection:
+            return {row["workspace_id"]: row["is_due"] for row in await connection.fetch(_LOGS)}
+
+    async def next(self, log: UUID, limit: int) -> tuple[list[tuple[str, dict[str, str], bytes]], int]:
+        """A log's oldest held messages: subject, headers, data; and the number of the last of them."""
+        async with self._transactions.transaction() as connection:
+            rows = await connection.fetch(_NEXT, log, limit)
+        messages = [(row["subject"], _headers(row["headers"]), row["data"]) for row in rows]
+        return messages, rows[-1]["number"] if rows else 0
+
+    async def drop(self, log: UUID, number: int) -> None:
+        """Forget a log's held messages up to a number."""
+        async with self._transactions.transaction() as connection:
+            await connection.execute(_DROP, log, number)
+
+
+def _headers(text: bytes) -> dict[str, str]:
+    """The headers; none where the row is damaged, so that it delays no other."""
+    try:
+        return dict(orjson.loads(text))
+    except (ValueError, TypeError):
+        return {}
