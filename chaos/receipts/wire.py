@@ -211,7 +211,7 @@ class _Link:
             return "acknowledgement"
         elif b".CONSUMER.MSG.NEXT." in subject:
             return "pull"
-        elif subject.startswith(b"entered."):
+        elif subject.startswith((b"entered.", b"floor.")):
             return "receipt"
         return ""
 
@@ -219,7 +219,7 @@ class _Link:
         """The kind of a frame that the server sends; empty for what passes."""
         if frame.reply.startswith(b"$JS.ACK."):
             return "delivery"
-        if frame.subject.startswith(b"entered."):
+        if frame.subject.startswith((b"entered.", b"floor.")):
             return "receipt"
         if frame.subject.rsplit(b".", 2)[0] in self._inboxes:
             return "stored"
