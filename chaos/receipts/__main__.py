@@ -4,9 +4,10 @@
     python -m chaos.receipts --without-receipts     the same, and no receipt passes: it has to find losses
     python -m chaos.receipts --lag 600              nothing is broken, the intake is late: nothing is published again
 
-Besides, events of 60 KB are announced in bursts, a thief with the gateway's credential uses other services' ids,
-audit's database is restored to an older copy once, and then EVENTS is purged once; `--strikes` names some of these.
-Prints what was lost, what clients of the streams saw, and how many logs continued; writes `.causeloop/receipts.json`.
+Besides, events as large as they may be are announced in bursts, a thief with the gateway's credential uses other
+services' ids, audit's database is restored to an older copy once, and then EVENTS is purged once; `--strikes` names
+some of these. Prints what was lost, what clients of the streams saw, and how many logs continued; writes
+`.causeloop/receipts.json`.
 """
 
 import argparse

@@ -16,13 +16,13 @@ from causeloop_cli import services
 from causeloop_common import ids
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
-from causeloop_common.contracts.base import Event
+from causeloop_common.contracts.base import EVENT_BYTES, Event
 from causeloop_common.database import Database
 from causeloop_common.messaging import event_headers
 from chaos.receipts.wire import Wire
 from tests.support.stack import Person, Stack, asking
 
-BALLAST_BYTES = 60_000
+BALLAST_BYTES = EVENT_BYTES - 100
 _PENDING_SECONDS = 3.0
 
 _RELATIONS = """
@@ -46,7 +46,7 @@ class _Ballast:
 
 @asynccontextmanager
 async def ballast(stack: Stack, person: Person) -> AsyncIterator["Ballast"]:
-    """Events of 60 KB, committed as the vault commits its own."""
+    """Events as large as they may be, committed as the vault commits its own."""
     tables = services.tables("vault")
     database = Database(stack.database_url("causeloop_vault"), "vault", tables, workers=1)
     await database.start()
@@ -57,7 +57,7 @@ async def ballast(stack: Stack, person: Person) -> AsyncIterator["Ballast"]:
 
 
 class Ballast:
-    """Commits events of 60 KB."""
+    """Commits large events."""
 
     def __init__(self, database: Database, person: Person) -> None:
         self._database = database

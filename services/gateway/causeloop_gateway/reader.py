@@ -1,7 +1,8 @@
 """From a request to the command it asks for: path, query, headers and body, each read once.
 
-What a route does not take is refused, on every method: a parameter beside a body, a body beside parameters. A query is
-read as strictly as a body: a number is digits alone. No name is given twice, in the query or in any object of the body.
+Anything that a route does not take is refused, on every method: a parameter beside a body, a body beside parameters.
+A query is read as strictly as a body: a number is digits alone. No name is given twice, in the query or in any object
+of the body.
 """
 
 import hmac
