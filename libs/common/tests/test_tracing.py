@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
 
@@ -88,6 +89,7 @@ class TestASpan:
             inner = tracer().start_span("b")
             assert traceparent() == traceparent(span)
             assert get_current_span() is span
+            assert trace.get_current_span() is span  # where a library looks for it
 
         assert isinstance(inner, ReadableSpan)
         assert inner.parent == span.get_span_context()
@@ -209,6 +211,10 @@ class TestWithoutACollector:
         with working(UNTRACED.start_span("a", cause(given))):
             assert traceparent() == given
             assert traceparent(UNTRACED.start_span("b")) == given
+
+    def test_a_trace_that_begins_here_has_the_same_ids_for_all(self) -> None:
+        with working(UNTRACED.start_span("a")) as span:
+            assert traceparent() == traceparent(span) == traceparent(UNTRACED.start_span("b"))
 
     @pytest.mark.parametrize("parent", BROKEN)
     def test_a_trace_begins_where_none_came_in(self, parent: str) -> None:

@@ -5,38 +5,45 @@
 
 import os
 import re
+from contextvars import ContextVar
 
 from opentelemetry.context import Context
-from opentelemetry.trace import (
-    NonRecordingSpan,
-    Span,
-    SpanContext,
-    TraceFlags,
-    get_current_span,
-    set_span_in_context,
-)
+from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span, SpanContext, TraceFlags, set_span_in_context
 
 _WELL_FORMED = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Carried(NonRecordingSpan):
-    """A span that is known by its traceparent and records nothing. Its numbers are read when a recording span asks."""
+    """A span that is known by its traceparent and records nothing. Its numbers are read when a recording span asks.
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    One without a traceparent begins a trace, sampled: it gets its ids when somebody asks for them.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        self._text = text
 
     @classmethod
     def of(cls, traceparent: str) -> "Carried":
-        """The span of a traceparent; the start of a new trace, sampled, for a text that is none."""
-        if _WELL_FORMED.fullmatch(traceparent) is not None:
-            return cls(traceparent)
-        return cls(f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-03")
+        """The span of a traceparent; the start of a new trace for a text that is none."""
+        return cls(traceparent if _WELL_FORMED.fullmatch(traceparent) is not None else "")
+
+    @property
+    def text(self) -> str:
+        """The traceparent."""
+        if not self._text:
+            ids = os.urandom(24).hex()
+            self._text = f"00-{ids[:32]}-{ids[32:]}-03"
+        return self._text
 
     def get_span_context(self) -> SpanContext:
         """Trace id, span id and flags, as OpenTelemetry keeps them."""
         text = self.text
         flags = TraceFlags(int(text[53:], 16))
         return SpanContext(int(text[3:35], 16), int(text[36:52], 16), is_remote=True, trace_flags=flags)
+
+
+current: ContextVar[Span] = ContextVar("span", default=INVALID_SPAN)
+"""The span that `working` made the current one."""
 
 
 def cause(traceparent: str) -> Context:
@@ -49,7 +56,7 @@ def cause(traceparent: str) -> Context:
 def traceparent(span: Span | None = None) -> str:
     """The text to send to the work that this span causes, by default the current one; empty without any."""
     if span is None:
-        span = get_current_span()
+        span = current.get()
     if isinstance(span, Carried):
         return span.text
     context = span.get_span_context()

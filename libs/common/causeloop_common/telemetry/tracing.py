@@ -20,18 +20,19 @@ from typing import Any
 
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import (
+    INVALID_SPAN,
     NoOpTracer,
     Span,
     SpanKind,
     StatusCode,
     Tracer,
-    get_current_span,
+    get_current_span as span_of,
     set_span_in_context,
 )
 
 from causeloop_common.errors import AppError
 from causeloop_common.telemetry.logs import redact
-from causeloop_common.telemetry.traceparent import Carried, cause, traceparent
+from causeloop_common.telemetry.traceparent import Carried, cause, current, traceparent
 
 __all__ = ["UNTRACED", "Span", "SpanKind", "Tracer", "caused", "fail", "get_current_span", "is_tracing", "working"]
 
@@ -65,10 +66,10 @@ class Untraced(NoOpTracer):
 
     def start_span(self, name: str, context: Context | None = None, *_: Any, **__: Any) -> Span:
         """The span of the cause itself, or the first of a new trace."""
-        span = get_current_span(context)
+        span = current.get() if context is None else span_of(context)
         if isinstance(span, Carried):
             return span
-        return Carried.of(traceparent(span))
+        return Carried() if span is INVALID_SPAN else Carried.of(traceparent(span))
 
 
 UNTRACED = Untraced()
@@ -79,26 +80,37 @@ def is_tracing(tracer: Tracer) -> bool:
     return tracer is not UNTRACED
 
 
+def get_current_span() -> Span:
+    """The innermost span that works; the API's invalid one without any."""
+    return current.get()
+
+
 class working:  # noqa: N801  reads as a statement: `with working(span):`
-    """Make a span the current one for the block, record how the block fails, and end the span with it."""
+    """Make a span the current one for the block, record how the block fails, and end the span with it.
 
-    __slots__ = ("_span", "_token")
+    OpenTelemetry's own context, which is dear, has the span only if a library could join it: not one that is `Carried`.
+    """
 
-    _token: Token[Context] | None
+    __slots__ = ("_joined", "_span", "_token")
+
+    _token: Token[Span]
+    _joined: Token[Context] | None
 
     def __init__(self, span: Span) -> None:
         self._span = span
 
     def __enter__(self) -> Span:
         span = self._span
-        self._token = None if get_current_span() is span else attach(set_span_in_context(span))
+        self._token = current.set(span)
+        self._joined = None if isinstance(span, Carried) else attach(set_span_in_context(span))
         return span
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._token is not None:
-            detach(self._token)
+        current.reset(self._token)
+        if self._joined is not None:
+            detach(self._joined)
         if error is not None:
             fail(self._span, error)
         self._span.end()
