@@ -125,6 +125,7 @@ class Edge:
                 await self._refuse(answer, failure, request, status)
             finally:
                 self._observe(scope, request, span, status, time.perf_counter() - started)
+                del scope["inbound"]  # it leads back to the scope, and would wait for the collector of such cycles
 
     async def _dispatch(self, scope: Any, receive: Any, send: Any) -> None:
         """To the route directly; the explorer's pages are FastAPI's."""
