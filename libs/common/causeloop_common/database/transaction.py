@@ -12,7 +12,7 @@ import asyncpg
 import orjson
 
 from causeloop_common import ids, jobs, leases, outbox, rls, telemetry
-from causeloop_common.context import AuthContext
+from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts.base import Command, Event, Job, Message
 from causeloop_common.contracts.jobs import JobView
 from causeloop_common.database.connections import PASSING, SILENCE_SECONDS
@@ -90,34 +90,68 @@ class Transaction:
         self._connection: Any = None
         self._events: list[tuple[Any, ...]] = []
         self._jobs: list[tuple[Any, ...]] = []
-        self._command = work if isinstance(work, Command) and work.keyed else None
-        self._step = work if isinstance(work, Step) else None
+        self._command: Command[Any] | None = None
+        self._step: Step[Any] | None = None
+        if isinstance(work, Step):
+            self._step = work
+        elif work is not None and work.keyed:
+            self._command = work
         self._answer: Message | None = None
         self._settled: tuple[Any, ...] | None = None
 
     async def __aenter__(self) -> "Transaction":
-        schema = self._database.schema
-        self._span = self._database.tracer.start_span(
-            f"{schema} transaction",
-            kind=SpanKind.CLIENT,
-            attributes={
-                "db.system.name": "postgresql",
-                "db.namespace": schema,
-                "causeloop.tenant": self.ctx.tenant,
-            },
-        )
+        """Begin on a connection; `Replayed` when the command was done before."""
+        self._began = time.perf_counter()
+        database = self._database
+        self._span = database.tracer.start_span(database.span, kind=SpanKind.CLIENT, attributes=database.attributes)
+        self._span.set_attribute("causeloop.tenant", self.ctx.tenant)
         try:
-            await self._enter()
+            self._connections = database.connected()
+            try:
+                self._connection = await self._connections.acquire()
+            except (*PASSING, asyncpg.PostgresError, SettingsError) as error:
+                raise Unavailable("The database cannot be reached. Nothing was done; try again.") from error
+            # One timer for the whole transaction: one for each statement would cost a tenth of a short one.
+            self._watchdog = asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._connection.terminate)
+            try:
+                await self._connection.execute(self._begin)
+            except BaseException as error:
+                self._watchdog.cancel()
+                self._connection.terminate()
+                self._connections.release(self._connection)
+                raise self._converted(error) from error
         except BaseException as error:
             self._end(error)
             raise
+        if self._command is not None and self.ctx.idempotency is not None:
+            try:
+                await self._look_up(self._command, self.ctx.idempotency)
+            except BaseException as error:
+                await self.__aexit__(type(error), error, error.__traceback__)
+                raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Commit or roll back, give the connection back, and raise the error that the caller is to get, if another."""
         try:
-            await self._leave(error)
+            try:
+                if error is None:
+                    await self._commit()
+                elif isinstance(error, TimeoutError):
+                    self._connection.terminate()  # it does not answer: a rollback would wait as long again
+                else:
+                    await self._rollback()
+            finally:
+                self._watchdog.cancel()
+                self._connections.release(self._connection)
+                self._database.seconds.observe(time.perf_counter() - self._began)
+            if error is not None:
+                if (converted := self._converted(error)) is not error:
+                    raise converted from error
+            elif self._events:
+                await self._announce()
         except BaseException as converted:
             error = converted
             raise
@@ -131,52 +165,15 @@ class Transaction:
             telemetry.fail(self._span, error)
         self._span.end()
 
-    async def _enter(self) -> None:
-        """Begin on a connection; `Replayed` when the command was done before."""
-        self._began = time.perf_counter()
-        self._connections = self._database.connected()
-        try:
-            self._connection = await self._connections.acquire()
-        except (*PASSING, asyncpg.PostgresError, SettingsError) as error:
-            raise Unavailable("The database cannot be reached. Nothing was done; try again.") from error
-        # One timer for the whole transaction: one for each statement would cost a tenth of a short one.
-        self._watchdog = asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._connection.terminate)
-        try:
-            await self._connection.execute(self._begin)
-        except BaseException as error:
-            self._watchdog.cancel()
-            self._connection.terminate()
-            self._connections.release(self._connection)
-            raise self._converted(error) from error
-        try:
-            await self._look_up()
-        except BaseException as error:
-            await self._leave(error)
-            raise
-
-    async def _leave(self, error: BaseException | None) -> None:
-        """Commit or roll back, give the connection back, and raise the error that the caller is to get, if another."""
-        try:
-            if error is None:
-                await self._commit()
-            elif isinstance(error, TimeoutError):
-                self._connection.terminate()  # it does not answer: asking it to roll back would wait as long again
-            else:
-                await self._rollback()
-        finally:
-            self._watchdog.cancel()
-            self._connections.release(self._connection)
-            self._database.seconds.observe(time.perf_counter() - self._began)
-        if error is not None:
-            if (converted := self._converted(error)) is not error:
-                raise converted from error
-        elif self._events:
-            self._database.published.set()
-            if self._jobs:
-                self._database.enqueued()
-            for row in self._events:
-                if (react := self._database.at_once.get(outbox.kind(row))) is not None:
-                    await react(outbox.read(row))
+    async def _announce(self) -> None:
+        """Wake those who wait for what was committed."""
+        database = self._database
+        database.published.set()
+        if self._jobs:
+            database.enqueued()
+        for row in self._events:
+            if (react := database.at_once.get(outbox.kind(row))) is not None:
+                await react(outbox.read(row))
 
     async def fetch(self, statement: Statement, **values: Any) -> list[Any]:
         """All rows."""
@@ -236,11 +233,8 @@ class Transaction:
         status = await self._connection.execute(self._database.statements.claim, consumer, event_id)
         return str(status) == "INSERT 0 1"
 
-    async def _look_up(self) -> None:
+    async def _look_up(self, command: Command[Any], asked: Idempotency) -> None:
         """Raise `Replayed` with the first answer when this command was done under the same Idempotency-Key."""
-        command, asked = self._command, self.ctx.idempotency
-        if command is None or asked is None:
-            return
         statements, ctx = self._database.statements, self.ctx
         names = (ctx.principal, command.operation, asked.key)
         if not await self._connection.fetchval(LOCK, "\n".join((ctx.tenant, *names))):
