@@ -69,7 +69,7 @@ class _JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": datetime.fromtimestamp(record.created, UTC),
             "level": record.levelname,
             "service": self._service,
             "logger": record.name,
@@ -101,7 +101,7 @@ class AccessLog:
         if not self._enabled.isEnabledFor(logging.INFO):
             return
         line = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "time": datetime.now(UTC),
             "level": "INFO",
             "service": self._service,
             "logger": "causeloop.access",
@@ -111,8 +111,9 @@ class AccessLog:
             "trace_id": trace_id(),
             "milliseconds": milliseconds,
         }
-        sys.stdout.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE).decode())
-        sys.stdout.flush()
+        output = sys.stdout.buffer
+        output.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        output.flush()
 
 
 def setup(service: str, level: str = "INFO") -> None:
