@@ -92,15 +92,16 @@ class Route(MatchedRoute, ABC):
 
     async def _signed_in(self, request: Inbound, *, is_counted: bool = True) -> AuthContext:
         """The caller, if permitted; Unauthorized, RateLimited, Forbidden or MfaRequired for any other."""
-        caller = await self._gateway.security.caller(
-            request.headers.get("authorization"),
-            request.request_id,
-            address=partial(request.client_address, self._gateway.trusted_proxies),
-            admit=partial(self._admit, request) if is_counted else _anybody,
+        security, proxies = self._gateway.security, self._gateway.trusted_proxies
+        identity = await security.identify(
+            request.headers.get("authorization"), request.request_id, partial(request.client_address, proxies)
         )
+        if is_counted:
+            self._admit(request, identity)
+        caller = await security.caller(identity, request.request_id)
         request.scope["caller"] = caller
         require(caller, self._endpoint.command.permission, self._endpoint.credentials)
-        ctx = caller.identity.context(caller.permissions, request.request_id)
+        ctx = identity.context(caller.permissions, request.request_id)
         if self._endpoint.command.step_up:
             ctx.require_step_up(time.time())
         return ctx
@@ -112,10 +113,6 @@ class Route(MatchedRoute, ABC):
         request.answered, refusal = self._limits.take(principal, tenant, address)
         if refusal is not None:
             raise refusal
-
-
-def _anybody(_: Identity) -> None:
-    """Admit a caller whose request was counted before."""
 
 
 class CommandRoute(Route):

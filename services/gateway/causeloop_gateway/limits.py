@@ -49,8 +49,7 @@ class Bucket:
         full = self._recent.get(sender)
         if full is None:
             full = self._remembered(sender)
-        full = max(full, now)
-        full += self.interval
+        full = (full if full > now else now) + self.interval
         left = self._window - full + now
         if left >= 0:
             self._recent[sender] = full

@@ -46,33 +46,41 @@ class Security:
             "standings", seconds=remembered_seconds, most=_REMEMBERED
         )
 
-    async def caller(
-        self,
-        authorization: str | None,
-        request_id: str,
-        *,
-        address: Callable[[], str],
-        admit: Callable[[Identity], None],
-    ) -> Caller:
-        """The caller with this Authorization header; `Unauthorized` without a valid one.
+    async def identify(self, authorization: str | None, request_id: str, address: Callable[[], str]) -> Identity:
+        """The identity behind this Authorization header; `Unauthorized` without a valid one.
 
-        `admit` may refuse the identity, before it is asked what it is permitted. RateLimited when too many tokens from
-        `address` were refused.
+        RateLimited when too many tokens from `address` were refused.
         """
         _ = self._bus.client  # without the bus nobody is known
         token = _bearer(authorization)
-        identity = await self._identify(token, request_id, address)
+        key = hashlib.sha256(token.encode()).digest()
+        identity = self._identities.get(key)
+        if identity is None:
+            identity = await self._look_up(key, token, request_id, address())
         if identity.expires_at <= datetime.now(UTC):
             raise Unauthorized("The token has expired. Sign in again or use another token.")
-        admit(identity)
-        permissions = await self._permissions(identity, request_id)
-        return Caller(identity, permissions)
+        return identity
 
-    async def _identify(self, token: str, request_id: str, address: Callable[[], str]) -> Identity:
-        key = hashlib.sha256(token.encode()).digest()
-        if (known := self._identities.get(key)) is not None:
-            return known
-        sender = self._limits.require_known(address())
+    async def caller(self, identity: Identity, request_id: str) -> Caller:
+        """The caller with this identity; `Unauthorized` when they belong to its workspace no longer.
+
+        Permissions are the role's, capped by the token's scopes; a session also has its person's own.
+        """
+        tenant, person = identity.tenant, identity.principal
+        if tenant == person:
+            return Caller(identity, REALM_PERMISSIONS)
+        standing = self._standings.get((tenant, person))
+        if standing is None:
+            resolve = partial(self._resolve, tenant, person, request_id)
+            standing = await self._standings.recall((tenant, person), resolve)
+        if standing is None:
+            raise Unauthorized("The token's owner does not belong to its workspace. Sign in to another one.")
+        if identity.scopes is None:
+            return Caller(identity, _with_own(standing))
+        return Caller(identity, standing.intersection(identity.scopes))
+
+    async def _look_up(self, key: bytes, token: str, request_id: str, address: str) -> Identity:
+        sender = self._limits.require_known(address)
         try:
             return await self._identities.recall(key, partial(self._authenticate, token, request_id))
         except Unauthorized:
@@ -83,18 +91,6 @@ class Security:
         ctx = service_context(ids.INSTALLATION, request_id, Internal.AUTHENTICATE)
         identity = await self._bus.call(ctx, Authenticate.model_validate({"token": token}))
         return identity, (identity.credential, identity.tenant, identity.principal)
-
-    async def _permissions(self, identity: Identity, request_id: str) -> frozenset[str]:
-        """The role's permissions, capped by the token's scopes; a session also has its person's own."""
-        if identity.tenant == identity.principal:
-            return REALM_PERMISSIONS
-        resolve = partial(self._resolve, identity.tenant, identity.principal, request_id)
-        standing = await self._standings.recall((identity.tenant, identity.principal), resolve)
-        if standing is None:
-            raise Unauthorized("The token's owner does not belong to its workspace. Sign in to another one.")
-        if identity.scopes is None:
-            return _with_own(standing)
-        return standing.intersection(identity.scopes)
 
     async def _resolve(
         self, tenant: str, person: str, request_id: str

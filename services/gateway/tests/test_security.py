@@ -21,8 +21,8 @@ Until = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 
 async def caller_of(security: Security, authorization: str | None) -> Caller:
-    where = "192.0.2.1"
-    return await security.caller(authorization, ids.new("req"), address=lambda: where, admit=lambda _: None)
+    request = ids.new("req")
+    return await security.caller(await security.identify(authorization, request, lambda: "192.0.2.1"), request)
 
 
 async def caller(security: Security, token: str) -> Caller:
