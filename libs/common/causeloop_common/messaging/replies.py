@@ -17,6 +17,7 @@ class Replies:
         self._prefix = f"{client.new_inbox()}."
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
         self._sent = 0
+        self._loop = asyncio.get_running_loop()  # to ask for it is a system call
 
     @classmethod
     async def subscribe(cls, client: Client) -> "Replies":
@@ -27,12 +28,11 @@ class Replies:
 
     async def ask(self, subject: str, body: bytes, headers: dict[str, str], seconds: float) -> Msg:
         """The reply; TimeoutError without one in time, NoRespondersError without a subscriber of the subject."""
-        loop = asyncio.get_running_loop()
         self._sent += 1
         inbox = f"{self._prefix}{self._sent}"
-        waiting: asyncio.Future[Msg] = loop.create_future()
+        waiting: asyncio.Future[Msg] = self._loop.create_future()
         self._waiting[inbox] = waiting
-        timer = loop.call_later(seconds, _time_out, waiting)
+        timer = self._loop.call_later(seconds, _time_out, waiting)
         try:
             await self._publish(subject, inbox, header_block(headers), body)
             reply = await waiting

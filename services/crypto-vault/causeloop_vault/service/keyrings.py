@@ -108,7 +108,9 @@ class Keyrings:
         """What `act` returns, given the tenant's keyring. When it raises StaleKeyring it has done nothing, and begins
         again with a newer keyring; Internal when there is none.
         """
-        keyring = await self._memory.recall(ctx.tenant, partial(self._read, ctx)) or _none(ctx)
+        keyring = self._memory.get(ctx.tenant)
+        if keyring is None:
+            keyring = await self._memory.recall(ctx.tenant, partial(self._read, ctx)) or _none(ctx)
         while True:
             try:
                 return await act(keyring)
@@ -211,8 +213,8 @@ def with_keyring(
     """A use case that is given the keyring, which is there before its transaction begins: see `Keyrings.use`."""
 
     @wraps(act)
-    async def use_case(self: ServiceT, ctx: AuthContext, command: CommandT) -> T:
-        return await self._keyrings.use(ctx, partial(act, self, ctx, command))
+    def use_case(self: ServiceT, ctx: AuthContext, command: CommandT) -> Coroutine[Any, Any, T]:
+        return self._keyrings.use(ctx, partial(act, self, ctx, command))
 
     return use_case
 

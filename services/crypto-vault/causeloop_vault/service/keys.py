@@ -159,6 +159,8 @@ class KeyService:
 
     async def _key(self, ctx: AuthContext, name: str) -> NamedKey:
         """A named key, as it is remembered."""
+        if (known := self._memory.get((ctx.tenant, name))) is not None:
+            return known
         read = partial(self._keyrings.use, ctx, partial(self._read, ctx, name))
         return await self._memory.recall((ctx.tenant, name), read)
 
