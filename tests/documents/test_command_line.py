@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from causeloop_cli.main import _parser
+from causeloop_cli.main import parser
 from tests.documents.pages import in_code, rows
 
 PAGES = {"causeloop_cli": "libs/cli/README.md", "causeloop_dev": "libs/dev/README.md"}
@@ -22,7 +22,12 @@ def commands(parser: argparse.ArgumentParser, name: str = "causeloop") -> Iterat
 
 
 def options(parser: argparse.ArgumentParser) -> list[str]:
-    return [name for action in parser._actions for name in action.option_strings if name not in ("-h", "--help")]
+    return [
+        name
+        for action in parser._actions
+        for name in action.option_strings
+        if name not in ("-h", "--help", "--version")
+    ]
 
 
 class TestTheCommandLine:
@@ -32,8 +37,8 @@ class TestTheCommandLine:
             in_code(command)[0]: sorted(in_code(named)) for command, _, named, _ in rows(PAGES[package], "Commands")
         }
         declared = {
-            name: sorted(options(parser))
-            for name, parser in commands(_parser())
-            if parser.get_default("package") == (None if package == "causeloop_cli" else package)
+            name: sorted(options(one))
+            for name, one in commands(parser())
+            if one.get_default("package") == (None if package == "causeloop_cli" else package)
         }
         assert printed == declared

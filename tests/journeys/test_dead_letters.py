@@ -41,7 +41,7 @@ async def dead(stack: Stack, *arguments: str) -> str:
     """What `causeloop dead` prints to the operator."""
     seed = stack.installation.seeds[topology.OPERATOR]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "causeloop_cli.main", "dead", *arguments,
+        sys.executable, "-m", "causeloop_cli", "dead", *arguments,
         env={**os.environ, "NATS_URL": stack.nats.url, "NATS_NKEY_SEED_OPERATOR": seed},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip

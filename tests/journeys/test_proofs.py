@@ -42,7 +42,7 @@ def causeloop(stack: Stack, person: Person, tmp_path: Path) -> Command:
 
     async def run(*arguments: str) -> tuple[int, str]:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "causeloop_cli.main", "audit", *arguments,
+            sys.executable, "-m", "causeloop_cli", "audit", *arguments,
             cwd=tmp_path, env={"PATH": os.environ["PATH"]},
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip

@@ -17,7 +17,7 @@ class Done:
     def refusal(self) -> str:
         """The sentence with which it refused; asserts that there is nothing else, and no traceback."""
         assert "Traceback" not in self.errors + self.output, self.errors
-        assert self.code == 1, (self.code, self.output, self.errors)
+        assert self.code == 2, (self.code, self.output, self.errors)
         lines = self.errors.strip().splitlines()
         assert len(lines) == 1, self.errors
         assert len(lines[0]) < 1500
@@ -33,7 +33,7 @@ async def causeloop(*arguments: str, **environ: str) -> Done:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "causeloop_cli.main",
+        "causeloop_cli",
         *arguments,
         env=kept | environ,
         stdout=asyncio.subprocess.PIPE,

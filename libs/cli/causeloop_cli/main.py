@@ -4,57 +4,73 @@ The commands of the development stack (`dev`, `demo`, …) are there where libs/
 """
 
 import argparse
-import os
+import logging
+import re
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 
+from causeloop_cli import endings
 from causeloop_common.contracts.topology import SERVICES
+
+_MORE = f"""\
+causeloop <command> --help explains a command, with an example. Settings come from the environment: .env.example has all
+of them.
+
+{endings.CODES}"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand; an error that a person can mend is printed as a sentence, without a traceback."""
-    options = _parser().parse_args(arguments)
+    """Run one subcommand; its exit code. An error is a sentence, without a traceback (`endings`)."""
+    command = "?"
     try:
-        command = import_module(f"{options.package}.{options.command}")
-        return int(command.main(options) or 0)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if not isinstance(error, _mendable()):
-            raise
-        print(f"causeloop {options.command}: {error}", file=sys.stderr)
-        return 1
+        endings.prepare_output()
+        logging.raiseExceptions = False  # a full disk ends no service with a traceback for each line
+        logging.getLogger().addHandler(logging.NullHandler())  # what a command prints is its report
+        options = parser().parse_args(arguments)
+        command = options.command
+        module = import_module(f"{options.package}.{command}")
+        code = int(module.main(options) or endings.DONE)
+        endings.flush()
+    except BaseException as error:  # noqa: BLE001  whatever ends it has a code and a sentence
+        return endings.code_of(command, error)
+    return code
 
 
-def _mendable() -> tuple[type[Exception], ...]:
-    """The errors that a person can correct. Imported when one happens: a command starts sooner without."""
-    from causeloop_cli.embedded.process import ServerFailed
-    from causeloop_client import ClientError
-    from causeloop_common.errors import AppError
-    from causeloop_common.rls import IsolationError
-    from causeloop_common.settings import SettingsError
-    from causeloop_log.files import Unusable
+def parser() -> argparse.ArgumentParser:
+    """The parser of every command that is installed here."""
+    made = argparse.ArgumentParser(
+        prog="causeloop",
+        description="The security core of a multi-tenant product.",
+        epilog=_MORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--version", action="version", version=f"causeloop {version('causeloop-cli')}")
+    made.set_defaults(package="causeloop_cli")
+    commands = made.add_subparsers(dest="command", required=True, metavar="command")
 
-    return (SettingsError, Unusable, IsolationError, AppError, ClientError, ServerFailed)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="causeloop", description="The security core of a multi-tenant product.")
-    parser.set_defaults(package="causeloop_cli")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-
-    serve = _command(commands, "serve", "run one or more services in this process; settings come from the environment")
+    serve = add(
+        commands,
+        "serve",
+        "run one or more services in this process; settings come from the environment",
+        "set -a; . ./.env; set +a\n  causeloop serve gateway auth tenancy vault audit",
+    )
     serve.add_argument("services", nargs="+", choices=SERVICES, metavar="service", help=", ".join(SERVICES))
 
-    _command(commands, "migrate", "bring the database at DATABASE_URL, streams and consumers to this version")
-    _command(commands, "doctor", "prove tenant isolation and check everything a service needs")
+    add(
+        commands,
+        "migrate",
+        "bring the database at DATABASE_URL, streams and consumers to this version",
+        "DATABASE_URL=postgresql://migrator:…@db.internal/causeloop?sslmode=verify-full causeloop migrate",
+    )
+    add(commands, "doctor", "prove tenant isolation and check everything a service needs", "causeloop doctor")
 
-    keys = _command(
-        commands, "keys", "print the keys of one service, derived from JWT_SECRET, as lines of its environment"
+    keys = add(
+        commands,
+        "keys",
+        "print the keys of one service, derived from JWT_SECRET, as lines of its environment",
+        "causeloop keys auth > auth.env\n  causeloop keys --nats config > accounts.conf",
     )
     keys.add_argument("service", nargs="?", choices=SERVICES, metavar="service", help=", ".join(SERVICES))
     keys.add_argument(
@@ -65,23 +81,52 @@ def _parser() -> argparse.ArgumentParser:
         help="print, instead, new bus credentials (seeds), the NATS server's configuration for them (config), or both",
     )
 
-    _dead(_command(commands, "dead", "list, show and redrive the events that a service could not handle"))
-    events = _command(commands, "events", "handle the stream of events").add_subparsers(
+    _dead(add(commands, "dead", "list, show and redrive the events that a service could not handle"))
+    events = add(commands, "events", "handle the stream of events").add_subparsers(
         dest="action", required=True, metavar="action"
     )
-    _command(events, "purge", "remove from the streams what all their consumers have had, to make space")
-    _audit(_command(commands, "audit", "follow, export and verify a workspace's log, as any client can"))
+    add(
+        events,
+        "purge",
+        "remove from the streams what all their consumers have had, to make space",
+        "causeloop events purge",
+    )
+    _audit(add(commands, "audit", "follow, export and verify a workspace's log, as any client can"))
     if find_spec("causeloop_dev") is not None:
         import_module("causeloop_dev.commands").declare(commands)
-    return parser
+    return made
+
+
+def add(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, does: str, example: str = ""
+) -> argparse.ArgumentParser:
+    """A command: its description is what it does, its epilog an example and the exit codes."""
+    epilog = f"example:\n  {example}\n\n{endings.CODES}" if example else endings.CODES
+    return commands.add_parser(
+        name,
+        help=does,
+        description=f"{does[0].upper()}{does[1:]}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def _dead(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="action")
-    _command(actions, "list", "print a line for each dead letter, oldest first")
-    show = _command(actions, "show", "print a dead letter: its attributes and its data, in which secrets are sealed")
+    add(actions, "list", "print a line for each dead letter, oldest first", "causeloop dead list")
+    show = add(
+        actions,
+        "show",
+        "print a dead letter: its attributes and its data, in which secrets are sealed",
+        "causeloop dead show 7",
+    )
     show.add_argument("number", type=_index, help="the letter's number, as `list` prints it")
-    redrive = _command(actions, "redrive", "give dead letters back to the consumer that failed, and remove them")
+    redrive = add(
+        actions,
+        "redrive",
+        "give dead letters back to the consumer that failed, and remove them",
+        "causeloop dead redrive 7 9",
+    )
     redrive.add_argument("numbers", type=_index, nargs="*", metavar="number", help="letters' numbers")
     redrive.add_argument("--all", action="store_true", help="every letter")
 
@@ -89,36 +134,87 @@ def _dead(parser: argparse.ArgumentParser) -> None:
 def _audit(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="action")
 
-    tail = _command(actions, "tail", "print every entry as it arrives; reconnects until Ctrl-C")
+    tail = add(
+        actions,
+        "tail",
+        "print every entry as it arrives; reconnects until Ctrl-C",
+        "causeloop audit tail --from 0 --action vault.",
+    )
     _gateway(tail)
     tail.add_argument(
         "--from", dest="start", type=_index, metavar="N", help="begin at this index, 0 for everything (default: now)"
     )
     tail.add_argument("--json", action="store_true", help="print each entry as it is stored, a line of JSON")
+    tail.add_argument(
+        "--action", dest="begins", metavar="TEXT", help="only entries whose action begins so, such as vault."
+    )
+    tail.add_argument("--actor", metavar="ID", help="only entries of this principal, usr_…")
+    tail.add_argument("--target", metavar="ID", help="only entries about this thing, sec_…")
 
-    verify = _command(
-        actions, "verify", "verify a log, an export, a checkpoint or a proof, step by step, trusting only a key"
+    verify = add(
+        actions,
+        "verify",
+        "verify a log, an export, a checkpoint or a proof, step by step, trusting only a key",
+        "causeloop audit verify log.ndjson --key log.key --kept last.checkpoint",
     )
     verify.add_argument("file", nargs="?", help="an export, a checkpoint or a proof (default: the log at the gateway)")
     verify.add_argument("--key", help="the log's verifier key that you pinned, or a file that has it")
     verify.add_argument(
         "--kept", metavar="FILE", help="the checkpoint of your last verification; a log that holds leaves its own there"
     )
+    _withheld(verify)
     _gateway(verify)
 
-    export = _command(actions, "export", "write the whole log to one file that can be verified anywhere")
-    export.add_argument("--to", required=True, metavar="FILE", help="the file to write")
+    key = add(
+        actions,
+        "key",
+        "print the log's verifier key, or write it to a file: pin it when you first see the log",
+        "causeloop audit key --to log.key",
+    )
+    _file(key, "print it")
+    _gateway(key)
+
+    export = add(
+        actions,
+        "export",
+        "write the whole log to one file that can be verified anywhere",
+        "causeloop audit export --to log.ndjson",
+    )
+    _file(export)
     _gateway(export)
 
-    proof = _command(actions, "proof", "write the proof that an entry is in the log to a file")
-    proof.add_argument("event", help="the event's id, evt_…")
-    proof.add_argument("--to", metavar="FILE", help="the file to write (default: <event>.tlog-proof)")
+    proof = add(
+        actions,
+        "proof",
+        "write the proof that an entry is in the log to a file",
+        "causeloop audit proof evt_01h455vb4pex5vsknk084sn02q --to entry.tlog-proof",
+    )
+    proof.add_argument("event", type=_event, help="the event's id, evt_…")
+    _file(proof, "<event>.tlog-proof")
     _gateway(proof)
+
+
+def _file(parser: argparse.ArgumentParser, default: str = "") -> None:
+    """The options for a file that is written."""
+    more = f" (default: {default})" if default else ""
+    parser.add_argument("--to", required=not default, metavar="FILE", help=f"the file, - for standard output{more}")
+    parser.add_argument("--force", action="store_true", help="replace a file that is there")
+
+
+def _withheld(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-withheld",
+        action="store_true",
+        help="accept a log with entries of which only the hash is left; their number is shown",
+    )
 
 
 def _gateway(parser: argparse.ArgumentParser) -> None:
     """The options for the gateway and the token; `audit.client` reads them."""
-    parser.add_argument("--url", help="the gateway's address (default: the `causeloop dev` that runs in this folder)")
+    parser.add_argument(
+        "--url",
+        help="the gateway's address (default: CAUSELOOP_URL, else the `causeloop dev` that runs in this folder)",
+    )
     parser.add_argument(
         "--token-file",
         metavar="FILE",
@@ -126,16 +222,16 @@ def _gateway(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, does: str
-) -> argparse.ArgumentParser:
-    return commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
-
-
 def _index(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 15:
         raise argparse.ArgumentTypeError("not an index, a number from 0")
     return int(text)
+
+
+def _event(text: str) -> str:
+    if re.fullmatch("evt_[0-7][0-9a-hjkmnp-tv-z]{25}", text) is None:
+        raise argparse.ArgumentTypeError("not an event's id, such as evt_01h455vb4pex5vsknk084sn02q")
+    return text
 
 
 if __name__ == "__main__":

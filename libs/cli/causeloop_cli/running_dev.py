@@ -20,12 +20,13 @@ def read(path: Path, name: str = "dev.json") -> dict[str, Any]:
 def running(path: Path) -> dict[str, Any]:
     """`dev.json` of the dev that runs in this folder; empty when none runs."""
     found = read(path)
-    return found if lives(found.get("pids", {}).get("supervisor")) else {}
+    pids = found.get("pids")
+    return found if isinstance(pids, dict) and lives(pids.get("supervisor")) else {}
 
 
-def lives(pid: int | None) -> bool:
+def lives(pid: object) -> bool:
     """Whether a process with this id runs."""
-    if pid is None:
+    if not isinstance(pid, int) or not 0 < pid < 2**31:
         return False
     try:
         os.kill(pid, 0)

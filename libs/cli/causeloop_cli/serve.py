@@ -20,7 +20,7 @@ def main(options: argparse.Namespace) -> int:
 
 def serve(names: Sequence[str], environ: Mapping[str, str], also: logging.Handler | None = None) -> None:
     """Compose the services and run them in one event loop; `also` is one more place where log records go."""
-    telemetry.setup(names[0] if len(names) == 1 else "causeloop", environ.get("LOG_LEVEL", "INFO"))
+    telemetry.setup(names[0] if len(names) == 1 else "causeloop", _level(environ))
     if also is not None:
         logging.getLogger().addHandler(also)
 
@@ -29,3 +29,9 @@ def serve(names: Sequence[str], environ: Mapping[str, str], also: logging.Handle
         await run([services.create(name, environ) for name in dict.fromkeys(names)])
 
     uvloop.run(composed())
+
+
+def _level(environ: Mapping[str, str]) -> str:
+    """The level to log with until the settings are read, which refuse one that is none."""
+    level = environ.get("LOG_LEVEL", "")
+    return level if level in logging.getLevelNamesMapping() else "INFO"

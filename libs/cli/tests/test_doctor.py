@@ -185,7 +185,6 @@ class TestExamine:
     async def test_a_server_that_permits_too_small_messages_is_named_with_the_setting(
         self, environs: dict[str, dict[str, str]], servers: Servers, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """E13: at the start of a service, and by doctor."""
         monkeypatch.setattr(topology, "MAX_PAYLOAD_BYTES", 8_388_608)
         sentence = "permits messages of 4194304 bytes. Set `max_payload: 8388608` in its configuration"
         with pytest.raises(SettingsError, match=sentence):
@@ -241,7 +240,7 @@ class TestCommand:
     def test_a_failure_is_a_line_and_the_exit_code(self) -> None:
         """In a process of its own: nats-py leaves the socket of a refused connection to the garbage collector."""
         environ = {**os.environ, "NATS_NKEY_SEED_AUDIT": Installation.new().seeds["audit"]}
-        command = [sys.executable, "-m", "causeloop_cli.main", "doctor"]
+        command = [sys.executable, "-m", "causeloop_cli", "doctor"]
 
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 

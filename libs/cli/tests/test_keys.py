@@ -81,17 +81,17 @@ class TestService:
         assert list(as_environ(keys("vault", JWT_SECRET=SECRET))) == ["CAUSELOOP_KEYS_VAULT"]
 
     def test_a_missing_secret_is_refused_with_what_to_do(self, keys: Ask) -> None:
-        [told] = keys("auth", expect=1)
+        [told] = keys("auth", expect=2)
         assert told.startswith("causeloop keys: Set JWT_SECRET to the installation's secret")
         assert "openssl rand" in told
 
     def test_production_refuses_a_short_one(self, keys: Ask) -> None:
-        [told] = keys("auth", expect=1, JWT_SECRET="short", CAUSELOOP_ENV="production")
+        [told] = keys("auth", expect=2, JWT_SECRET="short", CAUSELOOP_ENV="production")
         assert "shorter than 32 characters" in told
 
     def test_it_names_a_service_or_the_bus(self, keys: Ask) -> None:
-        assert keys(expect=1) == ["causeloop keys: Name one service, or ask for --nats."]
-        assert keys("auth", "--nats", expect=1) == ["causeloop keys: Name one service, or ask for --nats."]
+        assert keys(expect=2) == ["causeloop keys: Name one service, or ask for --nats."]
+        assert keys("auth", "--nats", expect=2) == ["causeloop keys: Name one service, or ask for --nats."]
 
 
 class TestBus:
@@ -118,13 +118,13 @@ class TestBus:
         seeds = as_environ(keys("--nats", "seeds"))
         garbled = {**seeds, "NATS_NKEY_SEED_VAULT": "SUnonsense"}
         del seeds["NATS_NKEY_SEED_AUDIT"]
-        [missing] = keys("--nats", "config", expect=1, **seeds)
-        [foreign] = keys("--nats", "config", expect=1, **garbled)
+        [missing] = keys("--nats", "config", expect=2, **seeds)
+        [foreign] = keys("--nats", "config", expect=2, **garbled)
         assert missing.startswith("causeloop keys: Set NATS_NKEY_SEED_AUDIT: ")
         assert foreign == "causeloop keys: NATS_NKEY_SEED_VAULT is not the seed of a user's nkey (SU…)."
 
 
 def test_a_reader_that_has_enough_is_no_error_of_ours() -> None:
-    command = f"{sys.executable} -m causeloop_cli.main keys --nats | head -c 1"
+    command = f"{sys.executable} -m causeloop_cli keys --nats | head -c 1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("N", "")

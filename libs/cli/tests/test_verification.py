@@ -79,12 +79,13 @@ class TestTheCommand:
     def test_of_one_entry_no_history_can_be_shown(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = tmp_path / "one.tlog-proof"
         path.write_text(TEXTS["entry-4.tlog-proof"])
-        assert verify(str(path), "--key", KEY, "--kept", str(tmp_path / "kept")) == 1
+        assert verify(str(path), "--key", KEY, "--kept", str(tmp_path / "kept")) == 2
         assert "--kept is for a log" in capsys.readouterr().err
 
     @pytest.mark.parametrize("name", ["nowhere", "."])
     def test_names_the_file_that_cannot_be_read(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-        assert verify(name, "--key", KEY) == 1
+        """E33: it is no verdict about the log."""
+        assert verify(name, "--key", KEY) == 2
         assert f"{name} cannot be read" in capsys.readouterr().err
 
 

@@ -8,6 +8,7 @@ from typing import Generic, Self, TypeVar
 
 import httpx
 
+from causeloop_client import connections
 from causeloop_client.call import Call, Item, List, Reply
 from causeloop_client.errors import ClientError
 from causeloop_client.sending import Answer, Sending
@@ -20,8 +21,9 @@ class _Client(Generic[Http]):
     """A gateway's address and a token, which may be changed at any time; nothing prints it.
 
     `timeout` is in seconds, of silence. For `patience` seconds a call is sent again when nobody answers, or the gateway
-    answers 429, 502, 503 or 504; one that takes an Idempotency-Key gets one then. 0 sends it once. `http` brings your
-    own connections (a private authority, a proxy, a client certificate), which stay yours to close.
+    answers 429, 502, 503 or 504; one that takes an Idempotency-Key gets one then. 0 sends it once. Proxy and
+    certificate authorities are those of the environment (`connections`). `http` brings your own connections, which stay
+    yours to close. ValueError for an address, or a variable of the environment, that cannot be used.
     """
 
     _kind: type[Http]
@@ -36,7 +38,7 @@ class _Client(Generic[Http]):
         self.timeout = timeout
         self.patience = patience
         self._is_ours = http is None
-        self._http: Http = self._kind() if http is None else http
+        self._http: Http = self._kind(**connections.arguments(self.url)) if http is None else http
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import ssl
 import time
 import uuid
 from collections.abc import Mapping
@@ -99,7 +100,25 @@ def failed(url: str, error: httpx.RequestError | ClientError) -> ClientError:
     """A failure in our words."""
     if isinstance(error, ClientError):
         return error
-    return Unreachable(f"Nobody answers at {url}: {type(error).__name__}.")
+    return Unreachable(f"Nobody answers at {url}: {_cause(error)}.")
+
+
+def _cause(error: BaseException) -> str:
+    """The reason of a failure, half a sentence: in the words of the system where it gave some."""
+    if isinstance(error, httpx.TimeoutException):
+        return "there was no answer in time"
+    if isinstance(error, httpx.RemoteProtocolError):
+        return "the answer is not HTTP, or was cut off"
+    if isinstance(error, httpx.ProxyError):
+        return f"the proxy refuses, {error}"
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted, {found.verify_message}: name its authority in SSL_CERT_FILE"
+        if isinstance(found, OSError) and found.strerror:
+            return re.sub(r" \(_ssl.*\)|^\[[^]]*\] ", "", found.strerror)
+        found = found.__cause__ or found.__context__
+    return type(error).__name__
 
 
 def jittered(seconds: float) -> float:

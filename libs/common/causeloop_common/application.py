@@ -152,7 +152,7 @@ class Application:
         self._about_jobs = JobService(database)
         runs = Runs(database, self.bus, steps)
         if steps:
-            worker = Worker(self.connections(schedules.role(self.name)), self.name, self.bus, runs.run)
+            worker = Worker(self.settings.dsn(f"causeloop_{self.name}_jobs"), self.name, self.bus, runs.run)
             database.enqueued = worker.wake
             self.background("jobs", worker.run)
             self._checks["jobs"] = worker.check
@@ -460,6 +460,7 @@ async def run(applications: Sequence[Application], *, ready: Check | None = None
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():
             starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
             return
         await starting
         started = list(applications)

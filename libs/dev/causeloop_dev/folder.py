@@ -34,6 +34,7 @@ class DevFolder:
         self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         self._take()
         self._clear()
+        (self.path / ".gitignore").write_text("*\n")  # tokens, addresses and logs, which no commit should have
         (self.path / "logs").mkdir(exist_ok=True)
         return self
 

@@ -45,8 +45,8 @@ class Forked:
     def start(self) -> None:
         """Fork. Returns in the parent only."""
         pact = death_pact()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
         # Until the child has shed our handlers and we have noted the child, no signal may come between.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
         try:
@@ -114,8 +114,8 @@ class Forked:
             traceback.print_exc()
         finally:
             try:
-                sys.stdout.flush()
-                sys.stderr.flush()
+                for stream in filter(None, (sys.stdout, sys.stderr)):
+                    stream.flush()
             finally:
                 os._exit(code)
 

@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from causeloop_cli.embedded.process import ServerFailed
 from causeloop_cli.keys import nats_config, new_seeds, of_service
 from causeloop_dev.folder import write_private_json
 
 _FILE = "installation.json"
+_IGNORED = ".gitignore"
 
 UNLIMITED = {"RATE_LIMIT_FACTOR": "100000"}
 """A gateway's environment where one address sends as much as it can: in tests and benchmarks."""
@@ -36,12 +38,21 @@ class Installation:
 
     @classmethod
     def kept_in(cls, folder: Path) -> Self:
-        """The installation of a lasting data folder, made at its first use (a 0600 file)."""
+        """The installation of a lasting data folder, made at its first use (0600). ServerFailed for a foreign one."""
         path = folder / _FILE
         if path.exists():
-            return cls(**json.loads(path.read_text()))
-        made = cls.new()
+            try:
+                return cls(**json.loads(path.read_text()))
+            except (ValueError, TypeError) as error:
+                raise ServerFailed(f"{path} has not the secrets of this data folder: put the file back.") from error
         folder.mkdir(parents=True, exist_ok=True)
+        if others := {entry.name for entry in folder.iterdir()} - {_IGNORED, f"{_FILE}.new"}:
+            raise ServerFailed(
+                f"{folder} has files of something else, such as {min(others)[:100]}. Name a new or an empty folder: "
+                "`make dev DATA=../causeloop-data`, or `causeloop dev --data ../causeloop-data`."
+            )
+        (folder / _IGNORED).write_text("*\n")  # it has secrets, which no commit should have
+        made = cls.new()
         write_private_json(path, asdict(made))
         return made
 

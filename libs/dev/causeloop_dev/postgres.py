@@ -73,6 +73,9 @@ started inside, and this link, unlike a path, asks no permission of the folders 
 
 START_PATIENCE = 60.0
 
+_SHARED_MEMORY = {"dynamic_shared_memory_type": "mmap"}
+"""Files inside the cluster instead of /dev/shm, which a container may have little of: they go with the cluster."""
+
 _T = TypeVar("_T")
 
 
@@ -283,6 +286,7 @@ class EmbeddedPostgres(EmbeddedServer):
         write_private(password_file, password)
         self._give(password_file)
         options = f"-U postgres --auth=scram-sha-256 -E UTF8 --locale={LOCALE} --no-instructions".split()
+        options += [f"--set={name}={value}" for name, value in _SHARED_MEMORY.items()]
         options += [f"--pwfile={password_file}", *([] if self._fsync else ["--no-sync"])]
         log_start = self._log_size()
         initdb = self._spawn("initdb", fresh, *options, lock=lock)
@@ -325,10 +329,8 @@ class EmbeddedPostgres(EmbeddedServer):
             "timezone": "UTC",
             "log_timezone": "UTC",
             "cluster_name": "causeloop",
+            **_SHARED_MEMORY,
         }
-        if not self._data:
-            # Files inside the cluster instead of /dev/shm: they go with it, even when nobody could tidy up.
-            settings["dynamic_shared_memory_type"] = "mmap"
         if not self._fsync:
             settings["max_wal_size"] = "256MB"  # spares the RAM it may lie in
         return settings

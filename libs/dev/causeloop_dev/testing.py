@@ -74,7 +74,7 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
     """One PostgreSQL and one NATS for the whole run. They end with this process, whatever ends it."""
     chosen = ["--containers"] if request.config.getoption("--containers") else []
     process = subprocess.Popen(
-        [sys.executable, "-m", "causeloop_cli.main", "servers", *chosen], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "causeloop_cli", "servers", *chosen], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
     assert process.stdin is not None

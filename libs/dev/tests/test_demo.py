@@ -24,7 +24,7 @@ HEADINGS = (
 
 
 def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "causeloop_cli.main", *words]
+    return [sys.executable, "-m", "causeloop_cli", *words]
 
 
 def demo(folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -65,7 +65,7 @@ class TestDemo:
     def test_without_a_dev_says_what_to_do(self, tmp_path: Path) -> None:
         done = demo(tmp_path)
 
-        assert done.returncode == 1
+        assert done.returncode == 2
         assert done.stdout == ""
         assert done.stderr == (
             "causeloop demo: no `causeloop dev` runs in this folder: run `make dev` in another terminal, then this.\n"

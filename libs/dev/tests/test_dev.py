@@ -16,9 +16,10 @@ import httpx
 import pytest
 
 from causeloop_cli import services
-from causeloop_cli.embedded import janitor as janitor_program
+from causeloop_cli.embedded import ServerFailed, janitor as janitor_program
+from causeloop_dev.folder import DevFolder
 from causeloop_dev.installation import Installation
-from causeloop_dev.processes import Addresses, environs
+from causeloop_dev.processes import Addresses, environs, gateway_port
 from tests.support.ports import free_port
 
 SERVICES = {"gateway", "auth", "tenancy", "vault", "audit"}
@@ -62,7 +63,7 @@ class Dev:
         self.output = folder / f"output-{time.monotonic_ns()}.txt"
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "causeloop_cli.main", "dev", *options],
+                [sys.executable, "-m", "causeloop_cli", "dev", *options],
                 cwd=folder,
                 stdout=output,
                 stderr=output,
@@ -210,7 +211,7 @@ class TestReady:
         assert not [role for role, token in dev.told["tokens"].items() if token in written]
 
     def test_the_doctor_finds_it_healthy(self, dev: Dev) -> None:
-        command = [sys.executable, "-m", "causeloop_cli.main", "doctor"]
+        command = [sys.executable, "-m", "causeloop_cli", "doctor"]
         environ = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
 
         done = subprocess.run(command, cwd=dev.folder, env=environ, capture_output=True, text=True, check=False)
@@ -221,14 +222,14 @@ class TestReady:
 
     def test_a_second_one_in_the_same_folder_is_refused(self, dev: Dev) -> None:
         second = subprocess.run(
-            [sys.executable, "-m", "causeloop_cli.main", "dev", "--port", str(free_port())],
+            [sys.executable, "-m", "causeloop_cli", "dev", "--port", str(free_port())],
             cwd=dev.folder,
             capture_output=True,
             text=True,
             check=False,
         )
 
-        assert second.returncode == 1
+        assert second.returncode == 2
         assert re.search(rf"Another `causeloop dev` runs in .* \(process {dev.process.pid}\)\.", second.stderr)
         assert dev.call("GET", "/workspace").status_code == 200
 
@@ -273,9 +274,57 @@ class TestEnd:
     def test_a_taken_port_is_told_with_what_to_do(self, dev: Dev, start: Callable[..., Dev]) -> None:
         port = dev.told["gateway_url"].rpartition(":")[2]
         refused = start("--port", port)
-        assert refused.process.wait(PATIENCE) == 1
+        assert refused.process.wait(PATIENCE) == 2
         assert f"Port {port} is taken by another program." in refused.said
         assert "PORT=" in refused.said
+
+    @pytest.mark.parametrize("port", ["65536", "99999", "-1", "x", "4000.0"])
+    def test_a_port_that_is_none_is_refused(self, start: Callable[..., Dev], port: str) -> None:
+        """F11: a traceback for PORT=99999."""
+        refused = start(f"--port={port}")
+        assert refused.process.wait(PATIENCE) == 2
+        assert "is no port: a number from 1 to 65535, such as 4000" in refused.said
+
+    def test_a_port_that_is_open_to_root_alone_is_named_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """F11: PORT=80 of an ordinary user was "taken by another program"."""
+
+        def bind(*_: object) -> None:
+            raise PermissionError
+
+        monkeypatch.setattr("causeloop_cli.embedded.nats.socket.socket.bind", bind)
+        with pytest.raises(ServerFailed, match=r"Port 80 is open to root alone\. Choose one from 1024"):
+            gateway_port(80)
+
+    def test_a_folder_of_something_else_is_left_alone(self, start: Callable[..., Dev], tmp_path: Path) -> None:
+        """F10: `make dev DATA=docs` strewed its files among mine."""
+        (tmp_path / "docs").mkdir()
+        (tmp_path / "docs" / "mine.txt").write_text("mine")
+        refused = start("--data", str(tmp_path / "docs"))
+        assert refused.process.wait(PATIENCE) == 2
+        assert "has files of something else, such as mine.txt. Name a new or an empty folder" in refused.said
+        assert [path.name for path in (tmp_path / "docs").iterdir()] == ["mine.txt"]
+
+    def test_a_data_folder_in_a_repository_is_no_part_of_it(self, tmp_path: Path) -> None:
+        """F10: the root secret was offered to `git add`."""
+        subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+        made = Installation.kept_in(tmp_path / "mydata")
+        assert Installation.kept_in(tmp_path / "mydata") == made
+        with DevFolder(tmp_path / ".causeloop") as folder:
+            folder.write("dev.json", {})
+            offered = ["git", "-C", str(tmp_path), "status", "--porcelain", "--untracked-files=all"]
+            assert subprocess.run(offered, check=True, capture_output=True, text=True).stdout == ""
+
+    @pytest.mark.parametrize("seconds", [0.02, 0.2, 0.5, 1.7])
+    def test_an_interrupt_at_any_moment_ends_it_quietly(self, start: Callable[..., Dev], seconds: float) -> None:
+        """F11: Ctrl-C at 0.2 s and 1.7 s printed tracebacks."""
+        dev = start()
+        time.sleep(seconds)
+        dev.process.send_signal(signal.SIGINT)
+        assert dev.process.wait(PATIENCE) in (0, 130, -signal.SIGINT)  # the last before our first line has run
+        assert "Error" not in dev.said
+        assert "Exception" not in dev.said
+        if dev.process.returncode != -signal.SIGINT:
+            assert "Traceback" not in dev.said
 
     def test_asked_to_stop_while_starting_it_stops(self, start: Callable[..., Dev]) -> None:
         dev = start()
@@ -290,7 +339,7 @@ class TestEnd:
     ) -> None:
         monkeypatch.setenv("ACCESS_TOKEN_SECONDS", "1")  # passed on to auth, which refuses it
         dev = start("--no-seed")
-        assert dev.process.wait(PATIENCE) == 1
+        assert dev.process.wait(PATIENCE) == 2
         told = dev.said.splitlines()
         assert told[0] == "causeloop dev: ACCESS_TOKEN_SECONDS: Input should be greater than or equal to 60"
         assert told[1].startswith("causeloop dev: auth ended with code 1; starting it again now (its log: /")

@@ -37,13 +37,22 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         pinned = command.key(options.key)
-        held = command.run(lambda steps: command.verify_file(steps, options.file, pinned, options.kept), pinned=True)
-        sys.stdout.flush()
+        held = command.run(
+            lambda steps: command.verify_file(steps, options.file, pinned, options.kept),
+            pinned=True,
+            allow_withheld=options.allow_withheld,
+        )
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except Unusable as error:
         print(f"causeloop-verify: {command.printable(str(error))}", file=sys.stderr)
         return _COULD_NOT_LOOK
-    except BrokenPipeError:  # the reader of our output, such as `head`, is gone: nobody saw the verdict
+    except (
+        OSError
+    ) as error:  # the reader of our output, such as `head`, is gone, or its disk is full: no verdict is seen
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"causeloop-verify: the output cannot be written: {error.strerror}.", file=sys.stderr)
         return _COULD_NOT_LOOK
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -61,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="the checkpoint of your last verification; an export that holds leaves its own there",
+    )
+    parser.add_argument(
+        "--allow-withheld",
+        action="store_true",
+        help="accept a log with entries of which only the hash is left; their number is shown",
     )
     parser.add_argument("--version", action="version", version=f"causeloop-verify {version('causeloop-log')}")
     return parser

@@ -72,10 +72,15 @@ class Refused(Exception):
 
 
 class Verification:
-    """The steps in their order. `held` is called with each step that held, before the next begins."""
+    """The steps in their order. `held` is called with each step that held, before the next begins.
 
-    def __init__(self, held: Callable[[Step], None]) -> None:
+    A log with entries of which only the hash is left is refused, unless `allow_withheld`: the maker of a file can
+    withhold any of them.
+    """
+
+    def __init__(self, held: Callable[[Step], None], *, allow_withheld: bool = False) -> None:
         self._report = held
+        self._allows_withheld = allow_withheld
 
     def log(
         self, claimed_key: str, pinned: str | None, signed: str, leaves: Iterable[Leaf], kept: str | None = None
@@ -91,6 +96,9 @@ class Verification:
         for leaf in leaves:
             log.add(leaf)
 
+        if log.pruned and not self._allows_withheld:
+            why = f"of {log.pruned} of {log.frontier.size} entries only the hash is left: --allow-withheld accepts that"
+            raise Refused(3, "entries", why)
         pruned = f", of {log.pruned} only the hash is left" if log.pruned else ""
         self._held(3, "entries", f"{log.frontier.size} entries of {log.tenant}, each once and in its one form{pruned}.")
         if log.frontier.size != checkpoint.size:

@@ -38,6 +38,7 @@ def a_leaf(number: int, tenant: str = TENANT) -> bytes:
 
 
 LEAVES: list[Leaf] = [a_leaf(number) for number in range(6)]
+ALL_PRUNED: list[Leaf] = [Pruned(leaf_hash(one)) for one in LEAVES if isinstance(one, bytes)]
 PRUNED: list[Leaf] = [Pruned(leaf_hash(one)) if n in (1, 4) else one for n, one in enumerate(LEAVES)]  # type: ignore[arg-type]
 FORKED: list[Leaf] = [*LEAVES[:2], a_leaf(9), *LEAVES[3:]]
 
@@ -88,10 +89,10 @@ def exports() -> dict[str, tuple[int, str, bytes]]:
         return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode() + b"\n" + b"".join(entries)
 
     return {
-        "empty": (2, "no signatures", b""),
+        "empty": (0, "is empty", b""),
         "not-an-export": (2, "no signatures", b'{"hello":"world"}\n'),
-        "byte-order-mark": (2, "no signatures|control", b"\xef\xbb\xbf" + whole),
-        "carriage-returns": (1, "first line", whole.replace(b"\n", b"\r\n")),
+        "byte-order-mark": (0, "byte order mark", b"\xef\xbb\xbf" + whole),
+        "carriage-returns": (0, "line ends", whole.replace(b"\n", b"\r\n")),
         "header-of-another-version": (1, "first line", whole.replace(b"export/v1", b"export/v9")),
         "header-with-a-field-too-many": (1, "first line", headed(entries="6")),
         "header-with-a-field-missing": (1, "first line", b'{"causeloop":"log-export/v1"}\n' + b"".join(entries)),
@@ -147,6 +148,8 @@ def exports() -> dict[str, tuple[int, str, bytes]]:
         "last-line-cut": (3, "cut off", whole[:-20]),
         "last-newline-missing": (3, "cut off", whole[:-1]),
         "empty-line": (3, "entry 2 is not JSON", head + b"".join(entries[:2]) + b"\n" + b"".join(entries[2:])),
+        "removed-entries": (3, "of 2 of 6 entries only the hash is left", pruned),
+        "removed-entries-alone": (3, "of 6 of 6", export(ALL_PRUNED)),
         "removed-entry-of-another-hash": (5, "another root", pruned.replace(hash_, hash_[::-1])),
         "removed-entry-with-a-claim": (
             3, "removed entry", pruned.replace(removed, removed[:-1] + b',"action":"vault.secret_written"}')
@@ -185,7 +188,7 @@ def checkpoints() -> dict[str, tuple[int, str, bytes]]:
         "of-another-log": (
             2, "not signed by the key", signed(LEAVES, origin=f"causeloop.example/log/{OTHER_TENANT}")
         ),
-        "carriage-returns": (2, "control characters", whole.replace("\n", "\r\n")),
+        "carriage-returns": (0, "line ends", whole.replace("\n", "\r\n")),
         "control-character": (2, "control characters", whole.replace("\n6\n", "\n6\x1b\n")),
         "size-changed": (2, "does not fit", whole.replace("\n6\n", "\n5\n")),
     }  # fmt: skip
@@ -213,7 +216,7 @@ def proofs() -> dict[str, tuple[int, str, bytes]]:
     leaf = whole.leaf or b""
     bent = {
         "of-another-format": (2, "not of the form", text.replace("proof@v1", "proof@v2")),
-        "carriage-returns": (2, "not of the form", text.replace("\n", "\r\n")),
+        "carriage-returns": (0, "line ends", text.replace("\n", "\r\n")),
         "carriage-return-in-the-path": (2, "base64", text.replace("=\n", "=\r\n", 1)),
         "without-a-checkpoint": (2, "not of the form", text.partition("\n\n")[0]),
         "without-an-index": (2, "no line with the entry's index", text.replace("index 2\n", "")),
@@ -287,12 +290,20 @@ def files() -> dict[str, Any]:
     return {
         "format": "export, checkpoint and tlog-proof",
         "key": str(KEY),
-        "accepted": [{"name": name, **_content(text), "kept": kept} for name, (text, kept) in holding.items()],
+        "accepted": [
+            {"name": name, **_content(text), "kept": kept, **_options(name)} for name, (text, kept) in holding.items()
+        ],
         "refused": [
-            {"name": name, **_content(text), "kept": kept, "step": step, "why": why}
+            {"name": name, **_content(text), "kept": kept, "step": step, "why": why, **_options(name)}
             for name, step, why, text, kept in bent
         ],
     }
+
+
+def _options(name: str) -> dict[str, bool]:
+    """That removed entries are accepted; step 0 is the file itself, which is none that a verifier reads."""
+    allows = ("export-with-removed-entries.ndjson", "export-removed-entry-of-another-hash.ndjson")
+    return {"allow_withheld": True} if name in allows else {}
 
 
 def _content(text: bytes) -> dict[str, str]:

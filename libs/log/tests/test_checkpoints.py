@@ -52,7 +52,7 @@ class TestVerifierKey:
         [
             (str(KEY).replace("causeloop", "other", 1), "id does not belong"),
             (str(KEY).replace("+", "+0", 1), "id does not belong"),
-            (str(VerifierKey(ORIGIN, bytes(32))).rpartition("+")[0] + str(KEY)[-45:], "id does not belong"),
+            (str(VerifierKey(ORIGIN, b"x" * 32)).rpartition("+")[0] + str(KEY)[-45:], "id does not belong"),
             (ORIGIN, "form"),
             (f"{ORIGIN}+00000000+AgAA", "form"),
             ("", "form"),
@@ -62,6 +62,37 @@ class TestVerifierKey:
     def test_refuses_any_other_text(self, bent: str, why: str) -> None:
         with pytest.raises(NotVerified, match=why):
             VerifierKey.parse(bent)
+
+    @pytest.mark.parametrize("sign", [0, 1 << 255], ids=["positive", "negative"])
+    @pytest.mark.parametrize(
+        "y",
+        [
+            *(note._SMALL_ORDER),
+            note._PRIME,  # 0 in another spelling
+            note._PRIME + 1,
+            note._PRIME + 18,
+        ],
+    )
+    def test_of_small_order_or_in_another_spelling_is_refused(self, y: int, sign: int) -> None:
+        """P8: under such a key a signature that nobody made holds for any text."""
+        with pytest.raises(NotVerified, match="signatures of anybody hold"):
+            VerifierKey(ORIGIN, (y | sign).to_bytes(32, "little"))
+
+    def test_the_points_of_small_order_are_those_of_the_curve(self) -> None:
+        """Eight times each of them is the neutral element (RFC 8032 5.1.4)."""
+        prime = note._PRIME
+        d = -121665 * pow(121666, -1, prime) % prime
+        for y in note._SMALL_ORDER:
+            square = (y * y - 1) * pow(d * y * y + 1, -1, prime) % prime
+            x = pow(square, (prime + 3) // 8, prime)
+            if (x * x - square) % prime:
+                x = x * pow(2, (prime - 1) // 4, prime) % prime
+            assert (x * x - square) % prime == 0
+            point = (x, y)
+            for _ in range(3):
+                (a, b), m = point, d * point[0] ** 2 * point[1] ** 2
+                point = (2 * a * b * pow(1 + m, -1, prime) % prime, (b * b + a * a) * pow(1 - m, -1, prime) % prime)
+            assert point == (0, 1)
 
 
 class TestNote:
@@ -95,12 +126,19 @@ class TestNote:
             ("text\n\n— na+me AAAAAAAA\n", "that is no signature"),
             ("te\x00xt\n\n— name AAAAAAAA\n", "control characters"),
             ("te\rxt\n\n— name AAAAAAAA\n", "control characters"),
-            ("x" * 70_000, "larger than 65536 bytes"),
+            ("x" * 270_000, "larger than 262144 bytes"),
+            ("text\n\n— wit\ud800ness AAAAAAAA\n", "not UTF-8"),
         ],
     )
     def test_of_another_form_is_refused(self, bent: str, why: str) -> None:
         with pytest.raises(NotVerified, match=why):
             note.verified(bent, KEY)
+
+    def test_with_sixteen_large_signatures_of_witnesses_is_verified(self) -> None:
+        """P8: post-quantum signatures have some 4.6 KB."""
+        raw = base64.b64encode(bytes(4_600)).decode()
+        witnesses = "".join(f"— witness.example/w{number} {raw}\n" for number in range(16))
+        assert note.verified(note.sign("text\n", ORIGIN, PRIVATE) + witnesses, KEY) == "text\n"
 
     @pytest.mark.parametrize("text", ["no newline", ""])
     def test_is_made_of_lines(self, text: str) -> None:

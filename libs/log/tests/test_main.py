@@ -1,11 +1,16 @@
 """`causeloop-verify`: a line for each step, a verdict, an exit code, and one sentence for every mistake of its user."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
 import re
+import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +19,7 @@ import pytest
 
 from causeloop_log.files import LARGEST, Unusable, replacing, text
 from causeloop_log.main import main
+from causeloop_log.tlog.note import VerifierKey
 
 FILES = json.loads(files("causeloop_log").joinpath("vectors", "files.json").read_text(encoding="ascii"))
 TEXTS = {vector["name"]: vector.get("text") for vector in (*FILES["accepted"], *FILES["refused"])}
@@ -50,10 +56,14 @@ class TestAVerification:
     def test_counts_the_removed_entries_in_its_verdict(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
+        """P7: withheld entries are refused, and where they are accepted the verdict counts them."""
         path = written(tmp_path / "log.ndjson", "export-with-removed-entries.ndjson")
-        assert main([str(path), "--key", KEY]) == 0
+        assert main([str(path), "--key", KEY]) == 1
+        assert "Of 2 of 6 entries only the hash is left: --allow-withheld accepts that." in capsys.readouterr().out
+
+        assert main([str(path), "--key", KEY, "--allow-withheld"]) == 0
         shown = capsys.readouterr().out
-        assert f"VERIFIED: {ORIGIN}, 6 entries, 2 of them without content." in shown
+        assert f"VERIFIED: {ORIGIN}, 6 entries, 2 of them WITHHELD, without content." in shown
         assert "Not shown: what the 2 removed entries were" in shown
         assert "none missing" not in shown
 
@@ -113,15 +123,23 @@ class TestTheKey:
         assert main([str(export), "--key", str(key)]) == 0
         assert main([str(export), "--key", KEY]) == 0
 
-    def test_of_a_log_with_a_long_name_is_no_file(self, export: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main([str(export), "--key", f"{'x' * 5000}{KEY}"]) == 1
-        assert "NOT VERIFIED: step 1, key." in capsys.readouterr().out
+    @pytest.mark.parametrize(
+        "key",
+        ["a+b+c", f"{KEY}x", KEY.replace("+", "+0", 1), f"{'x' * 5000}{KEY}", f"{'x+' * 5000}{KEY}"],
+        ids=["short", "longer", "another", "very long", "many parts"],
+    )
+    def test_that_is_none_is_not_looked_with(self, key: str, export: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """E33: a key that is none, however long, is no verdict about the log."""
+        assert main([str(export), "--key", key]) == 2
+        shown = capsys.readouterr()
+        assert shown.err.startswith("causeloop-verify: --key has no verifier key, such as ")
+        assert len(shown.err) < 400
+        assert "VERIFIED" not in shown.out
 
-    @pytest.mark.parametrize("key", ["a+b+c", f"{KEY}x", KEY.replace("+", "+0", 1)])
-    def test_that_is_none_is_refused_by_the_first_step(
-        self, key: str, export: Path, capsys: pytest.CaptureFixture[str]
+    def test_of_another_log_is_refused_by_the_first_step(
+        self, export: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert main([str(export), "--key", key]) == 1
+        assert main([str(export), "--key", str(VerifierKey("x", b"x" * 32))]) == 1
         assert "NOT VERIFIED: step 1, key." in capsys.readouterr().out
 
 
@@ -154,7 +172,7 @@ class TestTheKeptCheckpoint:
     def test_with_other_line_ends_is_refused(self, export: Path, tmp_path: Path) -> None:
         kept = tmp_path / "kept"
         kept.write_bytes(TEXTS["log.checkpoint"].replace("\n", "\r\n").encode())
-        assert main([str(export), "--key", KEY, "--kept", str(kept)]) == 1
+        assert main([str(export), "--key", KEY, "--kept", str(kept)]) == 2
 
 
 class TestMistakes:
@@ -181,19 +199,53 @@ class TestMistakes:
 
     def test_a_name_that_no_file_can_have(self, capsys: pytest.CaptureFixture[str], export: Path) -> None:
         long = "x" * 5000
-        assert self.sentence(capsys, long, "--key", KEY) == f"{long} cannot be read: File name too long."
-        assert self.sentence(capsys, str(export), "--key", long) == f"{long} cannot be read: File name too long."
+        assert self.sentence(capsys, long, "--key", KEY) == f"{long[:200]}… cannot be read: File name too long."
+        assert self.sentence(capsys, str(export), "--key", long).startswith(f"{long[:200]}… cannot be read: File name")
         assert "cannot be written" in self.sentence(capsys, str(export), "--key", KEY, "--kept", long)
 
     def test_a_key_that_is_not_text(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (tmp_path / "x").write_bytes(b"\xff\xfe")
-        assert self.sentence(capsys, "x", "--key", str(tmp_path / "x")) == f"{tmp_path / 'x'} is not text."
+        assert self.sentence(capsys, "x", "--key", str(tmp_path / "x")) == f"{tmp_path / 'x'} is not UTF-8 text."
 
     @pytest.mark.parametrize("start", ["", "c2sp.org/tlog-proof@v1\n", "\n\n"])
     def test_a_file_that_is_far_too_large(self, start: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         path = tmp_path / "large"
         path.write_text(f"{start}{'x' * 2 * LARGEST}")
         assert "is larger than anything that belongs there" in self.sentence(capsys, str(path), "--key", KEY)
+
+    @pytest.mark.parametrize(
+        ("packed", "what"),
+        [
+            (gzip.compress, "is compressed (gzip): unpack it first."),
+            (bz2.compress, "is compressed (bzip2): unpack it first."),
+            (lzma.compress, "is compressed (xz): unpack it first."),
+            (lambda text: text.decode().encode("utf-16"), "is UTF-16 text: take the file as it was written, in UTF-8."),
+            (lambda text: text.replace(b"\n", b"\r\n"), "has line ends of another system (CR LF): take the file as it"),
+            (lambda _: b"", "is empty."),
+        ],
+        ids=["gzip", "bzip2", "xz", "utf-16", "crlf", "empty"],
+    )
+    def test_a_file_that_another_program_packed_or_rewrote(
+        self, packed: Callable[[bytes], bytes], what: str, export: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """E33: it is not NOT VERIFIED, which is a claim about the log."""
+        export.write_bytes(packed(export.read_bytes()))
+        assert self.sentence(capsys, str(export), "--key", KEY).startswith(f"{export} {what}")
+
+    def test_an_answer_that_was_kept_as_a_key(self, export: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """F5: a refusal had been kept as `log.key`."""
+        key = export.with_name("log.key")
+        key.write_text('{"type":"about:blank","status":401}')
+        assert "it is JSON" in self.sentence(capsys, str(export), "--key", str(key))
+
+    def test_a_place_that_is_no_file(self, capsys: pytest.CaptureFixture[str], export: Path, tmp_path: Path) -> None:
+        """E33: a pipe is never replaced by a file."""
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(Unusable, match="it is no ordinary file"), replacing(tmp_path / "pipe"):
+            pass
+        assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+        assert self.sentence(capsys, str(export), "--key", KEY, "--kept", "/dev/null")
+        assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
     def test_a_key_that_is_no_file(self, capsys: pytest.CaptureFixture[str], export: Path) -> None:
         assert self.sentence(capsys, str(export), "--key", "log.key").startswith("log.key cannot be read")

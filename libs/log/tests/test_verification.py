@@ -49,10 +49,16 @@ def signed(leaves: list[Leaf], private: Ed25519PrivateKey = PRIVATE, origin: str
 
 
 def verify(
-    leaves: list[Leaf], note: str, *, key: str = KEY, pinned: str | None = KEY, kept: str | None = None
+    leaves: list[Leaf],
+    note: str,
+    *,
+    key: str = KEY,
+    pinned: str | None = KEY,
+    kept: str | None = None,
+    allow_withheld: bool = False,
 ) -> list[Step]:
     steps: list[Step] = []
-    Verification(steps.append).log(key, pinned, note, leaves, kept)
+    Verification(steps.append, allow_withheld=allow_withheld).log(key, pinned, note, leaves, kept)
     return steps
 
 
@@ -78,7 +84,8 @@ class TestALog:
 
     def test_whose_entries_were_pruned_still_holds(self) -> None:
         pruned: list[Leaf] = [Pruned(leaf_hash(one)) if n % 2 else one for n, one in enumerate(LEAVES)]  # type: ignore[arg-type]
-        assert "of 5 only the hash is left" in verify(pruned, signed(LEAVES))[2].finding
+        assert "of 5 only the hash is left" in verify(pruned, signed(LEAVES), allow_withheld=True)[2].finding
+        refused(3, "of 5 of 11 entries only the hash is left: --allow-withheld accepts", pruned, signed(LEAVES))
 
     def test_with_any_byte_of_any_entry_flipped_is_refused(self) -> None:
         note = signed(LEAVES[:3])
@@ -217,7 +224,7 @@ class TestAnExport:
 
     def verify(self, text: bytes) -> None:
         head, leaves = export_file.read(io.BytesIO(text))
-        Verification(lambda _: None).log(head.key, KEY, head.checkpoint, leaves)
+        Verification(lambda _: None, allow_withheld=True).log(head.key, KEY, head.checkpoint, leaves)
 
     def test_is_read_as_it_is_written(self) -> None:
         pruned: list[Leaf] = [Pruned(leaf_hash(LEAVES[0])), *LEAVES[1:]]  # type: ignore[arg-type]

@@ -1,17 +1,16 @@
 """`causeloop audit export`: the whole log in one file, with its checkpoint and key, to be verified anywhere."""
 
 import argparse
-from pathlib import Path
 
 from causeloop_cli.audit import client, log
-from causeloop_log import export_file, files
+from causeloop_cli.audit.writing import written
+from causeloop_log import export_file
 
 
 def main(options: argparse.Namespace) -> int:
     """Write the file, whole or not at all."""
-    target = Path(options.to)
-    with client.gateway(options) as gateway, files.replacing(target) as file:
+    with client.gateway(options) as gateway, written(options.to, replace=options.force) as (file, note):
         head = log.head(gateway)
         count = export_file.write(file, head, log.leaves(gateway, log.size_of(head.checkpoint)))
-    print(f"{count} entries in {target}. Verify them with: causeloop audit verify {target} --key …")
+    note(f"{count} entries in {options.to}. Verify them with: causeloop audit verify {options.to} --key …")
     return 0

@@ -7,6 +7,7 @@ causeloop audit verify evt_….tlog-proof     one entry, offline
 Offline it does what `causeloop-verify` of libs/log does.
 
 --key     the log's verifier key, or a file that has it: the one you pinned when you first saw the log
+--allow-withheld    entries of which only the hash is left are accepted, and counted in the verdict
 --kept    a file that has the checkpoint of your last verification; replaced after each one that holds
 """
 
@@ -20,7 +21,7 @@ from causeloop_log.verification import Refused, Verdict, Verification
 
 
 def main(options: argparse.Namespace) -> int:
-    """0 when every step held; 1 and the step that did not."""
+    """0 when every step held, 1 and the step that did not; what cannot be read is neither."""
     pinned = command.key(options.key) if options.key else None
     kept = Path(options.kept) if options.kept else None
 
@@ -37,4 +38,4 @@ def main(options: argparse.Namespace) -> int:
             leaves = log.leaves(gateway, log.size_of(head.checkpoint))
             return command.verify_log(verification, head, leaves, pinned, kept)
 
-    return 0 if command.run(verify, pinned=pinned is not None) else 1
+    return 0 if command.run(verify, pinned=pinned is not None, allow_withheld=options.allow_withheld) else 1

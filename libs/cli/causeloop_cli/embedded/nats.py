@@ -140,11 +140,16 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on this port of the loopback at this moment."""
+    """Whether nobody listens on this port of the loopback at this moment; ServerFailed where none of ours may."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as nats-server does
         try:
             probe.bind((LOOPBACK, port))
+        except PermissionError as error:
+            raise ServerFailed(
+                f"Port {port} is open to root alone. Choose one from 1024 to 65535: `make dev PORT=4000`, or "
+                "`causeloop dev --port 4000`."
+            ) from error
         except OSError:
             return False
         return True

@@ -14,6 +14,7 @@ processes from outliving us (`process`).
 import errno
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -123,9 +124,14 @@ class EmbeddedServer(ABC):
 
     def _failure(self, what: str, log_start: int) -> ServerFailed:
         """The error to raise, with what the server wrote since its log had `log_start` bytes."""
-        written = self.log.read_bytes()[log_start:].decode(errors="replace").strip() or "(nothing)"
-        tail = "\n".join(f"    {line}" for line in written.splitlines()[-20:])
-        return ServerFailed(f"{self.name} {what}. The end of its log {self.log} has the reason:\n{tail}")
+        lines = self.log.read_bytes()[log_start:].decode(errors="replace").split("\n")
+        reasons = [line.strip() for line in lines if _REASON.search(line)] or [line.strip() for line in lines[-3:]]
+        reason = "".join(c for c in reasons[0] if c.isprintable())[:500] if reasons else ""
+        return ServerFailed(f"{self.name} {what}: {reason or 'it wrote nothing'} (all of it: {self.log})")
+
+
+_REASON = re.compile(r"\b(FATAL|PANIC|ERROR|error|could not|cannot)\b|\[(FTL|ERR)\]")
+"""A line of a server's log that has the reason for its end."""
 
 
 def throwaway_bases(*, in_memory: bool = True) -> Iterator[Path]:

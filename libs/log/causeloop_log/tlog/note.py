@@ -19,14 +19,26 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from causeloop_log.tlog import NotVerified
 
-LARGEST = 64 * 1024
-"""Bytes of a note; far more than a checkpoint with its witnesses needs."""
+LARGEST = 256 * 1024
+"""Bytes of a note: far more than a checkpoint with sixteen witnesses needs, each with a post-quantum signature."""
 
 _ED25519 = b"\x01"
 _KEY_ID = 4
 _NAME = re.compile(r"[^\s+]+")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _DASH = "— "
+_PRIME = 2**255 - 19
+_ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL_ORDER = frozenset(
+    (
+        0,
+        1,
+        _PRIME - 1,
+        _ORDER_8,
+        _PRIME - _ORDER_8,
+    )
+)
+"""The y of the eight points of edwards25519 whose order divides 8: a signature under one holds for any text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +54,8 @@ class VerifierKey:
         return hashlib.sha256(self.name.encode() + b"\n" + _ED25519 + self.public).digest()[:_KEY_ID]
 
     def __post_init__(self) -> None:
+        if _is_weak(self.public):
+            raise NotVerified("the key is one under which signatures of anybody hold")
         if _NAME.fullmatch(self.name) is None or not self.name.isprintable():
             raise NotVerified("a key's name has a space, a plus or a character that cannot be printed")
 
@@ -60,6 +74,12 @@ class VerifierKey:
         if key.id.hex() != key_id:
             raise NotVerified("the key's id does not belong to its name and public key")
         return key
+
+
+def _is_weak(public: bytes) -> bool:
+    """Whether a public key is a point of small order, or is written otherwise than in its one form (RFC 8032 5.1.3)."""
+    y = int.from_bytes(public, "little") & ~(1 << 255)
+    return y >= _PRIME or y in _SMALL_ORDER
 
 
 def sign(text: str, name: str, private: Ed25519PrivateKey) -> str:
@@ -87,7 +107,11 @@ def verified(note: str, key: VerifierKey) -> str:
 
 def _parts(note: str) -> tuple[str, list[str]]:
     """The text with its last newline, and the lines of signatures."""
-    if len(note.encode(errors="replace")) > LARGEST:
+    try:
+        size = len(note.encode())
+    except UnicodeEncodeError as error:
+        raise NotVerified("the note is not UTF-8 text") from error
+    if size > LARGEST:
         raise NotVerified(f"the note is larger than {LARGEST} bytes")
     if _CONTROL.search(note) is not None:
         raise NotVerified("the note contains control characters")

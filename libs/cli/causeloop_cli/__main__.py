@@ -1,0 +1,27 @@
+"""`causeloop`, from its very first import on: an interrupt ends it without a traceback."""
+
+import os
+import sys
+
+
+def run() -> int:
+    """Run the command of this process's arguments; its exit code."""
+    try:
+        _keep_standard_files()
+        from causeloop_cli.main import main
+    except KeyboardInterrupt:
+        return 130
+    return main()
+
+
+def _keep_standard_files() -> None:
+    """Open what the caller closed, so that no file or connection becomes standard output and is written to."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+
+
+if __name__ == "__main__":
+    sys.exit(run())
