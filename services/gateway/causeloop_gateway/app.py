@@ -12,6 +12,7 @@ from causeloop_gateway.cursors import Cursors
 from causeloop_gateway.denials import Denials
 from causeloop_gateway.documents import asyncapi, openapi
 from causeloop_gateway.edge import Edge, TransportSecurity
+from causeloop_gateway.flight import Flight
 from causeloop_gateway.limits import Limits
 from causeloop_gateway.protocol import BoundedProtocol
 from causeloop_gateway.routes import ENDPOINTS, STREAMS
@@ -31,7 +32,7 @@ def create(environ: Mapping[str, str]) -> Application:
     cursors = Cursors(application.keys.own("cursors/v1"))
     denials = Denials(application.bus)
     keys, proxies = application.keys, settings.trusted_proxies
-    gateway = Gateway(application.bus, security, limits, cursors, denials, keys, proxies)
+    gateway = Gateway(application.bus, security, limits, cursors, denials, Flight(), keys, proxies)
     application.background("denials", denials.run)
     application.after_serving(denials.flush)
     streams = Streams(application.bus, application.memories)

@@ -25,6 +25,7 @@ from causeloop_common.messaging import Answer, Bus
 from causeloop_gateway.cursors import Cursors
 from causeloop_gateway.denials import Denial, Denials
 from causeloop_gateway.endpoints import Asked, Endpoint
+from causeloop_gateway.flight import Flight, Load
 from causeloop_gateway.inbound import Inbound
 from causeloop_gateway.limits import Limits, network
 from causeloop_gateway.reader import Reader
@@ -48,6 +49,7 @@ class Gateway:
     limits: Limits
     cursors: Cursors
     denials: Denials
+    flight: Flight
     keys: KeyRing
     trusted_proxies: int
 
@@ -106,9 +108,12 @@ class Route(MatchedRoute, ABC):
             ctx.require_step_up(time.time())
         return ctx
 
+    def _network(self, request: Inbound) -> str:
+        return network(request.client_address(self._gateway.trusted_proxies))
+
     def _admit(self, request: Inbound, identity: Identity | None = None) -> None:
         """Count the request; RateLimited when it is one too many. The answer's headers have the limits either way."""
-        address = network(request.client_address(self._gateway.trusted_proxies)) if self._limits.needs_address else ""
+        address = self._network(request) if self._limits.needs_address else ""
         principal, tenant = ("", "") if identity is None else (identity.principal, identity.tenant)
         request.answered, refusal = self._limits.take(principal, tenant, address)
         if refusal is not None:
@@ -130,8 +135,12 @@ class CommandRoute(Route):
         request: Inbound = scope["inbound"]
         endpoint = self._endpoint
         ctx = await (self._signed_in(request) if endpoint.credentials else self._unknown(request))
-        ctx, command, bound = await self._reader.read(request, scope["path_params"], ctx)
-        answer = await self._ask(ctx, command)
+        load = Load(self._gateway.flight, ctx.tenant if endpoint.credentials else self._network(request))
+        try:
+            ctx, command, bound = await self._reader.read(request, scope["path_params"], ctx, load)
+            answer = await self._ask(ctx, command)
+        finally:
+            load.give_back()
         content, kind = answer.body, JSON
         if self._is_list:
             content = self._page(content, bound)

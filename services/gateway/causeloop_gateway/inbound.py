@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -25,6 +26,10 @@ _ONCE = frozenset(
     }
 )  # fmt: skip
 """Headers of which a request has one. Two readers of two, a proxy and this one, could take each another one."""
+
+
+def _uncounted(_: int) -> None:
+    """Count no bytes."""
 
 
 class Inbound:
@@ -105,14 +110,18 @@ class Inbound:
         if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
             raise Malformed("This request takes no body. Send its fields in the query.")
 
-    async def body(self, most: int = BODY_BYTES) -> bytes:
-        """The whole body; PayloadTooLarge over `most` bytes, Malformed when it does not arrive."""
+    async def body(self, most: int = BODY_BYTES, count: Callable[[int], None] = _uncounted) -> bytes:
+        """The whole body; PayloadTooLarge over `most` bytes, Malformed when it does not arrive.
+
+        `count` is given the bytes as they arrive, and may refuse them.
+        """
         length = self.headers.get("content-length", "")
         if length.isdigit() and int(length) > most:
             raise _too_large(most)
         if not getattr(getattr(self._receive, "__self__", None), "more_body", True):  # all of it came with the head
             message = await self._receive()
             if message["type"] == "http.request" and len(message["body"]) <= most:
+                count(len(message["body"]))
                 return bytes(message["body"])
             raise _too_large(most) if message["type"] == "http.request" else _cut_short()
         chunks: list[bytes] = []
@@ -128,6 +137,7 @@ class Inbound:
                     size += len(chunk)
                     if size > most:
                         raise _too_large(most)
+                    count(len(chunk))
                     chunks.append(chunk)
         except TimeoutError as error:
             raise Malformed(f"The body did not arrive within {BODY_SECONDS:.0f} seconds.") from error

@@ -23,6 +23,7 @@ from causeloop_common.messaging import invalid_input
 from causeloop_gateway.bounds import Bounds
 from causeloop_gateway.cursors import Cursors
 from causeloop_gateway.endpoints import Endpoint
+from causeloop_gateway.flight import Load
 from causeloop_gateway.inbound import ANONYMOUS_BODY_BYTES, BODY_BYTES, Inbound
 
 _JSON = "application/json"
@@ -57,14 +58,17 @@ class Reader:
         self._fingerprints = keys.own("idempotency/v1")
         self._workspaces = keys.own("workspace-id/v1")
 
-    async def read(self, request: Inbound, path: dict[str, Any], ctx: AuthContext) -> Question:
-        """Read a request of this caller; InvalidInput, Malformed or PayloadTooLarge if it is wrong."""
+    async def read(self, request: Inbound, path: dict[str, Any], ctx: AuthContext, load: Load) -> Question:
+        """Read a request of this caller; InvalidInput, Malformed or PayloadTooLarge if it is wrong.
+
+        RateLimited or Unavailable when its body is one too many.
+        """
         body, text = b"", None
         scope: tuple[str, ...] = ()
         if self._takes_body:
             if request.query:
                 raise unknown_parameters(request)
-            body = await request.body(self._most_bytes)
+            body = await request.body(self._most_bytes, load.take)
             fields, text = _json_object(request, body, self._bounds)
         else:
             request.refuse_body()

@@ -3,7 +3,7 @@
     message ──► a free worker ──► in time? ──► token, issuer, permission ──► body ──► handler ──► reply
 
 Every failure is answered; a late command is dropped unexecuted, since its caller has a `Timeout` long since. Beyond a
-bounded queue commands are refused: that is `Unavailable`, and nothing was done.
+bounded queue commands are refused: that is `Unavailable`, and nothing was done. Large ones are answered one by one.
 """
 
 import asyncio
@@ -49,6 +49,10 @@ from causeloop_common.telemetry import Span, SpanKind, metrics
 
 _log = logging.getLogger(__name__)
 
+_MOST_BYTES = 64 * 1024 * 1024
+"""Of the commands that are held, more are refused."""
+_LARGE_BYTES = 256 * 1024
+"""Of a command that takes milliseconds to read, in which nothing else is done."""
 _NATS = {"messaging.system": "nats"}
 
 Handler = Callable[[AuthContext, Any], Awaitable[Message]]
@@ -95,6 +99,8 @@ class CommandRouter:
         self._running: set[asyncio.Task[None]] = set()
         self._subscriptions: list[Subscription] = []
         self._aside = 0
+        self._bytes = 0
+        self._one_large = asyncio.Semaphore(1)
         self.add(handlers)
 
     def add(self, handlers: Mapping[type[Command[Any]], Handler]) -> None:
@@ -157,13 +163,27 @@ class CommandRouter:
             # An answer to any other subject would be published with this service's rights, which the asker lacks.
             metrics.COMMANDS.labels(route.kind.subject, "astray").inc()
             return
-        if len(self._running) - self._aside >= self._most:
+        size = len(message.data)
+        if len(self._running) - self._aside >= self._most or self._bytes + size > _MOST_BYTES:
             busy = Unavailable(f"The {route.kind.service} service is busy. Try again.")
             await self._refuse(route.kind, message, busy)
             return
-        task = asyncio.create_task(self._answer(route, message))
+        task = asyncio.create_task(self._answer(route, message) if size < _LARGE_BYTES else self._turn(route, message))
+        self._bytes += size
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(partial(self._done, size))
+
+    def _done(self, size: int, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._bytes -= size
+
+    async def _turn(self, route: "_Route", message: Msg) -> None:
+        """Answer a large command when no other large one is at work: between two of them others have their turn, and
+        the bus its signs of life.
+        """
+        async with self._one_large:
+            await asyncio.sleep(0)
+            await self._answer(route, message)
 
     async def _answer(self, route: "_Route", message: Msg) -> None:
         started = time.perf_counter()
