@@ -15,7 +15,7 @@ from causeloop_common.contracts.base import Job
 from causeloop_common.contracts.jobs import GetJob, JobView
 from causeloop_common.contracts.tenancy import Resolve, Standing
 from causeloop_common.contracts.vault import KeyCreated
-from causeloop_common.database import Database
+from causeloop_common.database import Connections, Database, role_connections
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import ROLES, Permission
 from causeloop_common.worker import JobService, Runs, Worker, runs, takes
@@ -41,11 +41,13 @@ class Replica:
     """A worker at work."""
 
     worker: Worker
+    connections: Connections
     task: asyncio.Task[None]
 
     async def end(self) -> None:
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
+        await self.connections.close(1)
 
 
 @dataclass
@@ -87,9 +89,10 @@ class Counting:
     async def start(self, dsn: str = "") -> Replica:
         """One more replica's worker."""
         bus = await self.connect("vault")
-        worker = Worker(dsn or self.dsn, "vault", bus, Runs(self.database, bus, [self.count_things]).run)
+        connections = role_connections(dsn or self.dsn, "causeloop_vault_jobs")
+        worker = Worker(connections, "vault", bus, Runs(self.database, bus, [self.count_things]).run)
         self.database.enqueued = worker.wake
-        self.replicas.append(Replica(worker, asyncio.create_task(worker.run())))
+        self.replicas.append(Replica(worker, connections, asyncio.create_task(worker.run())))
         return self.replicas[-1]
 
     async def enqueue(self, ctx: AuthContext, until: int) -> str:

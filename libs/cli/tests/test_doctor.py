@@ -185,6 +185,7 @@ class TestExamine:
     async def test_a_server_that_permits_too_small_messages_is_named_with_the_setting(
         self, environs: dict[str, dict[str, str]], servers: Servers, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """E13: at the start of a service, and by doctor."""
         monkeypatch.setattr(topology, "MAX_PAYLOAD_BYTES", 8_388_608)
         sentence = "permits messages of 4194304 bytes. Set `max_payload: 8388608` in its configuration"
         with pytest.raises(SettingsError, match=sentence):

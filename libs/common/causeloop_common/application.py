@@ -152,7 +152,7 @@ class Application:
         self._about_jobs = JobService(database)
         runs = Runs(database, self.bus, steps)
         if steps:
-            worker = Worker(self.settings.dsn(f"causeloop_{self.name}_jobs"), self.name, self.bus, runs.run)
+            worker = Worker(self.connections(schedules.role(self.name)), self.name, self.bus, runs.run)
             database.enqueued = worker.wake
             self.background("jobs", worker.run)
             self._checks["jobs"] = worker.check

@@ -33,7 +33,9 @@ _ROTATE = Statement.of(
     .where(sessions.c.id == bindparam("session"))
     .values(
         current=bindparam("new"),
+        siblings=bindparam("newer"),
         previous=bindparam("old"),
+        spent=bindparam("older"),
         rotated_at=bindparam("at"),
         entered=bindparam("workspace"),
     )
@@ -69,7 +71,7 @@ async def add_session(tx: Transaction, session: str, family: Family, entered: st
     await tx.execute(
         _ADD_SESSION,
         id=ids.decode(session, "ses"),
-        current=family.current,
+        current=family.newest[0],
         rotated_at=family.rotated_at,
         entered=_workspace(entered),
         created_at=now,
@@ -82,9 +84,9 @@ async def session(tx: Transaction, session_id: str, *, lock: bool = False) -> Se
     row = await tx.fetchrow(_LOCK_SESSION if lock else _SESSION, id=ids.decode(session_id, "ses"))
     if row is None:
         return None
-    family = Family(
-        row["current"], row["previous"], row["rotated_at"], row["expires_at"], ended=row["ended_at"] is not None
-    )
+    newest = (row["current"], *row["siblings"])
+    predecessors = () if row["previous"] is None else (row["previous"], *row["spent"])
+    family = Family(newest, predecessors, row["rotated_at"], row["expires_at"], ended=row["ended_at"] is not None)
     entered = None if row["entered"] is None else ids.tenant_id(row["entered"])
     return Session(session_id, family, entered, row["created_at"])
 
@@ -94,8 +96,10 @@ async def rotate(tx: Transaction, session_id: str, family: Family, entered: str 
     await tx.execute(
         _ROTATE,
         session=ids.decode(session_id, "ses"),
-        new=family.current,
-        old=family.previous,
+        new=family.newest[0],
+        newer=list(family.newest[1:]),
+        old=family.predecessors[0],
+        older=list(family.predecessors[1:]),
         at=family.rotated_at,
         workspace=_workspace(entered),
     )

@@ -185,8 +185,16 @@ class TestAccessTokens:
     def test_with_a_claim_missing_or_wrong_are_none(self, changed: dict[str, Any]) -> None:
         assert access.read(KEY, self.make(**changed), now=NOW) is None
 
-    @pytest.mark.parametrize("text", ["", "a.b.c", "....", "eyJhbGciOiJIUzI1NiJ9", "\u00e9.\u00e9.\u00e9", "[].[].[]"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "", "a.b.c", "....", "eyJhbGciOiJIUzI1NiJ9", "\u00e9.\u00e9.\u00e9", "[].[].[]",
+            base64.urlsafe_b64encode(b"[" * 3000).decode() + ".e30.e30",
+        ],
+        ids=lambda text: f"{len(text)} {text[:4]}",
+    )  # fmt: skip
     def test_that_are_no_token_are_none(self, text: str) -> None:
+        """E11: whatever JSON a token is made of."""
         assert access.read(KEY, text, now=NOW) is None
 
 
@@ -215,18 +223,45 @@ class TestJudge:
     def test_a_token_by_its_place_in_the_family_and_the_time(
         self, presented: bytes, seconds: float, verdict: Verdict
     ) -> None:
-        family = Family(CURRENT, PREVIOUS, NOW, NOW + timedelta(days=30), ended=False)
+        family = Family((CURRENT,), (PREVIOUS,), NOW, NOW + timedelta(days=30), ended=False)
         assert rotation.judge(family, presented, NOW + timedelta(seconds=seconds)) is verdict
 
     @pytest.mark.parametrize("presented", [CURRENT, PREVIOUS, OLDER])
     def test_of_an_ended_session_all_are_gone(self, presented: bytes) -> None:
-        family = Family(CURRENT, PREVIOUS, NOW, NOW + timedelta(days=30), ended=True)
+        family = Family((CURRENT,), (PREVIOUS,), NOW, NOW + timedelta(days=30), ended=True)
         assert rotation.judge(family, presented, NOW) is Verdict.GONE
 
     @pytest.mark.parametrize(("presented", "verdict"), [(CURRENT, Verdict.ROTATE), (OLDER, Verdict.REUSE)])
     def test_a_family_that_never_rotated_has_no_predecessor(self, presented: bytes, verdict: Verdict) -> None:
-        family = Family(CURRENT, None, NOW, NOW + timedelta(days=30), ended=False)
+        family = Family((CURRENT,), (), NOW, NOW + timedelta(days=30), ended=False)
         assert rotation.judge(family, presented, NOW) is verdict
+
+    def test_a_second_successor_lives_beside_the_first(self) -> None:
+        """E14: what two tabs got at once may both be used within the grace, again and again."""
+        family = Family((CURRENT,), (PREVIOUS,), NOW, NOW + timedelta(days=30), ended=False)
+        family = rotation.rotate(family, PREVIOUS, b"tab 2", NOW + timedelta(seconds=1))
+        for number in range(3):
+            for tab in family.newest:
+                assert rotation.judge(family, tab, NOW + timedelta(seconds=number)) is Verdict.ROTATE
+                family = rotation.rotate(family, tab, tab + b"+", NOW + timedelta(seconds=number))
+        assert set(family.newest) == {CURRENT + b"+++", b"tab 2+++"}
+        assert family.rotated_at == NOW  # nobody makes the grace longer
+
+    def test_of_several_successors_the_first_that_is_used_after_the_grace_remains(self) -> None:
+        family = Family((CURRENT, b"tab 2"), (PREVIOUS,), NOW, NOW + timedelta(days=30), ended=False)
+        later = NOW + timedelta(minutes=15)
+        family = rotation.rotate(family, b"tab 2", b"tab 2+", later)
+        assert family.newest == (b"tab 2+",)
+        assert rotation.judge(family, CURRENT, later + timedelta(seconds=30)) is Verdict.REPEAT
+        assert rotation.judge(family, CURRENT, later + timedelta(seconds=31)) is Verdict.REUSE
+        assert rotation.judge(family, PREVIOUS, later) is Verdict.REUSE
+
+    def test_of_very_many_successors_the_last_live(self) -> None:
+        family = Family((CURRENT,), (PREVIOUS,), NOW, NOW + timedelta(days=30), ended=False)
+        for number in range(100):
+            family = rotation.rotate(family, PREVIOUS, str(number).encode(), NOW)
+        assert len(family.newest) == rotation.MOST_SUCCESSORS
+        assert family.newest[0] == b"99"
 
     def test_the_grace_is_thirty_seconds(self) -> None:
         assert timedelta(seconds=30) == GRACE

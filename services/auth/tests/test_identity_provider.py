@@ -70,6 +70,109 @@ class TestVerify:
         with pytest.raises(InvalidGrant, match=rf"^The subject token {why}\. {AGAIN}"):
             await provider.verify(issuer.sign(**changed))
 
+    @pytest.mark.parametrize(
+        ("header", "why"),
+        [
+            ({"typ": "at+jwt"}, "is of another kind"),
+            ({"typ": "logout+jwt"}, "is of another kind"),
+            ({"typ": "secevent+jwt"}, "is of another kind"),
+            ({"typ": ["JWT"]}, "is of another kind"),
+            ({"cat": "cl_B7d4PD222AAA"}, "is of another kind"),
+            ({"cat": "cl_B7d4PD333AAA"}, "is of another kind"),
+            ({"cat": None}, "is of another kind"),
+            ({"cat": ["cl_B7d4PD111AAA"]}, "is of another kind"),
+        ],
+        ids=str,
+    )
+    async def test_a_token_of_another_kind_is_refused(
+        self, issuer: "Door", provider: IdentityProvider, header: dict[str, Any], why: str
+    ) -> None:
+        """E10: a provider signs templates, machines' and OAuth's tokens with the same keys; none starts a session."""
+        token = jwt.encode(
+            issuer.claims(), issuer.key.private, algorithm="RS256", headers={"kid": issuer.key.kid, **header}
+        )
+        with pytest.raises(InvalidGrant, match=f"{why}.* {AGAIN}"):
+            await provider.verify(token)
+
+    @pytest.mark.parametrize(
+        "header", [{}, {"cat": "cl_B7d4PD111AAA"}, {"typ": "JWT", "cat": "cl_B7d4PD111AAA"}, {"typ": "jwt"}], ids=str
+    )
+    async def test_a_session_s_own_kind_is_taken(
+        self, issuer: "Door", provider: IdentityProvider, header: dict[str, Any]
+    ) -> None:
+        headers = {"kid": issuer.key.kid, **header}
+        await provider.verify(jwt.encode(issuer.claims(), issuer.key.private, algorithm="RS256", headers=headers))
+
+    @pytest.mark.parametrize(
+        ("changed", "why"),
+        [
+            ({"sts": "pending"}, "is of a session that is not complete"),
+            ({"sts": None, "act": {"sub": "user_admin"}}, "acts as another person"),
+            ({"act": "user_admin"}, "acts as another person"),
+            ({"exp": 4_000_000_000}, "lives longer than 24 hours"),
+        ],
+        ids=str,
+    )
+    async def test_a_session_that_is_no_person_s_own_is_refused(
+        self, issuer: "Door", provider: IdentityProvider, changed: dict[str, Any], why: str
+    ) -> None:
+        """E10: a pending session, an impersonation, and one for ten years."""
+        with pytest.raises(InvalidGrant, match=f"{why}.* {AGAIN}"):
+            await provider.verify(issuer.sign(**changed))
+        await provider.verify(issuer.sign(sts="active"))
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            {"azp": [PARTY]},
+            {"azp": {PARTY: 1}},
+            {"azp": 7},
+            {"subject": "\ud800"},
+            {"sid": "a\udfff"},
+            {"subject": ["user_1"]},
+            {"subject": {"a": 1}},
+            {"exp": float("inf")},
+            {"exp": float("nan")},
+            {"exp": [1]},
+            {"exp": {}},
+            {"iat": float("inf")},
+            {"iat": [1]},
+            {"nbf": {"a": 1}},
+            {"nbf": float("-inf")},
+            {"iss": ["x"]},
+            {"iss": {"a": 1}},
+            {"aud": [[1]]},
+        ],
+        ids=str,
+    )
+    async def test_a_claim_of_another_type_is_refused(
+        self, issuer: "Door", provider: IdentityProvider, changed: dict[str, Any]
+    ) -> None:
+        """E11: whatever JSON a claim is, the token is refused, and nothing fails."""
+        signed = json.dumps({**issuer.claims(), **changed, "sub": changed.get("subject", "user_1")})
+        token = jwt.api_jws.encode(
+            signed.encode(), issuer.key.private, algorithm="RS256", headers={"kid": issuer.key.kid, "typ": "JWT"}
+        )
+        if "aud" in changed:
+            await provider.verify(token)  # nobody expects one
+            return
+        with pytest.raises(InvalidGrant, match=AGAIN):
+            await provider.verify(token)
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            '{"alg":"RS256","kid":7}', '{"alg":"RS256","kid":["a"]}', '{"alg":"RS256","kid":"\\ud800"}', "[]", "7",
+            "null", '{"alg":["RS256"]}', '{"alg":"RS256","crit":["b64"],"b64":false}', "[" * 5000,
+            '{"alg":' + "[" * 2000,
+        ],
+    )  # fmt: skip
+    async def test_a_header_of_another_type_is_refused(self, provider: IdentityProvider, header: str) -> None:
+        """E11: so with its header, which nobody signed."""
+        head = base64.urlsafe_b64encode(header.encode()).rstrip(b"=").decode()
+        with pytest.raises(InvalidGrant, match=AGAIN):
+            await provider.verify(f"{head}.e30.e30")
+
     async def test_five_seconds_of_another_clock_are_forgiven_and_no_more(
         self, issuer: "Door", provider: IdentityProvider
     ) -> None:

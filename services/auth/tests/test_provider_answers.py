@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
@@ -41,6 +42,13 @@ class TestBadEntries:
             ("e is 1", "'bad' is passed over: it is no RSA key"),
             ("1024 bits", "'bad' is passed over: it has fewer than 2048 bits"),
             ("private", "'bad' is passed over: it shows its private half"),
+            ({"use": "enc"}, "'bad' is passed over: it is not for signatures with RS256"),
+            ({"use": ["sig"]}, "'bad' is passed over: it is not for signatures with RS256"),
+            ({"alg": "RSA-OAEP"}, "'bad' is passed over: it is not for signatures with RS256"),
+            ({"alg": "PS256"}, "'bad' is passed over: it is not for signatures with RS256"),
+            ({"key_ops": ["encrypt"]}, "'bad' is passed over: it is not for verifying"),
+            ({"key_ops": []}, "'bad' is passed over: it is not for verifying"),
+            ({"key_ops": 7}, "'bad' is passed over: it is not for verifying"),
         ],
         ids=str,
     )
@@ -53,7 +61,10 @@ class TestBadEntries:
         entry: Any,
         line: str,
     ) -> None:
-        if entry == "e is 1":
+        """E8, E9: an entry that is no good key costs no other, and is logged once by its `kid`."""
+        if isinstance(entry, dict) and "kty" not in entry:
+            entry = {**issuer.key.jwk, "kid": "bad", **entry}
+        elif entry == "e is 1":
             entry = {**issuer.key.jwk, "kid": "bad", "e": "AQ"}
         elif entry == "1024 bits":
             small = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505  to be refused
@@ -71,6 +82,28 @@ class TestBadEntries:
         [logged] = [record.getMessage() for record in caplog.records]
         assert line in logged
 
+    @pytest.mark.parametrize("is_first", [True, False])
+    async def test_two_keys_under_one_name_are_both_passed_over(
+        self, issuer: "Door", provider: IdentityProvider, caplog: pytest.LogCaptureFixture, is_first: bool
+    ) -> None:
+        """E9: which of them is meant would be a matter of their order."""
+        other = {**type(issuer.key)().jwk, "kid": issuer.key.kid}
+        third = type(issuer.key)()
+        pair = [issuer.key.jwk, other] if is_first else [other, issuer.key.jwk]
+        issuer.instead = (200, json.dumps({"keys": [*pair, third.jwk]}).encode())
+        with pytest.raises(InvalidGrant, match="does not publish"):
+            await provider.verify(issuer.sign())
+        good = jwt.encode(issuer.claims(), third.private, algorithm="RS256", headers={"kid": third.kid})
+        await provider.verify(good)
+        assert [record.getMessage() for record in caplog.records] == [
+            f"the identity provider's key '{issuer.key.kid}' is passed over: it is the 'kid' of another key, too"
+        ]
+
+    async def test_one_key_published_twice_is_one(self, issuer: "Door", provider: IdentityProvider) -> None:
+        encrypting = {**type(issuer.key)().jwk, "kid": issuer.key.kid, "use": "enc"}
+        issuer.instead = (200, json.dumps({"keys": [issuer.key.jwk, encrypting, issuer.key.jwk]}).encode())
+        await provider.verify(issuer.sign())
+
     async def test_do_not_take_the_good_ones_away(self, issuer: "Door", provider: IdentityProvider, time: Time) -> None:
         """Not one good key left is a document to be doubted, as any other that cannot be read."""
         await provider.verify(issuer.sign())
@@ -87,6 +120,7 @@ class TestBadEntries:
             await provider.verify(issuer.sign())
 
     async def test_a_bomb_is_not_unpacked(self, issuer: "Door", provider: IdentityProvider) -> None:
+        """E12: bytes are counted while they are unpacked."""
         packer = zlib.compressobj(9, zlib.DEFLATED, 31)
         bomb = b"".join(packer.compress(bytes(1_000_000)) for _ in range(200)) + packer.flush()
         assert len(bomb) < 256 * 1024

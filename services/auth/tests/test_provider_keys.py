@@ -172,6 +172,7 @@ class TestSlowProvider:
     async def test_delays_nobody_whose_key_is_known_however_old(
         self, issuer: "Door", quick: IdentityProvider, time: Time
     ) -> None:
+        """E1: stale keys serve at once, and the fetch beside them has one deadline."""
         await quick.verify(issuer.sign())
         issuer.drips = True
         time.now += 3601

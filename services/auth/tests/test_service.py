@@ -157,6 +157,30 @@ class TestRefresh:
         again = await house.refresh(first)
         await house.refresh(again)
 
+    async def test_two_tabs_that_refresh_at_once_both_go_on(self, house: "House") -> None:
+        """E14: the same token twice at once, then each tab with what it got; a quarter of an hour later, too."""
+        first = await house.sign_in(house.subject())
+        tabs = list(await asyncio.gather(*(house.refresh(first) for _ in range(3))))
+        for _ in range(2):
+            for tab in range(3):
+                for _ in range(2):
+                    tabs[tab] = await house.refresh(tabs[tab])
+                    await house.authenticate(tabs[tab].access_token)
+        house.pass_(minutes=15)
+        for tab in range(3):
+            tabs[tab] = await house.refresh(tabs[tab])
+
+    async def test_of_two_tabs_the_one_that_comes_late_after_the_grace_ends_the_session(self, house: "House") -> None:
+        """E14: two copies that live on beside each other are one that was stolen."""
+        first = await house.sign_in(house.subject())
+        one, two = [await house.refresh(first) for _ in range(2)]
+        house.pass_(minutes=15)
+        newest = await house.refresh(one)
+        house.pass_(seconds=31)
+        for grant in (two, newest):
+            with pytest.raises(InvalidGrant, match=REFUSED):
+                await house.refresh(grant)
+
     async def test_a_predecessor_is_reuse_after_thirty_seconds_however_often_it_was_repeated(
         self, house: "House"
     ) -> None:

@@ -62,6 +62,7 @@ class TestExchange:
     async def test_with_unknown_keys_waits_and_keeps_nobody_waiting(
         self, house: "House", asker: Bus, ctx: AuthContext, how: str
     ) -> None:
+        """E1, E2: those with unknown keys wait aside, and nobody else waits."""
         known = [house.issuer.sign(house.subject()) for _ in range(10)]
         grant = await asker.call(ctx, exchange(house.issuer.sign(house.subject())))
         other = Authenticate.model_validate({"token": grant.access_token.get_secret_value()})

@@ -25,7 +25,7 @@ from causeloop_common.contracts.vault import (
     RevealSecret,
     RotateKeyring,
 )
-from causeloop_common.database import Database
+from causeloop_common.database import Database, role_connections
 from causeloop_common.errors import Conflict
 from causeloop_common.idempotency import Replayed
 from causeloop_common.messaging import CommandRouter
@@ -129,12 +129,14 @@ async def worker(
         await router.start(tenancy, workers=2)
         await tenancy.flush()
         dsn = VaultSettings.load("vault", servers.environ["vault"]).dsn("causeloop_vault_jobs")
-        made = Worker(dsn, "vault", bus, Runs(database, bus, [rotating.rotation.reencrypt_keyring]).run)
+        connections = role_connections(dsn, "causeloop_vault_jobs")
+        made = Worker(connections, "vault", bus, Runs(database, bus, [rotating.rotation.reencrypt_keyring]).run)
         monkeypatch.setattr(database, "enqueued", made.wake)
         task = asyncio.create_task(made.run())
         yield made
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        await connections.close(1)
         await router.drain(1)
 
 

@@ -81,7 +81,9 @@ class Refresh(Command[Grant], permission=Internal.SIGN_IN, keyed=False, limit=Li
     """Exchange a refresh token for the next pair of tokens.
 
     Take `refresh_token` from the answer to `exchange` or to the last `refresh`; it is good once. With `workspace_id`
-    the session moves into that workspace. A refresh token that was used before ends the session, for it may be stolen.
+    the session moves into that workspace. A refresh token that was used before ends the session, for it may be stolen;
+    for 30 seconds it is accepted again, so that a lost answer or a second tab ends nothing. Tabs share their tokens: of
+    two tokens that came from one, the one that is used first remains.
     """
 
     refresh_token: Sealed = Field(description="The refresh token of the last pair.", examples=[_REFRESH_TOKEN])

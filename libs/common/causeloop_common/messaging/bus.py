@@ -5,7 +5,6 @@ no responder is `Unavailable`; no answer is `Timeout`, outcome unknown. FastStre
 it directly (`docs/decisions/0003-lean-command-path.md`).
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -15,10 +14,8 @@ from typing import Any, TypeVar
 
 import nats.errors
 from faststream.nats import NatsMessage
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.js import JetStreamContext
 
 from causeloop_common import telemetry
 from causeloop_common.context import AuthContext, ServiceTokens
@@ -28,10 +25,9 @@ from causeloop_common.contracts.base import Command, Message
 from causeloop_common.errors import AppError, PayloadTooLarge, Timeout, Unavailable
 from causeloop_common.keys import KeyRing, Sealer
 from causeloop_common.messaging.cloudevents import announced
-from causeloop_common.messaging.connection import Reader, connection, give_up_unsent
+from causeloop_common.messaging.connection import Connection, Reader
 from causeloop_common.messaging.replies import Replies
-from causeloop_common.messaging.server import Rights, is_refusal, unfit
-from causeloop_common.messaging.tolerance import tolerate
+from causeloop_common.messaging.server import unfit
 from causeloop_common.messaging.wire import (
     DEADLINE,
     ERROR_CODE,
@@ -63,27 +59,18 @@ class Answer:
     replayed: bool
 
 
-class Bus:
+class Bus(Connection):
     """One service's connection to NATS, its tokens and its sealers."""
 
     def __init__(self, settings: Settings, keys: KeyRing, tracer: Tracer = UNTRACED) -> None:
+        super().__init__(settings, settings.service, settings.nats_nkey_seed)
         self.service = settings.service
         self.tracer = tracer
         self.tokens = ServiceTokens(keys)
         self.sealers = {pair: Sealer(keys.pair(*pair)) for pair in topology.pairs() if self.service in pair}
         """By (issuer, audience): what seals and opens the bodies of this pair."""
-        self.broker = connection(
-            settings,
-            self.service,
-            settings.nats_nkey_seed,
-            disconnected_cb=self._disconnected,
-            reconnected_cb=self._connected,
-            error_cb=self._failed,
-        )
-        self._rights = Rights(self.service)
         self.reader = Reader(settings)
         """The connection to the service's consumers, if it has any."""
-        self._client: Client | None = None
         self._replies: Replies
         self._complained_at = float("-inf")
         self.on_disconnect: list[Callable[[], None]] = []
@@ -93,57 +80,28 @@ class Bus:
 
     async def connect(self) -> None:
         """Connect; `Unavailable` when the server cannot be reached, refuses, or is not fit for our messages."""
-        try:
-            self._client = await asyncio.wait_for(self.broker.connect(), timeout=5)
-        except (OSError, nats.errors.Error, TimeoutError) as error:
-            raise Unavailable(f"NATS does not let {self.service} in: {type(error).__name__}.") from error
-        tolerate(self._client)
         if self.service in topology.readers():
             await self.reader.connect()
-        await self._rights.ask(self._client)
-        self.check()
-        self._replies = await Replies.subscribe(self._client)
-        await self._connected()
+        await super().connect()
+        self._replies = await Replies.subscribe(self.client)
 
     async def close(self) -> None:
         """Send what is waiting and disconnect."""
         await self.reader.close()
-        self._rights.close()
-        client, self._client = self._client, None
-        if client is not None:
-            with suppress(nats.errors.Error, OSError, TimeoutError):
-                if client.is_connected:
-                    await asyncio.wait_for(client.flush(), timeout=2)
-            with suppress(nats.errors.Error, OSError, TimeoutError):
-                await self.broker.stop()
+        await super().close()
 
     def check(self) -> None:
         """`Unavailable` unless connected to a server that is fit for our messages and permits every subject we need."""
-        if (lack := unfit(self.client) or self._rights.lack) is not None:
+        if (lack := unfit(self.client)) is not None:
             raise Unavailable(lack)
+        super().check()
         if self.service in topology.readers():
             self.reader.check()
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether a message would leave now."""
-        return self._client is not None and self._client.is_connected
-
-    @property
-    def client(self) -> Client:
-        """The NATS connection; `Unavailable` while there is none."""
-        if self._client is None or not self._client.is_connected:
-            raise Unavailable("The message bus cannot be reached. Nothing was done; try again.")
-        return self._client
 
     @property
     def server_id(self) -> str:
         """Which run of which server this is connected to; another one may have lost what the last acknowledged."""
         return str(self.client._server_info["server_id"])
-
-    def jetstream(self) -> JetStreamContext:
-        """JetStream on this connection: publishing to streams, and their list."""
-        return self.client.jetstream(timeout=5, prefix=topology.STREAMS_API)
 
     async def last_sequence(self) -> int:
         """The number of the newest message in the stream of events; `Unavailable` without the stream."""
@@ -240,9 +198,7 @@ class Bus:
             await self.client.flush()
 
     async def _connected(self) -> None:
-        if self._client is not None:
-            give_up_unsent(self._client)
-            self._rights.doubt(self._client)
+        await super()._connected()
         metrics.BUS_CONNECTED.labels(self.service).set(1)
         for react in self.on_connect:
             react()
@@ -259,14 +215,11 @@ class Bus:
         if isinstance(error, nats.errors.SlowConsumerError):  # messages were dropped: as good as a lost connection
             for react in self.on_disconnect:
                 react()
-        if self._client is not None and is_refusal(error):
-            self._rights.doubt(self._client)
         now = time.monotonic()
-        if self.is_connected or now - self._complained_at > _COMPLAINT_SECONDS:
+        if not self.is_connected and now - self._complained_at > _COMPLAINT_SECONDS:
             self._complained_at = now  # while the bus is away every try to reconnect ends up here
-        else:
-            return
-        _log.warning("bus: %s: %s", type(error).__name__, error)
+            _log.warning("bus: %s: %s", type(error).__name__, error)
+        await super()._failed(error)
 
 
 async def undecoded(message: NatsMessage) -> NatsMessage:

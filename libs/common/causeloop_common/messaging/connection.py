@@ -5,7 +5,7 @@ import logging
 import socket
 import ssl
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import nats.errors
 from faststream import AckPolicy
@@ -30,7 +30,7 @@ of these, within a second."""
 _UNSENT_MILLISECONDS = 1000
 
 
-def connection(settings: Settings, name: str, seed: SecretStr | None, **callbacks: Any) -> NatsBroker:
+def _broker(settings: Settings, name: str, seed: SecretStr | None, **callbacks: Any) -> NatsBroker:
     """A FastStream broker, not yet connected, for a credential: it reconnects for as long as it takes."""
     trusted = ssl.create_default_context(cafile=settings.nats_ca_file) if settings.nats_ca_file else None
     return NatsBroker(
@@ -56,44 +56,44 @@ def connection(settings: Settings, name: str, seed: SecretStr | None, **callback
     )
 
 
-class Reader:
-    """The connection to a service's consumers, in an account of its own: JetStream delivers what is pulled to whatever
-    subject the asker names, and in that account no subject leads further.
-    """
+class Connection:
+    """A connection to NATS under one credential, for whose subjects it looks again whenever that is in doubt."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.name = topology.reader(settings.service)
-        seed = settings.nats_nkey_seed
-        self.broker = connection(
+    hint: ClassVar[str] = ""
+    """The end of the sentence of a refused connection."""
+
+    def __init__(self, settings: Settings, name: str, seed: SecretStr | None) -> None:
+        self.name = name
+        self.broker = _broker(
             settings,
-            self.name,
-            SecretStr(reader_seed(seed.get_secret_value())) if seed else None,
+            name,
+            seed,
+            disconnected_cb=self._disconnected,
             reconnected_cb=self._connected,
             error_cb=self._failed,
         )
-        self._rights = Rights(self.name)
+        self._rights = Rights(name)
         self._client: Client | None = None
 
     async def connect(self) -> None:
-        """Connect; `Unavailable` when the server cannot be reached or refuses."""
+        """Connect; `Unavailable` when the server cannot be reached, refuses, or lacks what `check` looks for."""
         try:
             self._client = await asyncio.wait_for(self.broker.connect(), timeout=5)
         except (OSError, nats.errors.Error, TimeoutError) as error:
-            why = f"{type(error).__name__}. The server's configuration may be older than this version"
-            raise Unavailable(f"NATS does not let {self.name} in: {why}.") from error
+            raise Unavailable(f"NATS does not let {self.name} in: {type(error).__name__}.{self.hint}") from error
         tolerate(self._client)
         await self._rights.ask(self._client)
         self.check()
         await self._connected()
 
     def check(self) -> None:
-        """`Unavailable` unless connected to a server that permits every subject of the consumers."""
+        """`Unavailable` unless connected to a server that permits every subject we need."""
         _ = self.client
         if self._rights.lack is not None:
             raise Unavailable(self._rights.lack)
 
     async def close(self) -> None:
-        """Disconnect."""
+        """Send what is waiting and disconnect."""
         self._rights.close()
         client, self._client = self._client, None
         if client is not None:
@@ -104,6 +104,11 @@ class Reader:
                 await self.broker.stop()
 
     @property
+    def is_connected(self) -> bool:
+        """Whether a message would leave now."""
+        return self._client is not None and self._client.is_connected
+
+    @property
     def client(self) -> Client:
         """The NATS connection; `Unavailable` while there is none."""
         if self._client is None or not self._client.is_connected:
@@ -111,22 +116,38 @@ class Reader:
         return self._client
 
     def jetstream(self) -> JetStreamContext:
-        """JetStream on this connection: the requests of the service's consumers."""
+        """JetStream on this connection: the requests that its credential may send."""
         return self.client.jetstream(timeout=5, prefix=topology.STREAMS_API)
 
     async def _connected(self) -> None:
         if self._client is not None:
-            give_up_unsent(self._client)
+            _give_up_unsent(self._client)
             self._rights.doubt(self._client)
+
+    async def _disconnected(self) -> None:
+        """Nothing is lost with the connection but the connection."""
 
     async def _failed(self, error: Exception) -> None:
         if self._client is not None and is_refusal(error):
             self._rights.doubt(self._client)
-        if self._client is not None and self._client.is_connected:  # else the bus complains already
-            _log.warning("bus, reading: %s: %s", type(error).__name__, error)
+        if self.is_connected:
+            _log.warning("bus, %s: %s: %s", self.name, type(error).__name__, error)
 
 
-def give_up_unsent(client: Client) -> None:
+class Reader(Connection):
+    """The connection to a service's consumers, in an account of its own: JetStream delivers what is pulled to whatever
+    subject the asker names, and in that account no subject leads further.
+    """
+
+    hint = " The server's configuration may be older than this version."
+
+    def __init__(self, settings: Settings) -> None:
+        seed = settings.nats_nkey_seed
+        own = SecretStr(reader_seed(seed.get_secret_value())) if seed else None
+        super().__init__(settings, topology.reader(settings.service), own)
+
+
+def _give_up_unsent(client: Client) -> None:
     """Let the kernel end a connection whose other side has taken nothing for so long.
 
     nats-py waits until everything is sent before it connects anew. To a host that is gone nothing is ever sent, and

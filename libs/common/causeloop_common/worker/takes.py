@@ -14,10 +14,10 @@ from nats.aio.msg import Msg
 
 from causeloop_common import ids
 from causeloop_common.contracts import topology
-from causeloop_common.database import SILENCE_SECONDS
-from causeloop_common.errors import AppError, Unavailable
+from causeloop_common.database import Connections
+from causeloop_common.errors import Unavailable
+from causeloop_common.leader import FAULTS
 from causeloop_common.messaging import Bus
-from causeloop_common.postgres import Way
 from causeloop_common.telemetry import metrics
 
 _log = logging.getLogger(__name__)
@@ -71,8 +71,10 @@ class Lease(NamedTuple):
 class Worker:
     """Takes due jobs of all tenants and has each of them run, until it is cancelled."""
 
-    def __init__(self, dsn: str, schema: str, bus: Bus, run: Callable[[Lease], Coroutine[Any, Any, None]]) -> None:
-        self._way = Way(dsn, f"causeloop-{schema}-jobs", command_timeout=SILENCE_SECONDS)
+    def __init__(
+        self, connections: Connections, schema: str, bus: Bus, run: Callable[[Lease], Coroutine[Any, Any, None]]
+    ) -> None:
+        self._connections = connections
         self._schema = schema
         self._bus = bus
         self._run = run
@@ -101,53 +103,41 @@ class Worker:
         while True:
             try:
                 await self._work()
-            except (
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                asyncpg.InternalClientError,
-                OSError,
-                TimeoutError,
-                AppError,
-                nats.errors.Error,
-            ) as e:
-                self._failure = type(e).__name__
-                _log.warning("jobs wait: %s: %s", type(e).__name__, e)
+            except FAULTS as fault:
+                self._failure = type(fault).__name__
+                _log.warning("jobs wait: %s: %s", type(fault).__name__, fault)
             await asyncio.sleep(0.25)
 
     async def _work(self) -> None:
-        connection = await self._way.connect()
-        wakes = None
+        wakes = await self._bus.subscribe(topology.due(self._schema), self._on_news)
         try:
-            wakes = await self._bus.subscribe(topology.due(self._schema), self._on_news)
             while True:
                 self._wake.clear()
                 if self._news:
                     self._news = False
                     await self._bus.client.publish(topology.due(self._schema))
-                await self._look(connection)
+                async with self._connections.borrowed() as connection:
+                    await self._look(connection)
                 self._failure = None
                 pause = LOOK_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311  so that replicas do not look at once
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._wake.wait()
         finally:
-            try:
-                await self._give_back(connection)
-            finally:
-                connection.terminate()
-            if wakes is not None:
-                with suppress(nats.errors.Error):
-                    await wakes.unsubscribe()
+            await self._give_back()
+            with suppress(nats.errors.Error):
+                await wakes.unsubscribe()
 
-    async def _give_back(self, connection: asyncpg.Connection) -> None:
+    async def _give_back(self) -> None:
         """End the runs of this process, so that other workers can go on with these jobs at once."""
         held = dict(self._held)
         for task in held:
             task.cancel()
         await asyncio.gather(*held, return_exceptions=True)
-        for lease in held.values():
-            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-                await connection.execute(_GIVE_BACK.format(schema=self._schema), *lease, timeout=1)
+        with suppress(*FAULTS):
+            for lease in held.values():
+                async with self._connections.borrowed() as connection:
+                    await connection.execute(_GIVE_BACK.format(schema=self._schema), *lease, timeout=1)
 
     async def _look(self, connection: asyncpg.Connection) -> None:
         """Renew the leases of the jobs that run, and take due ones while there is room."""

@@ -1,6 +1,8 @@
 """The identity provider's session tokens: RS256 JWTs, checked against its published keys (JWKS).
 
-One algorithm, one issuer, and the claims a session must have; key references inside a token are ignored (RFC 8725).
+One algorithm, one issuer, one kind of token, and the claims a session must have; key references inside a token are
+ignored (RFC 8725). A provider signs other tokens with the same keys: of templates, for machines, for OAuth. Those are
+refused, and so are a session that is not complete, one that somebody else acts in, and one that lives for days.
 
 Keys are fetched beside the commands: at start, every hour, and for an unknown `kid` at a bounded rate. A known key
 serves at once, however old it is: it is good until a fetch shows that it is no longer published. Only a token with an
@@ -36,6 +38,12 @@ _ABSENT_SECONDS = 30.0
 _MOST_ABSENT = 1000
 _COMPLAINT_SECONDS = 60.0
 _CLOCK_SKEW_SECONDS = 5
+_LONGEST_SECONDS = 24 * 3600
+"""The life of a session token; Clerk's live for a minute."""
+_CATEGORY = "cl_B7d4PD111AAA"
+"""The header `cat` of Clerk's session tokens. Templates and machines have others; a token may have none."""
+_UNREADABLE = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)
+"""Raised on the way through a token whose parts are JSON, but of other types, sizes or depths than a token's."""
 _REQUIRED = ["iss", "sub", "sid", "azp", "iat", "nbf", "exp"]
 
 
@@ -96,11 +104,13 @@ class IdentityProvider:
         """The token's subject; InvalidGrant when it is not good, Unavailable when that cannot be known now."""
         try:
             header = jwt.get_unverified_header(token)
-        except jwt.InvalidTokenError as error:
+        except (jwt.InvalidTokenError, *_UNREADABLE) as error:
             raise _refused("is not a JWT") from error
         if header.get("alg") != "RS256":
             raise _refused("is not signed with RS256")
-        key = await self._key(str(header.get("kid", "")))
+        if header.get("typ", "JWT") not in ("JWT", "jwt") or header.get("cat", _CATEGORY) != _CATEGORY:
+            raise _refused("is of another kind than a session's")
+        key = await self._key(header.get("kid", ""))
         try:
             claims = jwt.decode(
                 token,
@@ -113,15 +123,27 @@ class IdentityProvider:
             )
         except jwt.ExpiredSignatureError as error:
             raise _refused("has expired") from error
-        except jwt.InvalidTokenError as error:
+        except (jwt.InvalidTokenError, *_UNREADABLE) as error:
             raise _refused("is not valid for this installation") from error
-        if claims["azp"] not in self._parties:
-            raise _refused("was made for another application")
-        if not all(isinstance(claims[name], str) and 0 < len(claims[name]) <= 256 for name in ("sub", "sid")):
-            raise _refused("is not a session's")
+        self._require_session(claims)
         return Subject(self._issuer, claims["sub"])
 
-    async def _key(self, kid: str) -> Any:
+    def _require_session(self, claims: dict[str, Any]) -> None:
+        """Whether a token with these claims, signed by the provider, is one that starts a session."""
+        if not isinstance(claims["azp"], str) or claims["azp"] not in self._parties:
+            raise _refused("was made for another application")
+        if not all(_is_name(claims[name]) for name in ("sub", "sid")):
+            raise _refused("is not a session's")
+        if claims.get("sts", "active") != "active":
+            raise _refused("is of a session that is not complete")
+        if claims.get("act") is not None:
+            raise _refused("is of somebody who acts as another person, which is not permitted")
+        if int(claims["exp"]) - int(claims["iat"]) > _LONGEST_SECONDS:
+            raise _refused(f"lives longer than {_LONGEST_SECONDS // 3600} hours")
+
+    async def _key(self, kid: object) -> Any:
+        if not isinstance(kid, str):
+            raise _unpublished()
         if kid in self._keys:
             if self._age() > _FRESH_SECONDS:
                 self._fetch()
@@ -201,6 +223,11 @@ class IdentityProvider:
 
     def _pause(self) -> float:
         return _REFETCH_SECONDS if self._keys else _RETRY_SECONDS
+
+
+def _is_name(value: object) -> bool:
+    """Whether a claim is a text of a sensible size, and one that can be written as UTF-8: JSON has others."""
+    return isinstance(value, str) and 0 < len(value) <= 256 and value.encode(errors="replace").decode() == value
 
 
 def _unpublished() -> InvalidGrant:

@@ -1,4 +1,7 @@
-"""A published key set (JWKS, RFC 7517): the RSA keys in it that can verify, and the entries that cannot, with why."""
+"""A published key set (JWKS, RFC 7517): the RSA keys in it that can verify, and the entries that cannot, with why.
+
+Two different keys under one `kid` are both passed over: which of them is meant would be a matter of their order.
+"""
 
 from typing import Any, NamedTuple
 
@@ -27,6 +30,7 @@ def read(document: bytes) -> KeySet:
     if not isinstance(entries, list):
         raise ValueError("has 'keys' that are no list")
     found = KeySet({}, {})
+    ambiguous = set()
     for place, entry in enumerate(entries, 1):
         if not isinstance(entry, dict):
             found.passed_over[f"number {place}"] = "is no object"
@@ -38,9 +42,15 @@ def read(document: bytes) -> KeySet:
             found.passed_over[f"number {place}"] = "has a 'kid' that is no text"
             continue
         try:
-            found.keys[kid] = _key(entry)
+            key = _key(entry)
         except ValueError as error:
             found.passed_over[repr(kid[:64])] = str(error)
+            continue
+        if found.keys.setdefault(kid, key).public_numbers() != key.public_numbers():
+            ambiguous.add(kid)
+    for kid in ambiguous:
+        del found.keys[kid]
+        found.passed_over[repr(kid[:64])] = "is the 'kid' of another key, too"
     return found
 
 
@@ -48,6 +58,11 @@ def _key(entry: dict[str, Any]) -> RSAPublicKey:
     """The public key of an entry; ValueError with the reason when it cannot verify."""
     if "d" in entry:
         raise ValueError("shows its private half, so that every reader of the set can sign with it")
+    if entry.get("use", "sig") != "sig" or entry.get("alg", "RS256") != "RS256":
+        raise ValueError("is not for signatures with RS256")
+    operations = entry.get("key_ops", ["verify"])
+    if not isinstance(operations, list) or "verify" not in operations:
+        raise ValueError("is not for verifying")
     parts = {name: entry.get(name) for name in ("n", "e")}
     if not all(isinstance(part, str) and len(part) <= _LONGEST_TEXT for part in parts.values()):
         raise ValueError("has no 'n' or no 'e', or one that is too long")

@@ -47,7 +47,7 @@ def read(key: bytes, token: str, *, now: datetime) -> AccessClaims | None:
         ids.decode(data["sid"], "ses")
         ids.tenant_uuid(data["ten"])
         expires_at = datetime.fromtimestamp(data["exp"], UTC)
-    except (jwt.InvalidTokenError, ValueError, TypeError, AttributeError, OverflowError):
+    except (jwt.InvalidTokenError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     if now >= expires_at:
         return None

@@ -91,7 +91,7 @@ class SessionService:
         sealed = await self._seal(ctx, session, {"address": address, "device": device})
 
         now, refresh_token = self._clock(), self._refresh_token(person, session)
-        family = Family(handles.digest(refresh_token), None, now, now + SESSION_LIFETIME, ended=False)
+        family = Family((handles.digest(refresh_token),), (), now, now + SESSION_LIFETIME, ended=False)
 
         async with self._database.transaction(ctx) as tx:
             await repository.add_session(tx, session, family, command.workspace_id, now)
@@ -140,8 +140,7 @@ class SessionService:
             if verdict is Verdict.REUSE and await repository.end_session(tx, session, now):
                 tx.publish(SessionEnded(session_id=session, reason="refresh_reuse"))
             elif found is not None and successor is not None and verdict in (Verdict.ROTATE, Verdict.REPEAT):
-                rotated_at = now if verdict is Verdict.ROTATE else found.family.rotated_at
-                family = replace(found.family, current=successor, previous=presented, rotated_at=rotated_at)
+                family = rotation.rotate(found.family, presented, successor, now)
                 await repository.rotate(tx, session, family, entered)
                 tx.publish(SessionRefreshed(session_id=session, workspace_id=entered))
         if found is None or verdict in (Verdict.GONE, Verdict.REUSE):
