@@ -331,6 +331,7 @@ class TestOthers:
     async def test_cannot_stop_a_leader(
         self, begin: Callable[..., Steady], scratch: Any, superuser: asyncpg.Connection, role: str, statement: str
     ) -> None:
+        """D3: no other role, of the service or of another one, takes or holds up the lease of a leader."""
         work = begin()
         await until(lambda: work.begun)
         stranger = await asyncpg.connect(scratch.dsn(role))

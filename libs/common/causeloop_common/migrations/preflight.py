@@ -72,16 +72,17 @@ async def _about_roles(
 
 
 async def _opens(url: DatabaseUrl, secret: bytes, roles: Sequence[str]) -> bool:
-    """Whether our passwords are those of the roles that are there."""
+    """Whether our password is that of any role that is there: a role may have changed its own."""
     for role in roles:
         try:
             connection = await Way(role_url(url.text(), role, secret), "causeloop-migrate").connect()
+            connection.terminate()
         except asyncpg.InvalidPasswordError:
-            return False
+            continue
         except asyncpg.PostgresError:
-            continue  # the password is right, and the database is not open to it yet
-        connection.terminate()
-    return True
+            return True  # the password is right, and the database is not open to it yet
+        return True
+    return not roles
 
 
 async def _about_schemas(connection: Any, schemas: Sequence[Schema]) -> list[str]:

@@ -1,11 +1,11 @@
 """The start-up proof: the database is compared with the declaration, exactly, and tried."""
 
-from typing import Any, Protocol
-
 from sqlalchemy import MetaData, Table
 
 from causeloop_common.rls.ddl import FUNCTIONS
-from causeloop_common.rls.declare import Policy, Protection, roles
+from causeloop_common.rls.declare import Policy, Protection
+from causeloop_common.rls.later import is_later_role, later_tables
+from causeloop_common.rls.surroundings import Connection, prove_surroundings
 
 _SHOWN = 10
 
@@ -20,32 +20,30 @@ class IsolationError(Exception):
         self.findings = findings
 
 
-class Connection(Protocol):
-    """A connection, as far as the proof uses it: rows of a statement."""
-
-    async def fetch(self, query: str, *args: Any) -> list[Any]:
-        """All rows."""
-        ...
-
-
 async def prove(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
     """Sentences about all that differs; an empty list is the proof. Runs as the service's role, no tenant set.
 
-    1. the service's roles cannot bypass row security, belong to no role, own nothing and see only their schema;
+    1. the service's roles cannot bypass row security, belong to no role, own nothing, see only their schema and have
+       the declared settings; nobody else is a member of them, owns anything of theirs or has a right on it; rows go
+       nowhere (`surroundings`);
     2. the schema holds exactly the declared tables, each with row security enabled and forced;
     3. each table has exactly the declared policies: name, verb, role, both expressions;
     4. each table has exactly the declared grants;
     5. the functions the policies and the guard call are ours, to the letter, and none runs as its owner;
     6. each audited table has its commit guard;
     7. each readable table, read without a tenant, gives no row.
+
+    A later version may have added tables, columns, functions, and roles with policies of their own, if all of that is
+    protected as this version's is (`later`): it was migrated first, and this version goes on beside it.
     """
+    later = await later_tables(connection, schema, sorted(_all_tables(metadata)))
     findings = [
-        *await _prove_roles(connection, schema, metadata),
-        *await _prove_tables(connection, schema, metadata),
+        *await prove_surroundings(connection, schema, metadata),
+        *await _prove_tables(connection, schema, metadata, later),
         *await _prove_policies(connection, schema, metadata),
-        *await _prove_grants(connection, schema, metadata),
+        *await _prove_grants(connection, schema, metadata, later),
         *await _prove_functions(connection, schema, metadata),
-        *await _prove_guards(connection, schema, metadata),
+        *await _prove_guards(connection, schema, metadata, later),
     ]
     return findings or await _prove_behaviour(connection, metadata)
 
@@ -65,70 +63,7 @@ def _all_tables(metadata: MetaData) -> dict[str, Protection]:
     return declared
 
 
-async def _prove_roles(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
-    findings = []
-    (me,) = await connection.fetch("SELECT current_user AS role")
-    if me["role"] != f"causeloop_{schema}":
-        findings.append(f"The service is logged in as '{me['role']}', not as 'causeloop_{schema}'.")
-    names = sorted({*roles(metadata), f"causeloop_{schema}_owner", me["role"]})
-    rows = await connection.fetch(
-        """
-        SELECT r.rolname, r.rolsuper, r.rolbypassrls, r.rolcreaterole, r.rolcreatedb, r.rolreplication, r.rolcanlogin,
-               ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
-                     WHERE m.member = r.oid) AS member_of,
-               ARRAY(SELECT c.oid::regclass::text FROM pg_class c WHERE c.relowner = r.oid
-                     AND c.relnamespace <> 'pg_toast'::regnamespace LIMIT 3) AS owns,
-               ARRAY(SELECT n.nspname::text FROM pg_namespace n
-                     WHERE n.nspname NOT IN ($2, 'pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'
-                     AND has_schema_privilege(r.oid, n.oid, 'USAGE')) AS sees,
-               ARRAY(SELECT n.nspname::text FROM pg_namespace n WHERE n.nspname NOT LIKE 'pg\\_%'
-                     AND has_schema_privilege(r.oid, n.oid, 'CREATE')) AS creates
-        FROM pg_roles r WHERE r.rolname = ANY($1)
-        """,
-        names,
-        schema,
-    )
-    settings = await connection.fetch(
-        """
-        SELECT coalesce(r.rolname, 'every role') AS role, split_part(setting, '=', 1) AS name
-        FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) AS setting
-        WHERE (s.setrole = 0 OR r.rolname = ANY($1))
-          AND (s.setdatabase = 0 OR s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()))
-          AND (split_part(setting, '=', 1) IN ('session_replication_role', 'row_security', 'search_path', 'role')
-               OR setting LIKE 'app.%')
-        """,
-        names,
-    )
-    findings += [f"The setting '{row['name']}' of {row['role']} is made in the database: reset it." for row in settings]
-    (state,) = await connection.fetch("SELECT current_setting('session_replication_role') AS replication")
-    if state["replication"] != "origin":
-        findings.append("Triggers do not fire in this session: session_replication_role is not 'origin'.")
-    powers = {
-        "rolsuper": "is a superuser",
-        "rolbypassrls": "can bypass row security",
-        "rolcreaterole": "can create roles",
-        "rolcreatedb": "can create databases",
-        "rolreplication": "can replicate",
-    }
-    for row in rows:
-        role = row["rolname"]
-        findings += [f"Role '{role}' {what}." for power, what in powers.items() if row[power]]
-        if row["member_of"]:
-            findings.append(f"Role '{role}' is a member of {', '.join(row['member_of'])}.")
-        if role.endswith("_owner"):
-            if row["rolcanlogin"]:
-                findings.append(f"Role '{role}' can log in.")
-            continue
-        if row["owns"]:
-            findings.append(f"Role '{role}' owns {', '.join(row['owns'])}.")
-        if row["sees"]:
-            findings.append(f"Role '{role}' has rights on the schema {', '.join(row['sees'])}.")
-        if row["creates"]:
-            findings.append(f"Role '{role}' can create in the schema {', '.join(row['creates'])}.")
-    return findings
-
-
-async def _prove_tables(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
+async def _prove_tables(connection: Connection, schema: str, metadata: MetaData, later: set[str]) -> list[str]:
     rows = await connection.fetch(
         """
         SELECT relname, relkind::text, relrowsecurity AND relforcerowsecurity AS forced FROM pg_class
@@ -139,7 +74,9 @@ async def _prove_tables(connection: Connection, schema: str, metadata: MetaData)
     found = {row["relname"]: row for row in rows}
     declared = _all_tables(metadata)
     missing = [f"Table {schema}.{t} is missing: run `causeloop migrate`." for t in declared if t not in found]
-    unknown = [f"Table or view {schema}.{t} is not declared." for t in sorted(found) if t not in declared]
+    unknown = [
+        f"Table or view {schema}.{t} is not declared." for t in sorted(found) if t not in declared and t not in later
+    ]
     open_ = [f"Table {schema}.{t} does not force row security." for t in sorted(found) if not found[t]["forced"]]
     return missing + unknown + open_
 
@@ -172,7 +109,7 @@ async def _prove_policies(connection: Connection, schema: str, metadata: MetaDat
             findings.append(f"Policy {policy.name} on {schema}.{row['relname']} is restrictive, none is declared so.")
     for name, protection in _all_tables(metadata).items():
         declared = set(protection.policies(schema))
-        here = found.get(name, set())
+        here = {p for p in found.get(name, set()) if not is_later_role(p.role, metadata)}
         findings += [
             f"Table {schema}.{name} has a policy that is not declared: {p.name} for {p.verb} to {p.role} "
             f"using ({p.using}) check ({p.check})."
@@ -185,16 +122,16 @@ async def _prove_policies(connection: Connection, schema: str, metadata: MetaDat
     return findings
 
 
-async def _prove_grants(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
+async def _prove_grants(connection: Connection, schema: str, metadata: MetaData, later: set[str]) -> list[str]:
     rows = await connection.fetch(
         """
-        SELECT c.relname, lower(a.privilege_type) AS verb, NULL AS columns,
+        SELECT c.relname, lower(a.privilege_type) AS verb, NULL::text[] AS columns,
                CASE WHEN a.grantee = 0 THEN 'public' ELSE pg_get_userbyid(a.grantee)::text END AS role
         FROM pg_class c, aclexplode(c.relacl) a
         WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1) AND c.relkind IN ('r', 'p')
           AND a.grantee <> c.relowner
         UNION ALL
-        SELECT c.relname, lower(a.privilege_type), string_agg(t.attname, ',' ORDER BY t.attname),
+        SELECT c.relname, lower(a.privilege_type), array_agg(t.attname::text ORDER BY t.attname),
                CASE WHEN a.grantee = 0 THEN 'public' ELSE pg_get_userbyid(a.grantee)::text END
         FROM pg_class c JOIN pg_attribute t ON t.attrelid = c.oid, aclexplode(t.attacl) a
         WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
@@ -202,7 +139,15 @@ async def _prove_grants(connection: Connection, schema: str, metadata: MetaData)
         """,
         schema,
     )
-    found = {(r["relname"], r["verb"], r["columns"], r["role"]) for r in rows}
+    columns = {table.name: {column.name for column in table.columns} for table in metadata.sorted_tables}
+    found = set()
+    for row in rows:
+        table, named = row["relname"], row["columns"]
+        if table in later or is_later_role(row["role"], metadata):
+            continue
+        if named is not None and not (named := [name for name in named if name in columns.get(table, named)]):
+            continue  # on columns of a later version alone
+        found.add((table, row["verb"], ",".join(named) if named is not None else None, row["role"]))
     declared: set[tuple[str, str, str | None, str]] = set()
     for name, protection in _protections(metadata).items():
         for policy in protection.policies(schema):
@@ -221,7 +166,10 @@ async def _prove_grants(connection: Connection, schema: str, metadata: MetaData)
 async def _prove_functions(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
     rows = await connection.fetch(
         """
-        SELECT proname, prosecdef, proconfig, coalesce(pg_get_function_sqlbody(oid), prosrc) AS body FROM pg_proc
+        SELECT proname, prosecdef, proconfig, coalesce(pg_get_function_sqlbody(oid), prosrc) AS body,
+               pg_get_userbyid(proowner) = format('causeloop_%s_owner', $1::text)
+               AND proconfig = '{search_path=pg_catalog}' AS is_safe
+        FROM pg_proc
         WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
         """,
         schema,
@@ -233,11 +181,14 @@ async def _prove_functions(connection: Connection, schema: str, metadata: MetaDa
         name: f"RETURN (NULLIF(current_setting('{setting}'::text, true), ''::text))::{kind}"
         for name, (setting, kind) in FUNCTIONS.items()
     }
+    names = set(declared)
     findings = [f"Function {schema}.{r['proname']} runs with its owner's rights." for r in rows if r["prosecdef"]]
     for row in rows:
         wanted = declared.pop(row["proname"], None)
-        if wanted is None:
+        if wanted is None and (row["proname"] in names or not row["is_safe"]):
             findings.append(f"Function {schema}.{row['proname']} is not declared.")
+        elif wanted is None:
+            continue
         elif _flat(wanted) != _flat(row["body"]):
             findings.append(f"Function {schema}.{row['proname']} is not ours: {_flat(row['body'])}.")
         elif row["proconfig"] != (["search_path=pg_catalog"] if row["proname"] in of_tables else None):
@@ -245,7 +196,7 @@ async def _prove_functions(connection: Connection, schema: str, metadata: MetaDa
     return findings + [f"Function {schema}.{name} is missing." for name in sorted(declared)]
 
 
-async def _prove_guards(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
+async def _prove_guards(connection: Connection, schema: str, metadata: MetaData, later: set[str]) -> list[str]:
     rows = await connection.fetch(
         """
         SELECT c.relname, t.tgname, t.tgenabled::text AS enabled, t.tgdeferrable AND t.tginitdeferred AS deferred,
@@ -270,7 +221,7 @@ async def _prove_guards(connection: Connection, schema: str, metadata: MetaData)
     findings += [
         f"Table {schema}.{row['relname']} has a trigger that is not declared: {row['tgname']}."
         for row in rows
-        if not (row["ours"] and row["relname"] in wanted)
+        if not (row["ours"] and row["relname"] in wanted | later)
     ]
     rules = await connection.fetch("SELECT tablename, rulename FROM pg_rules WHERE schemaname = $1", schema)
     return findings + [
