@@ -230,7 +230,7 @@ class TestCommand:
         assert doctor.main(argparse.Namespace()) == 0
         told = capsys.readouterr().out
         assert "Settings from the environment." in told
-        assert "ok    vault    master_key               The master key opens this database's keys.\n" in told
+        assert "ok    vault    master_key             The master key opens this database's keys.\n" in told
         assert "ok    auth     identity provider        Its keys can be fetched.\n" in told
         assert "FAIL" not in told
         for table, reason in doctor.unaudited():
@@ -246,7 +246,7 @@ class TestCommand:
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
         assert done.returncode == 1
-        assert "FAIL  audit    bus                      NATS does not let audit in" in done.stdout
+        assert "FAIL  audit    bus                    NATS does not let audit in" in done.stdout
         assert "\n1 of " in done.stdout
         assert done.stderr == ""
 

@@ -252,7 +252,7 @@ class TestPublish:
     ) -> None:
         database = await probe()
 
-        with pytest.raises(PayloadTooLarge, match=r"The event 'auth\.session_started' would be .* the limit is 65536"):  # noqa: PT012  leaving the transaction raises
+        with pytest.raises(PayloadTooLarge, match=r"The event 'auth\.session_started' would be .* the limit is 40960"):  # noqa: PT012  leaving the transaction raises
             async with database.transaction(workspace) as tx:
                 await tx.execute(ADD, name="one")
                 tx.publish(SessionStarted(session_id=ids.new("ses"), sealed=f"clv1:1:{'A' * 65_536}"))
