@@ -36,6 +36,7 @@ from causeloop_common.errors import (
 from causeloop_common.idempotency import Replayed
 from causeloop_common.messaging import Bus, CommandRouter, aside, wire
 from causeloop_common.telemetry import metrics
+from tests.support.overhearing import overhear
 
 Connect = Callable[[str], Awaitable[Bus]]
 Serve = Callable[..., Awaitable[Bus]]
@@ -61,19 +62,6 @@ def handler(kind: Any, reply: Message | Exception) -> Any:
 
     answer.__name__ = kind.operation
     return answer
-
-
-def overhear(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The bodies of this connection's commands and answers, as they are on the bus."""
-    ask, heard = bus._replies.ask, list[bytes]()
-
-    async def asking(subject: str, body: bytes, headers: dict[str, str], seconds: float) -> Msg:
-        message = await ask(subject, body, headers, seconds)
-        heard.extend((body, message.data))
-        return message
-
-    monkeypatch.setattr(bus._replies, "ask", asking)
-    return heard
 
 
 class TestTable:

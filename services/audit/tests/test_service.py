@@ -19,6 +19,7 @@ from causeloop_common.contracts.audit import LAST_INDEX, GetEvent, ListEvents, R
 from causeloop_common.errors import InvalidInput, NotFound
 from causeloop_dev.testing import Servers, context
 from causeloop_log.tlog.merkle import Frontier, leaf_hash
+from tests.support.pages import pages
 
 Make = Callable[..., Announced]
 
@@ -230,14 +231,8 @@ class TestListEvents:
         await log.append(batch)
 
         async def walk(order: str) -> list[str]:
-            found: list[str] = []
-            position = None
-            while True:
-                command = ListEvents.model_validate({"order": order, "limit": 3, "position": position})
-                page = await log.list_events(workspace, command)
-                found += [entry.id for entry in page.data]
-                if (position := page.next_position) is None:
-                    return found
+            command = ListEvents.model_validate({"order": order, "limit": 3})
+            return [entry.id for page in await pages(log.list_events, workspace, command) for entry in page]
 
         assert await walk("index") == [one.id for one in batch]
         assert await walk("newest") == [one.id for one in reversed(batch)]

@@ -32,9 +32,9 @@ from causeloop_common.contracts.vault import OpenSealedValue
 from causeloop_common.database import Database
 from causeloop_common.messaging import Bus
 from causeloop_common.outbound import Client, Limits, Outbound
-from causeloop_common.permissions import REALM_PERMISSIONS, ROLES, Internal
+from causeloop_common.permissions import REALM_PERMISSIONS, Internal
 from causeloop_dev.issuer import Issuer, create_issuer
-from causeloop_dev.testing import Servers, person
+from causeloop_dev.testing import Servers, context
 from causeloop_tenancy import app as tenancy
 from causeloop_vault import app as vault
 from tests.support.provider import Time
@@ -264,15 +264,8 @@ class House:
 
     def caller(self, tenant: str, principal: str | None = None, role: str = "owner", key: str = "") -> AuthContext:
         """Somebody with a session in a workspace."""
-        return AuthContext(
-            tenant=tenant,
-            principal=principal or person(),
-            permissions=ROLES[role],
-            credential=ids.new("ses"),
-            issuer="gateway",
-            request_id=ids.new("req"),
-            idempotency=Idempotency(key, "print") if key else None,
-        )
+        made = context(tenant, principal, role)
+        return replace(made, idempotency=Idempotency(key, "print")) if key else made
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from nats.aio.msg import Msg
 
 from causeloop_common import ids
 from causeloop_common.application import Application
@@ -31,6 +30,7 @@ from causeloop_common.errors import (
 )
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import OF_THE_JOB, ROLES, SELF, Permission
+from tests.support.overhearing import overhear
 
 if TYPE_CHECKING:
     from conftest import House
@@ -83,14 +83,7 @@ class TestSigningIn:
     async def test_the_answer_s_secrets_are_sealed_on_the_way(
         self, house: "House", asker: Bus, gateway_ctx: AuthContext, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        ask, on_the_bus = asker._replies.ask, list[bytes]()
-
-        async def asking(subject: str, body: bytes, headers: dict[str, str], seconds: float) -> Msg:
-            message = await ask(subject, body, headers, seconds)
-            on_the_bus.extend((body, message.data))
-            return message
-
-        monkeypatch.setattr(asker._replies, "ask", asking)
+        on_the_bus = overhear(asker, monkeypatch)
         command = Exchange.model_validate({"subject_token": house.issuer.sign(house.subject())})
         answer = await asker.request(gateway_ctx, Exchange, command.to_json())
         assert len(on_the_bus) == 2

@@ -21,6 +21,7 @@ from causeloop_common.errors import (
 )
 from causeloop_common.idempotency import Replayed
 from causeloop_common.permissions import REALM_PERMISSIONS
+from tests.support.pages import pages
 
 if TYPE_CHECKING:
     from conftest import House
@@ -128,13 +129,9 @@ class TestListApiTokens:
         made = [(await make(house, ctx, name=str(n))).id for n in range(5)]
         await make(house, house.caller(ctx.tenant))  # somebody else's
 
-        seen, position = [], None
-        for size in (2, 2, 1):
-            page = await house.tokens.list_api_tokens(ctx, ListApiTokens(limit=2, position=position))
-            assert len(page.data) == size
-            seen += [token.id for token in page.data]
-            position = page.next_position
-        assert position is None
+        found = await pages(house.tokens.list_api_tokens, ctx, ListApiTokens(limit=2))
+        assert [len(page) for page in found] == [2, 2, 1]
+        seen = [token.id for page in found for token in page]
         assert seen == sorted(made, reverse=True)  # of one millisecond in any order
 
     async def test_shows_revoked_ones_as_such_and_no_secrets(self, house: "House") -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 import pytest
-from nats.aio.msg import Msg
 from pydantic import SecretStr
 
 from causeloop_common import ids
@@ -51,6 +50,7 @@ from causeloop_log.tlog.checkpoint import Checkpoint
 from causeloop_log.tlog.merkle import EMPTY_ROOT, leaf_hash
 from causeloop_log.tlog.note import VerifierKey
 from causeloop_vault import app
+from tests.support.overhearing import overhear
 from tests.support.stack import until
 
 CANARY = "s3cr3t-canary"
@@ -102,19 +102,6 @@ async def auth(servers: Servers, gateway: Bus) -> AsyncIterator[Bus]:
 async def audit(servers: Servers, gateway: Bus) -> AsyncIterator[Bus]:
     async with servers.connected("audit") as bus:
         yield bus
-
-
-def overhear(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The bodies of this connection's commands and answers, as they are on the bus."""
-    ask, heard = bus._replies.ask, list[bytes]()
-
-    async def asking(subject: str, body: bytes, headers: dict[str, str], seconds: float) -> Msg:
-        message = await ask(subject, body, headers, seconds)
-        heard.extend((body, message.data))
-        return message
-
-    monkeypatch.setattr(bus._replies, "ask", asking)
-    return heard
 
 
 class TestMemory:

@@ -17,6 +17,7 @@ from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts.vault import ITEMS, CreateKey, Decrypt, Encrypt, ListKeys
 from causeloop_common.errors import Conflict, IdempotencyMismatch, Internal, InvalidInput, NotFound, Unavailable
 from causeloop_common.idempotency import Replayed
+from tests.support.pages import pages
 
 if TYPE_CHECKING:
     from conftest import Vault
@@ -151,15 +152,9 @@ class TestListKeys:
         for name in reversed(names):
             await vault.keys.create_key(workspace, CreateKey(name=name, type="aes256-gcm"))
 
-        found: list[str] = []
-        position = None
-        while True:
-            page = await vault.keys.list_keys(workspace, ListKeys(limit=3, position=position))
-            found += [key.name for key in page.data]
-            if (position := page.next_position) is None:
-                break
+        found = await pages(vault.keys.list_keys, workspace, ListKeys(limit=3))
 
-        assert found == names
+        assert [key.name for page in found for key in page] == names
 
     async def test_shows_nothing_of_another_tenant(
         self, vault: "Vault", workspace: AuthContext, as_user: Callable[..., AuthContext]

@@ -13,6 +13,7 @@ from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts.vault import GetSecret, ListSecrets, PutSecret, RevealSecret
 from causeloop_common.errors import Conflict, IdempotencyMismatch, Internal, NotFound
 from causeloop_common.idempotency import Replayed
+from tests.support.pages import pages
 
 if TYPE_CHECKING:
     from conftest import Vault
@@ -196,12 +197,6 @@ class TestListSecrets:
         for path in reversed(paths):
             await vault.secrets.put_secret(workspace, put(path))
 
-        found: list[str] = []
-        position = None
-        while True:
-            page = await vault.secrets.list_secrets(workspace, ListSecrets(limit=3, position=position))
-            found += [secret.path for secret in page.data]
-            if (position := page.next_position) is None:
-                break
+        found = await pages(vault.secrets.list_secrets, workspace, ListSecrets(limit=3))
 
-        assert found == paths
+        assert [secret.path for page in found for secret in page] == paths

@@ -21,6 +21,7 @@ from causeloop_common.errors import Conflict, IdempotencyInProgress, Idempotency
 from causeloop_common.idempotency import Replayed
 from causeloop_common.permissions import REALM_PERMISSIONS, ROLES
 from causeloop_dev.testing import person
+from tests.support.pages import pages
 
 if TYPE_CHECKING:
     from conftest import House
@@ -150,14 +151,10 @@ class TestListMyWorkspaces:
         principal = person()
         made = [(await house.service.create_workspace(house.creator(None, principal), ACME)).id for _ in range(5)]
         for limit, sizes in ((1, [1, 1, 1, 1, 1]), (2, [2, 2, 1]), (5, [5]), (100, [5])):
-            seen: list[list[str]] = []
-            position = None
-            while not seen or position is not None:
-                found = await page(house, principal, limit, position)
-                seen.append([one.workspace_id for one in found.data])
-                position = found.next_position
-            assert [len(one) for one in seen] == sizes
-            assert [one for ones in seen for one in ones] == sorted(made)
+            ctx = AuthContext(tenant=principal, principal=principal, permissions=REALM_PERMISSIONS)
+            found = await pages(house.service.list_my_workspaces, ctx, ListMyWorkspaces(limit=limit))
+            assert [len(one) for one in found] == sizes
+            assert [workspace.workspace_id for one in found for workspace in one] == sorted(made)
 
     async def test_goes_on_where_it_was_while_the_list_grows(self, house: "House") -> None:
         principal = person()
