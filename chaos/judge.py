@@ -22,8 +22,9 @@ from causeloop_log.tlog.note import VerifierKey
 from causeloop_log.tlog.proof import LogProof
 from causeloop_log.verification import Refused, Verification
 from chaos.model import Model, fate
+from tests.support.bus import asking
 from tests.support.log import assert_computes, stored_log
-from tests.support.stack import Stack, asking, until
+from tests.support.stack import Stack, until
 
 Log = Counter[tuple[str, str]]
 """How often a tenant's log has an action on a target."""

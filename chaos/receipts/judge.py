@@ -15,8 +15,9 @@ from causeloop_common.messaging import Bus
 from causeloop_common.permissions import Permission
 from causeloop_log.verification import Refused, Verification
 from chaos.receipts.acts import Act
+from tests.support.bus import asking
 from tests.support.log import stored_log
-from tests.support.stack import Stack, asking
+from tests.support.stack import Stack
 
 PATIENCE_SECONDS = 60.0
 """After the last act, for every entry to be there."""

@@ -20,7 +20,8 @@ from causeloop_common.contracts.base import EVENT_BYTES, Event
 from causeloop_common.database import Database
 from causeloop_common.messaging import event_headers
 from chaos.receipts.wire import Wire
-from tests.support.stack import Person, Stack, asking
+from tests.support.bus import asking
+from tests.support.stack import Person, Stack
 
 BALLAST_BYTES = EVENT_BYTES - 100
 _PENDING_SECONDS = 3.0

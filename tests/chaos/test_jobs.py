@@ -22,8 +22,9 @@ from causeloop_common import ids
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.vault import OpenSealedValue, StoreSealedValue
 from causeloop_common.permissions import Internal
+from tests.support.bus import asking
 from tests.support.forks import PROBE
-from tests.support.stack import Person, Stack, asking, told, until
+from tests.support.stack import Person, Stack, told, until
 
 pytestmark = pytest.mark.chaos
 

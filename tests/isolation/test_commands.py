@@ -17,7 +17,8 @@ from causeloop_common.keys import KeyRing, Sealer
 from causeloop_common.messaging.wire import DEADLINE, ERROR_CODE, TOKEN
 from causeloop_common.permissions import OF_THE_JOB, SELF, Internal, Permission
 from tests.isolation.tenants import Tenants, makes_its_own
-from tests.support.stack import Stack, asking, through, until
+from tests.support.bus import asking, through
+from tests.support.stack import Stack, until
 
 OUTCOMES: dict[str, set[str]] = {
     "cmd.auth.exchange": {"ok", "not_found"},

@@ -5,8 +5,9 @@ import pytest
 from causeloop_common.contracts.vault import DeleteSealedValue, OpenSealedValue, StoreSealedValue
 from causeloop_common.errors import Forbidden, NotFound
 from causeloop_common.permissions import Internal
+from tests.support.bus import asking
 from tests.support.forks import PROBE
-from tests.support.stack import Person, Stack, asking, until
+from tests.support.stack import Person, Stack, until
 
 
 class TestSealedValues:

@@ -7,8 +7,9 @@ import pytest
 
 from causeloop_common import ids
 from causeloop_common.telemetry.tracing import ATTRIBUTES
+from tests.support.bus import through
 from tests.support.collector import Collected, Collector
-from tests.support.stack import Person, Stack, refused, through, told, until
+from tests.support.stack import Person, Stack, refused, told, until
 
 
 def trace() -> tuple[str, str]:

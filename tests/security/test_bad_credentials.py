@@ -17,7 +17,8 @@ from causeloop_common import ids
 from causeloop_common.context import ServiceTokens
 from causeloop_common.keys import KeyRing
 from tests.security.wire import head, is_problem, say
-from tests.support.stack import PARTY, Person, Stack, asking, refused, told
+from tests.support.bus import asking
+from tests.support.stack import PARTY, Person, Stack, refused, told
 
 pytestmark = pytest.mark.usefixtures("bystander", "nothing_changes")
 

@@ -23,7 +23,8 @@ from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import OPERATOR, OWNERS, SERVICES, SERVICES_ACCOUNT, STREAMS_ACCOUNT
 from causeloop_common.messaging import public_subject
 from causeloop_common.messaging.wire import DEADLINE, ERROR_CODE, TOKEN
-from tests.support.stack import Stack, through, until
+from tests.support.bus import through
+from tests.support.stack import Stack, until
 
 KINDS = topology.command_kinds()
 TENANT = ids.new("ws")

@@ -24,8 +24,9 @@ from causeloop_dev.installation import Installation
 from causeloop_vault.adapters.local_keys import LocalMasterKeys
 from causeloop_vault.domain import envelope
 from tests.security.wire import head, say
+from tests.support.bus import through
 from tests.support.collector import Collector
-from tests.support.stack import Person, Stack, handle_tenant, through, told, until
+from tests.support.stack import Person, Stack, handle_tenant, told, until
 
 
 class Search(NamedTuple):

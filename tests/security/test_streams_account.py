@@ -27,7 +27,7 @@ from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import AUDIT_INTAKE, OPERATOR, SERVICES, STREAMS_API, Consumer
 from causeloop_common.keys import reader_seed
 from causeloop_dev.installation import Installation
-from tests.support.stack import through
+from tests.support.bus import through
 
 VICTIM = Consumer("victim", "EVENTS", "vault", ("evt.>",))
 """A second consumer, so that two services read the stream."""

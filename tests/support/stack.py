@@ -27,13 +27,11 @@ from typing import Any, TypeVar
 import asyncpg
 import httpx
 import nats
-import nkeys
 from nats.aio.client import Client
 
 from causeloop_cli import migrate
 from causeloop_cli.embedded import EmbeddedNats, Janitor
 from causeloop_cli.embedded.process import ServerProcess
-from causeloop_cli.keys import public_key
 from causeloop_client import AsyncClient
 from causeloop_client.calls import (
     CreateApiToken,
@@ -44,14 +42,13 @@ from causeloop_client.calls import (
     ListEvents,
     Refresh,
 )
-from causeloop_common import ids
-from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
 from causeloop_common.keys import reader_seed
 from causeloop_common.messaging import Bus
 from causeloop_common.settings import Settings
 from causeloop_dev.installation import UNLIMITED, Installation
 from causeloop_dev.postgres import EmbeddedPostgres
+from tests.support.bus import observers, with_observers
 from tests.support.documented import check_documented
 from tests.support.forks import Child, Forks
 from tests.support.ports import free_port
@@ -183,20 +180,6 @@ def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     return problem
 
 
-def reading(service: str) -> str:
-    """The account in which a service reads its consumers."""
-    return topology.reader(service).upper()
-
-
-def with_observers(config: str, observers: Mapping[str, str]) -> str:
-    """The configuration with one more user in each account, by its seed, who may publish and subscribe to all."""
-    for account, seed in observers.items():
-        before, begin, after = config.partition(f"  {account} {{\n")
-        after = after.replace("    users: [\n", f"    users: [\n      {{ nkey: {public_key(seed)} }}\n", 1)
-        config = before + begin + after
-    return config
-
-
 def handle_tenant(handle: str) -> str:
     """The tenant that a refresh token or personal access token carries in clear."""
     _, _, kind, suffix, *_ = handle.split("_")
@@ -222,10 +205,7 @@ class Stack:
         self._more = dict(more or {})
         self._janitor = janitor
         self.installation = Installation.new()
-        self.observers = {
-            account: nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER).decode()
-            for account in (topology.SERVICES_ACCOUNT, topology.STREAMS_ACCOUNT, *map(reading, topology.readers()))
-        }
+        self.observers = observers()
         config = self.installation.nats_config()
         if observed:
             config = with_observers(config, self.observers)
@@ -495,25 +475,3 @@ class Stack:
             yield bus
         finally:
             await bus.close()
-
-
-async def through(*clients: Client) -> None:
-    """Wait until the server has all that these clients published, and each client all that was said to it before.
-
-    Twice: nats-py sends the first PING ahead of what still waits to be sent.
-    """
-    for _ in range(2):
-        for client in clients:
-            await client.flush()
-
-
-def asking(tenant: str, principal: str, *permissions: str, issuer: str = "gateway") -> AuthContext:
-    """The context of a command that a service sends on somebody's behalf."""
-    return AuthContext(
-        tenant=tenant,
-        principal=principal,
-        permissions=frozenset(map(str, permissions)),
-        credential=ids.new("ses"),
-        issuer=issuer,
-        request_id=ids.new("req"),
-    )
