@@ -112,7 +112,7 @@ class Copy:
             await sql.execute("TRUNCATE " + ", ".join(f"audit.{name}" for name in tables))
             for name, kind in relations:
                 if kind == b"r":
-                    await sql.execute(f"INSERT INTO audit.{name} SELECT * FROM copied.{name}")
+                    await sql.execute(f"INSERT INTO audit.{name} OVERRIDING SYSTEM VALUE SELECT * FROM copied.{name}")
                 else:
                     await sql.execute(f"SELECT setval('audit.{name}', last_value, is_called) FROM copied.{name}")
             await sql.execute("COMMIT")
