@@ -326,7 +326,7 @@ async def owner(house: House, until: Callable[..., Any]) -> Person:
     person = await house.sign_up()
 
     async def settled() -> bool:
-        return await size(house, person.workspace) == 2
+        return await size(house, person.workspace) == 3  # its keyring is prepared
 
     await until(settled)
     return person
@@ -338,7 +338,7 @@ async def token(house: House, owner: Person, until: Callable[..., Any]) -> dict[
     made = await house.personal_token(owner, "audit:stream")
 
     async def settled() -> bool:
-        return await size(house, owner.workspace) == 3
+        return await size(house, owner.workspace) == 4
 
     await until(settled)
     return made

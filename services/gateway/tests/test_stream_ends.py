@@ -181,11 +181,11 @@ class TestItsEnd:
         async with listening(house, token["token"]) as listener:
             await listener.opened()
             await house.superuser.execute(
-                "UPDATE audit.heads SET size = 2 WHERE workspace_id = $1", ids.tenant_uuid(owner.workspace)
+                "UPDATE audit.heads SET size = 3 WHERE workspace_id = $1", ids.tenant_uuid(owner.workspace)
             )
             end = await listener.last_event()
         assert end["code"] == "conflict"
-        assert end["detail"].startswith("The log has 2 entries, and this would go on at 3: ")
+        assert end["detail"].startswith("The log has 3 entries, and this would go on at 4: ")
 
     async def test_a_surprise_ends_it_and_is_logged(
         self,
