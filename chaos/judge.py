@@ -1,8 +1,8 @@
-"""What has to be true in the end, whoever was killed when.
+"""The promises that hold in the end, whichever process was killed when.
 
 Every acknowledged act is in the database and exactly once in its tenant's log, nothing is doubled, nothing that was
 refused with 503 happened, one key has one effect, tokens open what they should and no more. Every log is dense,
-computes, is signed, and begins with each head of it that anybody was told; every entry of it is proven.
+computes, is signed, and begins with each head of it that a client was given; every entry of it is proven.
 """
 
 from collections import Counter
@@ -89,7 +89,7 @@ async def _logs(stack: Stack, model: Model) -> dict[str, Log]:
 
 
 async def _judge_proofs(stack: Stack, model: Model) -> None:
-    """Every log as an auditor sees it who trusts a key and the heads that were told, and nothing else."""
+    """Every log as an auditor sees it who trusts a key and the heads that were given out, and nothing else."""
     kept: dict[str, list[str | None]] = {}
     for tenant, signed in model.checkpoints:
         kept.setdefault(tenant, []).append(signed)

@@ -1,4 +1,4 @@
-"""What clients asked and were told; by it `judge.py` says what has to be true in the end."""
+"""The requests of clients and their answers, from which `judge.py` knows what has to be true in the end."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -80,7 +80,7 @@ class Model:
     workspaces: list[Workspace] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
     checkpoints: list[tuple[str, str]] = field(default_factory=list)
-    """Signed heads that were told of workspaces' logs: nothing of them may ever change."""
+    """Signed heads of workspaces' logs that clients were given: nothing of them may ever change."""
     proven: int = 0
     """Entries whose proof was verified in the end."""
     answers: Counter[int] = field(default_factory=Counter)

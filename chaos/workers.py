@@ -1,4 +1,4 @@
-"""Clients that live the journey over and over, and write down in the model what they were told."""
+"""Clients that live the journey over and over, and write their answers down in the model."""
 
 import asyncio
 import random
@@ -14,9 +14,9 @@ from tests.support.stack import Person, Stack
 
 PATIENCE = 60.0
 WORD = 3.0
-"""Seconds after its answer in which a revocation must have reached the gateway, whoever was killed meanwhile. It is
-told before it is answered; only the answer to a retry, of what was done just before a crash, has to wait for the relay
-to lead again. The hard bound is what a gateway remembers, 30 s."""
+"""Seconds after its answer in which a revocation must have reached the gateway, whatever was killed meanwhile. It is
+published before it is answered; only the answer to a retry, of what was done just before a crash, has to wait for the
+relay to lead again. The hard bound is what a gateway remembers, 30 s."""
 
 _PROBLEMS = {401: "refused who is good", 403: "forbade what is allowed", 404: "lost", 500: "failed", 422: "misread"}
 
@@ -57,7 +57,7 @@ class Worker:
             await asyncio.sleep(self._choices.uniform(0.01, 0.06))
         if self._choices.random() < 0.5:
             session.token = person.token
-            # Whoever heard nothing of it and asks again has no session any more.
+            # A client without an answer that asks again has no session any more.
             await self._insist(session.ends, lambda: person.post("/auth/logout"), done_says=401)
 
     # The journey
@@ -208,7 +208,7 @@ class Worker:
         return answer if answer.is_success else None
 
     async def _ask_again(self, first: httpx.Response, ask: Callable[[], Awaitable[httpx.Response]]) -> None:
-        """As a client that does not believe its ears: it has to hear the same, or that it was told before."""
+        """Ask once more: the answer has to be the same, or to name that it was given before."""
         again = await self._once(ask)
         same = (again.status_code, again.content) == (first.status_code, first.content)
         if again.status_code not in FAULTS and again.status_code != 409 and not same:
@@ -220,7 +220,7 @@ class Worker:
     ) -> httpx.Response | None:
         """Ask again after every fault; None when that goes on for too long.
 
-        `done_says` is what is told to a second try whose first was done and not heard of.
+        `done_says` is the answer to a second try whose first was done and not answered.
         """
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
@@ -247,7 +247,7 @@ class Worker:
     async def _once(
         self, ask: Callable[[], Awaitable[httpx.Response]], *, expected: tuple[int, ...] = ()
     ) -> httpx.Response:
-        """Ask, and judge what no client may ever be told."""
+        """Ask, and judge the answers that no client may ever get."""
         begun = time.monotonic()
         try:
             answer = await ask()

@@ -135,7 +135,7 @@ class _Actor:
         self._acts.done.append(Act(self._person.workspace, action, target))
 
     async def _ask(self, ask: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response | None:
-        """The answer, if it says that the act was done."""
+        """The answer, if it confirms the act."""
         try:
             answer = await ask()
         except httpx.TransportError:

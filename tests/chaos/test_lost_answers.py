@@ -1,8 +1,8 @@
 """The act is done and its answer is lost in a crash: a retry with the same Idempotency-Key has no second effect.
 
 Between commit and answer there is no time to aim at, so it is made: a database that waits for a standby that does not
-exist has committed and does not say so. Then the process that waits for its word is killed. And because nobody aims in
-real life, the same is done once more at random moments under load.
+exist has committed and does not answer. Then the process that waits for the answer is killed. And because nobody aims
+in real life, the same is done once more at random moments under load.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ async def lose_the_answer(stack: Stack, service: str, ask: Callable[[], Any]) ->
     again = await insist(ask)
     first.cancel()
     with suppress(asyncio.CancelledError):
-        await first  # it would be told 504 at the end of its patience
+        await first  # it would get 504 at the end of its patience
     return again
 
 
@@ -147,7 +147,7 @@ class TestCrashesAtRandom:
         answers: dict[str, list[httpx.Response]] = {}
 
         async def twice(name: str, ask: Callable[[], Any]) -> None:
-            """As a client does that heard nothing, and one that did not believe its ears."""
+            """As a client does that had no answer, and one that asks once more."""
             answers[name] = [await insist(ask), await insist(ask)]
 
         async def put(worker: int) -> None:

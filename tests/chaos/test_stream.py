@@ -1,4 +1,4 @@
-"""What a stream rests on is killed, and what its listener hears of it."""
+"""A stream whose foundations are killed, and what its listener notices."""
 
 import asyncio
 import os

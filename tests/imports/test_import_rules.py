@@ -231,7 +231,7 @@ def commit(breach: Breach, tree: Path) -> None:
 
 
 def lint(tree: Path) -> tuple[dict[str, str], str]:
-    """Each contract's verdict on the tree, and everything import-linter said."""
+    """Each contract's verdict on the tree, and all output of import-linter."""
     # A process of its own: this one has imported the real packages already, and the linter would find those.
     run = subprocess.run(
         [

@@ -3,7 +3,7 @@
     tenants.naming(operation, field)     a value for a field that names a thing of a's, where the field can name one
     tenants.requests(operation, …)       the requests that an operation's fields allow: required ones, each option, all
 
-A field that is not known here fails the test that meets it: whoever adds one decides what of a's it could name.
+A field that is not known here fails the test that meets it: its author decides what of a's it could name.
 """
 
 from collections.abc import Iterable, Iterator
@@ -134,7 +134,7 @@ class Tenants:
         return [{name: await self.naming(operation, name) for name in names} for names in chosen]
 
     def nothing_of_a(self, answer: str, asked: str) -> bool:
-        """Whether an answer tells nothing of a's that the request did not tell itself."""
+        """Whether an answer shows nothing of a's that the request did not have itself."""
         return not [mark for mark in self.a.marks() if mark in answer and mark not in asked]
 
     async def footprint(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The API's description as a person uses it: every operation tried in the order of the page, with what it prefills.
 
-A value that cannot be in the page is taken from where the operation's description says: "Take `id` from `list_events`".
+A value that cannot be in the page is taken from where the operation's description points: "Take `id` from
+`list_events`".
 """
 
 import re
@@ -37,7 +38,7 @@ class Explorer:
         self._answers: dict[str, Any] = {}
 
     async def sign_in(self) -> None:
-        """Exchange a session, as the page says: beside the mock issuer, into a workspace that there is."""
+        """Exchange a session, as on the page: beside the mock issuer, into a workspace that there is."""
         (exchange,) = (one for one in operations() if one[2]["operationId"] == "exchange")
         await self.attempt(*exchange)
 

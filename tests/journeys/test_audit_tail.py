@@ -38,7 +38,7 @@ class Tail:
         return self.lines
 
     async def ended(self) -> tuple[int, str]:
-        """How it ended, and what it said of it."""
+        """How it ended, and what it printed about that."""
         assert self.process.stderr is not None
         async with asyncio.timeout(10):
             said = await self.process.stderr.read()

@@ -1,4 +1,4 @@
-"""What a running house tells at /metrics is what happened."""
+"""The metrics of a running house are what happened."""
 
 import re
 from collections.abc import Callable
@@ -62,7 +62,7 @@ class TestMetrics:
             async def none(name: str = name, series: str = series) -> bool:
                 return await stack.metric(name, series) == 0
 
-            await until(f"no {series}", none)  # the house works on: audit has the vault sign, say
+            await until(f"no {series}", none)  # the house works on: audit has the vault sign, for one
         assert await stack.metric("vault", 'causeloop_database_connections{service="vault",state="idle"}') >= 1
 
         async def empty() -> bool:

@@ -119,7 +119,7 @@ class TestOfADataKey:
 
 
 class TestWithTheBusCut:
-    """Only the second gateway's wire is: what happens at the others it does not hear."""
+    """Only the second gateway's wire is: what happens at the others does not reach it."""
 
     async def test_a_silent_one_serves_nobody_from_memory_after_a_second(
         self, stack: Stack, owner: Person, tell: Callable[[str], None]
@@ -182,7 +182,7 @@ class TestWithTheWordLost:
     async def test_no_gateway_serves_longer_than_it_remembers(
         self, stack: Stack, owner: Person, tell: Callable[[str], None]
     ) -> None:
-        """Committed, and nobody says it."""
+        """Committed, and nobody publishes it."""
         token = await owner.personal_token("workspace:read")
         remembering = stack.replicas("gateway", 1, REMEMBERED_SECONDS=str(LIFE))
         async with remembering as (name,), Poller(stack.port_of(name), token["token"], RATE) as poller:

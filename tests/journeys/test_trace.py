@@ -95,7 +95,7 @@ class TestTheSpansOfARequest:
         async with stack.sql() as sql:
             kept = await sql.fetchval("SELECT traceparent FROM vault.outbox WHERE request_id = $1 LIMIT 1", request_id)
         assert kept[3:35] == trace_id
-        assert kept.endswith("-00")  # and it is told to whoever comes next
+        assert kept.endswith("-00")  # and it is passed on to the next
 
         later, later_id = trace()
         told(await owner.put("/secrets/sampled", json={"value": "v"}, headers={"traceparent": later}))

@@ -1,8 +1,8 @@
 """What a service's credential can do on the bus, tried with every credential on every subject there is.
 
-Who may say and hear what is written here once more, from the architecture and not from the code that makes the server's
-configuration. A message counts as said when the observer, who hears everything, heard it. `test_streams_account` tries
-what a credential could do to the streams.
+The rights to publish and subscribe are written here once more, from the architecture and not from the code that makes
+the server's configuration. A message counts as published when the observer, who receives everything, has it.
+`test_streams_account` tries what a credential could do to the streams.
 """
 
 import asyncio
@@ -150,7 +150,7 @@ def may_hear(service: str, pattern: str) -> bool:
         return True
     if pattern == f"wake.{service}":
         return service in topology.OWNERS
-    heads = ("head.*", f"head.{TENANT}", "head.>")  # the server takes the last for the first; nobody says more anyway
+    heads = ("head.*", f"head.{TENANT}", "head.>")  # the server takes the last for the first; nobody sends more anyway
     if pattern.startswith(("now.*.", "evt.*.")) and (event := pattern.split(".", 2)[2]) in FORGETTING:
         return event.split(".")[0] in {"gateway": ("auth", "tenancy"), "vault": ("vault",)}.get(service, ())
     return service == "gateway" and pattern in heads

@@ -1,7 +1,7 @@
 """Secrets are planted, everything is done with them, and then they are looked for wherever something stays.
 
 Looked for in clear, in hex and in base64 of either alphabet at each of its three alignments, in: the logs of all
-processes, refusals and lists, everything said on the bus, metrics, traces and metrics as the collector got them, the
+processes, refusals and lists, everything sent over the bus, metrics, traces and metrics as the collector got them, the
 streams' files, the database's files (with the write-ahead log) and the audit entries. In every one of these places
 something harmless is looked for as well, and must be found: a search that finds nothing would find no leak either.
 """

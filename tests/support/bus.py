@@ -35,7 +35,7 @@ def with_observers(config: str, observers: Mapping[str, str]) -> str:
 
 
 async def through(*clients: Client) -> None:
-    """Wait until the server has all that these clients published, and each client all that was said to it before.
+    """Wait until the server has all that these clients published, and each client all that was sent to it before.
 
     Twice: nats-py sends the first PING ahead of what still waits to be sent.
     """

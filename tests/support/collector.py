@@ -67,7 +67,7 @@ class Collector:
 
     @property
     def url(self) -> str:
-        """What OTEL_EXPORTER_OTLP_ENDPOINT says."""
+        """The value of OTEL_EXPORTER_OTLP_ENDPOINT."""
         return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     def close(self) -> None:
@@ -128,7 +128,7 @@ class Collector:
                 self.wfile.write(answer)
 
             def log_message(self, *_: Any) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         return Handler
 

@@ -31,7 +31,7 @@ async def _commit_waits(stack: Stack) -> bool:
 
 
 async def has_committed(stack: Stack, role: str) -> bool:
-    """Whether a commit of this role is done and waits to be told."""
+    """Whether a commit of this role is done and its answer waits."""
     async with stack.sql() as sql:
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND wait_event = 'SyncRep'"
         return bool(await sql.fetchval(waiting, role))

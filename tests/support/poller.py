@@ -109,5 +109,5 @@ async def outlived(
 async def have(pollers: Sequence[Poller], status: int, least: int, *, seconds: float = 40) -> None:
     """Wait until every poller has so many of these answers."""
     async with asyncio.timeout(seconds):
-        while not all(poller.count(status) >= least for poller in pollers):  # noqa: ASYNC110  they write, nobody tells
+        while not all(poller.count(status) >= least for poller in pollers):  # noqa: ASYNC110  they write, there is no event
             await asyncio.sleep(0.005)

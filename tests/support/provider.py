@@ -9,7 +9,7 @@ from causeloop_auth.adapters.identity_provider import IdentityProvider
 
 
 class Time:
-    """A clock that stands still until told."""
+    """A clock that stands still until it is set."""
 
     def __init__(self) -> None:
         self.now = 1000.0

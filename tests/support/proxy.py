@@ -1,6 +1,6 @@
 """A wire that can be cut: a TCP proxy on the loopback between a process and a server.
 
-proxy.silence()    nothing passes any more and nobody is told: a cable pulled, a host gone
+proxy.silence()    nothing passes any more, and no connection ends: a cable pulled, a host gone
 proxy.strand()     so it is for the connections there are; new ones pass, as after a failover
 proxy.drop()       connections are closed and new ones too
 proxy.mend()       whatever waited passes, new connections are served
@@ -13,7 +13,7 @@ from typing import Self
 
 
 class Proxy:
-    """Passes on what it is given, until told otherwise."""
+    """Passes on what it is given, until one of its switches is used."""
 
     def __init__(self, port: int) -> None:
         self._target = port

@@ -335,7 +335,7 @@ class Stack:
         return self.folder / f"{process}.log"
 
     async def ready(self, *, seconds: float = PATIENCE) -> None:
-        """Wait until the issuer answers and every service says that it is ready."""
+        """Wait until the issuer answers and every service is ready."""
 
         async def ask() -> bool:
             for name, process in self.processes.items():
@@ -352,7 +352,7 @@ class Stack:
             return False
 
     async def readiness(self, service: str) -> dict[str, Any]:
-        """What a service's /ready says; empty while it does not listen."""
+        """The answer of a service's /ready; empty while it does not listen."""
         try:
             answer = await self.issuer_http.get(self.ops_url(service, "/ready"), timeout=5)
         except httpx.HTTPError:
@@ -364,7 +364,7 @@ class Stack:
         return f"http://127.0.0.1:{self._ops[service]}{path}"
 
     async def metrics(self, service: str) -> str:
-        """What a service's /metrics says."""
+        """The text of a service's /metrics."""
         return (await self.issuer_http.get(self.ops_url(service, "/metrics"))).text
 
     async def metric(self, service: str, name: str) -> float:
@@ -410,7 +410,7 @@ class Stack:
         return await self.http.post("/v1/auth/exchange", json={"subject_token": await self.session(subject), **more})
 
     async def sign_up(self, *, workspace: bool = True) -> Person:
-        """A new person, with a workspace of their own unless told otherwise, whose keyring is prepared by then."""
+        """A new person, with a workspace of their own (or without one), whose keyring is prepared by then."""
         person = Person(self, f"user_{secrets.token_hex(8)}")
         await person.sign_in()
         if workspace:

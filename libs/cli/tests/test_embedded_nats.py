@@ -1,4 +1,4 @@
-"""The embedded nats-server: it greets, keeps its port and its streams, and says what is wrong."""
+"""The embedded nats-server: it greets, keeps its port and its streams, and reports what is wrong."""
 
 import asyncio
 import json

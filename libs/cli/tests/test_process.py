@@ -68,7 +68,7 @@ except KeyboardInterrupt:
 
 @pytest.fixture(scope="module", autouse=True)
 def not_in_the_background() -> Iterator[None]:
-    """A shell has what it starts with `&` ignore these signals, and whoever that starts inherits it."""
+    """A shell has what it starts with `&` ignore these signals, and its children inherit that."""
     signals = (signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)
     before = [signal.signal(number, handler) for number, handler in signals]
     yield
@@ -77,7 +77,7 @@ def not_in_the_background() -> Iterator[None]:
 
 
 class Supervisor:
-    """A supervisor process, and what it told about itself."""
+    """A supervisor process, and what it printed about itself."""
 
     def __init__(self, script: str, *arguments: str) -> None:
         self.process = subprocess.Popen(

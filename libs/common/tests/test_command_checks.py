@@ -1,4 +1,4 @@
-"""What a service checks of every command, whoever sent it: token, issuer, permission, deadline, fields."""
+"""The checks of every command, whichever service sent it: token, issuer, permission, deadline, fields."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What services say to each other: subjects, permissions, and secrets that never travel in clear."""
+"""The messages between services: subjects, permissions, and secrets that never travel in clear."""
 
 import json
 import pickle

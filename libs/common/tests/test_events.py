@@ -120,7 +120,7 @@ class TestAnnounced:
 
 @dataclass
 class Listener:
-    """A durable consumer with a router whose handler does what the test says."""
+    """A durable consumer with a router whose handler the test gives."""
 
     calls: list[tuple[AuthContext, MemberAdded, UUID]] = field(default_factory=list)
     traces: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What a use case hears when the database fails: `Unavailable` when nothing was done, `Timeout` when nobody knows."""
+"""The errors of a use case when the database fails: `Unavailable`: nothing was done, `Timeout`: nobody knows."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Identifiers: the TypeID specification's vectors, and what tells a tenant from everything else."""
+"""Identifiers: the TypeID specification's vectors, and what distinguishes a tenant."""
 
 import hashlib
 import time

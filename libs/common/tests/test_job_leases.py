@@ -20,7 +20,7 @@ class TestTheLease:
         async with counting.database.transaction(workspace, step_of(job, lease)) as tx:
             tx.publish(KeyCreated(key_id=ids.new("key"), version=1))
             tx.advance("1", done=1, detail="Counted to 1.")
-        await counting.start()  # and the first is never heard of again
+        await counting.start()  # and the first never comes back
         await counting.settled(workspace, job)
         assert await counting.counted(workspace) == [0, 1, 2, 3]
 

@@ -1,4 +1,4 @@
-"""TLS to the outside is verified for the name, whatever address it is at, and a failure says what to do."""
+"""TLS to the outside is verified for the name, whatever address it is at, and a failure names what to do."""
 
 import ssl
 from datetime import timedelta

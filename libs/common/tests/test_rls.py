@@ -17,7 +17,7 @@ def tables(schema: str) -> MetaData:
 
 
 class Broken(NamedTuple):
-    """What is broken in tenancy's schema, and the sentence that must tell it."""
+    """What is broken in tenancy's schema, and the sentence that must name it."""
 
     what: str
     sql: str

@@ -1,4 +1,4 @@
-"""Who may say what on the bus: derived from the contracts, and enforced by the server."""
+"""The subjects that each credential may use on the bus: derived from the contracts, and enforced by the server."""
 
 import asyncio
 import re

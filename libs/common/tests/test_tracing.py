@@ -1,4 +1,4 @@
-"""Spans: whose child they are, which are kept, and what they may say."""
+"""Spans: whose child they are, which are kept, and what they may carry."""
 
 import asyncio
 import re
@@ -81,7 +81,7 @@ class TestASpan:
         span = tracer().start_span("a", cause(f"{PARENT[:-2]}{flags}"))
 
         assert span.is_recording() is kept
-        assert traceparent(span)[-2:] == flags  # and says so to whoever comes next
+        assert traceparent(span)[-2:] == flags  # and passes that on to the next
 
     def test_is_the_current_one_while_it_works(self) -> None:
         span = tracer().start_span("a")

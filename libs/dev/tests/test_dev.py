@@ -74,7 +74,7 @@ class Dev:
         self.places: list[Path] = []
 
     def ready(self) -> "Dev":
-        """Wait until it says so, and note what belongs to it."""
+        """Wait until it prints so, and note what belongs to it."""
         until("ready", lambda: self.process.poll() is not None or "Causeloop is ready" in self.said)
         assert self.process.poll() is None, self.said
         for pid in family(self.process.pid):

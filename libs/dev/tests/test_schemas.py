@@ -1,4 +1,4 @@
-"""`causeloop schemas`: the committed documents are what the code says, and describe every message and route."""
+"""`causeloop schemas`: the committed documents are those of the code, and describe every message and route."""
 
 import json
 from pathlib import Path

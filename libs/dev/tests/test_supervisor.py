@@ -1,4 +1,6 @@
-"""What crashes is started again, more and more patiently; what is asked to stop stops, and hurries when told twice."""
+"""A process that crashes is started again, more and more patiently; one that is asked to stop stops, and hurries when
+asked twice.
+"""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The vectors in the package: what they say of this code, and that they are what vectors.py writes."""
+"""The vectors in the package: this code agrees with them, and they are what vectors.py writes."""
 
 import base64
 import hashlib

@@ -180,7 +180,7 @@ class TestIdentity:
         workspace: AuthContext,
         event: Make,
     ) -> None:
-        """P3: whoever publishes first under the id of another service's event does not keep that one out."""
+        """P3: a service that publishes first under the id of another service's event does not keep that one out."""
         one = event()
         async with servers.connected("gateway") as gateway:
             await publish(gateway, one._replace(type="gateway.access_denied"))

@@ -1,6 +1,6 @@
 """Fixtures of auth's tests: the mock issuer behind a door, and auth's use cases on a clock of the test's own.
 
-issuer        the mock issuer, served over HTTP; counts who fetches its keys, and shuts when told
+issuer        the mock issuer, served over HTTP; counts who fetches its keys, and shuts when asked
 house         auth's services as its app composes them, beside a real tenancy and vault
 answering     auth itself, answering on the bus
 """

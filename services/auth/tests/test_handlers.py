@@ -41,7 +41,7 @@ CREATE = CreateApiToken(name="ci", scopes=[Permission.SECRETS_READ])
 
 @pytest.fixture
 async def asker(gateway: Bus, answering: Application) -> Bus:
-    """The gateway's bus, once auth hears what it says."""
+    """The gateway's bus, once auth answers on it."""
     await answering.bus.client.flush()
     return gateway
 

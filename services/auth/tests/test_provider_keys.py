@@ -114,7 +114,7 @@ class TestKeys:
         self, issuer: "Door", provider: IdentityProvider, time: Time
     ) -> None:
         issuer.instead = (503, b"")
-        for _ in range(3):  # asked once: whoever comes within the second hears at once what came of it
+        for _ in range(3):  # asked once: those who come within the second get its outcome at once
             with pytest.raises(Unavailable, match=r"The identity provider's keys cannot be fetched\. Try again\."):
                 await provider.verify(issuer.sign())
         assert issuer.fetches == 1

@@ -1,4 +1,4 @@
-"""Rotation and re-encryption, on real PostgreSQL: nothing is lost, nothing stays behind, whoever writes meanwhile."""
+"""Rotation and re-encryption, on real PostgreSQL: nothing is lost or left behind, whatever is written meanwhile."""
 
 import asyncio
 import base64

@@ -220,7 +220,7 @@ async def security(bus: Bus) -> Security:
 
 
 class Wire:
-    """A connection on which anything may be said."""
+    """A connection on which anything may be sent."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -231,7 +231,7 @@ class Wire:
         await self.writer.drain()
 
     async def insist(self, data: bytes) -> None:
-        """Say the same again and again until there is an answer."""
+        """Send the same again and again until there is an answer."""
         async with asyncio.timeout(PATIENCE):
             while not self.reader._buffer:  # type: ignore[attr-defined]
                 await self.send(data)
@@ -247,7 +247,7 @@ class Wire:
         return int(first.split()[1]), headers, body
 
     async def is_closed(self) -> bool:
-        """Wait for the end; whether nothing more was said before it."""
+        """Wait for the end; whether nothing more was sent before it."""
         async with asyncio.timeout(PATIENCE):
             try:
                 return await self.reader.read() == b""

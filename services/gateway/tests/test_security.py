@@ -127,7 +127,7 @@ class TestForgetting:
     async def test_an_answer_on_its_way_while_the_token_is_revoked_is_not_kept(
         self, house: "House", security: Security, owner: "Person", until: Until, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """auth said who it is, then it was revoked, then the answer arrived: nobody would evict it any more."""
+        """auth answered who it is, then it was revoked, then the answer arrived: nobody would evict it any more."""
         made, call = await house.personal_token(owner, "secrets:read"), security._bus.call
 
         async def slowly(ctx: Any, command: Any) -> Any:
