@@ -52,7 +52,7 @@ class Sides(NamedTuple):
     """Ours and the bare one, each a connection or service of its own, and the loop both run in."""
 
     runner: asyncio.Runner
-    told: dict[str, Any]
+    house: dict[str, Any]
     log: LogService
     leader: Leader
     bare: asyncpg.Connection
@@ -61,15 +61,15 @@ class Sides(NamedTuple):
 @contextmanager
 def sides() -> Iterator[Sides]:
     """Both, connected."""
-    with servers() as told, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        settings = AuditSettings.load("audit", told["environ"]["audit"])
+    with servers() as house, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        settings = AuditSettings.load("audit", house["environ"]["audit"])
         database = Database(settings.dsn("causeloop_audit"), "audit", metadata, workers=1)
         connections = role_connections(settings.dsn(WRITER), WRITER)
         leader = Leader(connections, "audit", "intake")
-        dsn = AuditSettings.load("audit", told["reference"]["audit"]).dsn(WRITER)
+        dsn = AuditSettings.load("audit", house["reference"]["audit"]).dsn(WRITER)
         bare = runner.run(asyncpg.connect(dsn))
         try:
-            yield Sides(runner, told, LogService(database, LogWriter(leader)), leader, bare)
+            yield Sides(runner, house, LogService(database, LogWriter(leader)), leader, bare)
         finally:
             runner.run(connections.close(1))
             runner.run(bare.close())
@@ -163,13 +163,13 @@ def audit_append(workspaces: int, effort: Effort) -> Row:
 def audit_intake(effort: Effort) -> Row:
     """Events from the stream into the log, by the intake itself, of 200 workspaces."""
     with sides() as both:
-        told = both.told
+        house = both.house
         tenants = [ids.new("ws") for _ in range(WORKSPACES)]
         count, places = _count(effort.seconds), Places()
-        settings = AuditSettings.load("audit", told["environ"]["audit"])
+        settings = AuditSettings.load("audit", house["environ"]["audit"])
         bus = Bus(settings, settings.keyring())
         both.runner.run(bus.connect())
-        reference = both.runner.run(_reference_consumer(told))
+        reference = both.runner.run(_reference_consumer(house))
 
         class Counting(LogService):
             """Knows when everything is appended."""
@@ -185,7 +185,7 @@ def audit_intake(effort: Effort) -> Row:
                 return grown
 
         def publish() -> dict[str, Any]:
-            both.runner.run(_publish(told, events(count, tenants)))
+            both.runner.run(_publish(house, events(count, tenants)))
             return {}
 
         def ours() -> dict[str, Any]:
@@ -210,12 +210,12 @@ def audit_intake(effort: Effort) -> Row:
                     batch = await subscription.fetch(BATCH, timeout=5)
                     rows = []
                     for message in batch:
-                        told = message.headers
+                        headers = message.headers
                         tenant = message.subject.split(".")[2]
                         event = Announced(
-                            told["ce-id"], tenant, told["ce-type"], datetime.fromisoformat(told["ce-time"]),
-                            message.data, told["ce-actor"], told["ce-subject"], told["ce-credential"],
-                            told["ce-requestid"],
+                            headers["ce-id"], tenant, headers["ce-type"], datetime.fromisoformat(headers["ce-time"]),
+                            message.data, headers["ce-actor"], headers["ce-subject"], headers["ce-credential"],
+                            headers["ce-requestid"],
                         )  # fmt: skip
                         rows.append(row(event, places.take(tenant), message.data))
                     await insert(both.bare, rows)
@@ -235,10 +235,10 @@ def audit_intake(effort: Effort) -> Row:
     return compare(*found, bar=0.5)
 
 
-async def _reference_consumer(told: dict[str, Any]) -> Any:
+async def _reference_consumer(house: dict[str, Any]) -> Any:
     """The bare side's place on the bus: audit's credential, and a consumer like audit's own."""
     operator = await nats.connect(
-        told["nats_url"], nkeys_seed_str=told["seeds"]["operator"], inbox_prefix=topology.inbox("operator")
+        house["nats_url"], nkeys_seed_str=house["seeds"]["operator"], inbox_prefix=topology.inbox("operator")
     )
     config = ConsumerConfig(
         durable_name=REFERENCE.name,
@@ -249,17 +249,17 @@ async def _reference_consumer(told: dict[str, Any]) -> Any:
     await operator.jetstream().add_consumer(REFERENCE.stream, config)
     await operator.close()
     return await nats.connect(
-        told["nats_url"],
-        nkeys_seed_str=reader_seed(told["seeds"]["audit"]),
+        house["nats_url"],
+        nkeys_seed_str=reader_seed(house["seeds"]["audit"]),
         inbox_prefix=topology.inbox(topology.reader("audit")),
     )
 
 
-async def _publish(told: dict[str, Any], made: list[Announced]) -> None:
+async def _publish(house: dict[str, Any], made: list[Announced]) -> None:
     """Put events on the stream as the vault's relay does."""
     vault = await nats.connect(
-        told["nats_url"],
-        nkeys_seed_str=told["seeds"]["vault"],
+        house["nats_url"],
+        nkeys_seed_str=house["seeds"]["vault"],
         inbox_prefix=topology.inbox("vault"),
         pending_size=2**28,
     )

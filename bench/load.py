@@ -62,16 +62,16 @@ class _Client(asyncio.Protocol):
         self._transport.write(self._request)
 
 
-async def _run(told: dict[str, Any]) -> dict[str, Any]:
+async def _run(order: dict[str, Any]) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     latencies: list[float] = []
     failed: list[bytes] = []
     started = time.perf_counter()
-    until = started + told["seconds"]
+    until = started + order["seconds"]
     clients = []
-    for encoded in told["requests"]:
+    for encoded in order["requests"]:
         client = _Client(base64.b64decode(encoded), until, latencies, failed)
-        await loop.create_connection(lambda client=client: client, told["host"], told["port"])  # type: ignore[misc]
+        await loop.create_connection(lambda client=client: client, order["host"], order["port"])  # type: ignore[misc]
         clients.append(client)
     await asyncio.gather(*(client.done for client in clients))
     seconds = time.perf_counter() - started

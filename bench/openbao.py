@@ -112,6 +112,6 @@ def _answers(client: httpx.Client) -> bool:
         return False
 
 
-def _put(client: httpx.Client, path: str, **told: Any) -> dict[str, Any]:
-    answer = client.put(path, json=told).raise_for_status()
+def _put(client: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
+    answer = client.put(path, json=body).raise_for_status()
     return dict(answer.json()) if answer.content else {}

@@ -59,7 +59,7 @@ class BesideTheIntake:
 
 async def _fill(ready: Bed, entries: int) -> list[str]:
     """A log of so many entries; the ids of some."""
-    settings = AuditSettings.load("audit", ready.told["environ"]["audit"])
+    settings = AuditSettings.load("audit", ready.house["environ"]["audit"])
     connections = role_connections(settings.dsn(WRITER), WRITER)
     database = Database(settings.dsn("causeloop_audit"), "audit", metadata, workers=1)
     log = LogService(database, LogWriter(BesideTheIntake(connections)))
@@ -83,8 +83,8 @@ def _turn(ready: Bed, wanted: list[str], key: VerifierKey, entries: int) -> tupl
         taken.append((time.perf_counter() - began) * 1000)
     connection.close()
     for answer in answers:
-        told = orjson.loads(answer)
-        checkpoint = LogProof.parse(told["tlog_proof"]).verified(key, leaf_hash(told["leaf"].encode()))
+        shown = orjson.loads(answer)
+        checkpoint = LogProof.parse(shown["tlog_proof"]).verified(key, leaf_hash(shown["leaf"].encode()))
         assert checkpoint.size >= entries
     taken.sort()
     return statistics.median(taken), taken[int(len(taken) * 0.99)]

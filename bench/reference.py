@@ -58,12 +58,12 @@ def derive(salt: bytes) -> tuple[bytes, bytes]:
     return material[:32], material[32:]
 
 
-async def gateway(told: dict[str, Any]) -> None:
+async def gateway(house: dict[str, Any]) -> None:
     """HTTP in, NATS out."""
-    client = await nats.connect(told["nats_url"], nkeys_seed_str=told["seed"], inbox_prefix="_INBOX.gateway")
-    claims = {"iss": "gateway", "aud": "vault", "ten": told["tenant"], "exp": int(time.time()) + 3600}
+    client = await nats.connect(house["nats_url"], nkeys_seed_str=house["seed"], inbox_prefix="_INBOX.gateway")
+    claims = {"iss": "gateway", "aud": "vault", "ten": house["tenant"], "exp": int(time.time()) + 3600}
     token = jwt.encode(claims, KEY, algorithm="HS256")
-    known = {hashlib.sha256(told["token"].encode()).digest(): token}
+    known = {hashlib.sha256(house["token"].encode()).digest(): token}
     subjects = {
         "GET": "cmd.vault.reference.get",
         "PUT": "cmd.vault.reference.put",
@@ -118,7 +118,7 @@ async def gateway(told: dict[str, Any]) -> None:
         await respond(send, content)
 
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=told["port"], log_config=None, access_log=False, lifespan="off", http="httptools",
+        app, host="127.0.0.1", port=house["port"], log_config=None, access_log=False, lifespan="off", http="httptools",
         date_header=False, server_header=False, ws="none",
     )  # fmt: skip
     await uvicorn.Server(config).serve()
@@ -133,11 +133,11 @@ class Bare(asyncpg.Connection):
         return ""
 
 
-async def service(told: dict[str, Any]) -> None:
+async def service(house: dict[str, Any]) -> None:
     """NATS in, PostgreSQL, NATS out."""
-    client = await nats.connect(told["nats_url"], nkeys_seed_str=told["seed"], inbox_prefix="_INBOX.vault")
-    pool = await asyncpg.create_pool(told["dsn"], min_size=8, max_size=8, connection_class=Bare)
-    begin = f"BEGIN; SET LOCAL app.current_workspace = '{told['workspace_uuid']}'"
+    client = await nats.connect(house["nats_url"], nkeys_seed_str=house["seed"], inbox_prefix="_INBOX.vault")
+    pool = await asyncpg.create_pool(house["dsn"], min_size=8, max_size=8, connection_class=Bare)
+    begin = f"BEGIN; SET LOCAL app.current_workspace = '{house['workspace_uuid']}'"
     verified: dict[str, dict[str, Any]] = {}
 
     def check(headers: dict[str, str]) -> None:
@@ -149,7 +149,7 @@ async def service(told: dict[str, Any]) -> None:
 
     async def announce(connection: Any, kind: str, target: str, request_id: str, version: int) -> None:
         data = orjson.dumps({"secret_id": target, "version": version}).decode()
-        await connection.execute(OUTBOX, uuid.uuid4(), kind, target, told["tenant"], None, request_id, "", data)
+        await connection.execute(OUTBOX, uuid.uuid4(), kind, target, house["tenant"], None, request_id, "", data)
 
     async def get(message: Any) -> None:
         check(message.headers)
@@ -172,7 +172,7 @@ async def service(told: dict[str, Any]) -> None:
             key, commitment = derive(salt)
             sealed = AESGCM(key).encrypt(nonce, value, f"{request['path']}@{row['version']}".encode())
             text = base64.b64encode(salt + commitment + nonce + sealed).decode()
-            await connection.execute(ADD_VERSION, request["path"], row["version"], text, told["tenant"])
+            await connection.execute(ADD_VERSION, request["path"], row["version"], text, house["tenant"])
             await announce(connection, "vault.x", str(row["id"]), message.headers["Request-Id"], row["version"])
             await connection.execute("COMMIT")
         await message.respond(orjson.dumps(dict(row), default=str))
@@ -203,7 +203,7 @@ async def service(told: dict[str, Any]) -> None:
         plaintext = base64.b64decode(BUS.decrypt(raw[:12], raw[12:], b""))
         salt, nonce = os.urandom(16), os.urandom(12)
         key, commitment = derive(salt)
-        sealed = AESGCM(key).encrypt(nonce, plaintext, f"{told['tenant']}/{request['name']}".encode())
+        sealed = AESGCM(key).encrypt(nonce, plaintext, f"{house['tenant']}/{request['name']}".encode())
         text = base64.b64encode(salt + commitment + nonce + sealed).decode()
         await message.respond(orjson.dumps({"ciphertext": f"clv1:1:{text}"}))
 
@@ -230,5 +230,5 @@ async def service(told: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    told = json.loads(sys.stdin.readline())
-    uvloop.run({"gateway": gateway, "service": service}[sys.argv[1]](told))
+    house = json.loads(sys.stdin.readline())
+    uvloop.run({"gateway": gateway, "service": service}[sys.argv[1]](house))

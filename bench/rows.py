@@ -46,7 +46,7 @@ class Bed:
     reference_port: int
     token: str
     workspace: str
-    told: dict[str, Any]
+    house: dict[str, Any]
 
 
 @contextlib.contextmanager
@@ -80,7 +80,7 @@ def servers() -> Iterator[dict[str, Any]]:
 def bed() -> Iterator[Bed]:
     """Our five services and the mock issuer, the reference's two processes, one database, one bus."""
     with contextlib.ExitStack() as stack:
-        told = stack.enter_context(servers())
+        house = stack.enter_context(servers())
         issuer_port, port, reference_port = free_port(), free_port(), free_port()
         origin = f"http://127.0.0.1:{port}"
         issuer = f"from causeloop_dev.issuer import run; run({issuer_port}, {origin!r})"
@@ -93,7 +93,7 @@ def bed() -> Iterator[Bed]:
         }
         log = stack.enter_context(Path(os.devnull).open("w"))
         for name in SERVICES:
-            environ = {**told["environ"][name], **extra, "PATH": os.environ["PATH"]}
+            environ = {**house["environ"][name], **extra, "PATH": os.environ["PATH"]}
             running = subprocess.Popen(
                 [sys.executable, "-m", "causeloop_cli.main", "serve", name], env=environ, stdout=log
             )
@@ -102,22 +102,22 @@ def bed() -> Iterator[Bed]:
         wait_for(lambda: _answers(f"{origin}/ready"))
         token, workspace = _sign_up(origin, issuer_port)
         reference = {
-            "nats_url": told["nats_url"],
+            "nats_url": house["nats_url"],
             "tenant": workspace,
             "workspace_uuid": str(ids.tenant_uuid(workspace)),
             "token": token,
             "port": reference_port,
-            "dsn": told["reference"]["vault"]["DATABASE_URL_VAULT"],
+            "dsn": house["reference"]["vault"]["DATABASE_URL_VAULT"],
         }
         script = str(HERE / "reference.py")
         for role, owner in (("service", "vault"), ("gateway", "gateway")):
-            line = json.dumps({**reference, "seed": told["seeds"][owner]}) + "\n"
+            line = json.dumps({**reference, "seed": house["seeds"][owner]}) + "\n"
             running = stack.enter_context(process(sys.executable, script, role, stdin=line))
             if role == "service":
                 assert running.stdout is not None
                 running.stdout.readline()
         wait_for(lambda: _listens(reference_port))
-        yield Bed(port, reference_port, token, workspace, told)
+        yield Bed(port, reference_port, token, workspace, house)
 
 
 def _answers(url: str) -> bool:
@@ -206,8 +206,8 @@ def secret_reveal(effort: Effort) -> Row:
 
 def rls_transaction(effort: Effort) -> Row:
     """Our `Database` in process, against hand-written asyncpg on the same connection settings."""
-    with servers() as told:
-        ours, theirs = transactions(told["environ"]["vault"]["DATABASE_URL_VAULT"], effort)
+    with servers() as house:
+        ours, theirs = transactions(house["environ"]["vault"]["DATABASE_URL_VAULT"], effort)
     rate, reference_rate = median(ours, "rate"), median(theirs, "rate")
     return Row(rate, reference_rate, None, "1/s", "higher", ">= 0.85 of asyncpg", rate / reference_rate >= 0.85)
 

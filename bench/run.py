@@ -112,7 +112,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 def load(port: int, requests: list[bytes], seconds: float) -> dict[str, Any]:
     """One turn of load: a connection for every request, which it repeats."""
-    told = {
+    house = {
         "host": "127.0.0.1",
         "port": port,
         "requests": [base64.b64encode(request).decode() for request in requests],
@@ -120,7 +120,7 @@ def load(port: int, requests: list[bytes], seconds: float) -> dict[str, Any]:
     }
     done = subprocess.run(
         [sys.executable, str(HERE / "load.py")],
-        input=json.dumps(told) + "\n",
+        input=json.dumps(house) + "\n",
         capture_output=True,
         text=True,
         check=True,

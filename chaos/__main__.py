@@ -75,12 +75,12 @@ async def _run(folder: Path, janitor: Janitor, options: argparse.Namespace) -> d
 def table(report: dict[str, Any]) -> str:
     """The figures as text."""
     lines = [f"\n{'killed':<10} {'times':>5}   {'recovery s, p50 / max':>22}   {'refusal ms, p50 / max':>22}"]
-    for target, told in report["targets"].items():
+    for target, numbers in report["targets"].items():
         spans = [
-            f"{told[what].get('p50', 0):>9.2f} / {told[what].get('max', 0):<9.2f}"
+            f"{numbers[what].get('p50', 0):>9.2f} / {numbers[what].get('max', 0):<9.2f}"
             for what in ("recovery_s", "refusal_ms")
         ]
-        lines.append(f"{target:<10} {told['kills']:>5}   {spans[0]:>22}   {spans[1]:>22}")
+        lines.append(f"{target:<10} {numbers['kills']:>5}   {spans[0]:>22}   {spans[1]:>22}")
     answers = ", ".join(
         f"{count} × {'cut' if status == '0' else status}" for status, count in report["answers"].items()
     )

@@ -140,17 +140,17 @@ class Campaign:
         refusals = []
         for asked in answers:
             after = asked.begun - killed
-            told = f"{target} was killed; asked {after:.3f} s after it: {asked.status} after {asked.seconds:.3f} s"
+            finding = f"{target} was killed; asked {after:.3f} s after it: {asked.status} after {asked.seconds:.3f} s"
             if asked.seconds > DEADLINE + 1 or asked.status not in (0, 200, 503, 504):
-                self.model.breaks(told)
+                self.model.breaks(finding)
             if target == "gateway" or not NOTICED * self.limits.slack <= after < recovered - killed:
                 continue
             if asked.status == 503:
                 refusals.append(asked.seconds)
                 if asked.seconds > self.limits.refusal * self.limits.slack:
-                    self.model.breaks(told)
+                    self.model.breaks(finding)
             elif asked.status != 200:
-                self.model.breaks(told)
+                self.model.breaks(finding)
         return tuple(refusals)
 
     def _tell(self, number: int) -> None:

@@ -198,8 +198,8 @@ async def _judge_access(stack: Stack, model: Model) -> None:
         if not token.secret or (token.revocations and fate(token.revocations) == "unknown"):
             continue
         expected = 401 if fate(token.revocations or [503]) == "done" else 200
-        if (told := await status(token.secret)) != expected:
-            model.breaks(f"{token.name} is answered {told} instead of {expected}; revoked: {token.revocations}")
+        if (code := await status(token.secret)) != expected:
+            model.breaks(f"{token.name} is answered {code} instead of {expected}; revoked: {token.revocations}")
     for session in model.sessions:
-        if session.token and fate(session.ends) == "done" and (told := await status(session.token)) != 401:
-            model.breaks(f"the access token of an ended session of {session.realm} is answered {told}")
+        if session.token and fate(session.ends) == "done" and (code := await status(session.token)) != 401:
+            model.breaks(f"the access token of an ended session of {session.realm} is answered {code}")

@@ -221,7 +221,7 @@ class Fire:
         async with self.stack.sql() as sql:
             page = await sql.fetchrow(_PAGE)
         assert (page["backwards"], page["missing"], page["shared"]) == (0, 0, 0), dict(page)
-        assert set(load.statuses()) <= {200, 503, 504}, load.told()
+        assert set(load.statuses()) <= {200, 503, 504}, load.summary()
         await assert_kept(self.stack, person, load.done)
 
     def _figures(self, kills: int, stops: int, load: Load) -> str:
@@ -231,7 +231,7 @@ class Fire:
         return (
             f"leaders: {kills} kills and {stops} stops of {self.stop_seconds:g} s, {len(took)} leads taken over, p50 "
             f"{statistics.median(took):.2f} s, p99 {p99:.2f} s, max {took[-1]:.2f} s; {self.refused} attempts of "
-            f"{STRANGER} refused; {load.told()}, each act once in the log"
+            f"{STRANGER} refused; {load.summary()}, each act once in the log"
         )
 
 

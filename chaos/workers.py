@@ -58,7 +58,7 @@ class Worker:
         if self._choices.random() < 0.5:
             session.token = person.token
             # A client without an answer that asks again has no session any more.
-            await self._insist(session.ends, lambda: person.post("/auth/logout"), done_says=401)
+            await self._insist(session.ends, lambda: person.post("/auth/logout"), done_status=401)
 
     # The journey
 
@@ -140,12 +140,12 @@ class Worker:
         )
         if answer is None:
             return
-        told = answer.json()
+        shown = answer.json()
         if answer.status_code == 409:  # it was shown in an answer that was lost
             token.answers.append(201)
-            token.id = told["errors"]["id"][0]
+            token.id = shown["errors"]["id"][0]
         else:
-            token.id, token.secret = told["id"], told["token"]
+            token.id, token.secret = shown["id"], shown["token"]
 
     async def _use_token(self, person: Person, session: Session) -> None:
         if (token := self._own_token(person)) is not None:
@@ -216,18 +216,18 @@ class Worker:
             self._model.breaks(f"{path}: the same key is answered {first.text[:100]}, then {again.text[:100]}")
 
     async def _insist(
-        self, answers: list[int], ask: Callable[[], Awaitable[httpx.Response]], *, done_says: int | None = None
+        self, answers: list[int], ask: Callable[[], Awaitable[httpx.Response]], *, done_status: int | None = None
     ) -> httpx.Response | None:
         """Ask again after every fault; None when that goes on for too long.
 
-        `done_says` is the answer to a second try whose first was done and not answered.
+        `done_status` is the answer to a second try whose first was done and not answered.
         """
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             lost = not {0, 504}.isdisjoint(answers)
-            answer = await self._once(ask, expected=(done_says,) if lost and done_says else ())
+            answer = await self._once(ask, expected=(done_status,) if lost and done_status else ())
             answers.append(answer.status_code)
-            if lost and done_says and answer.status_code == done_says:
+            if lost and done_status and answer.status_code == done_status:
                 answers[-1] = 200
                 return answer
             if answer.is_success:
@@ -241,7 +241,7 @@ class Worker:
             elif answer.status_code not in FAULTS:
                 return None
             await asyncio.sleep(self._choices.uniform(0.05, 0.15))
-        self._model.breaks(f"{self._name} is told {answers[-1]} for {PATIENCE:g} s")
+        self._model.breaks(f"{self._name} is answered {answers[-1]} for {PATIENCE:g} s")
         return None
 
     async def _once(

@@ -60,7 +60,8 @@ class TestABusThatIsKilled:
         await fragile.ready()
         await assert_kept(fragile, person, load.done)
         tell(
-            f"chaos: the bus killed: {load.told()}; back {took * 1000:.0f} ms after it; each 200 done and recorded once"
+            f"chaos: the bus killed: {load.summary()}; back {took * 1000:.0f} ms after it; "
+            "each 200 done and recorded once"
         )
 
     async def test_readiness_says_so_and_a_remembered_caller_is_refused_too(
@@ -119,8 +120,8 @@ class TestABusThatFallsSilent:
         await fragile.ready()
         await assert_kept(fragile, person, load.done)
         tell(
-            f"chaos: the bus silent: {load.told()}; first 503 after {first * 1000:.0f} ms; back {took * 1000:.0f} ms "
-            "after it; each 200 done and recorded once"
+            f"chaos: the bus silent: {load.summary()}; first 503 after {first * 1000:.0f} ms; back {took * 1000:.0f} "
+            "ms after it; each 200 done and recorded once"
         )
 
 

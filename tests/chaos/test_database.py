@@ -42,7 +42,7 @@ class TestADatabaseThatIsKilled:
             assert outcome.seconds < 1, outcome
         await fragile.ready()
         await assert_kept(fragile, person, load.done)
-        tell(f"chaos: PostgreSQL killed: {load.told()}; {took * 1000:.0f} ms after its return 30 more; nothing lost")
+        tell(f"chaos: PostgreSQL killed: {load.summary()}; {took * 1000:.0f} ms after its return 30 more; nothing lost")
 
     async def test_is_named_by_readiness_and_by_the_refusal(self, fragile: Stack, person: Person) -> None:
         told(await person.get("/workspace"))

@@ -37,7 +37,7 @@ class TestTheLog:
         await assert_kept(fragile, person, load.done)
         entries = await completed_log(fragile, person)
         tell(
-            f"chaos: {crashes} crashes of audit and vault, {load.told()}: {len(entries)} entries, each once, dense, "
+            f"chaos: {crashes} crashes of audit and vault, {load.summary()}: {len(entries)} entries, each once, dense, "
             "computed"
         )
 
@@ -104,7 +104,7 @@ class TestAServiceThatIsToldToStop:
             code = await asyncio.to_thread(process.wait, 10)
         assert code == 0
         await fragile.start(service)
-        assert set(load.statuses()) <= {200, 503}, load.told()
+        assert set(load.statuses()) <= {200, 503}, load.summary()
         await assert_kept(fragile, person, load.done)
 
     async def test_tells_the_log_of_refusals_it_still_counted(self, fragile: Stack, person: Person) -> None:

@@ -85,7 +85,7 @@ class Load:
         """What was begun in between."""
         return [outcome for outcome in self.done if since <= outcome.begun < until]
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """How many got which answer."""
         return ", ".join(f"{count} × {status or 'cut'}" for status, count in sorted(self.statuses().items()))
 
