@@ -177,8 +177,8 @@ def audit_intake(effort: Effort) -> Row:
             done = 0
             all_done = asyncio.Event()
 
-            async def append(self, batch: Any) -> Any:
-                grown = await super().append(batch)
+            async def append(self, batch: Any, *, position: int = 0) -> Any:
+                grown = await super().append(batch, position=position)
                 self.done += len(batch)
                 if self.done >= count:
                     self.all_done.set()

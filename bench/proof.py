@@ -56,6 +56,11 @@ class BesideTheIntake:
         async with self._connections.borrowed() as connection, connection.transaction():
             yield connection
 
+    async def fetch(self, statement: str, *values: Any) -> list[Any]:
+        """Rows, outside of one."""
+        async with self._connections.borrowed() as connection:
+            return list(await connection.fetch(statement, *values))
+
 
 async def _fill(ready: Bed, entries: int) -> list[str]:
     """A log of so many entries; the ids of some."""

@@ -20,11 +20,15 @@ NO_TENANTS = {
     "relay_state": "the relay's memory: one number",
     "leases": "who leads which work",
     "schedules": "which periods are done",
+    "outbox_set_aside": "rows whose tenant may be none, for an operator",
+    "intake": "how far the stream is entered",
 }
 """Tables without a tenant, by schema or name."""
 
 BEYOND_TENANTS = {
     ("causeloop_{s}_relay", "outbox"): {"select", "update"},
+    ("causeloop_{s}_relay", "outbox_set_aside"): {"select", "insert"},
+    ("causeloop_{s}_writer", "intake"): {"select", "update"},
     ("causeloop_{s}_relay", "relay_state"): {"select", "insert", "update"},
     ("causeloop_{s}_relay", "leases"): {"select", "update"},
     ("causeloop_{s}_writer", "leases"): {"select", "update"},

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, DateTime, MetaData, SmallInteger, Table, Text
-from sqlalchemy.dialects.postgresql import UUID
+from sqlalchemy import BigInteger, Column, DateTime, LargeBinary, MetaData, SmallInteger, Table, Text
+from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from causeloop_common import ids, rls
 from causeloop_common.context import AuthContext
@@ -26,11 +26,18 @@ EVENT = tuple({"id": "event_id", "tenant": "workspace_id"}.get(name, name) for n
 """The columns of an event, in the order of `Announced`. Its texts are columns of their own names."""
 
 _FILLED = tuple(column for column in EVENT if column != "workspace_id")
+MARKS = ("published_at", "stream_seq", "digest", "confirmed_batch", "attempts")
+"""The columns that the relay may change: when and under which number a row is in the stream, the digest that its
+receipt must have, the log's batch that confirmed it, and how often it was sent again."""
 _COLUMNS = {"tenant_insert": EVENT, "tenant_select": ("xid", "workspace_id")}
+_MARKED = _COLUMNS | {"relay_update": MARKS}
 _INFO = {"actor": PERSON.info, "on_behalf_of": PERSON.info}
 _ADDED = ("on_behalf_of",)
 """Texts that an outbox did not have at first: `add` makes their columns."""
+_TEXT = "^([!-~]([ -~]{0,254}[!-~])?)?$"
+"""The form of a short text: printable ASCII without spaces at its ends, which a header would lose."""
 _OUTBOX_REASON = "it is the record"
+_ASIDE_REASON = "events that nobody could read, for an operator"
 _STATE_REASON = "the relay's memory, no tenant's data"
 
 
@@ -49,7 +56,18 @@ def tables(metadata: MetaData) -> Table:
         Column("id", SmallInteger, primary_key=True),
         Column("last_sequence", BigInteger, nullable=False),
         Column("server_id", Text, nullable=False),
+        Column("term", Text, nullable=False),
+        Column("confirmed_batch", BigInteger, nullable=False),
         info=rls.service_has_none(*_relay_policies(schema, "select", "insert", "update"), reason=_STATE_REASON),
+    )
+    Table(
+        "outbox_set_aside",
+        metadata,
+        Column("number", BigInteger, primary_key=True),
+        Column("event", JSONB, nullable=False),
+        Column("reason", Text, nullable=False),
+        Column("at", DateTime(timezone=True), nullable=False),
+        info=rls.service_has_none(*_relay_policies(schema, "select", "insert"), reason=_ASIDE_REASON),
     )
     return Table(
         "outbox",
@@ -65,10 +83,13 @@ def tables(metadata: MetaData) -> Table:
         Column("xid", Text, nullable=False),
         Column("published_at", DateTime(timezone=True)),
         Column("stream_seq", BigInteger),
+        Column("digest", LargeBinary),
+        Column("confirmed_batch", BigInteger),
+        Column("attempts", SmallInteger, nullable=False),
         info=rls.protected(
             "select",
             "insert",
-            columns=_COLUMNS,
+            columns=_MARKED,
             extra=_relay_policies(schema, "select", "update"),
             audited=False,
             reason=_OUTBOX_REASON,
@@ -129,6 +150,56 @@ def add(schema: str, name: str) -> Iterator[str]:
     """The statements that give an outbox a text which it did not have at first, for a later migration."""
     yield f"ALTER TABLE {schema}.outbox ADD COLUMN {_column(name)}"
     yield f"GRANT INSERT ({name}) ON {schema}.outbox TO causeloop_{schema}"
+
+
+def form(schema: str) -> str:
+    """The SQL condition that a row can be announced: readers take an event of this form (`messaging.read_event`)."""
+    texts = " AND ".join(rf"""({name} COLLATE "C" ~ '{_TEXT}') IS NOT FALSE""" for name in TEXTS)
+    return rf"""
+        workspace_id <> '{ids.NIL}' AND workspace_id <> '{ids.MAX}' AND event_id <> '{ids.NIL}'
+        AND type COLLATE "C" ~ '^{schema}\.[a-z][a-z0-9_]{{0,63}}$'
+        AND occurred_at >= '2000-01-01 00:00+00' AND occurred_at < '9000-01-01 00:00+00' AND {texts}
+    """
+
+
+def receipts_ddl(schema: str) -> Iterator[str]:
+    """The statements that have an outbox wait for the log's receipts, for a later migration.
+
+    Rows of another form than readers take are set aside. A row that was published before counts as confirmed.
+    """
+    relay = f"causeloop_{schema}_relay"
+    yield f"ALTER TABLE {schema}.outbox NO FORCE ROW LEVEL SECURITY"
+    yield f"""
+        ALTER TABLE {schema}.outbox ADD COLUMN digest bytea, ADD COLUMN confirmed_batch bigint,
+            ADD COLUMN attempts smallint NOT NULL DEFAULT 0
+    """
+    yield f"""
+        CREATE TABLE {schema}.outbox_set_aside (
+            number bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+            event jsonb NOT NULL,
+            reason text NOT NULL,
+            at timestamptz NOT NULL DEFAULT now()
+        )
+    """
+    yield from rls.protect_from_service(
+        schema, "outbox_set_aside", *_relay_policies(schema, "select", "insert"), reason=_ASIDE_REASON
+    )
+    yield f"ALTER TABLE {schema}.outbox_set_aside NO FORCE ROW LEVEL SECURITY"
+    yield f"""
+        WITH removed AS (DELETE FROM {schema}.outbox o WHERE NOT ({form(schema)}) RETURNING to_jsonb(o) AS event)
+        INSERT INTO {schema}.outbox_set_aside (event, reason) SELECT event, 'its form' FROM removed
+    """  # noqa: S608  our own names
+    yield f"ALTER TABLE {schema}.outbox_set_aside FORCE ROW LEVEL SECURITY"
+    yield f"UPDATE {schema}.outbox SET confirmed_batch = 0 WHERE published_at IS NOT NULL"  # noqa: S608
+    yield f"ALTER TABLE {schema}.outbox ADD CONSTRAINT can_be_announced CHECK ({form(schema)})"
+    yield f"ALTER TABLE {schema}.outbox FORCE ROW LEVEL SECURITY"
+    yield f"REVOKE UPDATE ON {schema}.outbox FROM {relay}"
+    yield f"GRANT UPDATE ({', '.join(MARKS)}) ON {schema}.outbox TO {relay}"
+    yield f"CREATE INDEX ON {schema}.outbox (stream_seq) WHERE published_at IS NOT NULL AND confirmed_batch IS NULL"
+    yield f"""
+        ALTER TABLE {schema}.relay_state ADD COLUMN term text NOT NULL DEFAULT '',
+            ADD COLUMN confirmed_batch bigint NOT NULL DEFAULT 0
+    """
 
 
 def insert(schema: str) -> str:

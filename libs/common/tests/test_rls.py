@@ -282,10 +282,10 @@ class TestDeclarations:
     def test_only_bookkeeping_and_the_log_may_change_without_an_event(self) -> None:
         unaudited = {table for schema in ("auth", "tenancy", "vault", "audit") for table, _ in _unaudited(schema)}
 
-        carried = ("outbox", "idempotency", "relay_state", "leases", "schedules")
+        carried = ("outbox", "outbox_set_aside", "idempotency", "relay_state", "leases", "schedules")
         bookkeeping = {f"{schema}.{table}" for schema in ("auth", "tenancy", "vault", "audit") for table in carried}
         bookkeeping |= {f"{schema}.jobs" for schema in ("auth", "tenancy", "vault", "audit")}
-        log = {f"audit.{table}" for table in ("checkpoints", "entries", "heads", "held", "nodes")}
+        log = {f"audit.{table}" for table in ("checkpoints", "entries", "heads", "held", "intake", "nodes")}
         assert unaudited == bookkeeping | log | {"vault.checkpoints", "vault.inbox"}
 
     def test_every_exception_has_its_reason(self) -> None:

@@ -101,7 +101,17 @@ class TestPermissions:
             for subject in permissions(service).publish:
                 assert not subject.startswith((">", "*", "$JS.API", "JS.STREAMS.API.>", "_INBOX", "cmd.*", "cmd.>"))
             for subject in permissions(service).subscribe:
-                assert subject.split(".")[0] in ("_INBOX", "cmd", "due", "evt", "head", "now", "wake")
+                assert subject.split(".")[0] in (
+                    "_INBOX",
+                    "cmd",
+                    "due",
+                    "entered",
+                    "evt",
+                    "floor",
+                    "head",
+                    "now",
+                    "wake",
+                )
                 assert subject not in ("_INBOX.>", "cmd.>", "evt.>")
 
     def test_the_operator_makes_streams_and_says_nothing(self) -> None:

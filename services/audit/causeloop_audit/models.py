@@ -50,6 +50,19 @@ NODES_EXTRA = (rls.Policy("writer_insert", "insert", WRITER, check="true"),)
 CHECKPOINTS_EXTRA = (rls.Policy("writer_select", "select", WRITER, using="true"),)
 CHECKPOINTS_COLUMNS = {"writer_select": ("workspace_id", "size", "root")}
 
+intake = Table(
+    "intake",
+    metadata,
+    Column("id", SmallInteger, primary_key=True),
+    Column("batch", BigInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    info=rls.service_has_none(
+        rls.Policy("writer_select", "select", WRITER, using="true"),
+        rls.Policy("writer_update", "update", WRITER, using="true", check="true"),
+        reason="how far the stream is entered, no tenant's data",
+    ),
+)
+
 heads = Table(
     "heads",
     metadata,

@@ -36,6 +36,10 @@ class Unled:
         async with self._connections.borrowed() as connection, connection.transaction():
             yield connection
 
+    async def fetch(self, statement: str, *values: Any) -> list[Any]:
+        async with self._connections.borrowed() as connection:
+            return list(await connection.fetch(statement, *values))
+
     async def close(self) -> None:
         await self._connections.close(1)
 

@@ -125,6 +125,9 @@ CONSUMERS: tuple[Consumer, ...] = (AUDIT_INTAKE, VAULT_EVENTS)
 HEADS = "head.*"
 """`head.<tenant>`: a tenant's log has grown, its new size as ASCII decimal. A wake-up without durability, no truth."""
 
+FLOOR = "floor.events"
+"""How far the intake has acknowledged the stream of events, each second. Without durability: silence means nothing."""
+
 REMEMBERS: dict[str, tuple[str, ...]] = {"gateway": ("auth", "tenancy"), "vault": ("vault",)}
 """By service, the owners of what it remembers. It follows those of their events that have `forgets`."""
 
@@ -145,7 +148,8 @@ def forgetting(service: str) -> list[type[Event]]:
 
 def publishes(service: str) -> list[str]:
     """Live subjects (core NATS, no durability) that this service alone may publish to."""
-    return [f"now.*.{kind.type}" for kind in prompt(service)] + ([HEADS] if service == "audit" else [])
+    of_audit = [HEADS, FLOOR, *map(entered, OWNERS)] if service == "audit" else []
+    return [f"now.*.{kind.type}" for kind in prompt(service)] + of_audit
 
 
 def follows(service: str) -> list[str]:
@@ -154,8 +158,13 @@ def follows(service: str) -> list[str]:
 
 
 def listens(service: str) -> list[str]:
-    """Live subjects that a service may subscribe: what makes it forget; for the gateway also the sizes of logs."""
-    return follows(service) + ([HEADS] if service == "gateway" else [])
+    """Live subjects that a service may subscribe: what makes it forget; and receipts, or the sizes of logs."""
+    return follows(service) + ([HEADS] if service == "gateway" else [entered(service), FLOOR])
+
+
+def entered(service: str) -> str:
+    """The subject of the receipts for a service's events: the log has them. Live, without durability."""
+    return f"entered.{service}"
 
 
 def command_kinds() -> dict[str, type[Command[Any]]]:

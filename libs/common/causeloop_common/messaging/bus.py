@@ -103,11 +103,11 @@ class Bus(Connection):
         """Which run of which server this is connected to; another one may have lost what the last acknowledged."""
         return str(self.client._server_info["server_id"])
 
-    async def last_sequence(self) -> int:
-        """The number of the newest message in the stream of events; `Unavailable` without the stream."""
+    async def ends(self) -> tuple[int, int]:
+        """The numbers of the oldest and newest message in the stream of events; `Unavailable` without the stream."""
         for stream in await self.jetstream().streams_info():
             if stream.config.name == topology.EVENTS.name:
-                return stream.state.last_seq
+                return stream.state.first_seq, stream.state.last_seq
         raise Unavailable(f"There is no stream {topology.EVENTS.name}. Run `causeloop migrate`.")
 
     async def call(self, ctx: AuthContext, command: Command[ReplyT]) -> ReplyT:

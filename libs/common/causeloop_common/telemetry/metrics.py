@@ -57,6 +57,19 @@ CONSUMER_LAG = Gauge(
 )
 CONSUMED = Counter("causeloop_consumed_total", "Events that a consumer handled.", ["consumer"])
 STREAM_USED = Gauge("causeloop_stream_used_ratio", "The part of its space that a stream on the bus uses.", ["stream"])
+CONFIRMED = Counter("causeloop_outbox_confirmed_total", "Events that the log has receipted.", ["service"])
+SENT_AGAIN = Counter(
+    "causeloop_outbox_sent_again_total",
+    "Events sent again: acknowledged by the intake, and not in the log.",
+    ["service"],
+)
+RECEIPT_ALARMS = Counter(
+    "causeloop_outbox_receipt_alarms_total",
+    "Receipts that show another event under an event's id, or one that the log has as malformed.",
+    ["service", "why"],
+)
+SET_ASIDE = Counter("causeloop_outbox_set_aside_total", "Rows that can never be announced.", ["service"])
+
 DEAD_LETTERS = Counter("causeloop_dead_letters_total", "Events that a consumer could not handle.", ["consumer"])
 
 JOBS_RUNNING = Gauge("causeloop_jobs_running", "Jobs whose steps run in this process.", ["service"])

@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 
 from causeloop_audit.domain.entries import Unreadable, identity
 from causeloop_audit.handlers.deliveries import BATCH, Deliveries
+from causeloop_audit.handlers.receipts import Receipts, sequence
 from causeloop_audit.service import LogService
 from causeloop_common import ids, telemetry
 from causeloop_common.contracts import topology
@@ -55,20 +56,22 @@ class Intake(Work):
 
     async def lead(self) -> None:
         """Enter events until cancelled."""
+        receipts = Receipts(self._bus, await self._service.batch())
         while True:
             await self._reset()
             deliveries = await Deliveries.open(self._bus.reader, AUDIT_INTAKE)
             try:
-                await self._enter(deliveries)
+                await self._enter(deliveries, receipts)
             finally:
                 await deliveries.close()
 
-    async def _enter(self, deliveries: Deliveries) -> None:
+    async def _enter(self, deliveries: Deliveries, receipts: Receipts) -> None:
         """Enter what is delivered, until it is cut."""
         delivered, reconnects = 0, self._bus.reader.client.stats["reconnects"]
         while True:
             self._leader.works()
             await self._enter_held()
+            await receipts.send_floor()
             batch = await deliveries.next(_WAIT_SECONDS)
             if not batch:
                 if deliveries.are_cut:
@@ -83,7 +86,7 @@ class Intake(Work):
             if first.num_delivered > 1 or last.num_delivered > 1:
                 raise Unavailable("An acknowledgement was ignored.")
             delivered += len(batch)
-            await self._take_in(batch)
+            await self._take_in(batch, receipts)
             self._leader.require()  # a later intake's acknowledgements would be ignored after a late one of ours
             await batch[-1].ack()
             if len(batch) < BATCH and (rest := _LINGER_SECONDS - (time.perf_counter() - began)) > 0:
@@ -108,13 +111,14 @@ class Intake(Work):
         if refusal := orjson.loads(answer.data).get("error"):
             raise Unavailable(f"The consumer {AUDIT_INTAKE.name} cannot be reset: {refusal['description']}.")
 
-    async def _take_in(self, batch: Sequence[Msg]) -> None:
-        """Append a batch to the logs, and publish their new sizes."""
+    async def _take_in(self, batch: Sequence[Msg], receipts: Receipts) -> None:
+        """Append a batch to the logs, send the receipts, and publish the logs' new sizes."""
         messages = [_read(message) for message in batch]
         events = [message for message in messages if isinstance(message, Announced)]
         spans = [self._begin(event) for event in events] if telemetry.is_tracing(self._bus.tracer) else []
         began = time.perf_counter()
-        appended = await self._service.append(messages)
+        appended = await self._service.append(messages, position=sequence(batch[-1]))
+        await receipts.send(messages, batch, appended)
         metrics.APPEND_SECONDS.observe(time.perf_counter() - began)
         metrics.INTAKE_BATCH.observe(len(batch))
         if events:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import asyncpg
@@ -24,6 +24,10 @@ class Transactions(Protocol):
 
     def transaction(self) -> AbstractAsyncContextManager[asyncpg.Connection]:
         """A transaction of the writer's role; its connection."""
+        ...
+
+    async def fetch(self, statement: str, *values: Any) -> list[asyncpg.Record]:
+        """The rows of a statement that only reads."""
         ...
 
 
@@ -51,13 +55,11 @@ class HeldEvents:
 
     async def logs(self) -> dict[UUID, bool]:
         """The logs with events that are held, and whether it is time to try again."""
-        async with self._transactions.transaction() as connection:
-            return {row["workspace_id"]: row["is_due"] for row in await connection.fetch(_LOGS)}
+        return {row["workspace_id"]: row["is_due"] for row in await self._transactions.fetch(_LOGS)}
 
     async def next(self, log: UUID, limit: int) -> tuple[list[tuple[str, dict[str, str], bytes]], int]:
         """A log's oldest held messages: subject, headers, data; and the number of the last of them."""
-        async with self._transactions.transaction() as connection:
-            rows = await connection.fetch(_NEXT, log, limit)
+        rows = await self._transactions.fetch(_NEXT, log, limit)
         messages = [(row["subject"], _headers(row["headers"]), row["data"]) for row in rows]
         return messages, rows[-1]["number"] if rows else 0
 

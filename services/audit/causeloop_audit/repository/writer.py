@@ -48,10 +48,15 @@ _ADD_NODES = """
 """
 
 _MOVE_HEADS = """
-    UPDATE audit.heads h SET size = n.size, root = n.root, peaks = n.peaks
-    FROM unnest($1::uuid[], $2::bigint[], $3::bytea[], $4::bytea[]) AS n(workspace_id, size, root, peaks)
-    WHERE h.workspace_id = n.workspace_id
+    WITH moved AS (
+        UPDATE audit.heads h SET size = n.size, root = n.root, peaks = n.peaks
+        FROM unnest($1::uuid[], $2::bigint[], $3::bytea[], $4::bytea[]) AS n(workspace_id, size, root, peaks)
+        WHERE h.workspace_id = n.workspace_id
+    )
+    UPDATE audit.intake SET batch = batch + 1, position = greatest(position, $5) RETURNING batch
 """
+
+_BATCH = "SELECT batch FROM audit.intake"
 
 _BEHIND = """
     SELECT h.workspace_id FROM audit.heads h LEFT JOIN audit.checkpoints c USING (workspace_id)
@@ -78,6 +83,8 @@ class Appended(NamedTuple):
     entries: list[tuple[NewEntry, int]]
     sizes: dict[UUID, int]
     known: dict[Identity, Stored]
+    batch: int = 0
+    """The number of the commit; 0 if there was nothing to append."""
 
     @classmethod
     def all(cls, parts: Sequence["Appended"]) -> "Appended":
@@ -86,6 +93,7 @@ class Appended(NamedTuple):
             [entry for part in parts for entry in part.entries],
             {log: size for part in parts for log, size in part.sizes.items()},
             {event: stored for part in parts for event, stored in part.known.items()},
+            max((part.batch for part in parts), default=0),
         )
 
 
@@ -122,8 +130,16 @@ class LogWriter:
         self._transactions = transactions
         self.held = HeldEvents(transactions)
 
-    async def append(self, logs: Collection[UUID], entries: Iterable[NewEntry]) -> Appended:
+    async def batch(self) -> int:
+        """The number of the last commit of a batch."""
+        with _database_faults():
+            (row,) = await self._transactions.fetch(_BATCH)
+        return int(row["batch"])
+
+    async def append(self, logs: Collection[UUID], entries: Iterable[NewEntry], *, position: int = 0) -> Appended:
         """Append entries in their order to these logs; an event that its log has already is passed over.
+
+        `position` is the number in the stream up to which everything is entered with this batch.
 
         `entries` is read part by part, while the part before is written: an iterator that makes each entry when it is
         asked for costs no time of its own. Heads are locked in the order of their ids, so that any number of writers
@@ -134,16 +150,17 @@ class LogWriter:
         with _database_faults():
             try:
                 async with self._transactions.transaction() as connection:
-                    return await self._append(connection, logs, entries)
+                    return await self._append(connection, logs, entries, position)
             except asyncpg.UniqueViolationError:
                 async with self._transactions.transaction() as connection:
-                    return await self._append(connection, logs, again, all_new=False)
+                    return await self._append(connection, logs, again, position, all_new=False)
 
     async def _append(
         self,
         connection: asyncpg.Connection,
         logs: Collection[UUID],
         entries: Iterator[NewEntry],
+        position: int,
         *,
         all_new: bool = True,
     ) -> Appended:
@@ -166,14 +183,15 @@ class LogWriter:
                 [node.index for _, node in completed],
                 [node.hash for _, node in completed],
             )
-        await connection.execute(
+        batch = await connection.fetchval(
             _MOVE_HEADS,
             list(moved),
             [frontier.size for frontier in moved.values()],
             [frontier.root() for frontier in moved.values()],
             [frontier.pack() for frontier in moved.values()],
+            position,
         )
-        return Appended(added, {log: frontier.size for log, frontier in moved.items()}, known)
+        return Appended(added, {log: frontier.size for log, frontier in moved.items()}, known, batch)
 
     async def _add_entries(
         self, connection: asyncpg.Connection, entries: Iterator[NewEntry], frontiers: dict[int, Frontier]

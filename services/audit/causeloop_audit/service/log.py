@@ -47,14 +47,20 @@ class LogService:
         self._held: set[str] = set()
         """The tenants whose events are held."""
 
-    async def append(self, batch: Sequence[Announced | Unreadable]) -> Appended:
+    async def batch(self) -> int:
+        """The number of the last batch that was committed."""
+        return await self._writer.batch()
+
+    async def append(self, batch: Sequence[Announced | Unreadable], *, position: int = 0) -> Appended:
         """Append a batch in its order, each event once. A message that cannot be read is entered as malformed.
+
+        `position` is the number in the stream of the batch's last message.
 
         The events of a log that cannot be appended to are held until it can be; they delay no other log.
         """
         ready = [message for message in batch if message.tenant not in self._held] if self._held else batch
         try:
-            appended = await self._append(ready) if ready else Appended([], {}, {})
+            appended = await self._append(ready, position) if ready else Appended([], {}, {})
         except NotStorable:
             appended, ready = await self._append_apart(ready)
         if len(ready) < len(batch):
@@ -102,11 +108,11 @@ class LogService:
         page = [StreamEntry(index=one.index, leaf=one.leaf, leaf_hash=one.leaf_hash.hex()) for one in leaves]
         return StreamPage(entries=page, size=size)
 
-    async def _append(self, batch: Sequence[Announced | Unreadable]) -> Appended:
+    async def _append(self, batch: Sequence[Announced | Unreadable], position: int = 0) -> Appended:
         logs = [ids.tenant_uuid(tenant) for tenant in {message.tenant for message in batch}]
         now = datetime.now(UTC)
         entries = (new_entry(message, self._entropy(SALT_BYTES), now) for message in batch)
-        return await self._writer.append(logs, entries)
+        return await self._writer.append(logs, entries, position=position)
 
     async def _append_apart(
         self, batch: Sequence[Announced | Unreadable]

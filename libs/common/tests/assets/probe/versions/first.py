@@ -20,6 +20,8 @@ def upgrade() -> None:
         *rls.functions_ddl("probe"),
         *outbox.ddl("probe"),
         *outbox.add("probe", "on_behalf_of"),
+        *outbox.receipts_ddl("probe"),
+        "ALTER TABLE probe.outbox DROP CONSTRAINT can_be_announced",  # the probe announces events of other services
         rls.guard_ddl("probe"),
         *idempotency.ddl("probe"),
         *inbox.ddl("probe"),

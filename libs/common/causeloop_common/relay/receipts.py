@@ -1,0 +1,177 @@
+"""Receipts: a row is confirmed when the log has its event, and sent again when the log must have had it and has not.
+
+    entered.<service>   after each commit of the intake: which events the log has, each with its digest
+    floor.events        each second: how far the intake has acknowledged the stream, and what the stream has
+
+A row is missing when the acknowledged part of the stream passed its number, or the stream does not have it, and no
+receipt came within some seconds. An intake that is late or silent passes nothing: lag is no loss. A receipt that is
+lost costs one duplicate, which the log passes over and receipts again.
+"""
+
+import logging
+import time
+from collections import deque
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+from nats.aio.msg import Msg
+
+from causeloop_common import ids, leases
+from causeloop_common.contracts import topology
+from causeloop_common.leader import Leader
+from causeloop_common.messaging import Bus
+from causeloop_common.telemetry import metrics
+
+_log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 5.0
+"""So long a row waits for its receipt after the floor passed it; also the first pause before it is sent again."""
+LONGEST_PAUSE_SECONDS = 300.0
+AT_ONCE = 200
+"""Rows that are sent again in a round, and there is one round a second."""
+_ROUND_SECONDS = 1.0
+_CONFIRM_SECONDS = 0.2
+"""Receipts gather for so long, so that one statement confirms many rows."""
+_FRESH_SECONDS = 3.0
+"""A floor that is older shows nothing about the end of the stream."""
+_MOST = 50_000
+"""Receipts that wait for their statement; more than that are dropped, and cost duplicates."""
+
+_CONFIRM = """
+    WITH held AS MATERIALIZED (SELECT {fence} AND {soon}),
+         receipt AS (SELECT r.* FROM held, unnest($1::bigint[], $2::uuid[], $3::bytea[], $4::bigint[])
+                     AS r(stream_seq, event_id, digest, batch)),
+         found AS (SELECT o.bucket, o.seq, r.event_id, r.batch, r.digest IS NULL OR o.digest = r.digest AS agrees
+                   FROM receipt r CROSS JOIN LATERAL (
+                       SELECT bucket, seq, digest FROM {schema}.outbox
+                       WHERE stream_seq = r.stream_seq AND event_id = r.event_id
+                         AND published_at IS NOT NULL AND confirmed_batch IS NULL LIMIT 1) o),
+         confirmed AS (UPDATE {schema}.outbox o SET confirmed_batch = f.batch FROM found f
+                       WHERE f.agrees AND o.bucket = f.bucket AND o.seq = f.seq RETURNING f.batch),
+         remembered AS (UPDATE {schema}.relay_state SET confirmed_batch = greatest(confirmed_batch, c.batch)
+                        FROM (SELECT max(batch) AS batch FROM confirmed) c)
+    SELECT (SELECT count(*) FROM confirmed) AS confirmed,
+           array(SELECT event_id FROM found WHERE NOT agrees) AS different
+"""
+_SEND_AGAIN = """
+    WITH held AS MATERIALIZED (SELECT {fence} AND {soon}),
+         missing AS (SELECT bucket, seq FROM {schema}.outbox
+                     WHERE published_at IS NOT NULL AND confirmed_batch IS NULL
+                       AND (stream_seq <= $1 OR stream_seq > $2)
+                       AND published_at < now() - least($3 * power(2, least(attempts, 16)), $4) * interval '1 second'
+                     ORDER BY published_at LIMIT $5),
+         again AS (UPDATE {schema}.outbox o SET published_at = NULL, attempts = least(o.attempts + 1, 32000)
+                   FROM held, missing m WHERE o.bucket = m.bucket AND o.seq = m.seq RETURNING o.event_id)
+    SELECT event_id FROM again
+"""
+"""The pause doubles with each attempt."""
+
+
+class _Receipt(NamedTuple):
+    """The log has this event, which came under this number of the stream. None: it has it from before digests."""
+
+    sequence: int
+    event: UUID
+    digest: bytes | None
+    batch: int
+
+
+class _Floor(NamedTuple):
+    """How far the stream was acknowledged at a time, and its last number."""
+
+    at: float
+    passed: int
+    last: int
+
+
+class Receipts:
+    """The receipts for one service's events."""
+
+    def __init__(self, leader: Leader, schema: str, bus: Bus) -> None:
+        self._leader = leader
+        self._schema = schema
+        self._bus = bus
+        self._received: list[_Receipt] = []
+        self._floors: deque[_Floor] = deque(maxlen=60)
+        self._confirmed_at = self._looked_at = 0.0
+        self._subscriptions: list[Any] = []
+
+    async def open(self) -> None:
+        """Begin to receive them. Nothing of an earlier lead counts: what came in between was not received."""
+        self._received.clear()
+        self._floors.clear()
+        self._subscriptions = [
+            await self._bus.subscribe(topology.entered(self._schema), self._on_entered),
+            await self._bus.subscribe(topology.FLOOR, self._on_floor),
+        ]
+
+    async def close(self) -> None:
+        """Receive no more."""
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
+
+    async def settle(self) -> bool:
+        """Confirm what was receipted, and have sent again what is missing; whether anything is to be sent again."""
+        now = time.monotonic()
+        if self._received and now - self._confirmed_at > _CONFIRM_SECONDS:
+            self._confirmed_at = now
+            await self._confirm()
+        if now - self._looked_at > _ROUND_SECONDS:
+            self._looked_at = now
+            return await self._send_again(now)
+        return False
+
+    async def _confirm(self) -> None:
+        """Confirm the rows of all receipts by one statement."""
+        received, self._received = self._received, []
+        statement = _CONFIRM.format(fence=self._leader.fence, soon=leases.SOON, schema=self._schema)
+        (found,) = await self._leader.fetch(statement, *zip(*received, strict=True))
+        metrics.CONFIRMED.labels(self._schema).inc(found["confirmed"])
+        for event in found["different"]:
+            metrics.RECEIPT_ALARMS.labels(self._schema, "different").inc()
+            _log.critical(
+                "the log has another event under the id of %s of %s: somebody published in this service's name",
+                ids.encode("evt", event), self._schema,
+            )  # fmt: skip
+
+    async def _send_again(self, now: float) -> bool:
+        """Have the next batch begin with what is missing. Without a floor of late, and one of before, nothing is."""
+        while len(self._floors) > 1 and now - self._floors[1].at > GRACE_SECONDS:
+            self._floors.popleft()
+        if not self._floors or now - self._floors[0].at <= GRACE_SECONDS or now - self._floors[-1].at > _FRESH_SECONDS:
+            return False
+        statement = _SEND_AGAIN.format(fence=self._leader.fence, soon=leases.SOON, schema=self._schema)
+        passed, last = self._floors[0].passed, self._floors[-1].last
+        rows = await self._leader.fetch(statement, passed, last, GRACE_SECONDS, LONGEST_PAUSE_SECONDS, AT_ONCE)
+        if rows:
+            metrics.SENT_AGAIN.labels(self._schema).inc(len(rows))
+            _log.error(
+                "%d events of %s are acknowledged and not in the log: sent again, the first is %s",
+                len(rows), self._schema, ids.encode("evt", rows[0]["event_id"]),
+            )  # fmt: skip
+        return bool(rows)
+
+    async def _on_entered(self, message: Msg) -> None:
+        try:
+            self._receive(orjson.loads(message.data))
+        except (ValueError, KeyError, TypeError) as error:
+            _log.warning("a receipt cannot be read: %s", type(error).__name__)
+
+    async def _on_floor(self, message: Msg) -> None:
+        try:
+            body = orjson.loads(message.data)
+            floor = _Floor(time.monotonic(), max(int(body["floor"]), int(body["first"]) - 1), int(body["last"]))
+        except (ValueError, KeyError, TypeError) as error:
+            _log.warning("a floor cannot be read: %s", type(error).__name__)
+        else:
+            self._floors.append(floor)
+
+    def _receive(self, body: Any) -> None:
+        batch = int(body["batch"])
+        for sequence, event, digest, is_malformed in body["entries"][: _MOST - len(self._received)]:
+            raw = None if digest is None else bytes.fromhex(digest)
+            self._received.append(_Receipt(int(sequence), ids.decode(event, "evt"), raw, batch))
+            if is_malformed:
+                metrics.RECEIPT_ALARMS.labels(self._schema, "malformed").inc()
+                _log.error("the log has %s of %s as malformed: it is not sent again", event, self._schema)

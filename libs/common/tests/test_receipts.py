@@ -1,0 +1,246 @@
+"""Receipts: a row is kept until the log has its event, and sent again when it must have had it and has not."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import orjson
+import pytest
+from prometheus_client import REGISTRY
+
+from causeloop_common import ids
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.tenancy import MemberAdded
+from causeloop_common.database import Database, role_connections
+from causeloop_common.leader import Leader
+from causeloop_common.messaging import Bus
+from causeloop_common.relay import Relay, receipts as room, work
+
+PERSON = ids.realm("https://issuer.test", "user_1")
+ROWS = """
+    SELECT event_id, stream_seq, digest, confirmed_batch, attempts, published_at FROM tenancy.outbox
+    WHERE workspace_id = $1 AND published_at IS NOT NULL ORDER BY seq
+"""
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(room, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(room, "_ROUND_SECONDS", 0.05)
+    monkeypatch.setattr(room, "_CONFIRM_SECONDS", 0.0)
+
+
+@pytest.fixture
+async def database(scratch: Any) -> AsyncIterator[Database]:
+    from causeloop_tenancy.models import metadata
+
+    database = Database(scratch.dsn("causeloop_tenancy"), "tenancy", metadata)
+    await database.start()
+    yield database
+    await database.stop()
+
+
+@pytest.fixture
+async def relay(
+    scratch: Any, house: Any, bus: Callable[[str], Awaitable[Bus]], database: Database
+) -> AsyncIterator[None]:
+    """A relay of tenancy that runs."""
+    connections = role_connections(scratch.dsn("causeloop_tenancy_relay"), "causeloop_tenancy_relay")
+    leader = Leader(connections, "tenancy", "relay")
+    running = asyncio.create_task(
+        leader.run(Relay(leader, "tenancy", await bus("tenancy"), database.published, b"k" * 32))
+    )
+    yield
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await connections.close(1)
+
+
+class Log:
+    """The log's side, spoken by a test."""
+
+    def __init__(self, audit: Bus, superuser: asyncpg.Connection, ctx: AuthContext) -> None:
+        self._audit, self._sql, self._ctx = audit, superuser, ctx
+
+    async def rows(self, count: int) -> list[Any]:
+        """The rows of the tenant that are published, once there are that many."""
+        async with asyncio.timeout(5):
+            while len(rows := await self._sql.fetch(ROWS, self._ctx.tenant_uuid)) != count:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        return rows
+
+    async def receipt(self, row: Any, *, digest: bytes | None = None, malformed: bool = False, batch: int = 7) -> None:
+        entry = [row["stream_seq"], ids.encode("evt", row["event_id"]), (digest or row["digest"]).hex(), malformed]
+        body = {"term": "t", "began": 0, "batch": batch, "entries": [entry]}
+        await self._audit.client.publish(topology.entered("tenancy"), orjson.dumps(body))
+
+    async def floors(self, passed: int, *, first: int = 1, last: int | None = None, seconds: float = 1.2) -> None:
+        """Send the floor for a while."""
+        body = {"term": "t", "began": 0, "batch": 0, "floor": passed, "first": first}
+        for _ in range(round(seconds / 0.05)):
+            await self._audit.client.publish(
+                topology.FLOOR, orjson.dumps({**body, "last": 10**9 if last is None else last})
+            )
+            await asyncio.sleep(0.05)
+
+    async def until(self, field: str, value: Any) -> None:
+        """Wait until the tenant's only row has this."""
+        async with asyncio.timeout(5):
+            while not (rows := await self._sql.fetch(ROWS, self._ctx.tenant_uuid)) or rows[0][field] != value:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def log(bus: Callable[[str], Awaitable[Bus]], superuser: asyncpg.Connection, workspace: AuthContext) -> Log:
+    return Log(await bus("audit"), superuser, workspace)
+
+
+async def announce(database: Database, ctx: AuthContext, *roles: str) -> None:
+    async with database.transaction(ctx) as tx:
+        for role in roles:
+            tx.publish(MemberAdded(person_id=PERSON, role=role))
+
+
+def count(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, {"service": "tenancy", **labels}) or 0.0
+
+
+async def message_id(house: Any, row: Any) -> str:
+    """The id under which the stream has a row's message."""
+    message = await (await house.operator()).jetstream().get_msg("EVENTS", row["stream_seq"])
+    return str(message.headers["Nats-Msg-Id"])
+
+
+class TestReceipt:
+    async def test_with_the_rows_digest_confirms_it(
+        self, relay: None, log: Log, database: Database, workspace: AuthContext
+    ) -> None:
+        await announce(database, workspace, "one")
+        (row,) = await log.rows(1)
+        assert row["confirmed_batch"] is None
+
+        await log.receipt(row)
+        await log.until("confirmed_batch", 7)
+
+    async def test_with_another_digest_is_an_alarm_and_never_confirms(
+        self, relay: None, log: Log, database: Database, workspace: AuthContext
+    ) -> None:
+        """P3: the log has an event of somebody else under this id."""
+        before = count("causeloop_outbox_receipt_alarms_total", why="different")
+        await announce(database, workspace, "one")
+        (row,) = await log.rows(1)
+
+        await log.receipt(row, digest=b"x" * 32)
+        async with asyncio.timeout(5):
+            while count("causeloop_outbox_receipt_alarms_total", why="different") == before:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        (row,) = await log.rows(1)
+        assert row["confirmed_batch"] is None
+
+    async def test_of_a_malformed_entry_confirms_and_is_an_alarm(
+        self, relay: None, log: Log, database: Database, workspace: AuthContext
+    ) -> None:
+        before = count("causeloop_outbox_receipt_alarms_total", why="malformed")
+        await announce(database, workspace, "one")
+        (row,) = await log.rows(1)
+
+        await log.receipt(row, malformed=True)
+        await log.until("confirmed_batch", 7)
+        assert count("causeloop_outbox_receipt_alarms_total", why="malformed") == before + 1
+        await log.floors(10**9)
+        (row,) = await log.rows(1)
+        assert row["attempts"] == 0
+
+    @pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'{"batch":1,"entries":[[1]]}', b"\xff"])
+    async def test_that_is_none_ends_nothing(
+        self,
+        relay: None,
+        log: Log,
+        bus: Callable[[str], Awaitable[Bus]],
+        database: Database,
+        workspace: AuthContext,
+        body: bytes,
+    ) -> None:
+        audit = await bus("audit")
+        for subject in (topology.entered("tenancy"), topology.FLOOR):
+            await audit.client.publish(subject, body)
+        await announce(database, workspace, "one")
+        (row,) = await log.rows(1)
+        await log.receipt(row)
+        await log.until("confirmed_batch", 7)
+
+
+class TestMissing:
+    async def test_a_row_that_the_floor_passed_is_sent_again_under_another_id(
+        self, house: Any, relay: None, log: Log, database: Database, workspace: AuthContext
+    ) -> None:
+        """P1: an event that is acknowledged and not entered."""
+        before = count("causeloop_outbox_sent_again_total")
+        await announce(database, workspace, "one")
+        (row,) = await log.rows(1)
+        await log.floors(row["stream_seq"])
+
+        await log.until("attempts", 1)
+        (again,) = await log.rows(1)
+        assert again["stream_seq"] > row["stream_seq"]
+        assert again["digest"] == row["digest"]
+        assert await message_id(house, again) != await message_id(house, row)
+        assert count("causeloop_outbox_sent_again_total") > before
+        await log.receipt(again)
+        await log.until("confirmed_batch", 7)
+
+    async def test_a_row_that_the_stream_lost_is_sent_again(
+        self, house: Any, relay: None, log: Log, database: Database, workspace: AuthContext
+    ) -> None:
+        """E15: the stream was purged: its first number is beyond the row's."""
+        await announce(database, workspace, "one")
+        (row,) = await log.rows(1)
+        await log.floors(0, first=row["stream_seq"] + 1)
+        await log.until("attempts", 1)
+
+    async def test_a_row_beyond_the_end_of_the_stream_is_sent_again(
+        self, house: Any, relay: None, log: Log, database: Database, workspace: AuthContext
+    ) -> None:
+        """E15: the stream was made anew."""
+        await announce(database, workspace, "one")
+        (row,) = await log.rows(1)
+        await log.floors(0, last=row["stream_seq"] - 1, seconds=0.6)
+        await log.until("attempts", 1)
+
+    async def test_lag_is_no_loss(
+        self, relay: None, log: Log, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
+    ) -> None:
+        await announce(database, workspace, "one")
+        (row,) = await log.rows(1)
+        await superuser.execute(
+            "UPDATE tenancy.outbox SET published_at = now() - interval '10 minutes' WHERE workspace_id = $1",
+            workspace.tenant_uuid,
+        )
+        await log.floors(row["stream_seq"] - 1)
+        (row,) = await log.rows(1)
+        assert row["attempts"] == 0
+
+    async def test_silence_is_no_loss(
+        self, relay: None, log: Log, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
+    ) -> None:
+        await announce(database, workspace, "one")
+        (row,) = await log.rows(1)
+        await superuser.execute(
+            "UPDATE tenancy.outbox SET published_at = now() - interval '10 minutes' WHERE workspace_id = $1",
+            workspace.tenant_uuid,
+        )
+        await asyncio.sleep(1.2)
+        (row,) = await log.rows(1)
+        assert row["attempts"] == 0
+
+    async def test_the_pause_doubles_with_each_attempt(
+        self, relay: None, log: Log, database: Database, workspace: AuthContext
+    ) -> None:
+        await announce(database, workspace, "one")
+        await log.rows(1)
+        await log.floors(10**9, seconds=3.0)
+        rows = await log.rows(1)
+        assert 2 <= rows[0]["attempts"] <= 3  # after 0.3, 0.6 and 1.2 seconds, and not twenty times
