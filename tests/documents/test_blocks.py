@@ -42,7 +42,7 @@ def has_json() -> bool:
 async def pasted(shell: str, page: str, folder: Path) -> str:
     """What an interactive shell prints when every block of a page is pasted into it, but those that begin with make."""
     typed = "".join(block for block in blocks(page, "sh") if not block.startswith("make "))
-    typed = typed.replace("sleep 1", "sleep 0.2")
+    assert "sleep" not in typed, "a page waits for what it needs"
     process = await asyncio.create_subprocess_exec(
         shell,
         *SHELLS[shell],
@@ -78,7 +78,7 @@ async def folder(stack: Stack, owner: Person, tmp_path: Path) -> Path:
 class TestEveryBlock:
     @pytest.mark.parametrize("page", PAGES)
     def test_has_no_comment_and_no_exclamation_mark(self, page: str) -> None:
-        """An interactive zsh runs comments, and interactive shells replace what follows an exclamation mark."""
+        """F3: an interactive zsh runs comments, and interactive shells replace what follows an exclamation mark."""
         for block in blocks(page, "sh"):
             assert not re.search(r"(?m)(^|\s)#", block), block
             assert "!" not in block, block
@@ -105,6 +105,7 @@ class TestPasted:
     async def test_the_readme_walks_from_a_stranger_to_a_revoked_token(
         self, stack: Stack, folder: Path, shell: str
     ) -> None:
+        """F3, F4: the README pasted whole, whose log has each act that it just made."""
         printed = await pasted(shell, "README.md", folder)
 
         assert not TROUBLE.search(printed), printed
@@ -129,6 +130,7 @@ class TestPasted:
 
     @pytest.mark.parametrize("shell", HERE[-1:])
     async def test_the_page_for_consumers_follows_and_verifies(self, folder: Path, shell: str) -> None:
+        """F5: one token and one address on every page, and no command before the permission that it needs."""
         printed = await pasted(shell, "docs/audit-consumers.md", folder)
 
         assert not TROUBLE.search(printed), printed

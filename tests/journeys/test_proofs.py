@@ -211,12 +211,34 @@ class TestAnAuditor:
     async def test_finds_an_entry_that_was_rewritten_though_the_head_was_not(
         self, stack: Stack, person: Person, causeloop: Command
     ) -> None:
+        """E30: the entry, its proof, the list and the stream are refused, with its index, and it is an alarm."""
         await checkpoint_of(person)
+        entries = [entry async for entry in person.pages("/audit/events?order=index")]
+        written = next(entry for entry in entries if (entry["data"] or {}).get("version") == 1)
+        alarms = await stack.metric("audit", "causeloop_audit_logs_broken_total")
         bend = "replace(leaf, '\"version\":1', '\"version\":2')"
-        async with rewritten(stack, person, f"UPDATE audit.entries SET leaf = {bend} WHERE workspace_id = $1"):
+        where = f"workspace_id = $1 AND index = {written['index']}"
+        async with rewritten(stack, person, f"UPDATE audit.entries SET leaf = {bend} WHERE {where}"):
             code, output = await causeloop("verify")
             assert code == 1
-            assert "NOT VERIFIED: step 5, root." in output
+            assert f"Entry {written['index']} of the log was changed after it was entered." in output
+            assert "NOT VERIFIED: step 3, entries." in output
+            path = f"/audit/events/{written['id']}"
+            for asked in (path, f"{path}/proof", "/audit/events?order=index&limit=100"):
+                problem = refused(await person.get(asked), 409, "conflict")
+                assert f"Entry {written['index']} of the log was changed" in problem["detail"]
+            assert await stack.metric("audit", "causeloop_audit_logs_broken_total") >= alarms + 4
+
+    @pytest.mark.parametrize("change", ["action = 'vault.secret_read'", "actor = 'usr_x'", "occurred_at = now()"])
+    async def test_finds_a_column_beside_the_entry_that_was_rewritten(
+        self, stack: Stack, person: Person, change: str
+    ) -> None:
+        """E30: lists are filtered and shown by columns, which are no part of the hash."""
+        newest = (await person.log())[-1]
+        statement = f"UPDATE audit.entries SET {change} WHERE workspace_id = $1 AND index = {newest['index']}"
+        async with rewritten(stack, person, statement):
+            problem = refused(await person.get(f"/audit/events/{newest['id']}"), 409, "conflict")
+            assert f"Entry {newest['index']} of the log was changed" in problem["detail"]
 
     async def test_is_told_of_a_log_that_was_rewritten_at_its_size_and_gets_no_old_checkpoint_for_it(
         self, stack: Stack, person: Person

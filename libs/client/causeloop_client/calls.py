@@ -199,6 +199,9 @@ class ListEvents(List[EventView], route="GET /audit/events"):
     target: str | None = None  # Entries about this thing, by its id.
     since: str | None = None  # Entries of acts at or after this time.
     until: str | None = None  # Entries of acts before this time.
+    # Answer once the log has an entry of this request, by its `X-Request-Id`, or event; 404 without one within 3 s. Of
+    # requests, the last 1000 entries are looked at.
+    wait_for: str | None = None
 
 class GetEvent(Call[EventView], route="GET /audit/events/{id}"):
     """Show one entry of the log."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from causeloop_client import Client
+from causeloop_client import Client, Problem
 from causeloop_client.calls import GetAuditKey, GetCheckpoint
 from causeloop_client.stream import Event
 from causeloop_log.export_file import Head
@@ -24,8 +24,13 @@ def size_of(checkpoint: str) -> int:
 
 
 def leaves(gateway: Client, size: int) -> Iterator[Leaf]:
-    """The first `size` entries, over as many connections as it takes. Fewer when the log has fewer."""
-    return map(_leaf, gateway.follow(0, count=size))
+    """The first `size` entries, over many connections. Fewer when the log has fewer; Refused when it is damaged."""
+    try:
+        yield from map(_leaf, gateway.follow(0, count=size))
+    except Problem as problem:
+        if problem.code != "conflict":
+            raise
+        raise Refused(3, "entries", problem.detail.removesuffix(".")) from problem
 
 
 def _leaf(event: Event) -> Leaf:

@@ -90,19 +90,24 @@ Moment = Annotated[Timestamp, BeforeValidator(_moment), AfterValidator(_bounded)
 Filter = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 
 
+Awaited = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{8,64}$")]
+WAIT_SECONDS = 3
+
+
 class ListEvents(
     List[EventPage],
     table="entries",
     orders={"newest": "index", "index": "index"},
     filters={"actor": "actor", "target": "target"},
     tried=("action", "since", "until"),
+    besides=("wait_for",),
     permission=Permission.AUDIT_READ,
     keyed=False,
 ):
     """List the log's entries.
 
-    Newest first, or by index, which is the order of the log. An act enters the log a moment after its answer. Filters
-    that are given together all hold.
+    Newest first, or by index, which is the order of the log. An act enters the log a moment after its answer: with
+    `wait_for` the list is answered once it has. Filters that are given together all hold.
     """
 
     order: Literal["newest", "index"] = Field(
@@ -115,6 +120,11 @@ class ListEvents(
     target: Filter | None = Field(default=None, description="Entries about this thing, by its id.")
     since: Moment | None = Field(default=None, description="Entries of acts at or after this time.")
     until: Moment | None = Field(default=None, description="Entries of acts before this time.")
+    wait_for: Awaited | None = Field(
+        default=None,
+        description="Answer once the log has an entry of this request, by its `X-Request-Id`, or event; 404 without "
+        f"one within {WAIT_SECONDS} s. Of requests, the last 1000 entries are looked at.",
+    )
 
 
 class GetEvent(Command[EventView], permission=Permission.AUDIT_READ, keyed=False):

@@ -3,7 +3,7 @@
 A list brings `limit` and `position`. Its class line names the table of its rows, and for each order the column whose
 values are the positions. Every other field is a filter: `filters` name those that have an index, by the columns that
 they compare; `tried` are those that are tried on each row of the order. Tests compare all of it with the indexes that
-the table has, and with the database's plans.
+the table has, and with the database's plans. `besides` are fields that choose no rows.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,13 +50,14 @@ class List(Command[PageT], Generic[PageT]):
         owner: str | None = None,
         filters: Mapping[str, str] | None = None,
         tried: Sequence[str] = (),
+        besides: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         if orders is None:  # List[Page] itself, or another owner's list of the same kind
             return
         cls.table, cls.owner, cls.orders, cls.filters = table, owner, orders, filters or {}
-        declared = {"limit", "position", *cls.filters, *tried, *(["order"] if len(orders) > 1 else [])}
+        declared = {"limit", "position", *cls.filters, *tried, *besides, *(["order"] if len(orders) > 1 else [])}
         if wrong := declared ^ cls.model_fields.keys():
             raise TypeError(f"{cls.__name__}: 'filters' and 'tried' are not its fields: {', '.join(sorted(wrong))}.")
 

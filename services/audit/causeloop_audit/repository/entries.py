@@ -36,6 +36,14 @@ _COLUMNS = (
 
 _ENTRY = Statement.of(select(*_COLUMNS).where(entries.c.event_id == bindparam("event_id")))
 
+_OF_REQUEST = Statement.raw(
+    """
+    SELECT true FROM audit.entries e
+    WHERE e.index >= (SELECT h.size FROM audit.heads h) - 1000 AND e.request_id = $1 LIMIT 1
+    """,
+    "request_id",
+)  # fmt: skip
+
 _FILTERS = {
     "actor": entries.c.actor == bindparam("actor"),
     "action": func.starts_with(entries.c.action, bindparam("action")),  # LIKE would read % and _ as patterns
@@ -108,6 +116,15 @@ async def read(tx: Transaction, *, start: int, limit: int, max_bytes: int) -> tu
     rows = await tx.fetch(_READ, start=start, limit=limit, max_bytes=max_bytes)
     leaves = [StoredLeaf(row["index"], row["leaf"], row["leaf_hash"]) for row in rows if row["index"] is not None]
     return leaves, rows[0]["size"] if rows else 0
+
+
+async def is_entered(tx: Transaction, awaited: str) -> bool:
+    """Whether the tenant's log has this event, or among its newest 1000 entries one of this request."""
+    try:
+        event = ids.decode(awaited, "evt")
+    except ValueError:
+        return await tx.fetchrow(_OF_REQUEST, request_id=awaited) is not None
+    return await tx.fetchrow(_ENTRY, event_id=event) is not None
 
 
 async def entry(tx: Transaction, event_id: str) -> StoredEntry | None:

@@ -4,13 +4,13 @@ The vault signs; here is what it needs to see: the head, and a proof that it con
 checkpoint is kept, so that a proof of an old entry asks nobody.
 """
 
-import logging
 from collections.abc import Sequence
 
 from pydantic import ValidationError
 
 from causeloop_audit import repository
 from causeloop_audit.repository import SignedHead, StoredEntry
+from causeloop_audit.service.damage import NOT_CONTINUED, broken, require_unchanged
 from causeloop_audit.service.log import no_entry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.audit import (
@@ -26,18 +26,12 @@ from causeloop_common.database import Database, Transaction
 from causeloop_common.errors import Conflict, InvalidInput, Timeout, Unavailable
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import Internal
-from causeloop_common.telemetry import metrics
 from causeloop_log.tlog import NotVerified, merkle
 from causeloop_log.tlog.merkle import Span
 from causeloop_log.tlog.proof import LogProof
 
-_log = logging.getLogger(__name__)
-
 _TRIES = 3
 """The vault may have signed a later head than the one known here; its refusal names that size, for the next try."""
-
-_NOT_CONTINUED = "The log does not continue what was signed of it: "
-"""How the refusal begins here, and in the vault, whose reason is passed on."""
 
 
 class CheckpointService:
@@ -97,19 +91,20 @@ class CheckpointService:
                 async with self._database.transaction(ctx, fence=fence) as tx:
                     await repository.keep_checkpoint(tx, signed)
         if signed is None or not head.is_whole:
-            raise _broken(ctx, "its head is damaged")
+            raise broken(ctx, "its head is damaged")
         return signed
 
     async def _entry_proof(self, tx: Transaction, entry: StoredEntry, signed: SignedHead) -> EventProof:
         """The proof, which leads to the checkpoint's root: one that does not is of a log that was changed."""
+        require_unchanged(tx.ctx, entry)
         size, root = signed.head.size, signed.head.root
         if size <= entry.index:
-            raise _broken(tx.ctx, f"entry {entry.index} lies beyond its head")
+            raise broken(tx.ctx, f"entry {entry.index} lies beyond its head")
         path = await _proof(tx, merkle.inclusion_spans(entry.index, size))
         try:
             merkle.verify_inclusion(entry.index, size, entry.leaf_hash, path, root)
         except NotVerified as error:
-            raise _broken(tx.ctx, f"of entry {entry.index}, {error}") from error
+            raise broken(tx.ctx, f"of entry {entry.index}, {error}") from error
         leaf = None if entry.leaf is None else entry.leaf.encode()
         return EventProof(
             index=entry.index,
@@ -127,31 +122,24 @@ class CheckpointService:
             async with self._database.transaction(ctx) as tx:
                 head = await repository.head(tx)
                 if head.size < old_size:
-                    raise _broken(ctx, f"it has {head.size} entries, and {old_size} were signed")
+                    raise broken(ctx, f"it has {head.size} entries, and {old_size} were signed")
                 path = await _proof(tx, merkle.consistency_spans(old_size, head.size))
             try:
                 command = SignCheckpoint(
                     old_size=old_size, size=head.size, root=head.root.hex(), proof=[sibling.hex() for sibling in path]
                 )
             except ValidationError as error:
-                raise _broken(ctx, "its head is none") from error
+                raise broken(ctx, "its head is none") from error
             try:
                 answer = await self._bus.call(asking, command)
             except Conflict as refusal:
                 stale = (refusal.fields or {}).get("old_size")
                 if stale is None:
-                    raise _broken(ctx, refusal.detail.removeprefix(_NOT_CONTINUED).removesuffix(".")) from refusal
+                    raise broken(ctx, refusal.detail.removeprefix(NOT_CONTINUED).removesuffix(".")) from refusal
                 old_size = int(stale[0])
             else:
                 return SignedHead(head, answer.checkpoint)
         raise Conflict("The log grew faster than it could be signed. Try again.")
-
-
-def _broken(ctx: AuthContext, why: str) -> Conflict:
-    """Log and count a log that was shortened, changed, or restored from before what was signed of it."""
-    metrics.LOGS_BROKEN.inc()
-    _log.critical("the log of %s does not continue what was signed of it: %s", ctx.tenant, why)
-    return Conflict(f"{_NOT_CONTINUED}{why}. An operator must look at it.")
 
 
 async def _proof(tx: Transaction, spans: Sequence[Span]) -> list[bytes]:
@@ -160,4 +148,4 @@ async def _proof(tx: Transaction, spans: Sequence[Span]) -> list[bytes]:
     try:
         return merkle.proof(spans, iter(stored))
     except ValueError as error:
-        raise _broken(tx.ctx, "entries or nodes of it are missing") from error
+        raise broken(tx.ctx, "entries or nodes of it are missing") from error

@@ -1,7 +1,9 @@
 """Use cases of the log: appending events, and reading them."""
 
+import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -12,10 +14,12 @@ import orjson
 from causeloop_audit import repository
 from causeloop_audit.domain.entries import Unreadable, identity, new_entry, unreadable
 from causeloop_audit.repository import Appended, HeldEvent, LogWriter, NotStorable, StoredEntry
+from causeloop_audit.service.damage import data_of, require_unchanged
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.audit import (
+    WAIT_SECONDS,
     EventPage,
     EventView,
     GetEvent,
@@ -27,7 +31,7 @@ from causeloop_common.contracts.audit import (
 from causeloop_common.contracts.lists import page
 from causeloop_common.database import Database
 from causeloop_common.errors import InvalidInput, NotFound
-from causeloop_common.messaging import read_event
+from causeloop_common.messaging import aside, read_event
 from causeloop_common.telemetry import metrics
 from causeloop_log.entry import MALFORMED
 from causeloop_log.entry.v1 import SALT_BYTES
@@ -78,6 +82,8 @@ class LogService:
 
     async def list_events(self, ctx: AuthContext, command: ListEvents) -> EventPage:
         """The tenant's log, cut at the page's size in entries and in bytes."""
+        if command.wait_for is not None and command.position is None:
+            await self._wait(ctx, command.wait_for)
         newest = command.order == "newest"
         filters: dict[str, Any] = {
             "actor": command.actor,
@@ -89,7 +95,26 @@ class LogService:
         }
         async with self._database.transaction(ctx) as tx:
             found = await repository.list_events(tx, newest=newest, limit=command.wanted, filters=filters)
-        return page(found, command, key=lambda one: str(one.index), show=_view, size=lambda one: len(one.leaf or ""))
+        return page(
+            found,
+            command,
+            key=lambda one: str(one.index),
+            show=lambda one: _view(ctx, one),
+            size=lambda one: len(one.leaf or ""),
+        )
+
+    async def _wait(self, ctx: AuthContext, awaited: str) -> None:
+        """Return once the log has an entry of this request or event, with this command's worker given to others."""
+        until, pause = time.monotonic() + WAIT_SECONDS, 0.02
+        async with aside():
+            while True:
+                async with self._database.transaction(ctx) as tx:
+                    if await repository.is_entered(tx, awaited):
+                        return
+                if time.monotonic() + pause > until:
+                    raise no_entry_of(awaited)
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.5, 0.25)
 
     async def get_event(self, ctx: AuthContext, command: GetEvent) -> EventView:
         """One entry of the tenant's log."""
@@ -97,7 +122,7 @@ class LogService:
             stored = await repository.entry(tx, command.id)
         if stored is None:
             raise no_entry()
-        return _view(stored)
+        return _view(ctx, stored)
 
     async def read_stream(self, ctx: AuthContext, command: ReadStream) -> StreamPage:
         """The tenant's log from one place on, as it is stored."""
@@ -105,6 +130,8 @@ class LogService:
             leaves, size = await repository.read(
                 tx, start=command.start, limit=command.limit, max_bytes=command.max_bytes
             )
+        for one in leaves:
+            require_unchanged(ctx, one)
         page = [StreamEntry(index=one.index, leaf=one.leaf, leaf_hash=one.leaf_hash.hex()) for one in leaves]
         return StreamPage(entries=page, size=size)
 
@@ -178,6 +205,14 @@ def no_entry() -> NotFound:
     return NotFound("There is no such event in this workspace's log. It may still be on its way: try again.")
 
 
+def no_entry_of(awaited: str) -> NotFound:
+    """The refusal of a wait that was in vain."""
+    return NotFound(
+        f"No entry of '{awaited}' came within {WAIT_SECONDS} s. It may still be on its way: try again. An act that was "
+        "refused has none."
+    )
+
+
 def _index(position: str | None) -> int | None:
     if position is None:
         return None
@@ -186,7 +221,7 @@ def _index(position: str | None) -> int | None:
     return int(position)
 
 
-def _view(stored: StoredEntry) -> EventView:
+def _view(ctx: AuthContext, stored: StoredEntry) -> EventView:
     return EventView(
         index=stored.index,
         id=stored.id,
@@ -196,6 +231,6 @@ def _view(stored: StoredEntry) -> EventView:
         target=stored.target,
         occurred_at=stored.occurred_at,
         request_id=stored.request_id,
-        data=None if stored.leaf is None else orjson.loads(stored.leaf)["data"],
+        data=data_of(ctx, stored),
         leaf_hash=stored.leaf_hash.hex(),
     )

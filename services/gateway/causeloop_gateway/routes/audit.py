@@ -6,9 +6,14 @@ from causeloop_gateway.endpoints import Endpoint
 
 _NO_EVENT = NotFound("There is no such event in this workspace's log. It may still be on its way: try again.")
 _NOT_SIGNED = Conflict("The log grew faster than it could be signed. Try again.")
+_CHANGED = Conflict("Entry 7 of the log was changed after it was entered. An operator must look at it.")
+_NOT_COME = NotFound(
+    "No entry of 'req_01h455vb4pex5vsknk084sn02q' came within 3 s. It may still be on its way: try again. An act that "
+    "was refused has none."
+)
 ENDPOINTS = (
-    Endpoint("GET", "/audit/events", audit.ListEvents),
-    Endpoint("GET", "/audit/events/{id}", audit.GetEvent, errors=(_NO_EVENT,)),
+    Endpoint("GET", "/audit/events", audit.ListEvents, errors=(_CHANGED, _NOT_COME)),
+    Endpoint("GET", "/audit/events/{id}", audit.GetEvent, errors=(_NO_EVENT, _CHANGED)),
     Endpoint(
         "GET", "/audit/events/{id}/proof", audit.GetEventProof, text="tlog_proof", errors=(_NO_EVENT, _NOT_SIGNED),
     ),
