@@ -95,6 +95,21 @@ class AuthContext:
                 f"This needs a sign-in of the last {STEP_UP_SECONDS // 60} minutes. Sign in again, then repeat it."
             )
 
+    def in_request(self, request_id: str, idempotency: Idempotency | None) -> Self:
+        """The same caller in one request. Every command needs it, and `replace` takes half as long again."""
+        return type(self)(
+            tenant=self.tenant,
+            principal=self.principal,
+            permissions=self.permissions,
+            credential=self.credential,
+            assurance=self.assurance,
+            authenticated_at=self.authenticated_at,
+            on_behalf_of=self.on_behalf_of,
+            issuer=self.issuer,
+            request_id=request_id,
+            idempotency=idempotency,
+        )
+
     def of_service(self, service: str, *permissions: str) -> Self:
         """The same request in the same tenant by a service itself, with exactly the given permissions."""
         return replace(

@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -224,11 +223,8 @@ class CommandRouter:
         if kind.step_up:
             caller.require_step_up(time.time())
         key = headers.get(IDEMPOTENCY_KEY)
-        ctx = replace(
-            caller,
-            request_id=headers.get(REQUEST_ID, ""),
-            idempotency=Idempotency(key, headers.get(FINGERPRINT, "")) if key else None,
-        )
+        idempotency = Idempotency(key, headers.get(FINGERPRINT, "")) if key else None
+        ctx = caller.in_request(headers.get(REQUEST_ID, ""), idempotency)
         span.set_attribute("causeloop.tenant", ctx.tenant)
         span.set_attribute("causeloop.request_id", ctx.request_id)
         telemetry.bind(telemetry.Act(bus.service, ctx.request_id, ctx.tenant))
