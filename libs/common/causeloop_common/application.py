@@ -107,7 +107,7 @@ class Application:
         self._databases.append(database)
         self._checks["database"] = database.ping
         self._checks["isolation"] = self._check_isolation
-        leader = self.leader(database, schedules.LEASE)
+        leader = self.leader(database, schedules.LEASE, lease=schedules.LEASE_SECONDS)
         self._scheduler = Scheduler(leader, self.name)
         self.leads(leader, self._scheduler)
         self.every("forget_expired", partial(forget_expired, tables), hours=1)
@@ -123,13 +123,21 @@ class Application:
             self._connections[role] = role_connections(self.settings.dsn(role), role)
         return self._connections[role]
 
-    def leader(self, database: Database, name: str, *, patience: float = PATIENCE_SECONDS) -> Leader:
+    def leader(
+        self,
+        database: Database,
+        name: str,
+        *,
+        patience: float = PATIENCE_SECONDS,
+        lease: float = leases.LEASE_SECONDS,
+    ) -> Leader:
         """This process's part in one kind of work, of which one replica at a time is the leader: for `leads`.
 
-        `patience` is the time in seconds after which work that waits, or stands still, makes it not ready.
+        `patience` is the time in seconds after which work that waits, or stands still, makes it not ready; `lease` the
+        time after which a leader that fell silent is succeeded.
         """
         role = leases.leader_of(database.tables, name)
-        return Leader(self.connections(role), self.name, name, patience=patience)
+        return Leader(self.connections(role), self.name, name, patience=patience, lease=lease)
 
     def leads(self, leader: Leader, work: Work) -> None:
         """Do this work in one replica at a time."""
@@ -403,6 +411,23 @@ class Listener(uvicorn.Server):
 
     _ending: Sequence[Callable[[], None]] = ()
     """Called when it begins to stop: to end the answers that would not end by themselves."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        self._leave = asyncio.Event()
+        super().__init__(config)
+
+    @property
+    def should_exit(self) -> bool:
+        """Whether it is to stop."""
+        return self._leave.is_set()
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        (self._leave.set if value else self._leave.clear)()
+
+    async def main_loop(self) -> None:
+        """Serve until it is to stop. uvicorn's own looks ten times a second, for limits that nobody sets."""
+        await self._leave.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more, and wait for what runs."""

@@ -2,12 +2,13 @@
 
     stand by ──► take the lease, a new term ──► work, renewing ──► give the lease back, or lose it ──► stand by
 
-A leader has a lease of two seconds (`leases`), which it renews four times as often. It holds no lock, no transaction
-and no state of a session meanwhile, so it works through a pooler of transactions. Each of its transactions checks the
-term where it commits, on the server, with nothing of this process in between: a process that was stopped and woken
-commits nothing more in its old term. A transaction of such a process ends after at most two seconds of silence, and its
-locks with it, so its successor does not wait for it. A new term begins only when no commit of an earlier one is on its
-way: what a leader finds at its start is all that its predecessors did, and ever will do.
+A leader has a lease of two seconds, or longer where the work can wait (`leases`). It renews it three times meanwhile,
+and the others look eight times. It holds no lock, no transaction and no state of a session, so it works through a
+pooler of transactions. Each of its transactions checks the term where it commits, on the server, with nothing of this
+process in between: a process that was stopped and woken commits nothing more in its old term. A transaction of such a
+process ends after at most two seconds of silence, and its locks with it, so its successor does not wait for it. A new
+term begins only when no commit of an earlier one is on its way: what a leader finds at its start is all that its
+predecessors did, and ever will do.
 
 Beyond the database nothing checks the term: what a leader sends must be harmless when it is sent twice, or late.
 
@@ -36,16 +37,14 @@ from causeloop_common.telemetry import metrics
 
 _log = logging.getLogger(__name__)
 
-RENEW_SECONDS = 0.5
-POLL_SECONDS = 0.25
 MEASURE_SECONDS = 5.0
-TAKEOVER_SECONDS = 3.0
-"""Within so long after a leader's death another one is at work."""
+TAKEOVER = 1.5
+"""Within so many leases after a leader's death another one is at work."""
 PATIENCE_SECONDS = 30.0
 """Work that waits longer, or stands still for longer, is a fault."""
 
-_BACK_OFF_SECONDS = 0.6
-"""After a fault, longer than the others take to look: one of them may be able to work."""
+_BACK_OFF = 0.3
+"""Of a lease, after a fault: longer than the others take to look, since one of them may be able to work."""
 _ANSWER_SECONDS = 1.0
 _BEGIN = f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = '{leases.LEASE_SECONDS:g}s'"
 
@@ -80,11 +79,20 @@ class Work(ABC):
 class Leader:
     """This replica's part in one kind of work: whether it leads, in which term, and the transactions of its term."""
 
-    def __init__(self, connections: Connections, schema: str, name: str, *, patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        schema: str,
+        name: str,
+        *,
+        patience: float = PATIENCE_SECONDS,
+        lease: float = leases.LEASE_SECONDS,
+    ) -> None:
         self.name = name
         self._connections = connections
         self._schema = schema
         self._patience = patience
+        self._lease = lease
         self._holder = uuid4()
         self.term = 0
         """The last term in which it led."""
@@ -172,7 +180,7 @@ class Leader:
         if self.leads:
             return
         vacant = time.monotonic() - self._led_at
-        if vacant > TAKEOVER_SECONDS:
+        if vacant > TAKEOVER * self._lease:
             raise Unavailable(f"No replica has led the {self.name} for {vacant:.0f} seconds.")
         if (lag := self._lag()) > self._patience:
             raise Unavailable(f"The {self.name} stands by, and the oldest work has been waiting for {lag:.0f} seconds.")
@@ -184,7 +192,7 @@ class Leader:
             except FAULTS as error:
                 self._failure = error.detail.rstrip(".") if isinstance(error, AppError) else type(error).__name__
                 _log.warning("%s of %s waits: %s: %s", self.name, self._schema, type(error).__name__, error)
-            await asyncio.sleep(_BACK_OFF_SECONDS)
+            await asyncio.sleep(_BACK_OFF * self._lease)
 
     async def _stand_by(self, work: Work) -> None:
         """Wait for the lease, and take it."""
@@ -193,16 +201,16 @@ class Leader:
             while not await self._take():
                 if beside.done():
                     beside.result()
-                await asyncio.sleep(POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311  not all at once
+                await asyncio.sleep(self._lease / 8 * random.uniform(0.8, 1.2))  # noqa: S311  not all at once
         finally:
             await _end([beside])
 
     async def _take(self) -> bool:
         """Take the lease if it is free, and look who has it if not."""
         asked = time.monotonic()
-        (found,) = await self._ask(leases.take(self._schema), self.name, self._holder)
+        (found,) = await self._ask(leases.take(self._schema, self._lease), self.name, self._holder)
         if found["term"] is not None:
-            self.term, self._until = found["term"], asked + leases.LEASE_SECONDS
+            self.term, self._until = found["term"], asked + self._lease
             self._worked_at = time.monotonic()
             return True
         self._failure = None
@@ -212,9 +220,9 @@ class Leader:
 
     async def _keep(self) -> None:
         """Renew the lease until it is lost, or the work stands still."""
-        renew = leases.renew(self._schema)
+        renew = leases.renew(self._schema, self._lease)
         while True:
-            await asyncio.sleep(RENEW_SECONDS)
+            await asyncio.sleep(self._lease / 3)
             self.require()
             if (still := time.monotonic() - self._worked_at) > self._patience:
                 raise Unavailable(f"The {self.name} has stood still for {still:.0f} seconds.")
@@ -222,7 +230,7 @@ class Leader:
             with suppress(*FAULTS):  # there is time for another try
                 if not await self._ask(renew, self.name, self._holder, self.term):
                     break
-                self._until = self._led_at = asked + leases.LEASE_SECONDS
+                self._until = self._led_at = asked + self._lease
         raise Unavailable(f"Another replica leads the {self.name}.")
 
     async def _release(self) -> None:
@@ -239,7 +247,7 @@ class Leader:
             with suppress(*FAULTS):
                 waiting = await work.waiting()
                 self._waiting_since = time.monotonic() - waiting if waiting > 0 else None
-            await asyncio.sleep(MEASURE_SECONDS)
+            await asyncio.sleep(max(MEASURE_SECONDS, self._lease))
 
     def _lag(self) -> float:
         return 0.0 if self._waiting_since is None else time.monotonic() - self._waiting_since

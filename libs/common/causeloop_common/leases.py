@@ -18,7 +18,7 @@ TERM_STATE = "CL002"
 """SQLSTATE of the refusal of a commit in a term that is over."""
 
 LEASE_SECONDS = 2.0
-"""So long after its last renewal a leader that fell silent is succeeded."""
+"""So long after its last renewal a leader that fell silent is succeeded, unless its work can wait longer."""
 
 _REASON = "who leads which work, no tenant's data"
 _CHANGED = ("term", "holder", "until")
@@ -83,7 +83,7 @@ def add(schema: str, leaders: Mapping[str, str]) -> Iterator[str]:
     yield f"ALTER TABLE {schema}.leases FORCE ROW LEVEL SECURITY"
 
 
-def take(schema: str) -> str:
+def take(schema: str, seconds: float) -> str:
     """Takes the lease of a name for a holder if it is over. The term, if it was taken; and whether another leads.
 
     It waits for nobody: while a commit of the last term is on its way the lease is not taken.
@@ -91,7 +91,7 @@ def take(schema: str) -> str:
     over = f"SELECT name FROM {schema}.leases WHERE name = $1 AND until < clock_timestamp() FOR UPDATE SKIP LOCKED"  # noqa: S608
     return f"""
         WITH taken AS (
-            UPDATE {schema}.leases SET term = term + 1, holder = $2, until = {_UNTIL}
+            UPDATE {schema}.leases SET term = term + 1, holder = $2, until = {_until(seconds)}
             WHERE name = ({over}) AND {SOON} RETURNING term
         )
         SELECT (SELECT term FROM taken) AS term, until > clock_timestamp() AS is_led
@@ -99,9 +99,9 @@ def take(schema: str) -> str:
     """  # noqa: S608
 
 
-def renew(schema: str) -> str:
+def renew(schema: str, seconds: float) -> str:
     """Renews the lease of a name, holder and term; no row means that another one has it."""
-    return f"UPDATE {schema}.leases SET until = {_UNTIL} {_MINE} AND {SOON} RETURNING term"  # noqa: S608
+    return f"UPDATE {schema}.leases SET until = {_until(seconds)} {_MINE} AND {SOON} RETURNING term"  # noqa: S608
 
 
 def release(schema: str) -> str:
@@ -121,8 +121,11 @@ All about a lease is so. A server that crashes may forget that it was taken, but
 that term; another holder gets the same term, which is why the fence names both.
 """
 
-_UNTIL = f"clock_timestamp() + interval '{LEASE_SECONDS} seconds'"
 _MINE = "WHERE name = $1 AND holder = $2 AND term = $3"
+
+
+def _until(seconds: float) -> str:
+    return f"clock_timestamp() + interval '{seconds} seconds'"
 
 
 def _policies(name: str, role: str) -> tuple[rls.Policy, rls.Policy]:

@@ -15,7 +15,7 @@ from causeloop_common.leader import FAULTS, Leader, Work
 Task = Callable[[Any], Awaitable[bool]]
 """Does one part of the work in the transaction of the given connection; True when nothing is left for this period."""
 
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = 20.0
 
 
 class Scheduler(Work):

@@ -8,6 +8,8 @@ from causeloop_common import rls
 
 LEASE = "schedule"
 """The name of the lease under which one replica does the tasks."""
+LEASE_SECONDS = 20.0
+"""How long it lasts: a task that is due once an hour can wait for so long, and an idle service renews less."""
 
 _FORGOTTEN_AT_ONCE = 1000
 _REASON = "which periods are done, no tenant's data"

@@ -129,6 +129,21 @@ class TestLead:
         assert (work.leader.leads, work.begun, await term(superuser)) == (True, 1, before)
         assert (metric("causeloop_leader"), metric("causeloop_leader_term")) == (1.0, before)
 
+    async def test_with_a_longer_lease_is_renewed_less_and_taken_over_later(
+        self, begin: Callable[..., Steady], connect: Callable[..., Connections], superuser: asyncpg.Connection
+    ) -> None:
+        first = begin(lease=4.0)
+        await until(lambda: first.begun)
+        before = await superuser.fetchval("SELECT until FROM probe.leases WHERE name = 'relay'")
+        second = begin(lease=4.0)
+        await asyncio.sleep(0.7)
+        assert await superuser.fetchval("SELECT until FROM probe.leases WHERE name = 'relay'") == before
+        await asyncio.sleep(leases.LEASE_SECONDS)
+        assert (first.leader.leads, second.begun) == (True, 0)
+        await second.leader.check()
+        first.task.cancel()  # type: ignore[attr-defined]
+        await until(lambda: second.begun)  # given back, and found at the next look
+
     async def test_goes_to_another_replica_when_the_work_has_a_fault(self, begin: Callable[..., Steady]) -> None:
         first = begin()
         await until(lambda: first.begun)
@@ -276,7 +291,7 @@ class TestReadiness:
     ) -> None:
         leader = Leader(connect(), "probe", "relay")
         await leader.check()
-        monkeypatch.setattr(room, "TAKEOVER_SECONDS", 0.0)
+        monkeypatch.setattr(room, "TAKEOVER", 0.0)
         await asyncio.sleep(0.01)
         with pytest.raises(Unavailable, match="No replica has led the relay"):
             await leader.check()

@@ -14,19 +14,23 @@ Leaves everything else to Clerk: it knows no people and no sessions. Nothing abo
 development machine: production refuses it (CAUSELOOP_AUTH=mock), and images do not contain it.
 """
 
+import asyncio
 import json
 import logging
 import secrets
+import signal
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import jwt
-import uvicorn
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from causeloop_common.application import Listener
 
 LOOPBACK = "127.0.0.1"
 BODY_LIMIT = 16 * 1024
@@ -134,7 +138,14 @@ def create_issuer(base_url: str, authorized_party: str) -> ASGIApp:
 def run(port: int, authorized_party: str) -> None:
     """Serve on the loopback until SIGINT or SIGTERM."""
     app = create_issuer(f"http://{LOOPBACK}:{port}", authorized_party)
-    uvicorn.run(app, host=LOOPBACK, port=port, lifespan="off", access_log=False, log_level="warning")
+    asyncio.run(_serve(app, port))
+
+
+async def _serve(app: ASGIApp, port: int) -> None:
+    listener, loop = Listener.on(app, LOOPBACK, port), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, partial(setattr, listener, "should_exit", True))
+    await listener.serve()
 
 
 def _parse(body: bytes) -> SessionRequest:

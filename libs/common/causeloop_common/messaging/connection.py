@@ -27,10 +27,14 @@ _log = logging.getLogger(__name__)
 _PING_SECONDS = 0.3
 """A connection that leaves two pings unanswered is gone when the third is due: a silent cut is known after two to three
 of these, within a second."""
+_READER_PING_SECONDS = 0.5
+"""Of a reader: it lies beside a connection that is pinged more often, and no revocation comes over it."""
 _UNSENT_MILLISECONDS = 1000
 
 
-def _broker(settings: Settings, name: str, seed: SecretStr | None, **callbacks: Any) -> NatsBroker:
+def _broker(
+    settings: Settings, name: str, seed: SecretStr | None, *, ping_seconds: float, **callbacks: Any
+) -> NatsBroker:
     """A FastStream broker, not yet connected, for a credential: it reconnects for as long as it takes."""
     trusted = ssl.create_default_context(cafile=settings.nats_ca_file) if settings.nats_ca_file else None
     return NatsBroker(
@@ -40,7 +44,7 @@ def _broker(settings: Settings, name: str, seed: SecretStr | None, **callbacks: 
         max_reconnect_attempts=-1,
         reconnect_time_wait=0.1,  # type: ignore[arg-type]
         connect_timeout=2,
-        ping_interval=_PING_SECONDS,  # type: ignore[arg-type]
+        ping_interval=ping_seconds,  # type: ignore[arg-type]
         max_outstanding_pings=2,
         allow_reconnect=True,
         apply_types=False,
@@ -61,6 +65,7 @@ class Connection:
 
     hint: ClassVar[str] = ""
     """The end of the sentence of a refused connection."""
+    ping_seconds: ClassVar[float] = _PING_SECONDS
 
     def __init__(self, settings: Settings, name: str, seed: SecretStr | None) -> None:
         self.name = name
@@ -68,6 +73,7 @@ class Connection:
             settings,
             name,
             seed,
+            ping_seconds=self.ping_seconds,
             disconnected_cb=self._disconnected,
             reconnected_cb=self._connected,
             error_cb=self._failed,
@@ -140,6 +146,7 @@ class Reader(Connection):
     """
 
     hint = " The server's configuration may be older than this version."
+    ping_seconds = _READER_PING_SECONDS
 
     def __init__(self, settings: Settings) -> None:
         seed = settings.nats_nkey_seed

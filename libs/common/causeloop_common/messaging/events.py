@@ -30,6 +30,7 @@ LOOK_SECONDS = 5.0
 _PULL_SECONDS = 5.0
 """A pull that a lost connection took along is repeated after so long."""
 _AT_ONCE = 4
+"""Events that a replica handles at the same time. It pulls one by one, so it holds few that it does not work on."""
 
 Handler = Callable[[AuthContext, Any, UUID], Awaitable[None]]
 """Reacts to one kind of event: `member_removed(ctx, event, event_id)`."""
@@ -62,9 +63,7 @@ class EventRouter:
             self.consumer.filters[0],  # a name for FastStream; the consumer, made by the operator, has the filters
             durable=self.consumer.name,
             stream=JStream(self.consumer.stream, declare=False),
-            pull_sub=PullSub(
-                batch_size=1, timeout=_PULL_SECONDS
-            ),  # of a larger batch the first would wait for the last
+            pull_sub=PullSub(batch_size=1, timeout=_PULL_SECONDS),
             max_workers=_AT_ONCE,
             inbox_prefix=f"{topology.inbox(bus.reader.name)}.".encode(),  # the connection's own is not asked for pulls
             ack_policy=AckPolicy.MANUAL,

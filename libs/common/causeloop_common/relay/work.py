@@ -5,8 +5,8 @@
           └── missing, sent again ◄── no receipt, though the intake passed it ◄──────────┴──► receipt ──► confirmed
 
 One relay per service is at work (`leader`). A commit in its process wakes it; the relays of other replicas stand by and
-wake it over the bus after theirs. It also polls every second. It reads the rows without a mark, so a late commit is
-never skipped.
+wake it over the bus after theirs. It also polls, every two seconds. It reads the rows without a mark, so a late commit
+is never skipped.
 
 A broker may lose what it acknowledged (it syncs its files every two minutes), so rows stay until the log has receipted
 them (`receipts`), and for a day. When the stream ends before the last sequence remembered here, everything after that
@@ -43,7 +43,7 @@ from causeloop_common.telemetry import Span, SpanKind, metrics
 _log = logging.getLogger(__name__)
 
 BATCH = 500
-POLL_SECONDS = 1.0
+POLL_SECONDS = 2.0
 LINGER_SECONDS = 0.02
 BUSY_RATE = 200.0
 """Above so many events a second a batch gathers during the linger, so that one round of statements serves many. Below,
