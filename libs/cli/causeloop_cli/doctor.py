@@ -28,6 +28,7 @@ FINE = {
     "bus": "The bus lets it in, and permits every subject that it needs.",
     "permissions": "The bus permits every subject that it needs.",
     "database": "The database lets it in, under its own role.",
+    "clock": "This host's clock is the database's, within 2 s.",
     "isolation": "Roles, policies, grants and guards are exactly as declared; without a tenant no row is seen.",
     "master_key": "The master key opens this database's keys.",
     "identity": "Its keys can be fetched.",

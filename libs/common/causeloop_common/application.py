@@ -106,6 +106,7 @@ class Application:
         )
         self._databases.append(database)
         self._checks["database"] = database.ping
+        self._checks["clock"] = database.check_clock
         self._checks["isolation"] = self._check_isolation
         leader = self.leader(database, schedules.LEASE, lease=schedules.LEASE_SECONDS)
         self._scheduler = Scheduler(leader, self.name)
@@ -312,6 +313,7 @@ class Application:
 
     async def _check_bus(self) -> None:
         self.bus.check()
+        self.bus.check_clock()
 
 
 def _spans(settings: Settings) -> "Spans | None":

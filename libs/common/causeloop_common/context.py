@@ -18,7 +18,7 @@ from uuid import UUID
 import jwt
 
 from causeloop_common import ids
-from causeloop_common.errors import Forbidden, MfaRequired, Unauthorized
+from causeloop_common.errors import ClocksApart, Forbidden, MfaRequired, Unauthorized
 from causeloop_common.keys import KeyRing
 
 LIFETIME_SECONDS = 60
@@ -94,21 +94,6 @@ class AuthContext:
             raise MfaRequired(
                 f"This needs a sign-in of the last {STEP_UP_SECONDS // 60} minutes. Sign in again, then repeat it."
             )
-
-    def in_request(self, request_id: str, idempotency: Idempotency | None) -> Self:
-        """The same caller in one request. Every command needs it, and `replace` takes half as long again."""
-        return type(self)(
-            tenant=self.tenant,
-            principal=self.principal,
-            permissions=self.permissions,
-            credential=self.credential,
-            assurance=self.assurance,
-            authenticated_at=self.authenticated_at,
-            on_behalf_of=self.on_behalf_of,
-            issuer=self.issuer,
-            request_id=request_id,
-            idempotency=idempotency,
-        )
 
     def of_service(self, service: str, *permissions: str) -> Self:
         """The same request in the same tenant by a service itself, with exactly the given permissions."""
@@ -196,7 +181,10 @@ class ServiceTokens:
         return token
 
     def verify(self, token: str) -> AuthContext:
-        """The caller in a token meant for this service, still without a request; `Unauthorized` for any other token."""
+        """The caller in a token meant for this service, still without a request; `Unauthorized` for any other token.
+
+        ClocksApart for one that is of a later time.
+        """
         now = self._clock()
         known = self._verified.get(token)
         if known is not None and now < known[1]:
@@ -216,6 +204,8 @@ class ServiceTokens:
                 options={"require": _REQUIRED},
             )
             caller = _read(data, issuer)
+        except jwt.ImmatureSignatureError as error:
+            raise ClocksApart("The service token is of a time that is still to come here. Nothing was done.") from error
         except (jwt.InvalidTokenError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise Unauthorized("The service token is not valid for this service.") from error
         _forget_if_full(self._verified)

@@ -222,6 +222,10 @@ class Unavailable(AppError):
         super().__init__(detail, fields=fields, retry_after=retry_after)
 
 
+class ClocksApart(Unavailable):
+    """The clocks of two services are too far apart to rely on deadlines and tokens between them; nothing was done."""
+
+
 class Timeout(AppError):
     """Something was started and no answer came: the outcome is unknown."""
 

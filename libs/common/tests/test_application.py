@@ -3,8 +3,11 @@
 import asyncio
 import gc
 import os
+import re
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
@@ -16,6 +19,7 @@ from causeloop_common import application as rooms
 from causeloop_common.application import Application, Listener, Operations, run
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.tenancy import GetWorkspace, WorkspaceView
+from causeloop_common.database import database as rooms_of_databases
 from causeloop_common.errors import NotFound, Unavailable
 from causeloop_common.messaging import Bus, CommandRouter
 from causeloop_common.rls import IsolationError
@@ -153,7 +157,7 @@ class TestReadiness:
         await application.start()
 
         assert await application.readiness() == dict.fromkeys(
-            ("bus", "database", "isolation", "relay", "schedule"), "ok"
+            ("bus", "database", "clock", "isolation", "relay", "schedule"), "ok"
         )
 
     async def test_what_fails_is_told_with_its_sentence_and_the_rest_goes_on(
@@ -174,6 +178,7 @@ class TestReadiness:
         assert await application.readiness() == {
             "bus": "ok",
             "database": "ok",
+            "clock": "ok",
             "isolation": "ok",
             "relay": "ok",
             "schedule": "ok",
@@ -200,6 +205,20 @@ class TestReadiness:
             await superuser.execute("DROP TABLE tenancy.forgotten")
         assert (await application.readiness())["isolation"] == "ok"
 
+    @pytest.mark.parametrize(("seconds", "where"), [(6.0, "ahead of"), (-6.0, "behind")])
+    async def test_a_clock_that_is_apart_is_told(
+        self, make: Compose, monkeypatch: pytest.MonkeyPatch, seconds: float, where: str
+    ) -> None:
+        """E34: a host whose clock is some seconds off is not ready, and doctor names it."""
+        application = make()
+        await application.start()
+        assert (await application.readiness())["clock"] == "ok"
+        monkeypatch.setattr(rooms_of_databases, "time", SimpleNamespace(time=lambda: time.time() + seconds))
+        for found in (await application.readiness(), await make(CommandRouter({})).examine()):
+            assert re.match(
+                rf"This host's clock is [56]\.\d s {where} the database's\. Set both by NTP", found["clock"]
+            )
+
     async def test_a_lost_bus_is_told(self, make: Compose) -> None:
         application = make()
         await application.start()
@@ -214,7 +233,7 @@ class TestExamine:
     async def test_tells_what_a_start_would_prove_without_serving(self, make: Compose) -> None:
         application = make(CommandRouter({}))
 
-        assert await application.examine() == dict.fromkeys(("database", "isolation", "bus"), "ok")
+        assert await application.examine() == dict.fromkeys(("database", "isolation", "bus", "clock"), "ok")
         assert not application.bus.is_connected
 
     @pytest.mark.usefixtures("unprotected")
@@ -295,7 +314,7 @@ class TestOperations:
         assert answer.status_code == 200
         assert answer.json()["status"] == "ready"
         assert set(answer.json()["checks"]) == {
-            f"tenancy.{name}" for name in ("bus", "database", "isolation", "relay", "schedule")
+            f"tenancy.{name}" for name in ("bus", "database", "clock", "isolation", "relay", "schedule")
         }
 
     async def test_not_ready_says_which(self, make: Compose) -> None:

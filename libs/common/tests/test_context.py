@@ -206,8 +206,6 @@ class TestMint:
         assert {field.name for field in fields(AuthContext)} == {*others, *OF_A_REQUEST, "issuer"}
         told = replace(workspace, **others)
         assert tokens("vault").verify(gateway.mint(told, "vault")) == replace(told, issuer="gateway", **OF_A_REQUEST)
-        asked = Idempotency("key", "print")
-        assert told.in_request("req_1", asked) == replace(told, request_id="req_1", idempotency=asked)
 
     def test_a_service_cannot_speak_for_a_pair_it_does_not_belong_to(
         self, tokens: Callable[[str], ServiceTokens], workspace: AuthContext

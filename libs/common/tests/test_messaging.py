@@ -1,9 +1,11 @@
 """Commands over a real bus: answered or refused, never run late, and secrets sealed on the way."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,7 +36,7 @@ from causeloop_common.errors import (
     Unavailable,
 )
 from causeloop_common.idempotency import Replayed
-from causeloop_common.messaging import Bus, CommandRouter, aside, wire
+from causeloop_common.messaging import Bus, CommandRouter, aside, bus as bus_module, wire
 from causeloop_common.telemetry import metrics
 from tests.support.overhearing import overhear
 
@@ -164,6 +166,33 @@ class TestCall:
         answers = await asyncio.gather(*(gateway.call(workspace, GetSecret(path=path)) for path in paths))
 
         assert [answer.path for answer in answers] == paths
+
+
+class TestClocks:
+    @pytest.mark.parametrize("seconds", [-6.0, 66.0])
+    async def test_that_are_apart_are_named_by_the_one_who_asks(
+        self, bus: Connect, serve: Serve, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch, seconds: float
+    ) -> None:
+        """E34: whoever asks with a wrong clock is refused, is not ready, and names both."""
+
+        async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
+            return VIEW
+
+        await serve("vault", CommandRouter({GetSecret: get_secret}))
+        gateway = await bus("gateway")
+        wrong = SimpleNamespace(time=lambda: time.time() + seconds, monotonic=time.monotonic)
+        monkeypatch.setattr(bus_module, "time", wrong)
+        gateway.tokens._clock = wrong.time
+        with pytest.raises(Unavailable, match="Nothing was done"):
+            await gateway.call(workspace, GET)
+        with pytest.raises(Unavailable, match=r"This host's clock is \d+\.\d s (ahead of|behind) that of the vault"):
+            gateway.check_clock()
+
+        monkeypatch.undo()
+        gateway.tokens._clock = time.time
+        gateway.tokens._minted.clear()
+        await gateway.call(workspace, GET)
+        gateway.check_clock()
 
 
 class TestUnavailable:

@@ -257,6 +257,25 @@ class TestListEvents:
         assert await found(until=two.occurred_at) == [one.id]
         assert await found(since=two.occurred_at, actor=workspace.principal) == [three.id]
 
+    async def test_a_poll_by_index_sees_what_one_by_time_misses(
+        self, log: LogService, workspace: AuthContext, event: Make
+    ) -> None:
+        """E31: an act may enter the log after later ones; the description names the way that misses none."""
+        early = event()
+        seen, late = event(occurred_at=early.occurred_at + timedelta(seconds=5)), early
+        await log.append([seen])
+        first = await log.list_events(workspace, ListEvents(order="index"))
+        await log.append([late])
+
+        by_time = await log.list_events(workspace, ListEvents(order="index", since=first.data[-1].occurred_at))
+        assert late.id not in [entry.id for entry in by_time.data]
+        after = str(first.data[-1].index)
+        by_index = await log.list_events(workspace, ListEvents(order="index", position=after))
+        assert [entry.id for entry in by_index.data] == [late.id]
+        assert "To poll, go on by index: a poll by `since` misses those." in " ".join(
+            (ListEvents.__doc__ or "").split()
+        )
+
     async def test_a_page_is_cut_at_its_size_in_bytes(
         self, log: LogService, workspace: AuthContext, event: Make
     ) -> None:

@@ -8,7 +8,6 @@ import asyncio
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -162,8 +161,8 @@ class CommandRoute(Route):
         del reply["next_position"]
         return orjson.dumps({**reply, "page": {"next_cursor": cursor, "has_more": cursor is not None}})
 
-    def _ask_owner(self, ctx: AuthContext, command: bytes) -> Coroutine[Any, Any, Answer]:
-        return self._gateway.bus.request(ctx, self._endpoint.command, command)
+    async def _ask_owner(self, ctx: AuthContext, command: bytes) -> Answer:
+        return await self._gateway.bus.request(ctx, self._endpoint.command, command)
 
     async def _ask_named(self, ctx: AuthContext, command: bytes) -> Answer:
         """Ask the service that the id names: `job_vault_…` is the vault's."""

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import pytest
+from pydantic import ValidationError
 
 from causeloop_common.context import Idempotency
 from causeloop_common.contracts import tenancy
@@ -83,3 +85,17 @@ class TestRights:
         await asker.request(first, CreateWorkspace, ACME.to_json())
         other = replace(house.creator(), idempotency=Idempotency("k", "another print"))
         assert not (await asker.request(other, CreateWorkspace, ACME.to_json())).replayed
+
+
+class TestTimezones:
+    @pytest.mark.parametrize(
+        "name", ["localtime", "Factory", "posixrules", "right/UTC", "posix/UTC", "utc", "Local", ""]
+    )
+    def test_that_are_not_of_the_database_are_refused(self, name: str) -> None:
+        """E27: the files of a host are not the names of the tz database."""
+        with pytest.raises(ValidationError, match="is not a time zone of the IANA database"):
+            CreateWorkspace(name="Acme", slug="acme", timezone=name)
+
+    @pytest.mark.parametrize("name", ["UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires", "Etc/GMT+5"])
+    def test_of_the_database_are_taken_and_known_to_python(self, name: str) -> None:
+        assert CreateWorkspace(name="Acme", slug="acme", timezone=name).timezone == ZoneInfo(name).key

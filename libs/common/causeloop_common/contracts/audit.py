@@ -106,8 +106,9 @@ class ListEvents(
 ):
     """List the log's entries.
 
-    Newest first, or by index, which is the order of the log. An act enters the log a moment after its answer: with
-    `wait_for` the list is answered once it has. Filters that are given together all hold.
+    Newest first, or by index, which is the order of the log. An act enters the log a moment after its answer, some
+    later: with `wait_for` the list is answered once it has. To poll, go on by index: a poll by `since` misses those.
+    Filters that are given together all hold.
     """
 
     order: Literal["newest", "index"] = Field(

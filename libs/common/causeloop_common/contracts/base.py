@@ -32,6 +32,7 @@ from pydantic_core import CoreSchema
 
 from causeloop_common import ids
 from causeloop_common.contracts.limits import Limit
+from causeloop_common.contracts.names import visible
 from causeloop_common.contracts.personal import is_clear, mark
 
 ReplyT = TypeVar("ReplyT", bound="Message")
@@ -115,9 +116,12 @@ EventId = _typeid("evt", of="an event")
 JobId = _typeid("job_vault", "job_auth", "job_tenancy", "job_audit", of="a job; it names the service that does it")
 
 Label = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120, pattern=r"^[^\x00-\x1f\x7f]*$")
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=120, pattern=r"^[^\x00-\x1f\x7f]*$"),
+    AfterValidator(visible),
 ]
-"""A short human text: no control characters, trimmed."""
+"""The name that somebody gave to something, for people: trimmed, and every character of it can be seen. Each name that
+is no identifier has this type, in every service."""
 
 Timestamp = Annotated[AwareDatetime, Field(examples=["2026-01-31T12:00:00Z"])]
 

@@ -1,8 +1,8 @@
 """The commands and events of tenancy: workspaces, members, and the permissions of each."""
 
 from functools import cache
+from importlib.resources import files
 from typing import Annotated
-from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, Field, StringConstraints
 
@@ -23,7 +23,10 @@ from causeloop_common.permissions import SELF, Internal, Permission
 RETIRED: frozenset[str] = frozenset()
 
 
-_zones = cache(available_timezones)  # reads the whole database of zones
+@cache
+def _zones() -> frozenset[str]:
+    """The names of the tz database as this release of it has them: those of the system differ from host to host."""
+    return frozenset(files("tzdata").joinpath("zones").read_text("ascii").split()) - {"Factory"}
 
 
 def _known_timezone(name: str) -> str:
@@ -34,7 +37,7 @@ def _known_timezone(name: str) -> str:
 
 Slug = Annotated[
     str,
-    StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?$"),
+    StringConstraints(max_length=48, pattern=r"^[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?$"),
     Field(description="A short label for addresses and commands; two workspaces may have the same.", examples=["acme"]),
 ]
 Timezone = Annotated[

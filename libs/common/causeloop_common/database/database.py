@@ -1,6 +1,7 @@
 """One role's view of its schema: connections, transactions, and the proof of isolation."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -22,6 +23,9 @@ from causeloop_common.errors import Unavailable
 from causeloop_common.jobs import Step
 from causeloop_common.postgres import CONNECTING_FAULTS, Way, reason
 from causeloop_common.telemetry import UNTRACED, Tracer, metrics
+
+CLOCK_SECONDS = 2.0
+"""How far a host's clock may be from the database's: two such hosts are apart by less than any deadline."""
 
 
 class Database:
@@ -106,6 +110,19 @@ class Database:
                 connection.terminate()
                 self.connected().turn_away()
                 raise Unavailable("The database accepts no writes: its server is a standby, or read-only.")
+
+    async def check_clock(self) -> None:
+        """Raise `Unavailable` when this host's clock is too far from the database's, which all services share."""
+        async with self._borrowed() as connection:
+            asked = time.time()
+            theirs = (await connection.fetchval("SELECT clock_timestamp()", timeout=2)).timestamp()
+            answered = time.time()
+        ahead = (asked + answered) / 2 - theirs
+        if abs(ahead) - (answered - asked) / 2 > CLOCK_SECONDS:
+            raise Unavailable(
+                f"This host's clock is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} the database's. Set "
+                "both by NTP: commands have a deadline of some seconds, and tokens begin at a moment."
+            )
 
     @asynccontextmanager
     async def _borrowed(self) -> AsyncIterator[Any]:

@@ -29,6 +29,7 @@ from causeloop_common.messaging.connection import Connection, Reader
 from causeloop_common.messaging.replies import Replies
 from causeloop_common.messaging.server import unfit
 from causeloop_common.messaging.wire import (
+    CLOCK,
     DEADLINE,
     ERROR_CODE,
     FINGERPRINT,
@@ -49,6 +50,8 @@ _log = logging.getLogger(__name__)
 ReplyT = TypeVar("ReplyT", bound=Message)
 
 _COMPLAINT_SECONDS = 5.0
+_APART_SECONDS = 30.0
+"""So long a refusal counts: a replica that is not ready is asked nothing, and could not show that it is well again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Bus(Connection):
         """The connection to the service's consumers, if it has any."""
         self._replies: Replies
         self._complained_at = float("-inf")
+        self._apart: dict[str, tuple[float, float]] = {}
+        """By service that refused something for its time: when, and how many seconds this clock is ahead of its own."""
         self.on_disconnect: list[Callable[[], None]] = []
         """Called when the connection is lost, or messages were dropped."""
         self.on_connect: list[Callable[[], None]] = []
@@ -109,6 +114,20 @@ class Bus(Connection):
             if stream.config.name == topology.EVENTS.name:
                 return stream.state.first_seq, stream.state.last_seq
         raise Unavailable(f"There is no stream {topology.EVENTS.name}. Run `causeloop migrate`.")
+
+    def check_clock(self) -> None:
+        """Unavailable while each service that answers finds this one's clock apart from its own."""
+        for service, (noted_at, seconds) in self._apart.items():
+            if time.monotonic() - noted_at > _APART_SECONDS:
+                continue
+            raise Unavailable(
+                f"This host's clock is {abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} that of the "
+                f"{service} service. Set both by NTP: each refuses what the other asks."
+            )
+
+    def _note_clock(self, service: str, seconds: float) -> None:
+        if abs(seconds) >= 1:  # else it was late by a hair, by both clocks
+            self._apart[service] = (time.monotonic(), seconds)
 
     async def call(self, ctx: AuthContext, command: Command[ReplyT]) -> ReplyT:
         """Ask and wait: the reply, or the AppError that the owner answered."""
@@ -156,7 +175,11 @@ class Bus(Connection):
             ) from error
         answered = message.headers or {}
         if (code := answered.get(ERROR_CODE)) is not None:
+            if (clock := answered.get(CLOCK)) is not None:
+                self._note_clock(kind.service, time.time() - int(clock) / 1000)
             raise error_from(code, answered, message.data)
+        if self._apart:
+            self._apart.clear()  # this clock agrees with somebody's
         reply = message.data
         if kind.reply.is_sealed:
             reply = sealer.open(reply, label(f"{kind.subject}.reply", ctx.tenant))

@@ -2,7 +2,8 @@
 
     message ──► a free worker ──► in time? ──► token, issuer, permission ──► body ──► handler ──► reply
 
-Every failure is answered; a late command is dropped unexecuted, since its caller has a `Timeout` long since. Beyond a
+Every failure is answered; a command that became late here is dropped unexecuted, since its caller has a `Timeout` long
+since. One that is late as it arrives may be so by this clock alone: that is refused, and logged. Beyond a
 bounded queue commands are refused: that is `Unavailable`, and nothing was done. Large ones are answered one by one.
 """
 
@@ -12,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,10 +27,19 @@ from causeloop_common import telemetry
 from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import Command, Message
-from causeloop_common.errors import AppError, Forbidden, Internal, InvalidInput, PayloadTooLarge, Unavailable
+from causeloop_common.errors import (
+    AppError,
+    ClocksApart,
+    Forbidden,
+    Internal,
+    InvalidInput,
+    PayloadTooLarge,
+    Unavailable,
+)
 from causeloop_common.idempotency import Replayed
 from causeloop_common.messaging.bus import Answer, Bus
 from causeloop_common.messaging.wire import (
+    CLOCK,
     ERROR,
     ERROR_CODE,
     FINGERPRINT,
@@ -52,6 +63,7 @@ _MOST_BYTES = 64 * 1024 * 1024
 """Of the commands that are held, more are refused."""
 _LARGE_BYTES = 256 * 1024
 """Of a command that takes milliseconds to read, in which nothing else is done."""
+_COMPLAINT_SECONDS = 5.0
 _NATS = {"messaging.system": "nats"}
 
 Handler = Callable[[AuthContext, Any], Awaitable[Message]]
@@ -99,6 +111,7 @@ class CommandRouter:
         self._subscriptions: list[Subscription] = []
         self._aside = 0
         self._bytes = 0
+        self._complained_at = float("-inf")
         self._one_large = asyncio.Semaphore(1)
         self.add(handlers)
 
@@ -192,8 +205,11 @@ class CommandRouter:
         trace = headers.get(TRACEPARENT, "")
         with telemetry.caused(self._bus.tracer, kind.subject, trace, SpanKind.SERVER, _NATS) as span:
             try:
+                due = deadline(headers)
+                if (behind := time.time() * 1000 - due) > 0:
+                    raise self._late(kind, behind / 1000)
                 async with self._slots:
-                    if time.time() * 1000 > deadline(headers):
+                    if time.time() * 1000 > due:
                         metrics.COMMANDS.labels(kind.subject, "late").inc()
                         span.set_attribute("error.type", "late")
                         return  # the caller has a Timeout long since; an answer now could only confuse
@@ -213,6 +229,19 @@ class CommandRouter:
             finally:
                 route.seconds.observe(time.perf_counter() - started)
 
+    def _late(self, kind: type[Command[Any]], seconds: float) -> ClocksApart:
+        metrics.COMMANDS.labels(kind.subject, "late").inc()
+        now = time.monotonic()
+        if now - self._complained_at >= _COMPLAINT_SECONDS:
+            self._complained_at = now
+            _log.warning(
+                "%s arrives %.1f s after its deadline: this host's clock and the asking one's are apart, or one of the "
+                "processes stood still",
+                kind.subject,
+                seconds,
+            )
+        return ClocksApart(f"By the {kind.service} service's clock this came too late. Nothing was done; try again.")
+
     async def _run(
         self, kind: type[Command[Any]], handler: Any, headers: dict[str, str], body: bytes, span: Span
     ) -> Answer:
@@ -223,8 +252,11 @@ class CommandRouter:
         if kind.step_up:
             caller.require_step_up(time.time())
         key = headers.get(IDEMPOTENCY_KEY)
-        idempotency = Idempotency(key, headers.get(FINGERPRINT, "")) if key else None
-        ctx = caller.in_request(headers.get(REQUEST_ID, ""), idempotency)
+        ctx = replace(
+            caller,
+            request_id=headers.get(REQUEST_ID, ""),
+            idempotency=Idempotency(key, headers.get(FINGERPRINT, "")) if key else None,
+        )
         span.set_attribute("causeloop.tenant", ctx.tenant)
         span.set_attribute("causeloop.request_id", ctx.request_id)
         telemetry.bind(telemetry.Act(bus.service, ctx.request_id, ctx.tenant))
@@ -251,6 +283,8 @@ class CommandRouter:
         telemetry.fail(telemetry.get_current_span(), error)
         metrics.COMMANDS.labels(kind.subject, error.code).inc()
         headers = {ERROR_CODE: error.code, ERROR: " ".join(error.detail.split())}
+        if isinstance(error, ClocksApart):
+            headers[CLOCK] = str(int(time.time() * 1000))
         if error.retry_after is not None:
             headers[RETRY_AFTER] = str(error.retry_after)
         body = orjson.dumps({"fields": error.fields}) if error.fields else b""

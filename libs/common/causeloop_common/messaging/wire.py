@@ -17,6 +17,8 @@ IDEMPOTENCY_KEY = "Causeloop-Idempotency-Key"
 FINGERPRINT = "Causeloop-Fingerprint"
 REPLAYED = "Causeloop-Replayed"
 RETRY_AFTER = "Causeloop-Retry-After"
+CLOCK = "Causeloop-Clock"
+"""In the refusal of what is late or early by the receiver's clock: that clock, in milliseconds since the epoch."""
 ERROR = "Nats-Service-Error"  # ADR-32
 ERROR_CODE = "Nats-Service-Error-Code"
 TRACEPARENT = "traceparent"
