@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import orjson
@@ -79,17 +80,8 @@ class Route(MatchedRoute, ABC):
             await self._respond(scope, receive, send)
         except AppError as error:
             caller: Caller | None = scope.get("caller")
-            identity = caller.identity if caller else None
-            self._gateway.denials.note(
-                Denial(
-                    identity.tenant if identity else ids.INSTALLATION,
-                    identity.principal if identity else None,
-                    identity.credential if identity else None,
-                    identity.on_behalf_of if identity else None,
-                    self._endpoint.command.operation,
-                    error.code,
-                )
-            )
+            who = () if caller is None else attrgetter(*Denial._fields[2:])(caller.identity)
+            self._gateway.denials.note(Denial(self._endpoint.command.operation, error.code, *who))
             raise
 
     async def _signed_in(self, request: Inbound, *, is_counted: bool = True) -> AuthContext:

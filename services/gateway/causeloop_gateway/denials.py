@@ -27,14 +27,14 @@ _RECORDED = frozenset({"unauthorized", "invalid_grant", "forbidden", "mfa_requir
 
 
 class Denial(NamedTuple):
-    """One kind of refusal, which is counted. `principal` is None for an unknown caller."""
+    """One kind of refusal, which is counted; those of unknown callers in the installation's realm."""
 
-    tenant: str
-    principal: str | None
-    credential: str | None
-    on_behalf_of: str | None
     operation: str
     code: str
+    tenant: str = ids.INSTALLATION
+    principal: str | None = None
+    credential: str | None = None
+    on_behalf_of: str | None = None
 
 
 class Denials:
@@ -50,7 +50,7 @@ class Denials:
         if denial.code not in _RECORDED:
             return
         if denial not in self._counts and len(self._counts) >= _MOST:
-            denial = Denial(ids.INSTALLATION, None, None, None, "more than are counted apart", denial.code)
+            denial = Denial("more than are counted apart", denial.code)
         self._counts[denial] = self._counts.get(denial, 0) + 1
 
     async def run(self) -> None:

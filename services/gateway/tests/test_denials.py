@@ -47,7 +47,7 @@ async def stream(servers: Servers) -> AsyncIterator[JetStreamContext]:
 
 def denial(tenant: str, principal: str | None = None, operation: str = "get_secret", code: str = "forbidden") -> Denial:
     credential, behalf = ("ses_1", SOMEBODY) if principal else (None, None)
-    return Denial(tenant, principal, credential, behalf, operation, code)
+    return Denial(operation, code, tenant, principal, credential, behalf)
 
 
 class TestSums:
