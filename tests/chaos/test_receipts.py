@@ -1,24 +1,73 @@
-"""Short forms of `python -m chaos.receipts`."""
+"""What was lost between the outbox and the log is sent again: every act that was answered has its entry."""
 
-from collections.abc import Callable
-from pathlib import Path
+import os
+import signal
+from datetime import UTC, datetime
 
 import pytest
 
-from causeloop_cli.embedded import Janitor
-from chaos.receipts.__main__ import figures, run
-from chaos.receipts.campaign import Plan
+from causeloop_cli import events
+from causeloop_common import ids
+from tests.chaos.test_log import all_are_published, stop_between_batches
+from tests.support.log import completed_log
+from tests.support.stack import Person, Stack, told, until
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+pytestmark = pytest.mark.chaos
 
 
-class TestALateIntake:
-    async def test_causes_no_repeated_publication(
-        self, janitor: Janitor, tmp_path: Path, tell: Callable[[str], None]
-    ) -> None:
-        """P1: an event that waits for its entry is not missing."""
-        campaign = await run(tmp_path, janitor, Plan(seed=1, acts=200, seconds=8, lag=7))
-        tell(figures(campaign))
-        assert campaign.wire.tally["pull", "dropped"] > 0
-        assert campaign.notes["republished"] == 0
-        assert campaign.holds
+class TestLoss:
+    async def test_of_the_stream_is_made_good_without_a_restart(self, fragile: Stack, person: Person) -> None:
+        """E15: EVENTS is purged while events are not consumed; they are noticed, counted and sent again."""
+        await stop_between_batches(fragile)
+        try:
+            for number in range(10):
+                told(await person.put(f"/secrets/lost/{number}", json={"value": "v"}))
+            await until("all are on the bus", lambda: all_are_published(fragile))
+            async with fragile.on_bus("operator") as operator:
+                await operator.jetstream().purge_stream("EVENTS")
+        finally:
+            os.kill(fragile.processes["audit"].pid, signal.SIGCONT)
+        told(await person.put("/secrets/later", json={"value": "v"}))
+
+        entries = await completed_log(fragile, person)
+        assert [entry["action"] for entry in entries].count("vault.secret_written") == 11
+        assert await fragile.metric("vault", 'causeloop_outbox_sent_again_total{service="vault"}') >= 10
+
+        async def confirmed() -> bool:
+            async with fragile.sql() as sql:
+                return not await sql.fetchval("SELECT count(*) FROM vault.outbox WHERE confirmed_batch IS NULL")
+
+        await until("every row is confirmed", confirmed)
+
+    async def test_of_entries_is_made_good_by_the_operator(self, fragile: Stack, person: Person) -> None:
+        """E15: `causeloop events reconcile` has the log enter what it lost behind the back of its receipts."""
+        began = datetime.now(UTC)
+        for number in range(3):
+            told(await person.put(f"/secrets/gone/{number}", json={"value": "v"}))
+        await completed_log(fragile, person)
+        workspace = ids.tenant_uuid(person.workspace)
+
+        async def confirmed() -> bool:
+            async with fragile.sql() as sql:
+                return not await sql.fetchval(
+                    "SELECT count(*) FROM vault.outbox WHERE workspace_id = $1 AND confirmed_batch IS NULL", workspace
+                )
+
+        await until("every row is confirmed", confirmed)
+        async with fragile.sql() as sql:
+            for table in ("entries", "heads", "nodes", "checkpoints"):
+                await sql.execute(f"DELETE FROM audit.{table} WHERE workspace_id = $1", workspace)
+        done = await events.reconcile(fragile.database_url("causeloop_vault_relay"), "vault", began)
+        assert "events are sent to the log again" in done
+
+        async def entered() -> bool:
+            async with fragile.sql() as sql:
+                return bool(
+                    await sql.fetchval(
+                        "SELECT count(*) = 3 FROM audit.entries WHERE workspace_id = $1 "
+                        "AND action = 'vault.secret_written'",
+                        workspace,
+                    )
+                )
+
+        await until("what was lost is entered", entered)

@@ -38,6 +38,7 @@ FINE = {
     "dead": "None.",
     "consumer": "As declared.",
     "role": "The database lets it in.",
+    "receipts": "The log has receipted what was published ten minutes ago.",
 }
 """The sentence for a check that holds, by the first word of its name."""
 

@@ -3,20 +3,64 @@
 `purge` removes from every stream what all its consumers have acknowledged, so that a stream that fills up takes new
 events again. Events that are not in the logs yet stay. A copy of audit's database that is older than the purge cannot
 be completed from the stream any more.
+
+`reconcile` has every service ask the log for its events since a time: their confirmations are taken back, so that the
+relay sends each again, at most 200 a second. The log passes over what it has, enters what it lacks, and receipts both.
+Sent again, an event comes after younger ones of its service. The databases are those of the environment, else those of
+the `causeloop dev` that runs in this folder.
 """
 
 import argparse
+import asyncio
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
 
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
 
-from causeloop_cli import operating
+from causeloop_cli import operating, running_dev, services
+from causeloop_cli.doctor import environments
 from causeloop_common.contracts import topology
+from causeloop_common.contracts.topology import OWNERS
+from causeloop_common.database import role_connections
+from causeloop_common.leader import FAULTS
+from causeloop_common.settings import SettingsError
+
+_TAKE_BACK = """
+    UPDATE {schema}.outbox SET confirmed_batch = NULL, attempts = attempts + 1
+    WHERE published_at >= $1 AND stream_seq IS NOT NULL AND confirmed_batch IS NOT NULL
+"""
 
 
 def main(options: argparse.Namespace) -> int:
-    """Purge the streams."""
-    return operating.run(_purge)
+    """Purge the streams, or reconcile outboxes with the log."""
+    if options.action == "purge":
+        return operating.run(_purge)
+    environs, _ = environments(os.environ, Path(running_dev.NAME))
+    asyncio.run(_reconcile(environs, options.since))
+    return 0
+
+
+async def _reconcile(environs: Mapping[str, Mapping[str, str]], since: datetime) -> None:
+    for name in OWNERS:
+        if name in environs:
+            role = f"causeloop_{name}_relay"
+            print(f"{name}: {await reconcile(services.create(name, environs[name]).settings.dsn(role), name, since)}")
+
+
+async def reconcile(dsn: str, schema: str, since: datetime) -> str:
+    """Take back the confirmations of a service's events since a time, as its relay's role; how many, as a sentence."""
+    connections = role_connections(dsn, f"causeloop_{schema}_relay")
+    try:
+        async with connections.borrowed() as connection:
+            status = await connection.execute(_TAKE_BACK.format(schema=schema), since)
+    except FAULTS as error:
+        raise SettingsError(f"The database does not let the relay of {schema} in: {type(error).__name__}.") from error
+    finally:
+        await connections.close(1)
+    return f"{status.rpartition(' ')[2]} events are sent to the log again."
 
 
 async def _purge(stream: JetStreamContext) -> None:

@@ -7,6 +7,7 @@ import argparse
 import logging
 import re
 import sys
+from datetime import datetime
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -90,6 +91,15 @@ def parser() -> argparse.ArgumentParser:
         "purge",
         "remove from the streams what all their consumers have had, to make space",
         "causeloop events purge",
+    )
+    reconcile = add(
+        events,
+        "reconcile",
+        "have every service ask the log for its events since a time, and send again what it lacks",
+        "causeloop events reconcile --since 2026-01-02T03:04Z",
+    )
+    reconcile.add_argument(
+        "--since", required=True, type=_moment, metavar="TIME", help="a time with its zone, such as 2026-01-02T03:04Z"
     )
     _audit(add(commands, "audit", "follow, export and verify a workspace's log, as any client can"))
     if find_spec("causeloop_dev") is not None:
@@ -226,6 +236,19 @@ def _index(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 15:
         raise argparse.ArgumentTypeError("not an index, a number from 0")
     return int(text)
+
+
+_NO_TIME = "not a time with its zone, such as 2026-01-02T03:04Z"
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(_NO_TIME) from None
+    if moment.tzinfo is None:
+        raise argparse.ArgumentTypeError(_NO_TIME)
+    return moment
 
 
 def _event(text: str) -> str:

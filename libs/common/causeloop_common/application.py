@@ -150,7 +150,9 @@ class Application:
         database.at_once = {kind.type: self._publish for kind in topology.prompt(self.name)}
         leader = self.leader(database, "relay")
         key = self.keys.own("relay/v1")
-        self.leads(leader, Relay(leader, self.name, self.bus, database.published, key))
+        relay = Relay(leader, self.name, self.bus, database.published, key)
+        self.leads(leader, relay)
+        self.examination("receipts", relay.examine)
 
     def commands(self, router: CommandRouter) -> None:
         """Answer commands."""
@@ -278,6 +280,8 @@ class Application:
             await self.bus.close()
             for database in self._databases:
                 await database.stop()
+            for connections in self._connections.values():
+                await connections.close(1)
 
     async def _publish(self, event: Announced) -> None:
         """Forget in this process what a committed event makes untrue, and let the other replicas do so."""

@@ -72,9 +72,18 @@ class Log:
                 await asyncio.sleep(0.02)
         return rows
 
-    async def receipt(self, row: Any, *, digest: bytes | None = None, malformed: bool = False, batch: int = 7) -> None:
+    async def receipt(
+        self,
+        row: Any,
+        *,
+        digest: bytes | None = None,
+        malformed: bool = False,
+        batch: int = 7,
+        term: str = "t",
+        began: int = 0,
+    ) -> None:
         entry = [row["stream_seq"], ids.encode("evt", row["event_id"]), (digest or row["digest"]).hex(), malformed]
-        body = {"term": "t", "began": 0, "batch": batch, "entries": [entry]}
+        body = {"term": term, "began": began, "batch": batch, "entries": [entry]}
         await self._audit.client.publish(topology.entered("tenancy"), orjson.dumps(body))
 
     async def floors(self, passed: int, *, first: int = 1, last: int | None = None, seconds: float = 1.2) -> None:
@@ -171,6 +180,29 @@ class TestReceipt:
         (row,) = await log.rows(1)
         await log.receipt(row)
         await log.until("confirmed_batch", 7)
+
+
+class TestRestore:
+    async def test_takes_back_what_later_batches_had_confirmed(
+        self, relay: None, log: Log, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
+    ) -> None:
+        """P6: audit's database was restored from an older copy: its next term begins below what it had receipted."""
+        await superuser.execute("UPDATE tenancy.relay_state SET confirmed_batch = 0")
+        await announce(database, workspace, "one", "two")
+        first, second = await log.rows(2)
+        await log.receipt(first, batch=1005)
+        await log.receipt(second, batch=1007)
+        async with asyncio.timeout(5):
+            while None in [row["confirmed_batch"] for row in await log.rows(2)]:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+        await log.receipt(first, batch=1006, term="late of before", began=1007)  # a term that begins above
+        await asyncio.sleep(0.2)
+        assert [row["confirmed_batch"] for row in await log.rows(2)] == [1005, 1007]
+        await log.receipt(first, batch=1006, term="restored", began=1005)
+        async with asyncio.timeout(5):
+            while [row["confirmed_batch"] for row in await log.rows(2)] != [1005, None]:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
 
 
 class TestMissing:

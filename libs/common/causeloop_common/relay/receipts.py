@@ -6,6 +6,9 @@
 A row is missing when the acknowledged part of the stream passed its number, or the stream does not have it, and no
 receipt came within some seconds. An intake that is late or silent passes nothing: lag is no loss. A receipt that is
 lost costs one duplicate, which the log passes over and receipts again.
+
+Each lead of an intake is a term, which begins after a committed batch. A term that begins below a batch that has
+receipted something shows that audit's database was restored from an older copy: those confirmations are taken back.
 """
 
 import logging
@@ -68,6 +71,19 @@ _SEND_AGAIN = """
 """The pause doubles with each attempt."""
 
 
+_STATE = "SELECT term, confirmed_batch FROM {schema}.relay_state"
+_BEGIN_TERM = """
+    UPDATE {schema}.relay_state SET term = $1, confirmed_batch = least(confirmed_batch, $2)
+    WHERE {fence} AND {soon}
+"""
+_TAKE_BACK = """
+    WITH held AS MATERIALIZED (SELECT {fence} AND {soon}),
+         back AS (UPDATE {schema}.outbox o SET confirmed_batch = NULL FROM held
+                  WHERE o.confirmed_batch > $1 RETURNING 1)
+    SELECT count(*) AS rows FROM back
+"""
+
+
 class _Receipt(NamedTuple):
     """The log has this event, which came under this number of the stream. None: it has it from before digests."""
 
@@ -96,11 +112,19 @@ class Receipts:
         self._floors: deque[_Floor] = deque(maxlen=60)
         self._confirmed_at = self._looked_at = 0.0
         self._subscriptions: list[Any] = []
+        self._term = ""
+        self._earlier: deque[str] = deque(maxlen=16)
+        """Terms of intakes before this one: what comes of them still is late, and begins nothing."""
+        self._highest = 0
+        self._begun: tuple[str, int] | None = None
+        """A term that began, and the batch after which it did."""
 
     async def open(self) -> None:
         """Begin to receive them. Nothing of an earlier lead counts: what came in between was not received."""
         self._received.clear()
         self._floors.clear()
+        for state in await self._leader.fetch(_STATE.format(schema=self._schema)):
+            self._term, self._highest = state["term"], state["confirmed_batch"]
         self._subscriptions = [
             await self._bus.subscribe(topology.entered(self._schema), self._on_entered),
             await self._bus.subscribe(topology.FLOOR, self._on_floor),
@@ -114,6 +138,8 @@ class Receipts:
     async def settle(self) -> bool:
         """Confirm what was receipted, and have sent again what is missing; whether anything is to be sent again."""
         now = time.monotonic()
+        if self._begun is not None:
+            await self._begin_term(*self._begun)
         if self._received and now - self._confirmed_at > _CONFIRM_SECONDS:
             self._confirmed_at = now
             await self._confirm()
@@ -127,6 +153,7 @@ class Receipts:
         received, self._received = self._received, []
         statement = _CONFIRM.format(fence=self._leader.fence, soon=leases.SOON, schema=self._schema)
         (found,) = await self._leader.fetch(statement, *zip(*received, strict=True))
+        self._highest = max(self._highest, *(receipt.batch for receipt in received))
         metrics.CONFIRMED.labels(self._schema).inc(found["confirmed"])
         for event in found["different"]:
             metrics.RECEIPT_ALARMS.labels(self._schema, "different").inc()
@@ -134,6 +161,27 @@ class Receipts:
                 "the log has another event under the id of %s of %s: somebody published in this service's name",
                 ids.encode("evt", event), self._schema,
             )  # fmt: skip
+
+    async def _begin_term(self, term: str, began: int) -> None:
+        """Take back what was confirmed by batches that the log does not have any more: its database was restored."""
+        self._begun = None
+        own = {"fence": self._leader.fence, "soon": leases.SOON, "schema": self._schema}
+        if began < self._highest:
+            self._received.clear()
+            (back,) = await self._leader.fetch(_TAKE_BACK.format(**own), began)
+            metrics.TAKEN_BACK.labels(self._schema).inc(back["rows"])
+            _log.critical(
+                "the log ended at batch %d, and had receipted batch %d: %d events of %s are confirmed anew",
+                began, self._highest, back["rows"], self._schema,
+            )  # fmt: skip
+            self._highest = began
+        await self._leader.execute(_BEGIN_TERM.format(**own), term, began)
+
+    def _note_term(self, body: Any) -> None:
+        term = str(body["term"])
+        if term != self._term and term not in self._earlier:
+            self._earlier.append(self._term)
+            self._term, self._begun = term, (term, int(body["began"]))
 
     async def _send_again(self, now: float) -> bool:
         """Have the next batch begin with what is missing. Without a floor of late, and one of before, nothing is."""
@@ -161,6 +209,7 @@ class Receipts:
     async def _on_floor(self, message: Msg) -> None:
         try:
             body = orjson.loads(message.data)
+            self._note_term(body)
             floor = _Floor(time.monotonic(), max(int(body["floor"]), int(body["first"]) - 1), int(body["last"]))
         except (ValueError, KeyError, TypeError) as error:
             _log.warning("a floor cannot be read: %s", type(error).__name__)
@@ -169,6 +218,7 @@ class Receipts:
 
     def _receive(self, body: Any) -> None:
         batch = int(body["batch"])
+        self._note_term(body)
         for sequence, event, digest, is_malformed in body["entries"][: _MOST - len(self._received)]:
             raw = None if digest is None else bytes.fromhex(digest)
             self._received.append(_Receipt(int(sequence), ids.decode(event, "evt"), raw, batch))

@@ -34,7 +34,7 @@ from causeloop_common import leases, outbox, telemetry
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced, digest
 from causeloop_common.errors import Unavailable
-from causeloop_common.leader import Leader, Work
+from causeloop_common.leader import FAULTS, Leader, Work
 from causeloop_common.messaging import Bus
 from causeloop_common.relay.receipts import Receipts
 from causeloop_common.relay.stream import Leaving, StreamPublisher
@@ -79,6 +79,11 @@ _OLDEST = """
     SELECT CASE WHEN isfinite(occurred_at) THEN extract(epoch FROM clock_timestamp() - occurred_at)::float8 ELSE 0 END
         AS seconds
     FROM {schema}.outbox WHERE published_at IS NULL ORDER BY seq LIMIT 1
+"""
+_LATE = """
+    SELECT (SELECT count(*) FROM {schema}.outbox WHERE published_at < now() - interval '10 minutes'
+                AND confirmed_batch IS NULL) AS unconfirmed,
+           (SELECT count(*) FROM {schema}.outbox_set_aside) AS aside
 """
 _STALE = """
     SELECT count(*) FILTER (WHERE confirmed_batch IS NULL) AS pending, max(published_at) AS newest
@@ -153,6 +158,23 @@ class Relay(Work):
         """The age in seconds of the oldest event that is not published."""
         rows = await self._leader.fetch(_OLDEST.format(schema=self._schema))
         return float(rows[0]["seconds"]) if rows else 0.0
+
+    async def examine(self) -> None:
+        """For doctor: Unavailable when the log has not receipted what was published long ago, or rows are set aside."""
+        try:
+            (found,) = await self._leader.fetch(_LATE.format(schema=self._schema))
+        except FAULTS:
+            return  # another check names a database that does not let the relay in
+        if found["unconfirmed"]:
+            raise Unavailable(
+                f"{found['unconfirmed']} events were published ten minutes ago and are not receipted by the log. "
+                "Look whether audit is ready, and for critical lines in its log."
+            )
+        if found["aside"]:
+            raise Unavailable(
+                f"{found['aside']} rows can never be announced. Find out what wrote them, and empty "
+                f"{self._schema}.outbox_set_aside."
+            )
 
     async def _on_wake(self, message: Msg) -> None:
         self._wake.set()

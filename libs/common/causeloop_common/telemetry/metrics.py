@@ -68,6 +68,9 @@ RECEIPT_ALARMS = Counter(
     "Receipts that show another event under an event's id, or one that the log has as malformed.",
     ["service", "why"],
 )
+TAKEN_BACK = Counter(
+    "causeloop_outbox_taken_back_total", "Confirmations taken back after audit's database was restored.", ["service"]
+)
 SET_ASIDE = Counter("causeloop_outbox_set_aside_total", "Rows that can never be announced.", ["service"])
 
 DEAD_LETTERS = Counter("causeloop_dead_letters_total", "Events that a consumer could not handle.", ["consumer"])
