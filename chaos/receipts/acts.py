@@ -38,6 +38,8 @@ class Acts:
     done: list[Act] = field(default_factory=list)
     answers: Counter[int] = field(default_factory=Counter)
     people: list[Person] = field(default_factory=list)
+    going_on: bool = True
+    """Whether acts are done beyond the count: until everything was done to the installation that is to be."""
     _begun: float = 0.0
     _begins: int = 0
 
@@ -55,7 +57,7 @@ class Acts:
             self.done.append(Act(person.workspace, "tenancy.workspace_created", person.workspace))
 
     async def run(self) -> None:
-        """Do as many acts as there are to be, evenly within the seconds; it takes longer if they take longer."""
+        """Do as many acts as there are to be, evenly within the seconds; more of them, if they have to go on."""
         self._begun = time.monotonic()
         async with asyncio.TaskGroup() as group:
             for number, person in enumerate(self.people):
@@ -68,7 +70,7 @@ class Acts:
 
     async def turn(self) -> bool:
         """Wait for the turn of the next act; False when there is none any more."""
-        if len(self.done) >= self.count:
+        if len(self.done) >= self.count and not self.going_on:
             return False
         self._begins += 1
         await asyncio.sleep(self._begun + self._begins * self.seconds / self.count - time.monotonic())

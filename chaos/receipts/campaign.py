@@ -33,6 +33,8 @@ class Plan:
     receipts: bool = True
     lag: float = 0.0
     """Seconds for which the intake takes in nothing; the wire is fair then, and nothing else is done."""
+    patience: float = 60.0
+    """Seconds after the last act, for every entry to be there."""
 
 
 @dataclass
@@ -60,11 +62,13 @@ class Campaign:
         heads = Heads()
         begun = time.monotonic()
         async with _beside(*(watcher.run() for watcher in watchers)):
-            async with _beside(self._strike(acts, heads), self._tell(acts)) if not plan.lag else _beside(self._lag()):
+            async with (
+                _beside(self._strike(acts, heads), self._tell(acts)) if not plan.lag else _beside(self._lag(acts))
+            ):
                 await acts.run()
             self.wire.calm()
             self.notes |= {"acts": len(acts.done), "answers": dict(acts.answers), "took": time.monotonic() - begun}
-            self.found = await judge.entered(self.stack, acts.done)
+            self.found = await judge.entered(self.stack, acts.done, plan.patience)
             self.unseen = [breach for watcher in watchers for breach in await self._seen(watcher)]
         self.notes["refusals"] = sorted({refusal for watcher in watchers for refusal in watcher.refusals})
         self.logs = dict(await heads.compare(self.stack))
@@ -103,6 +107,7 @@ class Campaign:
                 await _reaches(acts, PURGE_AT)
                 lost = await strikes.purge(self.stack, self.wire)
                 self.say(f"EVENTS was purged with {lost} events that were not taken in")
+            acts.going_on = False
             await asyncio.Event().wait()
 
     async def _storms(self, choices: random.Random) -> None:
@@ -117,10 +122,11 @@ class Campaign:
             await asyncio.sleep(choices.uniform(3, 12))
             await load.commit(100)
 
-    async def _lag(self) -> None:
+    async def _lag(self, acts: Acts) -> None:
         await asyncio.sleep(1)
         with self.wire.withholding("pull"):
             await asyncio.sleep(self.plan.lag)
+        acts.going_on = False
 
     async def _tell(self, acts: Acts) -> None:
         while True:
@@ -130,7 +136,7 @@ class Campaign:
     async def _seen(self, watcher: Watcher) -> list[str]:
         """What a watcher was not sent as promised, once it has had time to reach the end of its log."""
         stored = await judge.ids_of(self.stack, watcher.person.workspace)
-        arrived = await watcher.reaches(len(stored), judge.PATIENCE_SECONDS)
+        arrived = await watcher.reaches(len(stored), self.plan.patience)
         breaches = watcher.breaches(stored)
         if not arrived:
             breaches.append(f"{watcher.person.workspace} was not sent all: {watcher.refusals[-1:]}")

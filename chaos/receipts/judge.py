@@ -19,9 +19,6 @@ from tests.support.bus import asking
 from tests.support.log import stored_log
 from tests.support.stack import Stack
 
-PATIENCE_SECONDS = 60.0
-"""After the last act, for every entry to be there."""
-
 _ENTRIES = "SELECT workspace_id, action, target FROM audit.entries WHERE action NOT LIKE 'gateway.%'"
 _COMMITTED = " UNION ALL ".join(f"SELECT workspace_id, event_id, type FROM {name}.outbox" for name in topology.OWNERS)
 _COUNTED = f"""
@@ -41,21 +38,21 @@ class Found:
     events_missing: int = 0
     events_doubled: int = 0
     seconds: float = 0.0
-    """How long it took after the last act until nothing was missing any more, at most `PATIENCE_SECONDS`."""
+    """How long it took after the last act until nothing was missing any more, or was given up."""
 
     def is_whole(self) -> bool:
         """Whether nothing is missing."""
         return not self.lost and not self.events_missing
 
 
-async def entered(stack: Stack, acts: list[Act]) -> Found:
-    """Wait until everything is entered."""
+async def entered(stack: Stack, acts: list[Act], patience: float) -> Found:
+    """Wait until everything is entered, at most `patience` seconds."""
     begun = time.monotonic()
     async with stack.sql() as sql:
         while True:
             found = await _look(sql, acts)
             found.seconds = time.monotonic() - begun
-            if found.is_whole() or found.seconds > PATIENCE_SECONDS:
+            if found.is_whole() or found.seconds > patience:
                 return found
             await asyncio.sleep(1)
 

@@ -1,0 +1,44 @@
+"""Short forms of `python -m chaos.receipts`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from causeloop_cli.embedded import Janitor
+from chaos.receipts.__main__ import figures, run
+from chaos.receipts.campaign import Plan
+
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+
+
+ALL_BUT_RESTORE = frozenset({"wire", "ballast", "thief", "purge"})
+
+
+class TestACampaign:
+    async def test_loses_nothing(self, janitor: Janitor, tmp_path: Path, tell: Callable[[str], None]) -> None:
+        """P1, P3, E15: cut wires, a thief of ids and a purged stream cost no act its entry."""
+        campaign = await run(tmp_path, janitor, Plan(seed=2, acts=400, seconds=15, strikes=ALL_BUT_RESTORE))
+        tell(figures(campaign))
+        assert campaign.found.is_whole()
+        assert campaign.holds
+
+    async def test_finds_losses_without_receipts(
+        self, janitor: Janitor, tmp_path: Path, tell: Callable[[str], None]
+    ) -> None:
+        plan = Plan(seed=2, acts=200, seconds=8, strikes=frozenset({"purge"}), receipts=False, patience=8)
+        campaign = await run(tmp_path, janitor, plan)
+        tell(figures(campaign))
+        assert campaign.found.lost
+
+
+class TestALateIntake:
+    async def test_causes_no_repeated_publication(
+        self, janitor: Janitor, tmp_path: Path, tell: Callable[[str], None]
+    ) -> None:
+        """P1: an event that waits for its entry is not missing."""
+        campaign = await run(tmp_path, janitor, Plan(seed=1, acts=200, seconds=8, lag=7))
+        tell(figures(campaign))
+        assert campaign.wire.tally["pull", "dropped"] > 0
+        assert campaign.notes["republished"] == 0
+        assert campaign.holds
