@@ -46,13 +46,10 @@ async def respond(send: Any, status: int, headers: Sequence[tuple[bytes, bytes]]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
         return
-    content = [STATUS_LINE[status]]
-    for name, value in (*cycle.default_headers, *headers):
-        content += (name, b": ", value, b"\r\n")
-    content += (b"\r\n", body)
+    lines = map(b": ".join, (*cycle.default_headers, *headers))
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
-    cycle.transport.write(b"".join(content))
+    cycle.transport.write(STATUS_LINE[status] + b"\r\n".join((*lines, b"", body)))
     cycle.message_event.set()
     cycle.on_response()
 
