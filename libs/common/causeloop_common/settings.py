@@ -8,10 +8,12 @@ import base64
 import binascii
 import ipaddress
 import re
+import ssl
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
+import nkeys
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -40,6 +42,10 @@ _PRIVATE: tuple[Network, ...] = tuple(
     for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "64:ff9b::/96")
 )
 """The networks that an operator may open to the tenants' destinations in production; this host is in none of them."""
+
+
+_PLAIN = {"missing": "it is not set"}
+"""The fault in other words than pydantic's."""
 
 
 class SettingsError(Exception):
@@ -75,6 +81,65 @@ def read_database(url: SecretStr) -> SecretStr:
 DatabaseAddress = Annotated[SecretStr, AfterValidator(read_database)]
 
 
+def read_nats(url: str) -> str:
+    """Addresses of NATS servers, comma-separated, checked."""
+    for one in url.split(","):
+        try:
+            parts = urlsplit(one.strip())
+            usable = parts.scheme in ("nats", "tls") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError("it is no address of a NATS server, nats:// or tls:// with a host")
+    return url
+
+
+def read_seed(seed: SecretStr) -> SecretStr:
+    """The seed of a user's nkey, checked; ValueError does not show it."""
+    try:
+        is_users = nkeys.from_seed(bytearray(seed.get_secret_value().encode())).public_key.startswith(b"U")
+    except (nkeys.NkeysError, ValueError):
+        is_users = False
+    if not is_users:
+        raise ValueError("it is not the seed of a user's nkey")
+    return seed
+
+
+def read_authority(path: str) -> str:
+    """A file of certificate authorities, checked."""
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError as error:
+        raise ValueError(f"{path} has no certificate in PEM form") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be used: {error.strerror}") from error
+    return path
+
+
+def read_host(host: str) -> str:
+    """An address or name to listen on, checked."""
+    if re.fullmatch(r"[A-Za-z0-9.:_-]{1,253}", host) is None:
+        raise ValueError("it is no address or name of this host")
+    return host
+
+
+def read_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    """Web origins as browsers send them, checked: whatever has another form would match none."""
+    for origin in origins:
+        if re.fullmatch(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", origin) is None:
+            raise ValueError(
+                f"'{origin[:100]}' is no origin: scheme, host in small letters and port, without a path or a slash "
+                "at its end"
+            )
+    return origins
+
+
+Authority = Annotated[str, AfterValidator(read_authority)]
+Host = Annotated[str, AfterValidator(read_host)]
+Origins = Annotated[tuple[str, ...], BeforeValidator(read_list), AfterValidator(read_origins)]
+Seed = Annotated[SecretStr, AfterValidator(read_seed)]
+
+
 class Settings(BaseModel):
     """The settings of every service. `{SERVICE}` in a variable's name stands for the service's own, such as `AUTH`."""
 
@@ -82,65 +147,107 @@ class Settings(BaseModel):
 
     service: str
     environment: Literal["development", "production"] = Field(
-        default="development", alias="CAUSELOOP_ENV", description="production refuses unsafe values"
+        default="development",
+        alias="CAUSELOOP_ENV",
+        examples=["production"],
+        description="production refuses unsafe values",
     )
     jwt_secret: SecretStr | None = Field(
         default=None,
         alias="JWT_SECRET",
+        examples=["the output of `openssl rand -base64 48`"],
         description="the installation's root secret, at least 32 characters; needed where CAUSELOOP_KEYS_… is unset",
     )
     service_keys: SecretStr | None = Field(
         default=None,
         alias="CAUSELOOP_KEYS_{SERVICE}",
+        examples=["the output of `causeloop keys {service}`"],
         description="only this service's keys, as `causeloop keys <service>` prints them, instead of JWT_SECRET",
     )
     database_url: DatabaseAddress | None = Field(
-        default=None, alias="DATABASE_URL", description="the migrator's database; services use their own roles on it"
+        default=None,
+        alias="DATABASE_URL",
+        examples=["postgresql://migrator:…@db.example.com/causeloop?sslmode=verify-full"],
+        description="the migrator's database; services use their own roles on it",
     )
     own_database_url: DatabaseAddress | None = Field(
-        default=None, alias="DATABASE_URL_{SERVICE}", description="this service's database and role, instead of derived"
+        default=None,
+        alias="DATABASE_URL_{SERVICE}",
+        examples=["postgresql://causeloop_{service}:…@db.example.com/causeloop?sslmode=verify-full"],
+        description="this service's database and role, instead of derived",
     )
     own_relay_url: DatabaseAddress | None = Field(
-        default=None, alias="DATABASE_URL_{SERVICE}_RELAY", description="the role of this service's relay"
+        default=None,
+        alias="DATABASE_URL_{SERVICE}_RELAY",
+        examples=["postgresql://causeloop_{service}_relay:…@db.example.com/causeloop?sslmode=verify-full"],
+        description="the role of this service's relay",
     )
     own_jobs_url: DatabaseAddress | None = Field(
-        default=None, alias="DATABASE_URL_{SERVICE}_JOBS", description="the role that takes this service's due jobs"
+        default=None,
+        alias="DATABASE_URL_{SERVICE}_JOBS",
+        examples=["postgresql://causeloop_{service}_jobs:…@db.example.com/causeloop?sslmode=verify-full"],
+        description="the role that takes this service's due jobs",
     )
     database_workers: int = Field(
-        default=8, ge=1, le=200, alias="DATABASE_WORKERS", description="connections, and so commands at work at once"
+        default=8,
+        ge=1,
+        le=200,
+        alias="DATABASE_WORKERS",
+        examples=["8"],
+        description="connections, and so commands at work at once",
     )
-    nats_url: str = Field(
-        default="nats://127.0.0.1:4222", alias="NATS_URL", description="the bus, NATS 2.14 or later; tls:// for TLS"
+    nats_url: Annotated[str, AfterValidator(read_nats)] = Field(
+        default="nats://127.0.0.1:4222",
+        alias="NATS_URL",
+        examples=["tls://nats.example.com:4222"],
+        description="the bus, NATS 2.14 or later; tls:// for TLS",
     )
-    nats_ca_file: str | None = Field(
-        default=None, alias="NATS_CA_FILE", description="certificate authority of the bus, if not a public one"
+    nats_ca_file: Authority | None = Field(
+        default=None,
+        alias="NATS_CA_FILE",
+        examples=["/etc/causeloop/nats-ca.pem"],
+        description="certificate authority of the bus, if not a public one",
     )
-    nats_nkey_seed: SecretStr | None = Field(
-        default=None, alias="NATS_NKEY_SEED_{SERVICE}", description="this service's credential on the bus"
+    nats_nkey_seed: Seed | None = Field(
+        default=None,
+        alias="NATS_NKEY_SEED_{SERVICE}",
+        examples=["SU…, as `causeloop keys --nats seeds` makes them"],
+        description="this service's credential on the bus",
     )
     ops_port: int = Field(
-        default=0, ge=0, le=65535, alias="CAUSELOOP_OPS_PORT", description="health and metrics; 0 picks a free one"
+        default=0,
+        ge=0,
+        le=65535,
+        alias="CAUSELOOP_OPS_PORT",
+        examples=["9090"],
+        description="health and metrics; 0 picks a free one",
     )
-    ops_host: str = Field(
-        default="127.0.0.1", alias="CAUSELOOP_OPS_HOST", description="where health and metrics listen"
+    ops_host: Host = Field(
+        default="127.0.0.1",
+        alias="CAUSELOOP_OPS_HOST",
+        examples=["127.0.0.1"],
+        description="where health and metrics listen",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", alias="LOG_LEVEL", description="what is logged"
+        default="INFO", alias="LOG_LEVEL", examples=["INFO"], description="what is logged"
     )
 
     otlp_endpoint: str | None = Field(
         default=None,
         alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        examples=["https://collector.example.com:4318"],
         description="a collector's address (OTLP over HTTP, /v1/traces and /v1/metrics are added); unset: none",
     )
     otlp_headers: SecretStr | None = Field(
         default=None,
         alias="OTEL_EXPORTER_OTLP_HEADERS",
+        examples=["x-api-key=secret"],
         description="headers the collector wants, such as a key: name=value, comma-separated, values URL-encoded",
     )
-    otlp_ca_file: str | None = Field(
+    otlp_ca_file: Authority | None = Field(
         default=None,
         alias="OTEL_EXPORTER_OTLP_CERTIFICATE",
+        examples=["/etc/causeloop/collector-ca.pem"],
         description="certificate authority of the collector, if not a public one",
     )
     trace_sampler: Literal[
@@ -153,6 +260,7 @@ class Settings(BaseModel):
     ] = Field(
         default="parentbased_traceidratio",
         alias="OTEL_TRACES_SAMPLER",
+        examples=["parentbased_traceidratio"],
         description="which traces are kept; parentbased_…: one that came in follows its own sampled bit",
     )
     trace_ratio: float = Field(
@@ -160,11 +268,13 @@ class Settings(BaseModel):
         ge=0,
         le=1,
         alias="OTEL_TRACES_SAMPLER_ARG",
+        examples=["0.1"],
         description="fraction of the traces that is kept with a sampler …traceidratio",
     )
     metrics_exporter: Literal["otlp", "none"] = Field(
         default="otlp",
         alias="OTEL_METRICS_EXPORTER",
+        examples=["otlp"],
         description="none where the collector takes traces only; /metrics is served in any case",
     )
     metric_milliseconds: int = Field(
@@ -172,47 +282,56 @@ class Settings(BaseModel):
         ge=100,
         le=3_600_000,
         alias="OTEL_METRIC_EXPORT_INTERVAL",
+        examples=["60000"],
         description="time between two deliveries of metrics to the collector, in milliseconds",
     )
 
     outbound_ca_file: str | None = Field(
         default=None,
         alias="OUTBOUND_CA_FILE",
+        examples=["/etc/causeloop/outbound-ca.pem"],
         description="certificate authorities (PEM) trusted beside the system's, for everything outbound",
     )
     outbound_http: Literal["loopback", "operators", "all"] = Field(
         default="loopback",
         alias="OUTBOUND_HTTP",
+        examples=["loopback"],
         description="who is reached without TLS: the operator's destinations on this host, all of the operator's, all",
     )
     outbound_proxy: SecretStr | None = Field(
         default=None,
         alias="OUTBOUND_PROXY",
+        examples=["http://proxy.example.com:3128"],
         description="HTTP proxy for the operator's destinations; it is given names",
     )
     outbound_proxy_except: Texts = Field(
         default=(),
         alias="OUTBOUND_PROXY_EXCEPT",
+        examples=["idp.internal,.example.com"],
         description="hosts, and .domains, that are reached without OUTBOUND_PROXY, comma-separated; loopback always is",
     )
     outbound_tenant_proxy: SecretStr | None = Field(
         default=None,
         alias="OUTBOUND_TENANT_PROXY",
+        examples=["http://proxy.example.com:3128"],
         description="HTTP proxy for the tenants' destinations; it is given addresses that were checked",
     )
     outbound_tenant_proxy_resolves: bool = Field(
         default=False,
         alias="OUTBOUND_TENANT_PROXY_RESOLVES",
+        examples=["false"],
         description="that proxy is given names instead, and must itself refuse those of private addresses",
     )
     outbound_tenant_ranges: Annotated[tuple[Network, ...], BeforeValidator(read_ranges)] = Field(
         default=(),
         alias="OUTBOUND_TENANT_RANGES",
+        examples=["10.20.0.0/16"],
         description="private ranges (CIDR) that tenants' destinations may be in, comma-separated",
     )
     outbound_tenant_ports: Annotated[frozenset[Port], BeforeValidator(read_list)] = Field(
         default=frozenset(),
         alias="OUTBOUND_TENANT_PORTS",
+        examples=["443,8443"],
         description="ports of tenants' destinations, comma-separated; unset: any",
     )
 
@@ -255,11 +374,17 @@ class Settings(BaseModel):
         try:
             return cls.model_validate({"service": service, **values})
         except ValidationError as error:
+            examples = {f.alias: f.examples[0] for f in cls.model_fields.values() if f.examples}
             lines = []
             for one in error.errors(include_url=False, include_input=False, include_context=False):
-                name = names.get(str(one["loc"][0]), one["loc"][0]) if one["loc"] else ""
-                lines.append(f"{name}: {one['msg'].removeprefix('Value error, ')}".lstrip(": "))
-            raise SettingsError("\n".join(lines)) from None
+                fault = _PLAIN.get(one["type"], one["msg"]).removeprefix("Value error, ").removesuffix(".")
+                if not one["loc"]:
+                    lines.append(f"{fault}.")
+                    continue
+                alias = str(one["loc"][0])
+                example = str(examples.get(alias, "")).replace("{service}", service)
+                lines.append(f"{names.get(alias, alias)}: {fault}. Example: {example}.")
+            raise SettingsError("\n".join(dict.fromkeys(lines))) from None
 
     @model_validator(mode="after")
     def _safe(self) -> Self:
@@ -377,7 +502,7 @@ def migrator_url(environ: Mapping[str, str]) -> DatabaseUrl:
     if not url.strip():
         raise SettingsError(
             "Set DATABASE_URL to the migrator's address on a PostgreSQL 16 database, such as "
-            "postgresql://migrator:password@db.example.com/causeloop?sslmode=verify-full."
+            "postgresql://migrator:…@db.example.com/causeloop?sslmode=verify-full."
         )
     try:
         read = DatabaseUrl.read(url)
@@ -401,6 +526,8 @@ def read_key(text: str) -> bytes:
         raise ValueError("is not base64") from error
     if len(key) != 32:
         raise ValueError(f"has {len(key)} bytes where 32 are needed (`openssl rand -base64 32`)")
+    if len(set(key)) == 1:
+        raise ValueError("is one byte repeated, which anybody can guess")
     return key
 
 

@@ -341,7 +341,9 @@ class TestEnd:
         dev = start("--no-seed")
         assert dev.process.wait(PATIENCE) == 2
         told = dev.said.splitlines()
-        assert told[0] == "causeloop dev: ACCESS_TOKEN_SECONDS: Input should be greater than or equal to 60"
+        assert told[0] == (
+            "causeloop dev: ACCESS_TOKEN_SECONDS: Input should be greater than or equal to 60. Example: 900."
+        )
         assert told[1].startswith("causeloop dev: auth ended with code 1; starting it again now (its log: /")
         assert told[-1] == "causeloop dev: auth did not become ready. See the logs: .causeloop/logs"
         assert not dev.path.exists()

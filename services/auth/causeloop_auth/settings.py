@@ -5,28 +5,39 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from causeloop_common.settings import Settings, Texts
+from causeloop_common.settings import Origins, Settings
 
 
 class AuthSettings(Settings):
     """The common settings and the identity provider's."""
 
     auth: Literal["mock", "clerk"] = Field(
-        default="mock", alias="CAUSELOOP_AUTH", description="mock runs a development issuer of our own"
+        default="mock",
+        alias="CAUSELOOP_AUTH",
+        examples=["clerk"],
+        description="mock runs a development issuer of our own",
     )
     jwks_url: str = Field(
         alias="CLERK_JWKS_URL",
+        examples=["https://idp.example.com/.well-known/jwks.json"],
         pattern=r"^https?://.+/\.well-known/jwks\.json$",
         description="the identity provider's published keys",
     )
     audience: str | None = Field(
-        default=None, alias="CLERK_AUDIENCE", description="expected `aud`, if tokens carry one"
+        default=None, alias="CLERK_AUDIENCE", examples=["causeloop"], description="expected `aud`, if tokens carry one"
     )
-    authorized_parties: Texts = Field(
-        alias="CLERK_AUTHORIZED_PARTIES", description="comma-separated origins whose sessions are accepted (`azp`)"
+    authorized_parties: Origins = Field(
+        alias="CLERK_AUTHORIZED_PARTIES",
+        examples=["https://app.example.com"],
+        description="comma-separated origins whose sessions are accepted (`azp`)",
     )
     access_token_seconds: int = Field(
-        default=900, ge=60, le=3600, alias="ACCESS_TOKEN_SECONDS", description="life of an access token"
+        default=900,
+        ge=60,
+        le=3600,
+        alias="ACCESS_TOKEN_SECONDS",
+        examples=["900"],
+        description="life of an access token",
     )
 
     def unsafe(self) -> list[str]:

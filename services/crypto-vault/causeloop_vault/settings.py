@@ -12,6 +12,7 @@ class VaultSettings(Settings):
 
     master_keys: SecretStr = Field(
         alias="CAUSELOOP_MASTER_KEY",
+        examples=["the output of `openssl rand -base64 32`"],
         description="32 bytes in base64; a comma-separated list where the first seals and all open",
     )
 
@@ -20,6 +21,7 @@ class VaultSettings(Settings):
         max_length=128,
         pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*$",
         alias="CAUSELOOP_ORIGIN",
+        examples=["causeloop.example.com"],
         description="the installation's name in its logs' checkpoints, a host you own; fixed at the first start",
     )
 

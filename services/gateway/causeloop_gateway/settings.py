@@ -2,19 +2,29 @@
 
 from pydantic import Field
 
-from causeloop_common.settings import Settings, Texts
+from causeloop_common.settings import Host, Origins, Settings
 
 
 class GatewaySettings(Settings):
     """The common settings and the public side."""
 
-    port: int = Field(default=4000, ge=0, le=65535, alias="PORT", description="where clients call")
-    host: str = Field(default="127.0.0.1", alias="HOST", description="the address it listens on; :: for all")
-    cors_origins: Texts = Field(
-        default=(), alias="CORS_ORIGINS", description="comma-separated origins whose browsers may call; none by default"
+    port: int = Field(default=4000, ge=0, le=65535, alias="PORT", examples=["4000"], description="where clients call")
+    host: Host = Field(
+        default="127.0.0.1", alias="HOST", examples=["127.0.0.1"], description="the address it listens on; :: for all"
+    )
+    cors_origins: Origins = Field(
+        default=(),
+        alias="CORS_ORIGINS",
+        examples=["https://app.example.com"],
+        description="comma-separated origins whose browsers may call; none by default",
     )
     trusted_proxies: int = Field(
-        default=0, ge=0, le=8, alias="TRUSTED_PROXIES", description="proxies in front, counted from the right"
+        default=0,
+        ge=0,
+        le=8,
+        alias="TRUSTED_PROXIES",
+        examples=["1"],
+        description="proxies in front, counted from the right",
     )
 
     transport_security: str = Field(
@@ -22,6 +32,7 @@ class GatewaySettings(Settings):
         max_length=200,
         pattern=r"^[\x20-\x7e]*$",
         alias="STRICT_TRANSPORT_SECURITY",
+        examples=["max-age=63072000"],
         description="the header of this name where a trusted proxy names https in X-Forwarded-Proto; empty for none",
     )
     rate_limit_factor: float = Field(
@@ -29,6 +40,7 @@ class GatewaySettings(Settings):
         gt=0,
         le=100_000,
         alias="RATE_LIMIT_FACTOR",
+        examples=["1"],
         description="multiplies the requests that every rate limit allows, at each gateway process",
     )
     remembered_seconds: int = Field(
@@ -36,5 +48,6 @@ class GatewaySettings(Settings):
         ge=1,
         le=30,
         alias="REMEMBERED_SECONDS",
+        examples=["30"],
         description="how long it remembers who a token stands for, should no event end that earlier",
     )
