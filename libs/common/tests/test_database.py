@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import asyncpg
 import pytest
 
-from causeloop_common import ids, telemetry
+from causeloop_common import ids, outbox, rls, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.auth import SessionStarted
 from causeloop_common.contracts.tenancy import MemberAdded
@@ -282,6 +283,52 @@ class TestGuard:
                 assert await tx.execute(statement, name=value) == 1
 
         assert await names(database, workspace) == ["one"]
+
+    async def test_a_row_cannot_move_to_another_tenant(
+        self, probe: Probe, scratch: Any, workspace: AuthContext
+    ) -> None:
+        """D6: nor with an event of the tenant that it would come to."""
+        await add(await probe(), workspace, "moved")
+        mine, other = workspace.tenant_uuid, ids.uuid7()
+        connection = await asyncpg.connect(scratch.dsn("causeloop_probe"))
+        event = outbox.row(workspace, SOMETHING, "")
+        try:
+            await connection.execute(f"BEGIN; SET LOCAL app.current_workspace = '{mine}'")
+            moved = await connection.execute(
+                f"UPDATE probe.things SET workspace_id = set_config('app.current_workspace', '{other}', true)::uuid"
+            )
+            assert moved == "UPDATE 1"
+            await connection.execute(outbox.insert("probe"), *outbox.insertion(event))
+            with pytest.raises(asyncpg.PostgresError, match="changed without an event") as refused:
+                await connection.execute("COMMIT")
+            assert refused.value.sqlstate == rls.GUARD_STATE
+        finally:
+            await connection.close()
+
+    @pytest.mark.parametrize(
+        ("role", "table"),
+        [
+            ("causeloop_auth", "auth.sessions"),
+            ("causeloop_auth", "auth.tokens"),
+            ("causeloop_vault", "vault.secrets"),
+            ("causeloop_vault", "vault.checkpoints"),
+            ("causeloop_vault", "vault.keyrings"),
+            ("causeloop_vault", "vault.keys"),
+            ("causeloop_audit", "audit.checkpoints"),
+            ("causeloop_audit_writer", "audit.heads"),
+        ],
+    )
+    async def test_no_role_updates_a_tenant_an_id_or_an_expiry(
+        self, superuser: asyncpg.Connection, role: str, table: str
+    ) -> None:
+        """D6: updates are granted by columns."""
+        fixed = "(workspace_id|id|created_at|expires_at|owner|scopes|path|origin|wrapped)"
+        rows = await superuser.fetch(
+            "SELECT attname FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped "
+            "AND attname ~ $2 AND has_column_privilege($3, attrelid, attnum, 'UPDATE')",
+            table, f"^{fixed}$", role,
+        )  # fmt: skip
+        assert rows == []
 
     async def test_an_earlier_event_does_not_count(self, probe: Probe, workspace: AuthContext) -> None:
         database = await probe(workers=1)

@@ -46,9 +46,10 @@ HEADS_EXTRA = (
     rls.Policy("writer_update", "update", WRITER, using="true", check="true"),
 )
 
+HEADS_COLUMNS = {"writer_update": ("size", "root", "peaks")}
 NODES_EXTRA = (rls.Policy("writer_insert", "insert", WRITER, check="true"),)
 CHECKPOINTS_EXTRA = (rls.Policy("writer_select", "select", WRITER, using="true"),)
-CHECKPOINTS_COLUMNS = {"writer_select": ("workspace_id", "size", "root")}
+CHECKPOINTS_COLUMNS = {"writer_select": ("workspace_id", "size", "root"), "tenant_update": ("size", "root", "note")}
 
 intake = Table(
     "intake",
@@ -70,7 +71,7 @@ heads = Table(
     Column("size", BigInteger, nullable=False),
     Column("root", LargeBinary, nullable=False),
     Column("peaks", LargeBinary, nullable=False),
-    info=rls.protected("select", extra=HEADS_EXTRA, audited=False, reason=REASON),
+    info=rls.protected("select", columns=HEADS_COLUMNS, extra=HEADS_EXTRA, audited=False, reason=REASON),
 )
 
 entries = Table(

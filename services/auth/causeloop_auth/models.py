@@ -14,6 +14,8 @@ jobs.table(metadata)
 schedules.table(metadata)
 leases.table(metadata, {"relay": "causeloop_auth_relay", "schedule": "causeloop_auth_jobs"})
 
+SESSION_CHANGES = ("current", "siblings", "previous", "spent", "rotated_at", "entered", "ended_at")
+
 sessions = Table(
     "sessions",
     metadata,
@@ -28,7 +30,7 @@ sessions = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("ended_at", DateTime(timezone=True)),
-    info=rls.protected("select", "insert", "update"),
+    info=rls.protected("select", "insert", "update", columns={"tenant_update": SESSION_CHANGES}),
 )
 
 tokens = Table(
@@ -44,5 +46,5 @@ tokens = Table(
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("revoked_at", DateTime(timezone=True)),
     Index("tokens_workspace_id_owner_id_idx", "workspace_id", "owner", "id"),
-    info=rls.protected("select", "insert", "update"),
+    info=rls.protected("select", "insert", "update", columns={"tenant_update": ("revoked_at",)}),
 )

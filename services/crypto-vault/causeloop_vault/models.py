@@ -51,7 +51,7 @@ secrets = Table(
     Column("version", Integer, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False),
-    info=rls.protected("select", "insert", "update"),
+    info=rls.protected("select", "insert", "update", columns={"tenant_update": ("version", "updated_at")}),
 )
 
 secret_versions = Table(
@@ -99,5 +99,8 @@ checkpoints = Table(
     rls.tenant_column(),
     Column("size", BigInteger, nullable=False),
     Column("root", LargeBinary, nullable=False),
-    info=rls.protected("select", "insert", "update", audited=False, reason=UNAUDITED_CHECKPOINTS),
-)
+    info=rls.protected(
+        "select", "insert", "update",
+        columns={"tenant_update": ("size", "root")}, audited=False, reason=UNAUDITED_CHECKPOINTS,
+    ),
+)  # fmt: skip

@@ -18,6 +18,7 @@ from causeloop_common.rls.ddl import (
     functions_ddl,
     guard_body,
     guard_ddl,
+    narrow,
     protect,
     protect_from_service,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "functions_ddl",
     "guard_body",
     "guard_ddl",
+    "narrow",
     "person",
     "protect",
     "protect_from_service",

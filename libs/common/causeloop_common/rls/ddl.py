@@ -17,7 +17,7 @@ BEGIN
         SELECT 1 FROM {schema}.outbox
         WHERE xid = pg_catalog.pg_current_xact_id()
           AND workspace_id = coalesce(NEW.workspace_id, OLD.workspace_id)
-    ) THEN
+    ) OR (TG_OP = 'UPDATE' AND NEW.workspace_id IS DISTINCT FROM OLD.workspace_id) THEN
         RAISE EXCEPTION 'tenant data of {schema}.% changed without an event', TG_TABLE_NAME USING ERRCODE = '{state}';
     END IF;
     RETURN NULL;
@@ -35,9 +35,9 @@ def functions_ddl(schema: str) -> Iterator[str]:
 
 
 def guard_ddl(schema: str) -> str:
-    """The commit guard's function; needs the outbox."""
+    """The commit guard's function, made or brought up to date; needs the outbox."""
     return (
-        f"CREATE FUNCTION {schema}.require_event() RETURNS trigger LANGUAGE plpgsql "
+        f"CREATE OR REPLACE FUNCTION {schema}.require_event() RETURNS trigger LANGUAGE plpgsql "
         f"SET search_path = pg_catalog AS $guard${guard_body(schema)}$guard$"
     )
 
@@ -72,6 +72,12 @@ def allow(schema: str, table: str, verb: str, *columns: str) -> Iterator[str]:
     any are named.
     """
     yield from _permits(schema, table, Protection((verb,), {f"tenant_{verb}": columns}))
+
+
+def narrow(schema: str, table: str, role: str, *columns: str) -> Iterator[str]:
+    """The statements that leave a role the update of some columns alone, for a later migration than the table's."""
+    yield f"REVOKE UPDATE ON {schema}.{table} FROM {role}"
+    yield f"GRANT UPDATE ({', '.join(columns)}) ON {schema}.{table} TO {role}"
 
 
 def _statements(schema: str, table: str, protection: Protection) -> Iterator[str]:

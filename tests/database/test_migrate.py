@@ -1,0 +1,166 @@
+"""`causeloop migrate` in bad surroundings: one sentence, exit code 1, in bounded time; and success that is true."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from causeloop_cli import services
+from causeloop_common import ids, migrations
+from causeloop_common.database_url import DatabaseUrl
+from causeloop_common.settings import SettingsError
+from causeloop_dev.testing import Servers
+from tests.support.commands import causeloop
+from tests.support.ports import free_port
+
+
+class Place:
+    """An empty database of the test's own, owned by a migrator of its own."""
+
+    def __init__(self, servers: Servers, superuser: asyncpg.Connection, name: str) -> None:
+        self.superuser = superuser
+        self.secret = servers.jwt_secret
+        self.migrator = f"causeloop_migrator_{name}"
+        url = DatabaseUrl.read(servers.database_url).on(f"place_{name}")
+        self.owned = url
+        self.url = url.with_role(self.migrator, "pw").text()
+
+    async def refusal(self, url: str | None = None, **environ: str) -> str:
+        done = await causeloop("migrate", DATABASE_URL=url or self.url, JWT_SECRET=self.secret, **environ)
+        return done.refusal()
+
+
+@pytest.fixture
+async def place(servers: Servers) -> AsyncIterator[Place]:
+    root = await asyncpg.connect(servers.superuser_url)
+    made = Place(servers, root, ids.uuid7().hex[-12:])
+    await root.execute(f"CREATE ROLE {made.migrator} LOGIN CREATEROLE PASSWORD 'pw'")
+    await root.execute(f"CREATE DATABASE {made.owned.database} OWNER {made.migrator}")
+    inside = await asyncpg.connect(DatabaseUrl.read(servers.superuser_url).on(made.owned.database).text())
+    made.superuser = inside
+    yield made
+    await inside.close()
+    await root.execute(f"DROP DATABASE {made.owned.database} WITH (FORCE)")
+    await root.execute(f"DROP OWNED BY {made.migrator}; DROP ROLE {made.migrator}")
+    await root.close()
+
+
+@pytest.fixture
+def usual(servers: Servers, place: Place) -> Place:
+    """The place, with the migrator that made the roles of this server."""
+    migrator = DatabaseUrl.read(servers.database_url)
+    place.url = place.owned.with_role(migrator.user or "", migrator.password or "").text()
+    return place
+
+
+@pytest.fixture
+async def owned(usual: Place) -> Place:
+    await usual.superuser.execute(f"ALTER DATABASE {usual.owned.database} OWNER TO causeloop_migrator")
+    return usual
+
+
+class TestRefusals:
+    async def test_of_connections(self, place: Place) -> None:
+        """D9: wrong password, no such database, nobody there, a name that is none."""
+        url = DatabaseUrl.read(place.url)
+        assert "The server refuses the password." in await place.refusal(url.with_role(place.migrator, "no").text())
+        assert "no database of this name" in await place.refusal(url.on("nowhere").text())
+        assert "Nothing listens" in await place.refusal(f"postgresql://u:p@127.0.0.1:{free_port()}/x")
+        assert "cannot be resolved" in await place.refusal("postgresql://u:p@nowhere.invalid/x?connect_timeout=20")
+        assert "no server's socket" in await place.refusal("postgresql://u:p@/x?host=/not/there")
+
+    async def test_of_a_role_without_the_right_to_make_roles(self, place: Place) -> None:
+        """D9: no CREATEROLE."""
+        await place.superuser.execute(f"ALTER ROLE {place.migrator} NOCREATEROLE")
+
+        assert f"ALTER ROLE {place.migrator} CREATEROLE" in await place.refusal()
+
+    async def test_of_another_ones_database(self, place: Place) -> None:
+        """D9: the migrator does not own the database."""
+        await place.superuser.execute(f"ALTER DATABASE {place.owned.database} OWNER TO postgres")
+
+        assert "does not own the database" in await place.refusal()
+
+    async def test_of_another_migrators_roles(self, place: Place) -> None:
+        """D8: a second installation with another migrator."""
+        assert "belong to another installation, in the database causeloop" in await place.refusal()
+
+    async def test_of_a_second_installation(self, owned: Place) -> None:
+        """D8: a second installation in the same server would replace the passwords of the first one."""
+        owned.secret = "another installation's root secret, long enough"
+
+        assert "whose passwords would be replaced" in await owned.refusal()
+
+    async def test_of_a_schema_that_is_there(self, owned: Place) -> None:
+        """D9: another product's schema auth."""
+        await owned.superuser.execute("CREATE SCHEMA auth")
+
+        assert "The schema auth is there and belongs to postgres" in await owned.refusal()
+
+    async def test_of_an_open_public_schema_of_another_owner(self, owned: Place) -> None:
+        """D9: success that services would refuse."""
+        await owned.superuser.execute("ALTER SCHEMA public OWNER TO postgres; GRANT USAGE ON SCHEMA public TO PUBLIC")
+
+        assert "REVOKE ALL ON SCHEMA public FROM PUBLIC" in await owned.refusal()
+
+    async def test_of_a_database_that_accepts_no_writes(self, owned: Place) -> None:
+        """D9: a standby, or a read-only mode."""
+        await owned.superuser.execute(f"ALTER DATABASE {owned.owned.database} SET default_transaction_read_only = on")
+
+        assert "accepts no writes" in await owned.refusal()
+
+    async def test_of_a_later_versions_revision(self, owned: Place) -> None:
+        """D9: older code does not migrate what a later version migrated."""
+        await owned.superuser.execute(
+            "CREATE SCHEMA migrations AUTHORIZATION causeloop_migrator; "
+            "CREATE TABLE migrations.vault (version_num text); INSERT INTO migrations.vault VALUES ('9999'); "
+            "GRANT SELECT ON migrations.vault TO causeloop_migrator"
+        )
+
+        assert "at revision 9999, which this version does not have" in await owned.refusal()
+
+    @pytest.mark.slow
+    async def test_of_a_lock_that_somebody_holds(self, owned: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        """D9: another run's lock is waited for, and not for ever."""
+        monkeypatch.setattr(migrations, "TURN_SECONDS", 1)
+        async with owned.superuser.transaction():
+            await owned.superuser.execute(f"SELECT pg_advisory_xact_lock({migrations.LOCK})")
+            with pytest.raises(SettingsError, match="Another `causeloop migrate` has been at work for 1 seconds"):
+                await migrations.migrate(owned.url, owned.secret.encode(), services.schemas().values())
+
+    async def test_of_the_bus(self, servers: Servers) -> None:
+        """D9: NATS is down, or refuses, after the database was migrated."""
+        environ = {"DATABASE_URL": servers.database_url, "JWT_SECRET": servers.jwt_secret}
+        nobody = f"nats://127.0.0.1:{free_port()}"
+        seed = servers.seeds["operator"]
+
+        down = await causeloop("migrate", **environ, NATS_URL=nobody, NATS_NKEY_SEED_OPERATOR=seed)
+        other = {"NATS_URL": servers.nats_url, "NATS_NKEY_SEED_OPERATOR": servers.seeds["auth"]}
+        refused = await causeloop("migrate", **environ, **other)
+        broken = await causeloop("migrate", **environ, NATS_URL=servers.nats_url, NATS_NKEY_SEED_OPERATOR="SU")
+
+        assert "Nothing listens at NATS_URL" in down.refusal()
+        assert "bus" in refused.refusal()
+        assert "is not the seed of a user's nkey" in broken.refusal()
+
+
+class TestSuccess:
+    async def test_is_proven_before_it_is_announced(self, owned: Place) -> None:
+        """D9: what the services would refuse is no success."""
+        await owned.superuser.execute(f"CREATE PUBLICATION p FOR ALL TABLES; GRANT CREATE ON DATABASE "
+                                      f"{owned.owned.database} TO causeloop_audit")  # fmt: skip
+        refused = await owned.refusal()
+        assert "tenant isolation is not as declared" in refused
+
+        await owned.superuser.execute("DROP PUBLICATION p; REVOKE CREATE ON DATABASE "
+                                      f"{owned.owned.database} FROM causeloop_audit")  # fmt: skip
+        done = await causeloop("migrate", DATABASE_URL=owned.url, JWT_SECRET=owned.secret)
+        assert (done.code, done.errors) == (0, "")
+
+    async def test_without_a_public_schema(self, owned: Place) -> None:
+        """D9: `public` is locked down, or gone."""
+        await owned.superuser.execute("DROP SCHEMA public")
+
+        done = await causeloop("migrate", DATABASE_URL=owned.url, JWT_SECRET=owned.secret)
+
+        assert (done.code, done.errors) == (0, "")
