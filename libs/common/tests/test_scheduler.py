@@ -123,6 +123,7 @@ class TestForgetExpired:
     async def test_removes_what_is_over_of_idle_tenants_and_nothing_else(
         self, start: Start, probe: Callable[..., Awaitable[Database]], superuser: asyncpg.Connection
     ) -> None:
+        """D7: rows of idle tenants go, too."""
         tenants = [ids.uuid7() for _ in range(3)]
         for tenant in tenants:
             await superuser.execute(
@@ -168,7 +169,7 @@ class TestForgetExpired:
     async def test_is_not_what_a_key_that_is_used_again_waits_for(
         self, probe: Callable[..., Awaitable[Database]], superuser: asyncpg.Connection
     ) -> None:
-        """With any number of others that are over before it."""
+        """D7: with any number of others that are over before it."""
         ctx = replace(context(ids.new("ws")), idempotency=Idempotency("again", "print"))
         await superuser.execute(
             "INSERT INTO probe.idempotency SELECT $1, $2, 'put_secret', n::text, '', '{}', $3 "

@@ -1,6 +1,6 @@
 """All SQL of tenancy. Row security binds every statement to the transaction's tenant, or to the person."""
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from causeloop_common import ids
@@ -12,7 +12,11 @@ from causeloop_tenancy.models import members, workspaces
 _ADD_WORKSPACE = Statement.of(insert(workspaces).on_conflict_do_nothing(), "name", "slug", "timezone", "created_by")
 _WORKSPACE = Statement.of(select(workspaces))
 _ADD_MEMBER = Statement.insert(members, "person_id", "role")
-_ROLE = Statement.of(select(members.c.role).where(members.c.person_id == bindparam("person")))
+_ROLE = Statement.of(
+    select(members.c.role).where(
+        members.c.workspace_id == func.tenancy.app_current_tenant(), members.c.person_id == bindparam("person")
+    )
+)
 _MEMBERSHIPS = Statement.of(
     select(members.c.workspace_id, members.c.role, members.c.joined_at)
     .where(members.c.person_id == bindparam("person"), members.c.workspace_id > bindparam("after"))
@@ -48,7 +52,10 @@ async def add_member(tx: Transaction, person: str, role: str) -> None:
 
 
 async def role_of(tx: Transaction, person: str) -> str | None:
-    """A person's role in the workspace; None for a stranger."""
+    """A person's role in the workspace; None for a stranger.
+
+    It names the tenant for the key's sake: the policies, joined by OR, would have all memberships of the person read.
+    """
     row = await tx.fetchrow(_ROLE, person=ids.decode(person, "usr"))
     return None if row is None else str(row["role"])
 
