@@ -29,6 +29,7 @@ FINE = {
     "permissions": "The bus permits every subject that it needs.",
     "database": "The database lets it in, under its own role.",
     "clock": "This host's clock is the database's, within 2 s.",
+    "postgres": "It accepts writes, and its version has no known hole.",
     "isolation": "Roles, policies, grants and guards are exactly as declared; without a tenant no row is seen.",
     "master_key": "The master key opens this database's keys.",
     "identity": "Its keys can be fetched.",
@@ -111,14 +112,17 @@ async def _service(name: str, environ: Mapping[str, str]) -> list[Finding]:
 
 
 async def _lets_in(schema: str, dsn: str) -> str:
-    database = Database(dsn, schema, services.tables(schema), workers=1)
     try:
-        await database.start()
-        await database.ping()
+        database = Database(dsn, schema, services.tables(schema), workers=1)
+        try:
+            await database.start()
+            await database.ping()
+        finally:
+            await database.stop()
     except AppError as error:
         return error.detail
-    finally:
-        await database.stop()
+    except SettingsError as error:
+        return str(error)
     return "ok"
 
 

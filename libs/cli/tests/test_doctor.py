@@ -110,6 +110,38 @@ class TestExamine:
         assert (finding.about, finding.check) == ("auth", "role relay")
         assert "The server refuses the password." in finding.result
 
+    async def test_a_foreign_owner_is_named(
+        self, environs: dict[str, dict[str, str]], superuser: asyncpg.Connection
+    ) -> None:
+        """D5: as after a restore without owners."""
+        await superuser.execute("ALTER TABLE audit.nodes OWNER TO postgres")
+        try:
+            [finding] = failed(await doctor.examine(environs))
+        finally:
+            await superuser.execute("ALTER TABLE audit.nodes OWNER TO causeloop_audit_owner")
+        assert (finding.about, finding.check) == ("audit", "isolation")
+        assert "The owner of audit.nodes is 'postgres', not 'causeloop_audit_owner'." in finding.result
+
+    async def test_a_database_that_accepts_no_writes_is_named(
+        self, environs: dict[str, dict[str, str]], superuser: asyncpg.Connection
+    ) -> None:
+        """D18: by every service, with the setting that makes it so."""
+        name = await superuser.fetchval("SELECT current_database()")
+        await superuser.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        try:
+            findings = failed(await doctor.examine(environs))
+        finally:
+            await superuser.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        sentence = "The database accepts no writes: its server is a standby, or read-only."
+        assert {(owner, "postgres", sentence) for owner in topology.OWNERS} <= {tuple(one) for one in findings}
+
+    async def test_a_wrong_authority_is_named(self, environs: dict[str, dict[str, str]]) -> None:
+        """D1: with the parameter and the file."""
+        own = environs["audit"]["DATABASE_URL_AUDIT"].partition("?")[0].replace("@/", "@localhost/")
+        environs["audit"]["DATABASE_URL_AUDIT"] = f"{own}?sslmode=verify-full&sslrootcert=/not/there.pem"
+        findings = {one.check: one.result for one in failed(await doctor.examine(environs)) if one.about == "audit"}
+        assert "names a file in sslrootcert that cannot be read: /not/there.pem" in findings["database"]
+
     async def test_settings_that_cannot_be_read_are_told_by_variable(self, environs: dict[str, dict[str, str]]) -> None:
         del environs["auth"]["CLERK_JWKS_URL"]
         [finding] = failed(await doctor.examine(environs))

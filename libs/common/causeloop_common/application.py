@@ -34,7 +34,7 @@ from causeloop_common.messaging import Bus, CommandRouter, EventRouter
 from causeloop_common.relay import Relay
 from causeloop_common.rls import IsolationError, Tables
 from causeloop_common.scheduler import Scheduler, Task, forget_expired
-from causeloop_common.settings import Settings, read_headers
+from causeloop_common.settings import Settings, SettingsError, read_headers
 from causeloop_common.telemetry import metrics
 from causeloop_common.worker import JobService, Runs, StepOf, Worker
 
@@ -267,7 +267,7 @@ class Application:
         """The checks of a start, once and without serving; by name 'ok' or a sentence with what is wrong."""
         steps: dict[str, Check] = {}
         for database in self._databases:
-            steps |= {"database": database.start, "isolation": self._prove}
+            steps |= {"database": database.start, "postgres": database.examine, "isolation": self._prove}
         steps["bus"] = self.bus.connect
         known = {*steps, *(name for name, _ in self._background)}  # a task that does not run has no state to check
         steps |= {name: check for name, check in self._checks.items() if name not in known}
@@ -354,7 +354,7 @@ async def _finding(check: Check, seconds: float = 3) -> str:
         await asyncio.wait_for(check(), timeout=seconds)
     except AppError as error:
         return error.detail
-    except IsolationError as error:
+    except (IsolationError, SettingsError) as error:
         return str(error)
     except TimeoutError:
         return f"No answer within {seconds:g} seconds."

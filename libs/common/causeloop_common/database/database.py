@@ -21,7 +21,7 @@ from causeloop_common.database.connections import (
 from causeloop_common.database.transaction import Statements, Transaction
 from causeloop_common.errors import Unavailable
 from causeloop_common.jobs import Step
-from causeloop_common.postgres import CONNECTING_FAULTS, Way, reason
+from causeloop_common.postgres import CONNECTING_FAULTS, Way, outdated, reason
 from causeloop_common.telemetry import UNTRACED, Tracer, metrics
 
 CLOCK_SECONDS = 2.0
@@ -123,6 +123,13 @@ class Database:
                 f"This host's clock is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} the database's. Set "
                 "both by NTP: commands have a deadline of some seconds, and tokens begin at a moment."
             )
+
+    async def examine(self) -> None:
+        """Raise `Unavailable` unless the server accepts writes and its version has no known hole: for `doctor`."""
+        await self.ping()
+        async with self._borrowed() as connection:
+            if (hole := outdated(connection)) is not None:
+                raise Unavailable(hole)
 
     @asynccontextmanager
     async def _borrowed(self) -> AsyncIterator[Any]:
