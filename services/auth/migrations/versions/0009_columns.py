@@ -4,8 +4,8 @@ from alembic import op
 
 from causeloop_common import rls
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 
 SESSION_CHANGES = ("current", "siblings", "previous", "spent", "rotated_at", "entered", "ended_at")
 CHANGES = (

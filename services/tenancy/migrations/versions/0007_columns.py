@@ -4,14 +4,10 @@ from alembic import op
 
 from causeloop_common import rls
 
-revision = "0009"
-down_revision = "0008"
+revision = "0007"
+down_revision = "0006"
 
-CHANGES = (
-    rls.guard_ddl("audit"),
-    *rls.narrow("audit", "heads", "causeloop_audit_writer", "size", "root", "peaks"),
-    *rls.narrow("audit", "checkpoints", "causeloop_audit", "size", "root", "note"),
-)
+CHANGES = (rls.guard_ddl("tenancy"),)
 
 
 def upgrade() -> None:

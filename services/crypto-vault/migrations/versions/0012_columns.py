@@ -4,10 +4,14 @@ from alembic import op
 
 from causeloop_common import rls
 
-revision = "0006"
-down_revision = "0005"
+revision = "0012"
+down_revision = "0011"
 
-CHANGES = (rls.guard_ddl("tenancy"),)
+CHANGES = (
+    rls.guard_ddl("vault"),
+    *rls.narrow("vault", "secrets", "causeloop_vault", "version", "updated_at"),
+    *rls.narrow("vault", "checkpoints", "causeloop_vault", "size", "root"),
+)
 
 
 def upgrade() -> None:

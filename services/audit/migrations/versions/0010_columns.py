@@ -4,13 +4,13 @@ from alembic import op
 
 from causeloop_common import rls
 
-revision = "0011"
-down_revision = "0010"
+revision = "0010"
+down_revision = "0009"
 
 CHANGES = (
-    rls.guard_ddl("vault"),
-    *rls.narrow("vault", "secrets", "causeloop_vault", "version", "updated_at"),
-    *rls.narrow("vault", "checkpoints", "causeloop_vault", "size", "root"),
+    rls.guard_ddl("audit"),
+    *rls.narrow("audit", "heads", "causeloop_audit_writer", "size", "root", "peaks"),
+    *rls.narrow("audit", "checkpoints", "causeloop_audit", "size", "root", "note"),
 )
 
 
