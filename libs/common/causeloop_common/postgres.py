@@ -85,11 +85,11 @@ class Way:
 
 def outdated(connection: Any) -> str | None:
     """The sentence about a server whose version has a known hole, or None."""
-    version = connection.get_server_version()
-    if version.minor < _MENDED.get(version.major, 0):
+    version = connection.get_server_version()  # the number after the point is `micro`
+    if version.micro < _MENDED.get(version.major, 0):
         least = f"{version.major}.{_MENDED[version.major]}"
         return (
-            f"The database server is PostgreSQL {version.major}.{version.minor}, whose statistics can show rows past "
+            f"The database server is PostgreSQL {version.major}.{version.micro}, whose statistics can show rows past "
             f"row security (CVE-2025-8713): update it to {least} or later."
         )
     return None
