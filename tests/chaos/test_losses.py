@@ -23,6 +23,16 @@ class TestACampaign:
         assert campaign.found.is_whole()
         assert campaign.holds
 
+    async def test_enters_again_what_a_restore_of_audit_lost(
+        self, janitor: Janitor, tmp_path: Path, tell: Callable[[str], None]
+    ) -> None:
+        """P6: each act has one entry again. That the logs continue is not promised: their salts are other ones."""
+        campaign = await run(tmp_path, janitor, Plan(seed=2, acts=200, seconds=8, strikes=frozenset({"restore"})))
+        tell(figures(campaign))
+        assert campaign.found.is_whole()
+        assert not campaign.found.doubled
+        assert campaign.notes["republished"] > 0
+
     async def test_finds_losses_without_receipts(
         self, janitor: Janitor, tmp_path: Path, tell: Callable[[str], None]
     ) -> None:
