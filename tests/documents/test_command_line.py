@@ -33,6 +33,7 @@ def options(parser: argparse.ArgumentParser) -> list[str]:
 class TestTheCommandLine:
     @pytest.mark.parametrize("package", PAGES)
     def test_lists_every_command_and_its_options(self, package: str) -> None:
+        """F16: a list that a program has is compared with the page."""
         printed = {
             in_code(command)[0]: sorted(in_code(named)) for command, _, named, _ in rows(PAGES[package], "Commands")
         }

@@ -151,6 +151,7 @@ class TestExamine:
     async def test_an_identity_provider_that_cannot_be_reached_is_named_with_its_cause(
         self, environs: dict[str, dict[str, str]]
     ) -> None:
+        """F8: the log had "ConnectError", and doctor was green."""
         environs["auth"]["CLERK_JWKS_URL"] = "http://127.0.0.1:9/.well-known/jwks.json"
         [finding] = failed(await doctor.examine(environs))
         assert (finding.about, finding.check) == ("auth", "identity provider")
