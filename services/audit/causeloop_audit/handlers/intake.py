@@ -80,15 +80,14 @@ class Intake(Work):
                     raise Unavailable("The bus was lost, and what it delivered may be lost with it.")
                 continue
             began = time.perf_counter()
-            first, last = batch[0].metadata, batch[-1].metadata
-            if (first.sequence.consumer, last.sequence.consumer) != (delivered + 1, delivered + len(batch)):
-                raise Unavailable("A delivery was lost on its way to the log.")
-            if first.num_delivered > 1 or last.num_delivered > 1:
-                raise Unavailable("An acknowledgement was ignored.")
-            delivered += len(batch)
-            await self._take_in(batch, receipts)
-            self._leader.require()  # a later intake's acknowledgements would be ignored after a late one of ours
-            await batch[-1].ack()
+            whole = in_order(batch, delivered)
+            if whole:
+                delivered += len(whole)
+                await self._take_in(whole, receipts)
+                self._leader.require()  # a later intake's acknowledgements would be ignored after a late one of ours
+                await whole[-1].ack()
+            if len(whole) < len(batch):
+                raise Unavailable("A delivery was lost on its way to the log, or came a second time.")
             if len(batch) < BATCH and (rest := _LINGER_SECONDS - (time.perf_counter() - began)) > 0:
                 await asyncio.sleep(rest)
 
@@ -150,6 +149,20 @@ class Intake(Work):
         with suppress(AppError, nats.errors.Error, OSError):
             for log, size in sizes.items():
                 await self._bus.client.publish(topology.head(ids.tenant_id(log)), b"%d" % size)
+
+
+def in_order(batch: list[Msg], delivered: int) -> list[Msg]:
+    """The beginning of a batch in which nothing is missing and nothing is delivered again, after so many deliveries.
+
+    An acknowledgement covers all before it: one delivery that is missing in the middle, and another one that came
+    twice, make a batch of the right length.
+    """
+    for place, message in enumerate(batch):
+        tokens = message.reply.split(".")
+        numbers = tokens[4:7] if len(tokens) == 9 else tokens[6:9]  # deliveries, stream, consumer: NATS ADR-15
+        if numbers[0] != "1" or numbers[2] != str(delivered + place + 1):
+            return batch[:place]
+    return batch
 
 
 def _read(message: Msg) -> Announced | Unreadable:
