@@ -91,7 +91,8 @@ class TestAnAnswerLostBetweenCommitAndReply:
         assert [m["workspace_id"] for m in told(await person.get("/me/workspaces"))["data"]] == [made["id"]]
         await person.move(made["id"])
         entries = await completed_log(fragile, person)
-        assert [entry["action"] for entry in entries] == ["tenancy.workspace_created", "tenancy.member_added"]
+        acts = [entry["action"] for entry in entries if entry["action"].startswith("tenancy.")]
+        assert acts == ["tenancy.workspace_created", "tenancy.member_added"]
 
     async def test_of_auth_tells_which_token_was_made_and_makes_no_second(self, fragile: Stack, person: Person) -> None:
         headers = keyed()

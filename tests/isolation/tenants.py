@@ -75,6 +75,7 @@ class Tenants:
             ("encrypt", "items"): [{"plaintext": "b2YgYg==", "context": {"of": "a"}}],
             ("decrypt", "items"): [{"ciphertext": a.ciphertext, "context": {"of": "a"}}],
             ("list_events", "position"): "0",
+            ("list_events", "wait_for"): a.events[-1],
             ("list_api_tokens", "position"): ids.encode("tok", ids.MAX),
             ("list_my_workspaces", "position"): ids.encode("ws", ids.NIL),
             ("authenticate", "token"): a.person.token[:-2] + "zz",

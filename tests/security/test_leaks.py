@@ -151,7 +151,7 @@ class Life:
         await put("value too long", 422, '{"value":"' + "CANARY" * 2000 + '"}')
         await put("value in broken JSON", 400, '{"value":"CANARY"')
         await put("value in a list", 400, '["CANARY"]')
-        await put("value of another type of body", 400, "CANARY", headers={"content-type": "text/plain"})
+        await put("value of another type of body", 415, "CANARY", headers={"content-type": "text/plain"})
         await put("value of a bad key", 400, '{"value":"CANARY"}', headers={"idempotency-key": "with space"})
         await put("value without a right", 403, '{"value":"CANARY"}', token=person.realm_token)
         await put("value of nobody", 401, '{"value":"CANARY"}', token="nobody")

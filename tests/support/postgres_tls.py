@@ -33,7 +33,7 @@ async def front(server: Path, tls: ssl.SSLContext | None) -> AsyncIterator[Front
         task = asyncio.current_task()
         assert task is not None
         running.add(task)
-        with suppress(OSError, EOFError):
+        with suppress(OSError, EOFError, asyncio.CancelledError):  # asyncio logs a cancelled session as a fault
             head = await reader.readexactly(8)
             if head == _SSL_REQUEST:
                 writer.write(b"N" if tls is None else b"S")

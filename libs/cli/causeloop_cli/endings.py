@@ -1,7 +1,7 @@
 """The end of every command: its exit code, and the sentence on standard error.
 
     0    it did what was asked
-    1    it looked, and the answer is no: not verified, a check failed, a document differs
+    1    it looked, and the answer is no: not verified, a check failed, a document differs; each refusal of migrate
     2    it could not look or act: an option, a setting, a file, the network, or a refusal
     70   a fault of ours, with its place; CAUSELOOP_TRACEBACK=1 prints all of it
     130  interrupted
@@ -13,6 +13,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,9 +53,10 @@ def silence() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def code_of(command: str, error: BaseException) -> int:
-    """Print the sentence of an error, and return the exit code."""
+def code_of(command: str, error: BaseException, unable: int = UNABLE) -> int:
+    """Print the sentence of an error, and return the exit code; `unable` is the command's code for a sentence."""
     if isinstance(error, KeyboardInterrupt):
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # it was made, and not yet begun
         silence()
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):  # the reader of our output, such as `head`, has had enough
@@ -73,7 +75,7 @@ def code_of(command: str, error: BaseException) -> int:
     sentence = _sentence(error)
     silence()
     _print(command, sentence or _fault(error))
-    return UNABLE if sentence else FAULT
+    return unable if sentence else FAULT
 
 
 def _sentence(error: BaseException) -> str | None:

@@ -24,7 +24,7 @@ of them.
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; its exit code. An error is a sentence, without a traceback (`endings`)."""
-    command = "?"
+    command, unable = "?", endings.UNABLE
     try:
         endings.prepare_output()
         logging.raiseExceptions = False  # a full disk ends no service with a traceback for each line
@@ -32,10 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
         options = parser().parse_args(arguments)
         command = options.command
         module = import_module(f"{options.package}.{command}")
+        unable = getattr(module, "UNABLE", unable)
         code = int(module.main(options) or endings.DONE)
         endings.flush()
     except BaseException as error:  # noqa: BLE001  whatever ends it has a code and a sentence
-        return endings.code_of(command, error)
+        return endings.code_of(command, error, unable)
     return code
 
 

@@ -4,9 +4,12 @@ import argparse
 import asyncio
 import os
 
-from causeloop_cli import services, streams
+from causeloop_cli import endings, services, streams
 from causeloop_common import migrations
 from causeloop_common.settings import DEVELOPMENT_SECRET, SettingsError, is_guessable, migrator_url
+
+UNABLE = endings.NO
+"""Its exit code when it refuses, or cannot reach what it migrates: a deployment stops at either."""
 
 _BUS_SECONDS = 60
 

@@ -280,7 +280,7 @@ class TestCommand:
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
         assert done.returncode == 1
-        assert "FAIL audit bus NATS does not let audit in" in " ".join(done.stdout.split())
+        assert "FAIL audit bus NATS does not let audit_reader in" in " ".join(done.stdout.split())
         assert "\n1 of " in done.stdout
         assert done.stderr == ""
 

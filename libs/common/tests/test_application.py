@@ -233,7 +233,9 @@ class TestExamine:
     async def test_tells_what_a_start_would_prove_without_serving(self, make: Compose) -> None:
         application = make(CommandRouter({}))
 
-        assert await application.examine() == dict.fromkeys(("database", "postgres", "isolation", "bus", "clock"), "ok")
+        assert await application.examine() == dict.fromkeys(
+            ("database", "postgres", "isolation", "bus", "clock", "receipts"), "ok"
+        )
         assert not application.bus.is_connected
 
     @pytest.mark.usefixtures("unprotected")

@@ -154,7 +154,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     assert code == 0
     assert running.left() == []
     assert not running.path.exists()
-    assert sorted(path.name for path in running.path.parent.iterdir()) == ["logs"]
+    assert sorted(path.name for path in running.path.parent.iterdir()) == [".gitignore", "logs"]
 
 
 class TestReady:
@@ -314,7 +314,7 @@ class TestEnd:
             offered = ["git", "-C", str(tmp_path), "status", "--porcelain", "--untracked-files=all"]
             assert subprocess.run(offered, check=True, capture_output=True, text=True).stdout == ""
 
-    @pytest.mark.parametrize("seconds", [0.02, 0.2, 0.5, 1.7])
+    @pytest.mark.parametrize("seconds", [0.2, 0.5, 1.7])
     def test_an_interrupt_at_any_moment_ends_it_quietly(self, start: Callable[..., Dev], seconds: float) -> None:
         """F11: Ctrl-C at 0.2 s and 1.7 s printed tracebacks."""
         dev = start()

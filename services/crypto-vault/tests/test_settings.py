@@ -7,18 +7,18 @@ import pytest
 from causeloop_common.settings import SettingsError
 from causeloop_vault.settings import VaultSettings
 
-ONE, TWO = (base64.b64encode(bytes([number] * 32)).decode() for number in (1, 2))
+ONE, TWO = (base64.b64encode(bytes(range(number, number + 32))).decode() for number in (1, 2))
 
 
 class TestMasterKeys:
     def test_are_a_list_whose_first_one_seals(self) -> None:
         settings = VaultSettings.load("vault", {"CAUSELOOP_MASTER_KEY": f"{ONE}, {TWO}"})
 
-        assert settings.keys() == [bytes([1] * 32), bytes([2] * 32)]
+        assert settings.keys() == [bytes(range(1, 33)), bytes(range(2, 34))]
 
     @pytest.mark.parametrize("environment", ["development", "production"])
     def test_without_one_the_vault_does_not_start(self, environment: str) -> None:
-        with pytest.raises(SettingsError, match="CAUSELOOP_MASTER_KEY: Field required"):
+        with pytest.raises(SettingsError, match="CAUSELOOP_MASTER_KEY: it is not set"):
             VaultSettings.load("vault", {"CAUSELOOP_ENV": environment, "CAUSELOOP_MASTER_KEY": ""})
 
     @pytest.mark.parametrize(

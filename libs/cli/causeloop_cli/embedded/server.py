@@ -130,7 +130,7 @@ class EmbeddedServer(ABC):
         return ServerFailed(f"{self.name} {what}: {reason or 'it wrote nothing'} (all of it: {self.log})")
 
 
-_REASON = re.compile(r"\b(FATAL|PANIC|ERROR|error|could not|cannot)\b|\[(FTL|ERR)\]")
+_REASON = re.compile(r"\b(FATAL|PANIC|ERROR|error|could not|cannot|unrecognized)\b|\[(FTL|ERR)\]")
 """A line of a server's log that has the reason for its end."""
 
 
