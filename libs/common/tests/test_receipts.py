@@ -45,9 +45,10 @@ async def database(scratch: Any) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def relay(
-    scratch: Any, house: Any, bus: Callable[[str], Awaitable[Bus]], database: Database
+    scratch: Any, house: Any, bus: Callable[[str], Awaitable[Bus]], database: Database, superuser: asyncpg.Connection
 ) -> AsyncIterator[None]:
-    """A relay of tenancy that runs."""
+    """A relay of tenancy that runs, and has heeded no term of the log."""
+    await superuser.execute("UPDATE tenancy.relay_state SET term = '', confirmed_batch = 0")
     connections = role_connections(scratch.dsn("causeloop_tenancy_relay"), "causeloop_tenancy_relay")
     leader = Leader(connections, "tenancy", "relay")
     running = asyncio.create_task(
@@ -184,10 +185,9 @@ class TestReceipt:
 
 class TestRestore:
     async def test_takes_back_what_later_batches_had_confirmed(
-        self, relay: None, log: Log, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
+        self, relay: None, log: Log, database: Database, workspace: AuthContext
     ) -> None:
-        """P6: audit's database was restored from an older copy: its next term begins below what it had receipted."""
-        await superuser.execute("UPDATE tenancy.relay_state SET confirmed_batch = 0")
+        """Audit's database was restored from an older copy: its next term begins below what it had receipted."""
         await announce(database, workspace, "one", "two")
         first, second = await log.rows(2)
         await log.receipt(first, batch=1005)

@@ -123,3 +123,29 @@ class TestBegin:
             await streams.declare(servers.nats_url, operator)
         entered = await superuser.fetch(ENTERED, workspace.tenant_uuid)
         assert [ids.encode("evt", row["event_id"]) for row in entered] == [one.id for one in batch]
+
+
+class TestAMissingConsumer:
+    async def test_is_not_ready_until_it_is_there(self, servers: Servers) -> None:
+        operator = servers.seeds["operator"]
+        audit = app.create(servers.environ["audit"])
+
+        async def until(is_ready: bool) -> None:
+            async with asyncio.timeout(PATIENCE):
+                while ((await audit.readiness())["intake"] == "ok") != is_ready:  # noqa: ASYNC110  others answer
+                    await asyncio.sleep(0.05)
+
+        try:
+            await audit.start()
+            await until(is_ready=True)
+            client = await streams.connect(servers.nats_url, topology.OPERATOR, operator)
+            try:
+                await client.jetstream().delete_consumer(AUDIT_INTAKE.stream, AUDIT_INTAKE.name)
+            finally:
+                await client.close()
+            await until(is_ready=False)
+            await streams.declare(servers.nats_url, operator)
+            await until(is_ready=True)
+        finally:
+            await audit.stop()
+            await streams.declare(servers.nats_url, operator)

@@ -1,7 +1,11 @@
 """Receipts: a row is confirmed when the log has its event, and sent again when the log must have had it and has not.
 
     entered.<service>   after each commit of the intake: which events the log has, each with its digest
-    floor.events        each second: how far the intake has acknowledged the stream, and what the stream has
+    floor.events        how far the intake has acknowledged the stream, and what the stream has: each second while
+                        something comes, else each five seconds
+
+The relay remembers where the rows are that it published in this lead, so their receipts confirm them by primary key.
+Other receipts, after a takeover, look for their rows by the number in the stream.
 
 A row is missing when the acknowledged part of the stream passed its number, or the stream does not have it, and no
 receipt came within some seconds. An intake that is late or silent passes nothing: lag is no loss. A receipt that is
@@ -14,6 +18,7 @@ receipted something shows that audit's database was restored from an older copy:
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -34,34 +39,51 @@ LONGEST_PAUSE_SECONDS = 300.0
 AT_ONCE = 200
 """Rows that are sent again in a round, and there is one round a second."""
 _ROUND_SECONDS = 1.0
-_CONFIRM_SECONDS = 0.2
+_WHOLE_SECONDS = 10.0
+"""Between two looks for missing rows of earlier leads, too; the others begin with what is remembered, since the index
+has the dead entries of all that was confirmed before."""
+_CONFIRM_SECONDS = 0.5
 """Receipts gather for so long, so that one statement confirms many rows."""
 _FRESH_SECONDS = 3.0
 """A floor that is older shows nothing about the end of the stream."""
 _MOST = 50_000
-"""Receipts that wait for their statement; more than that are dropped, and cost duplicates."""
+"""Receipts that wait for their statement; more than that are dropped, and cost duplicates. Also the places that are
+remembered."""
 
-_CONFIRM = """
-    WITH held AS MATERIALIZED (SELECT {fence} AND {soon}),
+_REMEMBERED = """remembered AS (UPDATE {schema}.relay_state SET confirmed_batch = greatest(confirmed_batch, c.batch)
+                        FROM (SELECT max(batch) AS batch FROM confirmed) c)"""
+_CONFIRM = f"""
+    WITH held AS MATERIALIZED (SELECT {{fence}} AND {{soon}}),
+         confirmed AS (UPDATE {{schema}}.outbox o SET confirmed_batch = r.batch
+                       FROM held, unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::bigint[])
+                            AS r(bucket, seq, stream_seq, batch)
+                       WHERE o.bucket = r.bucket AND o.seq = r.seq AND o.stream_seq = r.stream_seq
+                         AND o.published_at IS NOT NULL RETURNING r.batch),
+         {_REMEMBERED}
+    SELECT count(*) AS confirmed FROM confirmed
+"""  # noqa: S608  our own names
+"""Without `confirmed_batch IS NULL`: the planner would read the whole index of unconfirmed rows with its dead entries
+instead of one place of the primary key for each row."""
+_FIND_AND_CONFIRM = f"""
+    WITH held AS MATERIALIZED (SELECT {{fence}} AND {{soon}}),
          receipt AS (SELECT r.* FROM held, unnest($1::bigint[], $2::uuid[], $3::bytea[], $4::bigint[])
                      AS r(stream_seq, event_id, digest, batch)),
          found AS (SELECT o.bucket, o.seq, r.event_id, r.batch, r.digest IS NULL OR o.digest = r.digest AS agrees
                    FROM receipt r CROSS JOIN LATERAL (
-                       SELECT bucket, seq, digest FROM {schema}.outbox
+                       SELECT bucket, seq, digest FROM {{schema}}.outbox
                        WHERE stream_seq = r.stream_seq AND event_id = r.event_id
                          AND published_at IS NOT NULL AND confirmed_batch IS NULL LIMIT 1) o),
-         confirmed AS (UPDATE {schema}.outbox o SET confirmed_batch = f.batch FROM found f
+         confirmed AS (UPDATE {{schema}}.outbox o SET confirmed_batch = f.batch FROM found f
                        WHERE f.agrees AND o.bucket = f.bucket AND o.seq = f.seq RETURNING f.batch),
-         remembered AS (UPDATE {schema}.relay_state SET confirmed_batch = greatest(confirmed_batch, c.batch)
-                        FROM (SELECT max(batch) AS batch FROM confirmed) c)
+         {_REMEMBERED}
     SELECT (SELECT count(*) FROM confirmed) AS confirmed,
            array(SELECT event_id FROM found WHERE NOT agrees) AS different
-"""
+"""  # noqa: S608
 _SEND_AGAIN = """
     WITH held AS MATERIALIZED (SELECT {fence} AND {soon}),
          missing AS (SELECT bucket, seq FROM {schema}.outbox
                      WHERE published_at IS NOT NULL AND confirmed_batch IS NULL
-                       AND (stream_seq <= $1 OR stream_seq > $2)
+                       AND stream_seq >= $6 AND (stream_seq <= $1 OR stream_seq > $2)
                        AND published_at < now() - least($3 * power(2, least(attempts, 16)), $4) * interval '1 second'
                      ORDER BY published_at LIMIT $5),
          again AS (UPDATE {schema}.outbox o SET published_at = NULL, attempts = least(o.attempts + 1, 32000)
@@ -93,6 +115,15 @@ class _Receipt(NamedTuple):
     batch: int
 
 
+class _Place(NamedTuple):
+    """Where a row is that was published in this lead, and what its receipt must have."""
+
+    bucket: int
+    seq: int
+    event: UUID
+    digest: bytes
+
+
 class _Floor(NamedTuple):
     """How far the stream was acknowledged at a time, and its last number."""
 
@@ -109,8 +140,11 @@ class Receipts:
         self._schema = schema
         self._bus = bus
         self._received: list[_Receipt] = []
+        self._places: dict[int, _Place] = {}
+        """By the number in the stream: what was published in this lead and is not confirmed."""
         self._floors: deque[_Floor] = deque(maxlen=60)
         self._confirmed_at = self._looked_at = 0.0
+        self._looked_whole_at = float("-inf")
         self._subscriptions: list[Any] = []
         self._term = ""
         self._earlier: deque[str] = deque(maxlen=16)
@@ -122,6 +156,7 @@ class Receipts:
     async def open(self) -> None:
         """Begin to receive them. Nothing of an earlier lead counts: what came in between was not received."""
         self._received.clear()
+        self.forget()
         self._floors.clear()
         for state in await self._leader.fetch(_STATE.format(schema=self._schema)):
             self._term, self._highest = state["term"], state["confirmed_batch"]
@@ -135,6 +170,17 @@ class Receipts:
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
 
+    def expect(self, sequences: Sequence[int], rows: Sequence[Any], digests: Sequence[bytes]) -> None:
+        """Remember where the rows are that were just marked as published under these numbers."""
+        for sequence, row, digest in zip(sequences, rows, digests, strict=True):
+            self._places[sequence] = _Place(row["bucket"], row["seq"], row["event_id"], digest)
+        while len(self._places) > _MOST:
+            del self._places[next(iter(self._places))]
+
+    def forget(self) -> None:
+        """Remember no place any more: rows are published again, under other numbers."""
+        self._places.clear()
+
     async def settle(self) -> bool:
         """Confirm what was receipted, and have sent again what is missing; whether anything is to be sent again."""
         now = time.monotonic()
@@ -143,19 +189,36 @@ class Receipts:
         if self._received and now - self._confirmed_at > _CONFIRM_SECONDS:
             self._confirmed_at = now
             await self._confirm()
-        if now - self._looked_at > _ROUND_SECONDS:
-            self._looked_at = now
-            return await self._send_again(now)
+        whole = now - self._looked_whole_at > _WHOLE_SECONDS
+        if (self._places or whole) and now - self._looked_at > _ROUND_SECONDS:
+            return await self._send_again(now, whole)
         return False
 
     async def _confirm(self) -> None:
-        """Confirm the rows of all receipts by one statement."""
+        """Confirm the rows of all receipts: by one statement those whose place is remembered, by another the rest."""
         received, self._received = self._received, []
-        statement = _CONFIRM.format(fence=self._leader.fence, soon=leases.SOON, schema=self._schema)
-        (found,) = await self._leader.fetch(statement, *zip(*received, strict=True))
+        own = {"fence": self._leader.fence, "soon": leases.SOON, "schema": self._schema}
+        placed: list[tuple[int, int, int, int]] = []
+        others: list[_Receipt] = []
+        different: list[UUID] = []
+        for receipt in received:
+            place = self._places.get(receipt.sequence)
+            if place is None or place.event != receipt.event:
+                others.append(receipt)
+            elif receipt.digest is None or receipt.digest == place.digest:
+                del self._places[receipt.sequence]
+                placed.append((place.bucket, place.seq, receipt.sequence, receipt.batch))
+            else:
+                different.append(receipt.event)
+        if placed:
+            (found,) = await self._leader.fetch(_CONFIRM.format(**own), *zip(*placed, strict=True))
+            metrics.CONFIRMED.labels(self._schema).inc(found["confirmed"])
+        if others:
+            (found,) = await self._leader.fetch(_FIND_AND_CONFIRM.format(**own), *zip(*others, strict=True))
+            metrics.CONFIRMED.labels(self._schema).inc(found["confirmed"])
+            different += found["different"]
         self._highest = max(self._highest, *(receipt.batch for receipt in received))
-        metrics.CONFIRMED.labels(self._schema).inc(found["confirmed"])
-        for event in found["different"]:
+        for event in different:
             metrics.RECEIPT_ALARMS.labels(self._schema, "different").inc()
             _log.critical(
                 "the log has another event under the id of %s of %s: somebody published in this service's name",
@@ -168,6 +231,7 @@ class Receipts:
         own = {"fence": self._leader.fence, "soon": leases.SOON, "schema": self._schema}
         if began < self._highest:
             self._received.clear()
+            self.forget()
             (back,) = await self._leader.fetch(_TAKE_BACK.format(**own), began)
             metrics.TAKEN_BACK.labels(self._schema).inc(back["rows"])
             _log.critical(
@@ -183,16 +247,21 @@ class Receipts:
             self._earlier.append(self._term)
             self._term, self._begun = term, (term, int(body["began"]))
 
-    async def _send_again(self, now: float) -> bool:
+    async def _send_again(self, now: float, whole: bool) -> bool:
         """Have the next batch begin with what is missing. Without a floor of late, and one of before, nothing is."""
         while len(self._floors) > 1 and now - self._floors[1].at > GRACE_SECONDS:
             self._floors.popleft()
         if not self._floors or now - self._floors[0].at <= GRACE_SECONDS or now - self._floors[-1].at > _FRESH_SECONDS:
             return False
+        self._looked_at = now
         statement = _SEND_AGAIN.format(fence=self._leader.fence, soon=leases.SOON, schema=self._schema)
         passed, last = self._floors[0].passed, self._floors[-1].last
-        rows = await self._leader.fetch(statement, passed, last, GRACE_SECONDS, LONGEST_PAUSE_SECONDS, AT_ONCE)
+        begin = 0 if whole else min(self._places)
+        rows = await self._leader.fetch(statement, passed, last, GRACE_SECONDS, LONGEST_PAUSE_SECONDS, AT_ONCE, begin)
+        if whole or rows:
+            self._looked_whole_at = float("-inf") if rows else now
         if rows:
+            self.forget()
             metrics.SENT_AGAIN.labels(self._schema).inc(len(rows))
             _log.error(
                 "%d events of %s are acknowledged and not in the log: sent again, the first is %s",
@@ -219,6 +288,8 @@ class Receipts:
     def _receive(self, body: Any) -> None:
         batch = int(body["batch"])
         self._note_term(body)
+        if body["term"] != self._term:
+            return  # of an intake before: its batches may have gone with a restore
         for sequence, event, digest, is_malformed in body["entries"][: _MOST - len(self._received)]:
             raw = None if digest is None else bytes.fromhex(digest)
             self._received.append(_Receipt(int(sequence), ids.decode(event, "evt"), raw, batch))

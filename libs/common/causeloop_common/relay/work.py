@@ -68,8 +68,9 @@ _REWIND = """
     UPDATE {schema}.outbox SET published_at = NULL
     WHERE published_at IS NOT NULL AND (
         stream_seq > $1
-        OR $2 AND (confirmed_batch IS NULL
-                   OR published_at > (SELECT max(published_at) FROM {schema}.outbox) - interval '5 minutes'))
+        OR $2 AND stream_seq IS NOT NULL AND (
+            confirmed_batch IS NULL
+            OR published_at > (SELECT max(published_at) FROM {schema}.outbox) - interval '5 minutes'))
 """
 _REMEMBER = """
     INSERT INTO {schema}.relay_state (id, last_sequence, server_id) VALUES (1, $1, $2)
@@ -116,8 +117,8 @@ class Relay(Work):
         server = await self._catch_up_with_stream()
         wakes = await self._bus.subscribe(topology.wake(self._schema), self._on_wake)
         stream = await StreamPublisher.subscribe(self._bus, self._key)
-        await self._receipts.open()
         try:
+            await self._receipts.open()
             looked_at = moved_at = float("-inf")
             while True:
                 self._wake.clear()
@@ -163,8 +164,10 @@ class Relay(Work):
         """For doctor: Unavailable when the log has not receipted what was published long ago, or rows are set aside."""
         try:
             (found,) = await self._leader.fetch(_LATE.format(schema=self._schema))
-        except FAULTS:
+        except (asyncpg.InvalidAuthorizationSpecificationError, OSError):
             return  # another check names a database that does not let the relay in
+        except FAULTS as error:
+            raise Unavailable(f"It cannot be looked at: {type(error).__name__}.") from error
         if found["unconfirmed"]:
             raise Unavailable(
                 f"{found['unconfirmed']} events were published ten minutes ago and are not receipted by the log. "
@@ -188,6 +191,7 @@ class Relay(Work):
             if known and (end < known[0]["last_sequence"] or server != known[0]["server_id"]):
                 rewind = _REWIND.format(schema=self._schema)
                 again = await connection.execute(rewind, end, server != known[0]["server_id"])
+                self._receipts.forget()
                 _log.warning("the stream's server was started anew: publishing again what it may have lost (%s)", again)
             await connection.execute(_REMEMBER.format(schema=self._schema), end, server)
         return server
@@ -225,6 +229,7 @@ class Relay(Work):
             digests,
             max(sequences),
         )
+        self._receipts.expect(sequences, rows, digests)
         metrics.RELAYED.labels(self._schema).inc(len(rows))
         metrics.RELAY_BATCH.labels(self._schema).observe(len(rows))
         return len(rows)

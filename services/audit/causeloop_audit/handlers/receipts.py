@@ -1,4 +1,4 @@
-"""Receipts: what the log has of each service's events, and each second how far the stream is acknowledged."""
+"""Receipts: what the log has of each service's events, and how far the stream is acknowledged."""
 
 import time
 from collections import defaultdict
@@ -17,11 +17,13 @@ from causeloop_audit.repository import Appended, Stored
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.topology import AUDIT_INTAKE
-from causeloop_common.errors import AppError
+from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.messaging import Bus
 from causeloop_log.entry import MALFORMED
 
 _FLOOR_SECONDS = 1.0
+_BEAT_SECONDS = 5.0
+"""Between two floors while nothing comes."""
 _SHORT_REPLY = 9
 """Tokens of a reply without domain and account."""
 _FAULTS = (AppError, nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError)
@@ -37,9 +39,12 @@ class Receipts:
         self._bus = bus
         self._lead: dict[str, Any] = {"term": uuid4().hex, "began": began, "batch": began}
         self._floor_at = float("-inf")
+        self._came = True
+        """Whether something came since the last floor."""
 
     async def send(self, messages: Sequence[Announced | Unreadable], came: Sequence[Msg], appended: Appended) -> None:
         """Receipt every event of a committed batch that the log has, with the digest that it has there."""
+        self._came = True
         self._lead["batch"] = max(self._lead["batch"], appended.batch)
         has = {entry[:3]: Stored(entry.digest, entry.action) for entry, _ in appended.entries} | appended.known
         receipts: dict[str, list[Any]] = defaultdict(list)
@@ -54,16 +59,20 @@ class Receipts:
                 await self._bus.client.publish(topology.entered(service), body)
 
     async def send_floor(self) -> None:
-        """Each second: how far the consumer is acknowledged, and the ends of the stream."""
-        if time.monotonic() - self._floor_at < _FLOOR_SECONDS:
+        """If it is time for it: how far the consumer is acknowledged, and the ends of the stream."""
+        if time.monotonic() - self._floor_at < (_FLOOR_SECONDS if self._came else _BEAT_SECONDS):
             return
-        self._floor_at = time.monotonic()
-        with suppress(*_FAULTS):
+        self._floor_at, self._came = time.monotonic(), False
+        try:
             consumer = await self._bus.reader.jetstream().consumer_info(AUDIT_INTAKE.stream, AUDIT_INTAKE.name)
             first, last = await self._bus.ends()
             floor = consumer.ack_floor.stream_seq if consumer.ack_floor is not None else 0
             body = orjson.dumps({**self._lead, "floor": floor, "first": first, "last": last})
             await self._bus.client.publish(topology.FLOOR, body)
+        except nats.js.errors.NotFoundError as error:
+            raise Unavailable(f"The consumer {AUDIT_INTAKE.name} is missing. Run `causeloop migrate`.") from error
+        except _FAULTS:
+            return  # the next one follows
 
 
 def sequence(delivery: Msg) -> int:
