@@ -5,9 +5,9 @@
     python -m chaos.receipts --lag 600              nothing is broken, the intake is late: nothing is published again
 
 Besides, events as large as they may be are announced in bursts, a thief with the gateway's credential uses other
-services' ids, audit's database is restored to an older copy once, and then EVENTS is purged once; `--strikes` names
-some of these. Prints what was lost, what clients of the streams saw, and how many logs continued; writes
-`.causeloop/receipts.json`.
+services' ids, and EVENTS is purged once; `--strikes` names some of these, or `restore`: an older copy of audit's
+database. After that every act has its entry again, and the logs do not continue, so the campaign does not hold. Prints
+what was lost, what clients of the streams saw, and how many logs continued; writes `.causeloop/receipts.json`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from causeloop_cli.embedded import Janitor
-from chaos.receipts.campaign import STRIKES, Campaign, Plan
+from chaos.receipts.campaign import DEFAULTS, STRIKES, Campaign, Plan
 from chaos.receipts.wire import KINDS, Wire
 from tests.support.stack import Stack
 
@@ -35,7 +35,9 @@ def main() -> int:
     parser.add_argument("--acts", type=int, default=20_000)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
-    parser.add_argument("--strikes", default=",".join(STRIKES), help="some of them, separated by commas")
+    parser.add_argument(
+        "--strikes", default=",".join(DEFAULTS), help=f"some of {', '.join(STRIKES)}, separated by commas"
+    )
     parser.add_argument("--without-receipts", action="store_true", help="let no receipt pass: there must be losses")
     parser.add_argument("--lag", type=float, default=0, help="have the intake wait so long, and do nothing else")
     given = parser.parse_args()

@@ -22,7 +22,7 @@ DONE, NO, UNABLE, FAULT, INTERRUPTED = 0, 1, 2, 70, 130
 CODES = """\
 exit codes:
   0    it did what was asked
-  1    it looked, and the answer is no
+  1    it looked, and the answer is no; each refusal of migrate
   2    it could not look or act: an option, a setting, a file, the network, or a refusal
   70   a fault of ours
   130  interrupted
@@ -57,6 +57,7 @@ def code_of(command: str, error: BaseException, unable: int = UNABLE) -> int:
     """Print the sentence of an error, and return the exit code; `unable` is the command's code for a sentence."""
     if isinstance(error, KeyboardInterrupt):
         warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # it was made, and not yet begun
+        sys.unraisablehook = lambda _: None  # so was an event loop, which then cannot be closed
         silence()
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):  # the reader of our output, such as `head`, has had enough

@@ -92,6 +92,7 @@ class TestEverySetting:
                 "NATS_URL: it is no address of a NATS server, nats:// or t",
             ),
             ("tenancy", "NATS_URL", "nats://[::1", "NATS_URL: it is no address of a NATS server"),
+            ("tenancy", "NATS_URL", "nats://a:4222,nats://b:4222", "NATS_URL: it has several addresses, and one is t"),
             ("vault", "CAUSELOOP_MASTER_KEY", "A" * 43 + "=", "is one byte repeated, which anybody can guess"),
             ("gateway", "CORS_ORIGINS", "*", "CORS_ORIGINS: '*' is no origin: scheme, host in small letters and port"),
             ("gateway", "CORS_ORIGINS", "https://a.test/", "CORS_ORIGINS: 'https://a.test/' is no origin"),

@@ -82,15 +82,16 @@ DatabaseAddress = Annotated[SecretStr, AfterValidator(read_database)]
 
 
 def read_nats(url: str) -> str:
-    """Addresses of NATS servers, comma-separated, checked."""
-    for one in url.split(","):
-        try:
-            parts = urlsplit(one.strip())
-            usable = parts.scheme in ("nats", "tls") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable:
-            raise ValueError("it is no address of a NATS server, nats:// or tls:// with a host")
+    """The address of a NATS server, checked."""
+    if "," in url:
+        raise ValueError("it has several addresses, and one is taken: name one that leads to any of the servers")
+    try:
+        parts = urlsplit(url.strip())
+        usable = parts.scheme in ("nats", "tls") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("it is no address of a NATS server, nats:// or tls:// with a host")
     return url
 
 

@@ -152,3 +152,13 @@ class TestAttempts:
         await counting.start()
         view = await counting.settled(workspace, job, "failed")
         assert view.error == "It was begun again and again, and never got on."
+
+    async def test_that_cannot_read_the_job_are_bounded_too(
+        self, counting: Counting, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runs, "_UNKNOWN_DELAY_SECONDS", 0.0)
+        job = await counting.enqueue(workspace, 3)
+        await counting.superuser.execute("UPDATE vault.jobs SET payload = $1", '{"of": "another version"}')
+        await counting.start()
+        view = await counting.settled(workspace, job, "failed")
+        assert view.error == "This version of the service cannot read it."

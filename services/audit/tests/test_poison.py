@@ -134,7 +134,7 @@ class TestPoison:
             ]
 
         await until(there)
-        assert await audit.readiness()
+        assert (await audit.readiness())["intake"] == "ok"
 
     @pytest.mark.parametrize("block", [b"NATS/1.0 \xff\xff\xff\r\n\r\n", b"NATS/1.0\r\n\xff: \xff\r\n\r\n"], ids=repr)
     async def test_headers_that_are_no_text_stop_nobody(

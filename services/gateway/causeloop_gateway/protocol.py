@@ -20,6 +20,8 @@ from causeloop_gateway.inbound import HEAD_SECONDS, HEADER_BYTES
 from causeloop_gateway.problems import problem
 
 LINGER_SECONDS = 5.0
+_OFFERS_AT_ONCE = 8
+"""So many requests in one piece may offer another protocol: what follows one is copied."""
 
 _REASONS = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 
@@ -123,29 +125,31 @@ class BoundedProtocol(HttpToolsProtocol):
             self._expect_head()
 
     def _feed(self, data: bytes) -> None:
-        self._offers = False
-        try:
-            self.parser.feed_data(data)
-        except HttpParserUpgrade as found:
-            self._pass_over_the_offer(data[found.args[0] :])
-        except HttpParserError:
-            self.send_400_response("")
+        for _ in range(_OFFERS_AT_ONCE):
+            self._offers = False
+            try:
+                return self.parser.feed_data(data)
+            except HttpParserUpgrade as found:
+                if self._refused:
+                    return None
+                data = self._without_the_offer(data[found.args[0] :])
+            except HttpParserError:
+                return self.send_400_response("")
+        return self._refuse(Malformed("These requests offer another protocol again and again. Send HTTP/1.1 alone."))
 
-    def _pass_over_the_offer(self, rest: bytes) -> None:
-        """Read a request that offers another protocol as if it did not (RFC 9110 7.8): its head anew, then the rest.
+    def _without_the_offer(self, rest: bytes) -> bytes:
+        """A request that offers another protocol, as if it did not (RFC 9110 7.8): its head anew, then the rest.
 
         The parser stops after such a head. It would take a body for the next request, and so for somebody else's behind
         a proxy.
         """
-        if self._refused:
-            return
         kept = [(name, value) for name, value in self.headers if name != b"upgrade"]
         head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
         for name, value in kept:
             head += (name, b": ", value, b"\r\n")
         self.parser = HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
-        self._feed(b"".join((*head, b"\r\n", rest)))
+        return b"".join((*head, b"\r\n", rest))
 
     def on_message_begin(self) -> None:
         """Begin a new request's head."""

@@ -157,6 +157,12 @@ class TestAnotherProtocol:
         await connection.send(HEALTH[:-2] + OFFER + b"x: " + b"x" * 40_000 + b"\r\n\r\n")
         await refused(connection, 431, "headers_too_large", TOO_LARGE)
 
+    async def test_that_is_offered_again_and_again_is_refused(self, wire: Connect) -> None:
+        connection = await wire()
+        await connection.insist((HEALTH[:-2] + OFFER + b"\r\n") * 600)
+        detail = "These requests offer another protocol again and again. Send HTTP/1.1 alone."
+        await refused(connection, 400, "malformed", detail)
+
     async def test_of_a_proxy_is_refused(self, wire: Connect) -> None:
         connection = await wire()
         await connection.send(b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n" + HEALTH)

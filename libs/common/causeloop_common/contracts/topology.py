@@ -106,7 +106,10 @@ EVENTS = Stream(
     stored_as=f"evt.{{{{partition({PARTITIONS},1)}}}}.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.{{{{wildcard(3)}}}}",
 )
 """`evt.<tenant>.<service>.<event>`, stored as `evt.<partition>.<tenant>.<service>.<event>`."""
-DEAD = Stream("DEAD", ("dead.>",), max_age_seconds=30 * _DAY, max_bytes=_GIB)
+DEAD = Stream(
+    "DEAD", ("dead.>",), max_age_seconds=30 * _DAY, max_bytes=_GIB, max_message_bytes=_MESSAGE_BYTES + 16 * 1024
+)
+"""A letter has the headers and data of a message of `EVENTS`, and headers of its own."""
 STREAMS: tuple[Stream, ...] = (EVENTS, DEAD)
 
 AUDIT_INTAKE = Consumer("audit_intake", "EVENTS", "audit", ("evt.>",), ack_all=True)

@@ -113,8 +113,12 @@ class Runs:
             return await self._run(ctx, kind, lease, row)
 
     async def _run(self, ctx: AuthContext, kind: type[Job], lease: Lease, row: Any) -> bool:
+        try:
+            job = kind.model_validate_json(row["payload"])
+        except ValueError:  # another version of this service enqueued it
+            job = None
         step = Step(
-            job=kind.model_validate_json(row["payload"]), id=ids.encode(f"job_{self._service}", lease.id),
+            job=job or kind.model_construct(), id=ids.encode(f"job_{self._service}", lease.id),
             uuid=lease.id, term=lease.term, ended=self._ended,
             cursor=row["cursor"], done=row["done"], total=row["total"],
         )  # fmt: skip
@@ -123,6 +127,9 @@ class Runs:
             return False
         if row["attempts"] > kind.attempts:  # its process did not live to see the error
             await self._end(ctx, step, "failed", row["error"] or "It was begun again and again, and never got on.")
+            return False
+        if job is None:
+            await self._again(lease, _UNKNOWN_DELAY_SECONDS, "This version of the service cannot read it.")
             return False
         began = time.perf_counter()
         try:
