@@ -113,7 +113,7 @@ def _ended(pid: int, seconds: float) -> int:
         if lasted > seconds and not interrupted:
             interrupted = True
             os.kill(pid, signal.SIGINT)
-        if lasted > seconds + 10:
+        if lasted > seconds + 60:
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
 

@@ -230,6 +230,7 @@ class CommandRouter:
                 route.seconds.observe(time.perf_counter() - started)
 
     def _late(self, kind: type[Command[Any]], seconds: float) -> ClocksApart:
+        metrics.COMMANDS.labels(kind.subject, "late").inc()
         now = time.monotonic()
         if now - self._complained_at >= _COMPLAINT_SECONDS:
             self._complained_at = now
