@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
+import asyncpg
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
 
@@ -26,12 +27,8 @@ from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import OWNERS
 from causeloop_common.database import role_connections
 from causeloop_common.leader import FAULTS
+from causeloop_common.relay import parts
 from causeloop_common.settings import SettingsError
-
-_TAKE_BACK = """
-    UPDATE {schema}.outbox SET confirmed_batch = NULL, attempts = attempts + 1
-    WHERE published_at >= $1 AND stream_seq IS NOT NULL AND confirmed_batch IS NOT NULL
-"""
 
 
 def main(options: argparse.Namespace) -> int:
@@ -53,14 +50,21 @@ async def _reconcile(environs: Mapping[str, Mapping[str, str]], since: datetime)
 async def reconcile(dsn: str, schema: str, since: datetime) -> str:
     """Take back the confirmations of a service's events since a time, as its relay's role; how many, as a sentence."""
     connections = role_connections(dsn, f"causeloop_{schema}_relay")
+    statement = parts.take_back(schema, parts.BY_TIME)
+    place, rows = parts.BEGINNING, 0
     try:
         async with connections.borrowed() as connection:
-            status = await connection.execute(_TAKE_BACK.format(schema=schema), since)
+            while part := await connection.fetchrow(statement, since, *place):
+                place, rows = (part["bucket"], part["seq"]), rows + part["rows"]
+    except asyncpg.QueryCanceledError as error:
+        raise SettingsError(
+            f"The database of {schema} did not answer in time, after {rows} events were taken back. Run it again."
+        ) from error
     except FAULTS as error:
         raise SettingsError(f"The database does not let the relay of {schema} in: {type(error).__name__}.") from error
     finally:
         await connections.close(1)
-    return f"{status.rpartition(' ')[2]} events are sent to the log again."
+    return f"{rows} events are sent to the log again."
 
 
 async def _purge(stream: JetStreamContext) -> None:

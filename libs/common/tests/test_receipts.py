@@ -16,7 +16,7 @@ from causeloop_common.contracts.tenancy import MemberAdded
 from causeloop_common.database import Database, role_connections
 from causeloop_common.leader import Leader
 from causeloop_common.messaging import Bus
-from causeloop_common.relay import Relay, receipts as room, work
+from causeloop_common.relay import Relay, parts, receipts as room, work
 
 PERSON = ids.realm("https://issuer.test", "user_1")
 ROWS = """
@@ -202,6 +202,36 @@ class TestRestore:
         await log.receipt(first, batch=1006, term="restored", began=1005)
         async with asyncio.timeout(5):
             while [row["confirmed_batch"] for row in await log.rows(2)] != [1005, None]:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    async def test_is_taken_back_in_parts_beside_what_is_published(
+        self,
+        relay: None,
+        log: Log,
+        database: Database,
+        workspace: AuthContext,
+        superuser: asyncpg.Connection,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """More rows than a statement may look at; the term is kept only after the last part."""
+        monkeypatch.setattr(parts, "PART", 2)
+        await announce(database, workspace, *"abcdefg")
+        for row in await log.rows(7):
+            await log.receipt(row, batch=2005)
+        async with asyncio.timeout(5):
+            while None in [row["confirmed_batch"] for row in await log.rows(7)]:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+        await log.receipt(row, batch=2001, term="restored", began=2000)
+        await log.receipt(row, batch=2011, term="after it", began=2010)
+        async with asyncio.timeout(5):
+            while await superuser.fetchval("SELECT term FROM tenancy.relay_state") != "after it":  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        taken = [row["confirmed_batch"] for row in await log.rows(7)]
+        assert taken[:-1] == [None] * 6
+        await log.receipt(row, batch=2011, term="after it", began=2010)
+        async with asyncio.timeout(5):
+            while (await log.rows(7))[-1]["confirmed_batch"] != 2011:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
 

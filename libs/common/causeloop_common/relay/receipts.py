@@ -29,6 +29,7 @@ from causeloop_common import ids, leases
 from causeloop_common.contracts import topology
 from causeloop_common.leader import Leader
 from causeloop_common.messaging import Bus
+from causeloop_common.relay import parts
 from causeloop_common.telemetry import metrics
 
 _log = logging.getLogger(__name__)
@@ -98,12 +99,6 @@ _BEGIN_TERM = """
     UPDATE {schema}.relay_state SET term = $1, confirmed_batch = least(confirmed_batch, $2)
     WHERE {fence} AND {soon}
 """
-_TAKE_BACK = """
-    WITH held AS MATERIALIZED (SELECT {fence} AND {soon}),
-         back AS (UPDATE {schema}.outbox o SET confirmed_batch = NULL FROM held
-                  WHERE o.confirmed_batch > $1 RETURNING 1)
-    SELECT count(*) AS rows FROM back
-"""
 
 
 class _Receipt(NamedTuple):
@@ -132,6 +127,15 @@ class _Floor(NamedTuple):
     last: int
 
 
+class _Beginning(NamedTuple):
+    """A term that began after this batch; up to which place of the outbox confirmations are taken back, and how many."""
+
+    term: str
+    began: int
+    place: tuple[int, int] = parts.BEGINNING
+    rows: int = 0
+
+
 class Receipts:
     """The receipts for one service's events."""
 
@@ -150,14 +154,14 @@ class Receipts:
         self._earlier: deque[str] = deque(maxlen=16)
         """Terms of intakes before this one: what comes of them still is late, and begins nothing."""
         self._highest = 0
-        self._begun: tuple[str, int] | None = None
-        """A term that began, and the batch after which it did."""
+        self._begun: _Beginning | None = None
 
     async def open(self) -> None:
         """Begin to receive them. Nothing of an earlier lead counts: what came in between was not received."""
         self._received.clear()
         self.forget()
         self._floors.clear()
+        self._begun = None
         for state in await self._leader.fetch(_STATE.format(schema=self._schema)):
             self._term, self._highest = state["term"], state["confirmed_batch"]
         self._subscriptions = [
@@ -182,10 +186,10 @@ class Receipts:
         self._places.clear()
 
     async def settle(self) -> bool:
-        """Confirm what was receipted, and have sent again what is missing; whether anything is to be sent again."""
+        """Confirm what was receipted, and have sent again what is missing; whether there is more to do at once."""
         now = time.monotonic()
-        if self._begun is not None:
-            await self._begin_term(*self._begun)
+        if self._begun is not None and not await self._begin_term(self._begun):
+            return True
         if self._received and now - self._confirmed_at > _CONFIRM_SECONDS:
             self._confirmed_at = now
             await self._confirm()
@@ -225,27 +229,45 @@ class Receipts:
                 ids.encode("evt", event), self._schema,
             )  # fmt: skip
 
-    async def _begin_term(self, term: str, began: int) -> None:
-        """Take back what was confirmed by batches that the log does not have any more: its database was restored."""
-        self._begun = None
+    async def _begin_term(self, beginning: _Beginning) -> bool:
+        """Begin a term, or do the next part of it; whether it has begun.
+
+        What was confirmed by batches that the log does not have any more, since its database was restored, is taken
+        back first, part by part, with what is to be published between the parts. Nothing is confirmed meanwhile. Until
+        the last part is done the earlier term is kept, so that after a fault it begins anew.
+        """
+        term, began, place, rows = beginning
         own = {"fence": self._leader.fence, "soon": leases.SOON, "schema": self._schema}
         if began < self._highest:
-            self._received.clear()
-            self.forget()
-            (back,) = await self._leader.fetch(_TAKE_BACK.format(**own), began)
-            metrics.TAKEN_BACK.labels(self._schema).inc(back["rows"])
+            if place == parts.BEGINNING:
+                self.forget()
+            held = "{fence} AND {soon}".format(**own)
+            statement = parts.take_back(self._schema, parts.BY_BATCH, held)
+            for done in await self._leader.fetch(statement, began, *place):
+                self._leader.works()
+                metrics.TAKEN_BACK.labels(self._schema).inc(done["rows"])
+                if self._begun is beginning:  # else another term began meanwhile
+                    self._begun = _Beginning(term, began, (done["bucket"], done["seq"]), rows + done["rows"])
+                return False
             _log.critical(
                 "the log ended at batch %d, and had receipted batch %d: %d events of %s are confirmed anew",
-                began, self._highest, back["rows"], self._schema,
+                began, self._highest, rows, self._schema,
             )  # fmt: skip
-            self._highest = began
         await self._leader.execute(_BEGIN_TERM.format(**own), term, began)
+        self._highest = min(self._highest, began)
+        if self._begun is beginning:
+            self._begun = None
+        return self._begun is None
 
     def _note_term(self, body: Any) -> None:
         term = str(body["term"])
         if term != self._term and term not in self._earlier:
             self._earlier.append(self._term)
-            self._term, self._begun = term, (term, int(body["began"]))
+            began = int(body["began"])
+            if self._begun is not None:  # of a term that ended before it was begun here
+                began = min(began, self._begun.began)
+            self._received = [receipt for receipt in self._received if receipt.batch <= began]
+            self._term, self._begun = term, _Beginning(term, began)
 
     async def _send_again(self, now: float, whole: bool) -> bool:
         """Have the next batch begin with what is missing. Without a floor of late, and one of before, nothing is."""
