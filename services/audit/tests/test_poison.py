@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+import orjson
 import pytest
 
 from causeloop_audit import app
@@ -14,7 +15,8 @@ from causeloop_audit.handlers import intake as room
 from causeloop_common import ids
 from causeloop_common.application import Application
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.announced import Announced
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.announced import Announced, digest
 from causeloop_common.contracts.audit import GetCheckpoint, ListEvents
 from causeloop_common.errors import Conflict
 from causeloop_common.messaging import Bus, event_headers
@@ -256,11 +258,27 @@ class TestDamage:
         await superuser.execute(damage, workspace.tenant_uuid)
         waiting = [event() for _ in range(5)]
         others = [event(tenant=other.tenant) for _ in range(5)]
+        receipted: dict[str, tuple[str, int]] = {}
+
+        async def on_receipt(message: Any) -> None:
+            body = orjson.loads(message.data)
+            receipted.update({entry[1]: (entry[2], body["batch"]) for entry in body["entries"]})
+
+        await vault.subscribe(topology.entered("vault"), on_receipt)
+        await vault.client.flush()
         for pair in zip(waiting, others, strict=True):
             await publish(vault, *pair)
 
         await has(superuser, others)
         await has(superuser, before)
+
+        async def all_receipted() -> bool:
+            return {one.id for one in waiting} <= receipted.keys()
+
+        await until(all_receipted)  # or they would be sent again without end, and fill the stream
+        assert [receipted[one.id][0] for one in waiting] == [digest(one).hex() for one in waiting]
+        batch = await superuser.fetchval("SELECT batch FROM audit.intake")
+        assert all(0 < receipted[one.id][1] <= batch for one in waiting)
         async with servers.connected("gateway") as gateway:
             with pytest.raises(Conflict, match="damaged"):
                 await gateway.call(workspace, GetCheckpoint())

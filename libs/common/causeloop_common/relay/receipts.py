@@ -128,7 +128,7 @@ class _Floor(NamedTuple):
 
 
 class _Beginning(NamedTuple):
-    """A term that began after this batch; up to which place of the outbox confirmations are taken back, and how many."""
+    """A term that began after a batch; up to which place confirmations are taken back, and how many."""
 
     term: str
     began: int

@@ -14,6 +14,12 @@ _HOLD = """
     FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::bytea[], $6::bytea[])
     ON CONFLICT DO NOTHING
 """
+_COUNT = "UPDATE audit.intake SET batch = batch + 1 RETURNING batch"
+_KEPT = """
+    SELECT h.workspace_id, h.service, h.event_id, h.subject, h.headers, h.data FROM audit.held h
+    JOIN unnest($1::uuid[], $2::text[], $3::uuid[]) AS n(workspace_id, service, event_id)
+        USING (workspace_id, service, event_id)
+"""
 _LOGS = "SELECT workspace_id, min(until) <= clock_timestamp() AS is_due FROM audit.held GROUP BY workspace_id"
 _NEXT = "SELECT number, subject, headers, data FROM audit.held WHERE workspace_id = $1 ORDER BY number LIMIT $2"
 _DROP = "DELETE FROM audit.held WHERE workspace_id = $1 AND number <= $2"
@@ -48,10 +54,13 @@ class HeldEvents:
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
-    async def hold(self, events: Sequence[HeldEvent]) -> None:
-        """Keep these, each once."""
+    async def hold(self, events: Sequence[HeldEvent]) -> tuple[list[HeldEvent], int]:
+        """Keep these, each once, in a commit that counts as a batch; what is kept of each, and the batch's number."""
         async with self._transactions.transaction() as connection:
             await connection.execute(_HOLD, *zip(*events, strict=True))
+            kept = await connection.fetch(_KEPT, *zip(*(event[:3] for event in events), strict=True))
+            batch: int = await connection.fetchval(_COUNT)
+        return [HeldEvent(*row) for row in kept], batch
 
     async def logs(self) -> dict[UUID, bool]:
         """The logs with events that are held, and whether it is time to try again."""
@@ -67,6 +76,11 @@ class HeldEvents:
         """Forget a log's held messages up to a number."""
         async with self._transactions.transaction() as connection:
             await connection.execute(_DROP, log, number)
+
+
+def headers_of(event: HeldEvent) -> dict[str, str]:
+    """The headers of an event that is held."""
+    return _headers(event.headers)
 
 
 def _headers(text: bytes) -> dict[str, str]:

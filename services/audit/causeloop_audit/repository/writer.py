@@ -77,7 +77,7 @@ class Stored(NamedTuple):
 
 class Appended(NamedTuple):
     """The entries that a batch added, each with its index, the new size of each log that grew, and of each event of the
-    batch that its log had already the entry there.
+    batch that its log had already the entry there; of one that is held, the entry that it is to become.
     """
 
     entries: list[tuple[NewEntry, int]]
@@ -135,6 +135,11 @@ class LogWriter:
         with _database_faults():
             (row,) = await self._transactions.fetch(_BATCH)
         return int(row["batch"])
+
+    async def known(self, events: Sequence[Identity]) -> dict[Identity, Stored]:
+        """Of each of these events that its log has, the entry there."""
+        with _database_faults():
+            return _stored(await self._transactions.fetch(_KNOWN, *zip(*events, strict=True)))
 
     async def append(self, logs: Collection[UUID], entries: Iterable[NewEntry], *, position: int = 0) -> Appended:
         """Append entries in their order to these logs; an event that its log has already is passed over.
@@ -214,8 +219,7 @@ class LogWriter:
 
     async def _known(self, connection: asyncpg.Connection, batch: list[NewEntry]) -> dict[Identity, Stored]:
         """Of each event that its log has, the entry there."""
-        rows = await connection.fetch(_KNOWN, *zip(*{entry[:3] for entry in batch}, strict=True))
-        return {tuple(row[:3]): Stored(row["digest"], row["action"]) for row in rows}
+        return _stored(await connection.fetch(_KNOWN, *zip(*{entry[:3] for entry in batch}, strict=True)))
 
     async def _lock_heads(self, connection: asyncpg.Connection, logs: Collection[UUID]) -> dict[int, Frontier]:
         """Each log's tree, by the number of its id: a UUID's own hash is computed in Python every time."""
@@ -224,6 +228,10 @@ class LogWriter:
             await connection.execute(_ADD_HEADS, logs, EMPTY_ROOT)
             rows = await connection.fetch(_LOCK_HEADS, logs)
         return {row["workspace_id"].int: Frontier.unpack(row["size"], row["peaks"]) for row in rows}
+
+
+def _stored(rows: list[asyncpg.Record]) -> dict[Identity, Stored]:
+    return {tuple(row[:3]): Stored(row["digest"], row["action"]) for row in rows}
 
 
 def _new(batch: list[NewEntry], known: dict[Identity, Stored]) -> list[NewEntry]:

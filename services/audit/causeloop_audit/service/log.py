@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -12,8 +13,17 @@ from uuid import UUID
 import orjson
 
 from causeloop_audit import repository
-from causeloop_audit.domain.entries import Unreadable, identity, new_entry, unreadable
-from causeloop_audit.repository import Appended, HeldEvent, LogWriter, NotStorable, StoredEntry
+from causeloop_audit.domain.entries import Unreadable, digest_of_message, identity, new_entry, unreadable
+from causeloop_audit.repository import (
+    Appended,
+    HeldEvent,
+    Identity,
+    LogWriter,
+    NotStorable,
+    Stored,
+    StoredEntry,
+    headers_of,
+)
 from causeloop_audit.service.damage import data_of, require_unchanged
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
@@ -60,7 +70,8 @@ class LogService:
 
         `position` is the number in the stream of the batch's last message.
 
-        The events of a log that cannot be appended to are held until it can be; they delay no other log.
+        The events of a log that cannot be appended to are held until it can be; they delay no other log. They are as
+        durable as entries, so the answer has them among the known ones, and they are receipted.
         """
         ready = [message for message in batch if message.tenant not in self._held] if self._held else batch
         try:
@@ -68,7 +79,8 @@ class LogService:
         except NotStorable:
             appended, ready = await self._append_apart(ready)
         if len(ready) < len(batch):
-            await self._hold([message for message in batch if message.tenant in self._held])
+            held = await self._hold([message for message in batch if message.tenant in self._held])
+            appended = Appended.all([appended, held])
         _count(appended)
         return appended
 
@@ -165,11 +177,15 @@ class LogService:
         except NotStorable:
             return await self._append([unreadable(message)])
 
-    async def _hold(self, messages: Sequence[Announced | Unreadable]) -> None:
+    async def _hold(self, messages: Sequence[Announced | Unreadable]) -> Appended:
         raw = [(identity(message), unreadable(message)) for message in messages]
         events = [HeldEvent(*event, one.subject, orjson.dumps(one.headers), one.data) for event, one in raw]
-        await self._writer.held.hold(events)
+        known: dict[Identity, Stored] = {}
+        with suppress(NotStorable):  # entries that cannot be read are no reason to stop
+            known = await self._writer.known([event for event, _ in raw])
+        kept, batch = await self._writer.held.hold(events)
         metrics.HELD.inc(len(events))
+        return Appended([], {}, {event[:3]: _to_be(event) for event in kept} | known, batch)
 
     async def _enter_held(self, log: UUID) -> Appended:
         """Append what is held of one log, in parts, unless it is still damaged."""
@@ -186,6 +202,12 @@ class LogService:
                 break
             await held.drop(log, last)
         return Appended.all(parts)
+
+
+def _to_be(event: HeldEvent) -> Stored:
+    """The entry that a held event is to become."""
+    message = _reread(event.subject, headers_of(event), event.data)
+    return Stored(digest_of_message(message), message.type if isinstance(message, Announced) else MALFORMED)
 
 
 def _reread(subject: str, headers: dict[str, str], data: bytes) -> Announced | Unreadable:
