@@ -1,7 +1,7 @@
 """Receipts: a row is kept until the log has its event, and sent again when it must have had it and has not."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -82,9 +82,10 @@ class Log:
         batch: int = 7,
         term: str = "t",
         began: int = 0,
+        terms: Sequence[tuple[str, int]] = (),
     ) -> None:
         entry = [row["stream_seq"], ids.encode("evt", row["event_id"]), (digest or row["digest"]).hex(), malformed]
-        body = {"term": term, "began": began, "batch": batch, "entries": [entry]}
+        body = {"term": term, "began": began, "batch": batch, "entries": [entry], "terms": terms}
         await self._audit.client.publish(topology.entered("tenancy"), orjson.dumps(body))
 
     async def floors(self, passed: int, *, first: int = 1, last: int | None = None, seconds: float = 1.2) -> None:
@@ -202,6 +203,28 @@ class TestRestore:
         await log.receipt(first, batch=1006, term="restored", began=1005)
         async with asyncio.timeout(5):
             while [row["confirmed_batch"] for row in await log.rows(2)] != [1005, None]:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    async def test_is_noticed_by_a_relay_that_missed_the_first_term_after_it(
+        self, relay: None, log: Log, database: Database, workspace: AuthContext
+    ) -> None:
+        """The intake led twice before this relay received anything of it; the second term begins above."""
+        await announce(database, workspace, "one", "two")
+        first, second = await log.rows(2)
+        await log.receipt(first, batch=3089, term="5", began=3000)
+        await log.receipt(second, batch=3100, term="5", began=3000)
+        async with asyncio.timeout(5):
+            while None in [row["confirmed_batch"] for row in await log.rows(2)]:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+        terms = [("3", 0), ("5", 3000), ("6", 3100), ("7", 3200)]
+        await log.receipt(first, batch=3201, term="7", began=3200, terms=terms)
+        await asyncio.sleep(0.2)
+        assert [row["confirmed_batch"] for row in await log.rows(2)] == [3089, 3100]
+        terms = [("3", 0), ("8", 3090), ("9", 3210)]
+        await log.receipt(first, batch=3211, term="9", began=3210, terms=terms)
+        async with asyncio.timeout(5):
+            while [row["confirmed_batch"] for row in await log.rows(2)] != [3089, None]:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     async def test_is_taken_back_in_parts_beside_what_is_published(

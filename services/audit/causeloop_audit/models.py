@@ -6,7 +6,7 @@ keeps the checkpoints. Only the writer's role appends, across tenants; it also s
 """
 
 from sqlalchemy import BigInteger, Column, DateTime, Index, LargeBinary, MetaData, SmallInteger, Table, Text
-from sqlalchemy.dialects.postgresql import UUID
+from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from causeloop_common import idempotency, jobs, leases, outbox, rls, schedules
 from causeloop_common.contracts.personal import PERSON
@@ -57,6 +57,7 @@ intake = Table(
     Column("id", SmallInteger, primary_key=True),
     Column("batch", BigInteger, nullable=False),
     Column("position", BigInteger, nullable=False),
+    Column("terms", JSONB, nullable=False),
     info=rls.service_has_none(
         rls.Policy("writer_select", "select", WRITER, using="true"),
         rls.Policy("writer_update", "update", WRITER, using="true", check="true"),

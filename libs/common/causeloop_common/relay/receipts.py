@@ -13,6 +13,7 @@ lost costs one duplicate, which the log passes over and receipts again.
 
 Each lead of an intake is a term, which begins after a committed batch. A term that begins below a batch that has
 receipted something shows that audit's database was restored from an older copy: those confirmations are taken back.
+Each lead publishes the terms before it, too, so a relay that missed some takes the lowest.
 """
 
 import logging
@@ -262,8 +263,9 @@ class Receipts:
     def _note_term(self, body: Any) -> None:
         term = str(body["term"])
         if term != self._term and term not in self._earlier:
+            missed = [int(began) for earlier, began in body.get("terms", ()) if earlier > self._term]
+            began = min([int(body["began"]), *missed])
             self._earlier.append(self._term)
-            began = int(body["began"])
             if self._begun is not None:  # of a term that ended before it was begun here
                 began = min(began, self._begun.began)
             self._received = [receipt for receipt in self._received if receipt.batch <= began]

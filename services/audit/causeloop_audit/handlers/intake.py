@@ -56,7 +56,7 @@ class Intake(Work):
 
     async def lead(self) -> None:
         """Enter events until cancelled."""
-        receipts = Receipts(self._bus, await self._service.batch())
+        receipts = Receipts(self._bus, await self._service.begin_term())
         while True:
             await self._reset()
             deliveries = await Deliveries.open(self._bus.reader, AUDIT_INTAKE)

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
-from uuid import uuid4
 
 import nats.errors
 import nats.js.errors
@@ -13,6 +12,7 @@ import orjson
 from nats.aio.msg import Msg
 
 from causeloop_audit.domain.entries import Unreadable, identity
+from causeloop_audit.domain.terms import Terms
 from causeloop_audit.repository import Appended, Stored
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
@@ -30,14 +30,15 @@ _FAULTS = (AppError, nats.errors.Error, nats.js.errors.Error, OSError, TimeoutEr
 
 
 class Receipts:
-    """The receipts of one lead of the intake, which began after the committed batch `began`.
+    """The receipts of one lead of the intake: of the last of these terms.
 
     Without durability: a relay that misses one sends its event again, and has it then.
     """
 
-    def __init__(self, bus: Bus, began: int) -> None:
+    def __init__(self, bus: Bus, terms: Terms) -> None:
         self._bus = bus
-        self._lead: dict[str, Any] = {"term": uuid4().hex, "began": began, "batch": began}
+        term, began = terms[-1]
+        self._lead: dict[str, Any] = {"term": term, "began": began, "batch": began, "terms": terms}
         self._floor_at = float("-inf")
         self._came = True
         """Whether something came since the last floor."""

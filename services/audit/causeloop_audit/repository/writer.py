@@ -8,8 +8,10 @@ from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
+import orjson
 
 from causeloop_audit.domain.entries import NewEntry
+from causeloop_audit.domain.terms import Terms, with_term
 from causeloop_audit.repository.held import HeldEvents, Transactions
 from causeloop_common.database import Connections
 from causeloop_common.errors import Unavailable
@@ -56,7 +58,8 @@ _MOVE_HEADS = """
     UPDATE audit.intake SET batch = batch + 1, position = greatest(position, $5) RETURNING batch
 """
 
-_BATCH = "SELECT batch FROM audit.intake"
+_TERMS = "SELECT batch, terms FROM audit.intake FOR UPDATE"
+_KEEP_TERMS = "UPDATE audit.intake SET terms = $1"
 
 _BEHIND = """
     SELECT h.workspace_id FROM audit.heads h LEFT JOIN audit.checkpoints c USING (workspace_id)
@@ -130,11 +133,16 @@ class LogWriter:
         self._transactions = transactions
         self.held = HeldEvents(transactions)
 
-    async def batch(self) -> int:
-        """The number of the last commit of a batch."""
+    async def begin_term(self, term: str) -> Terms:
+        """Keep a term, which begins after the last batch; the terms up to it."""
         with _database_faults():
-            (row,) = await self._transactions.fetch(_BATCH)
-        return int(row["batch"])
+            async with self._transactions.transaction() as connection:
+                row = await connection.fetchrow(_TERMS)
+                terms = with_term(
+                    [(earlier, began) for earlier, began in orjson.loads(row["terms"])], term, row["batch"]
+                )
+                await connection.execute(_KEEP_TERMS, orjson.dumps(terms).decode())
+        return terms
 
     async def known(self, events: Sequence[Identity]) -> dict[Identity, Stored]:
         """Of each of these events that its log has, the entry there."""

@@ -14,6 +14,7 @@ import orjson
 
 from causeloop_audit import repository
 from causeloop_audit.domain.entries import Unreadable, digest_of_message, identity, new_entry, unreadable
+from causeloop_audit.domain.terms import Terms, new_term
 from causeloop_audit.repository import (
     Appended,
     HeldEvent,
@@ -61,9 +62,9 @@ class LogService:
         self._held: set[str] = set()
         """The tenants whose events are held."""
 
-    async def batch(self) -> int:
-        """The number of the last batch that was committed."""
-        return await self._writer.batch()
+    async def begin_term(self) -> Terms:
+        """Begin a term of the intake; the terms up to it."""
+        return await self._writer.begin_term(new_term())
 
     async def append(self, batch: Sequence[Announced | Unreadable], *, position: int = 0) -> Appended:
         """Append a batch in its order, each event once. A message that cannot be read is entered as malformed.
