@@ -136,10 +136,10 @@ class TestReceipt:
         await log.receipt(row)
         await log.until("confirmed_batch", 7)
 
-    async def test_with_another_digest_is_an_alarm_and_never_confirms(
-        self, relay: None, log: Log, database: Database, workspace: AuthContext
+    async def test_with_another_digest_is_an_alarm_and_sets_the_row_aside(
+        self, relay: None, log: Log, database: Database, workspace: AuthContext, superuser: asyncpg.Connection
     ) -> None:
-        """P3: the log has an event of somebody else under this id."""
+        """P3: the log has an event of somebody else under this id: the row is neither confirmed nor sent for ever."""
         before = count("causeloop_outbox_receipt_alarms_total", why="different")
         await announce(database, workspace, "one")
         (row,) = await log.rows(1)
@@ -148,8 +148,15 @@ class TestReceipt:
         async with asyncio.timeout(5):
             while count("causeloop_outbox_receipt_alarms_total", why="different") == before:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
+        await log.until("confirmed_batch", 0)
+        kept = await superuser.fetchrow("SELECT * FROM tenancy.outbox_set_aside")
+        await superuser.execute("TRUNCATE tenancy.outbox_set_aside")
+        assert kept is not None
+        assert kept["reason"] == "another has its id"
+        assert orjson.loads(kept["event"])["stream_seq"] == row["stream_seq"]
+        await log.floors(10**9)
         (row,) = await log.rows(1)
-        assert row["confirmed_batch"] is None
+        assert (row["attempts"], row["stream_seq"]) == (0, None)
 
     async def test_of_a_malformed_entry_confirms_and_is_an_alarm(
         self, relay: None, log: Log, database: Database, workspace: AuthContext

@@ -81,6 +81,18 @@ _FIND_AND_CONFIRM = f"""
     SELECT (SELECT count(*) FROM confirmed) AS confirmed,
            array(SELECT event_id FROM found WHERE NOT agrees) AS different
 """  # noqa: S608
+_SET_ASIDE = """
+    WITH held AS MATERIALIZED (SELECT {fence}),
+         odd AS (SELECT o.bucket, o.seq, to_jsonb(o) AS event
+                 FROM held, unnest($1::bigint[], $2::uuid[]) AS r(stream_seq, event_id), {schema}.outbox o
+                 WHERE o.stream_seq = r.stream_seq AND o.event_id = r.event_id
+                   AND o.published_at IS NOT NULL AND o.confirmed_batch IS NULL),
+         kept AS (INSERT INTO {schema}.outbox_set_aside (event, reason) SELECT event, 'another has its id' FROM odd),
+         done AS (UPDATE {schema}.outbox o SET confirmed_batch = 0, stream_seq = NULL
+                  FROM odd WHERE o.bucket = odd.bucket AND o.seq = odd.seq RETURNING o.event_id)
+    SELECT event_id FROM done
+"""
+"""The log keeps what it has: sent again, the row would be refused again, without end."""
 _SEND_AGAIN = """
     WITH held AS MATERIALIZED (SELECT {fence} AND {soon}),
          missing AS (SELECT bucket, seq FROM {schema}.outbox
@@ -205,7 +217,7 @@ class Receipts:
         own = {"fence": self._leader.fence, "soon": leases.SOON, "schema": self._schema}
         placed: list[tuple[int, int, int, int]] = []
         others: list[_Receipt] = []
-        different: list[UUID] = []
+        different: list[_Receipt] = []
         for receipt in received:
             place = self._places.get(receipt.sequence)
             if place is None or place.event != receipt.event:
@@ -214,21 +226,32 @@ class Receipts:
                 del self._places[receipt.sequence]
                 placed.append((place.bucket, place.seq, receipt.sequence, receipt.batch))
             else:
-                different.append(receipt.event)
+                different.append(receipt)
         if placed:
             (found,) = await self._leader.fetch(_CONFIRM.format(**own), *zip(*placed, strict=True))
             metrics.CONFIRMED.labels(self._schema).inc(found["confirmed"])
         if others:
             (found,) = await self._leader.fetch(_FIND_AND_CONFIRM.format(**own), *zip(*others, strict=True))
             metrics.CONFIRMED.labels(self._schema).inc(found["confirmed"])
-            different += found["different"]
+            events = set(found["different"])
+            different += [receipt for receipt in others if receipt.event in events]
         self._highest = max(self._highest, *(receipt.batch for receipt in received))
-        for event in different:
+        if different:
+            await self._set_aside(different)
+
+    async def _set_aside(self, receipts: Sequence[_Receipt]) -> None:
+        """Raise the alarm, and set aside the rows under whose ids the log has other events."""
+        for receipt in receipts:
             metrics.RECEIPT_ALARMS.labels(self._schema, "different").inc()
             _log.critical(
                 "the log has another event under the id of %s of %s: somebody published in this service's name",
-                ids.encode("evt", event), self._schema,
+                ids.encode("evt", receipt.event), self._schema,
             )  # fmt: skip
+            self._places.pop(receipt.sequence, None)
+        statement = _SET_ASIDE.format(fence=self._leader.fence, schema=self._schema)
+        odd = {(receipt.sequence, receipt.event) for receipt in receipts}
+        rows = await self._leader.fetch(statement, *zip(*odd, strict=True))
+        metrics.SET_ASIDE.labels(self._schema).inc(len(rows))
 
     async def _begin_term(self, beginning: _Beginning) -> bool:
         """Begin a term, or do the next part of it; whether it has begun.

@@ -175,7 +175,8 @@ class Relay(Work):
             )
         if found["aside"]:
             raise Unavailable(
-                f"{found['aside']} rows can never be announced. Find out what wrote them, and empty "
+                f"{found['aside']} rows are set aside: they can never be announced, or the log has another event under "
+                "their id. Find out what wrote them, and empty "
                 f"{self._schema}.outbox_set_aside."
             )
 
