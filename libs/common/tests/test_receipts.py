@@ -28,6 +28,7 @@ ROWS = """
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(work, "_LOOK_SECONDS", 0.1)
     monkeypatch.setattr(room, "GRACE_SECONDS", 0.3)
     monkeypatch.setattr(room, "_ROUND_SECONDS", 0.05)
     monkeypatch.setattr(room, "_CONFIRM_SECONDS", 0.0)
@@ -157,6 +158,22 @@ class TestReceipt:
         await log.floors(10**9)
         (row,) = await log.rows(1)
         assert (row["attempts"], row["stream_seq"]) == (0, None)
+
+    async def test_that_does_not_come_is_seen_by_the_age_of_its_row(
+        self, relay: None, log: Log, database: Database, workspace: AuthContext, superuser: asyncpg.Connection
+    ) -> None:
+        await announce(database, workspace, "one")
+        (row,) = await log.rows(1)
+        await superuser.execute(
+            "UPDATE tenancy.outbox SET occurred_at = now() - interval '30 days' WHERE event_id = $1", row["event_id"]
+        )
+        async with asyncio.timeout(5):
+            while count("causeloop_outbox_unreceipted_seconds") < 29 * 86_400:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        await log.receipt(row)
+        async with asyncio.timeout(5):
+            while count("causeloop_outbox_unreceipted_seconds") > 29 * 86_400:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
 
     async def test_of_a_malformed_entry_confirms_and_is_an_alarm(
         self, relay: None, log: Log, database: Database, workspace: AuthContext

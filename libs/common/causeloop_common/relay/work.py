@@ -81,11 +81,17 @@ _OLDEST = """
         AS seconds
     FROM {schema}.outbox WHERE published_at IS NULL ORDER BY seq LIMIT 1
 """
+_UNRECEIPTED = """
+    SELECT coalesce(extract(epoch FROM clock_timestamp() - min(occurred_at))::float8, 0) AS seconds
+    FROM {schema}.outbox WHERE published_at IS NOT NULL AND confirmed_batch IS NULL
+"""
+"""By the time of the act: a row that is sent again is published anew."""
 _LATE = """
-    SELECT (SELECT count(*) FROM {schema}.outbox WHERE published_at < now() - interval '10 minutes'
-                AND confirmed_batch IS NULL) AS unconfirmed,
+    SELECT (SELECT count(*) FROM {schema}.outbox WHERE published_at IS NOT NULL AND confirmed_batch IS NULL
+                AND (published_at < now() - interval '10 minutes' OR attempts >= 7)) AS unconfirmed,
            (SELECT count(*) FROM {schema}.outbox_set_aside) AS aside
 """
+"""A row is sent again the seventh time ten minutes after the first."""
 _STALE = """
     SELECT count(*) FILTER (WHERE confirmed_batch IS NULL) AS pending, max(published_at) AS newest
     FROM {schema}.outbox WHERE bucket = $1
@@ -126,6 +132,7 @@ class Relay(Work):
                     looked_at = time.monotonic()
                     await self._set_aside()
                     await self._empty_old_bucket()
+                    await self._measure_unreceipted()
                 if self._bus.server_id != server:
                     server = await self._catch_up_with_stream()
                 moved = await self._move(stream)
@@ -142,6 +149,7 @@ class Relay(Work):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), timeout=POLL_SECONDS)
         finally:
+            metrics.UNRECEIPTED.labels(self._schema).set(0)
             await stream.close()
             with suppress(nats.errors.Error):
                 await self._receipts.close()
@@ -207,6 +215,10 @@ class Relay(Work):
                 "%d rows of %s.outbox can never be announced: they are in outbox_set_aside", len(rows), self._schema
             )
         return len(rows)
+
+    async def _measure_unreceipted(self) -> None:
+        (found,) = await self._leader.fetch(_UNRECEIPTED.format(schema=self._schema))
+        metrics.UNRECEIPTED.labels(self._schema).set(max(found["seconds"], 0))
 
     async def _move(self, stream: StreamPublisher) -> int:
         pending = _PENDING.format(event=", ".join(outbox.EVENT), schema=self._schema, batch=BATCH)

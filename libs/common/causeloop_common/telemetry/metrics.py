@@ -58,6 +58,11 @@ CONSUMER_LAG = Gauge(
 CONSUMED = Counter("causeloop_consumed_total", "Events that a consumer handled.", ["consumer"])
 STREAM_USED = Gauge("causeloop_stream_used_ratio", "The part of its space that a stream on the bus uses.", ["stream"])
 CONFIRMED = Counter("causeloop_outbox_confirmed_total", "Events that the log has receipted.", ["service"])
+UNRECEIPTED = Gauge(
+    "causeloop_outbox_unreceipted_seconds",
+    "Age of the oldest published event that the log has not receipted; 0 without one, and where another leads.",
+    ["service"],
+)
 SENT_AGAIN = Counter(
     "causeloop_outbox_sent_again_total",
     "Events sent again: acknowledged by the intake, and not in the log.",
