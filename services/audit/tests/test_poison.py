@@ -12,6 +12,7 @@ import pytest
 
 from causeloop_audit import app
 from causeloop_audit.handlers import intake as room
+from causeloop_audit.service import LogService, log as log_room
 from causeloop_common import ids
 from causeloop_common.application import Application
 from causeloop_common.context import AuthContext
@@ -234,6 +235,30 @@ DAMAGE = {
     "size too small": "UPDATE audit.heads SET size = 1, peaks = substr(peaks, 1, 32) WHERE workspace_id = $1",
     "size too large": "UPDATE audit.heads SET size = 7 WHERE workspace_id = $1",
 }
+
+
+class TestHeld:
+    async def test_is_entered_part_by_part_and_log_by_log(
+        self, log: LogService, superuser: asyncpg.Connection, event: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A mended log with much that is held delays the events of others by one part at a time."""
+        monkeypatch.setattr(log_room, "_AT_ONCE", 3)
+        monkeypatch.setattr(log_room, "_BYTES_AT_ONCE", 50_000)
+        tenants = [ids.new("ws") for _ in range(2)]
+        small = [event(tenant=tenants[0]) for _ in range(7)]
+        large = [event(tenant=tenants[1], data=b'{"a":"%s"}' % (b"x" * 30_000)) for _ in range(2)]
+        log._held.update(tenants)
+        answer = await log.append([*small, *large])
+        assert len(answer.known) == 9
+        await superuser.execute("UPDATE audit.held SET until = now()")
+        found, goes_on = [], True
+        while goes_on:
+            appended, goes_on = await log.enter_held()
+            found.append(len(appended.entries))
+        assert not log._held
+        assert sorted(found) == [0, 1, 1, 1, 3, 3]
+        for events in (small, large):
+            assert [one for _, one, _ in await entered(superuser, events[0].tenant)] == [one.id for one in events]
 
 
 class TestDamage:

@@ -25,6 +25,8 @@ from causeloop_common.messaging import Bus, Progress, announced, public_subject
 from causeloop_common.telemetry import Span, SpanKind, metrics
 
 _WAIT_SECONDS = 1.0
+_BESIDE_SECONDS = 0.05
+"""The wait for a batch while there is more to enter of what was held."""
 _RESET_SECONDS = 2.0
 _LOOK_SECONDS = 10.0
 """Between two looks whether what is held can be entered."""
@@ -53,6 +55,8 @@ class Intake(Work):
         self._leader = leader
         self._progress = Progress(bus.reader, AUDIT_INTAKE)
         self._looked_at = float("-inf")
+        self._enters_held = False
+        """Whether a look for what is held is to be followed by another at once."""
 
     async def lead(self) -> None:
         """Enter events until cancelled."""
@@ -72,7 +76,7 @@ class Intake(Work):
             self._leader.works()
             await self._enter_held()
             await receipts.send_floor()
-            batch = await deliveries.next(_WAIT_SECONDS)
+            batch = await deliveries.next(_BESIDE_SECONDS if self._enters_held else _WAIT_SECONDS)
             if not batch:
                 if deliveries.are_cut:
                     return
@@ -92,9 +96,11 @@ class Intake(Work):
                 await asyncio.sleep(rest)
 
     async def _enter_held(self) -> None:
-        if time.monotonic() - self._looked_at > _LOOK_SECONDS:
+        """Enter one part of what is held, if it is time for it; the next one after the next batch."""
+        if self._enters_held or time.monotonic() - self._looked_at > _LOOK_SECONDS:
             self._looked_at = time.monotonic()
-            await self._announce_heads((await self._service.enter_held()).sizes)
+            appended, self._enters_held = await self._service.enter_held()
+            await self._announce_heads(appended.sizes)
 
     async def waiting(self) -> float:
         """The seconds for which the oldest event has been waiting that was in the stream at an earlier look."""

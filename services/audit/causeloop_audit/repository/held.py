@@ -21,7 +21,13 @@ _KEPT = """
         USING (workspace_id, service, event_id)
 """
 _LOGS = "SELECT workspace_id, min(until) <= clock_timestamp() AS is_due FROM audit.held GROUP BY workspace_id"
-_NEXT = "SELECT number, subject, headers, data FROM audit.held WHERE workspace_id = $1 ORDER BY number LIMIT $2"
+_NEXT = """
+    SELECT number, subject, headers, data FROM (
+        SELECT h.*, sum(octet_length(data) + octet_length(headers)) OVER (ORDER BY number) AS bytes,
+               row_number() OVER (ORDER BY number) AS place
+        FROM (SELECT * FROM audit.held WHERE workspace_id = $1 ORDER BY number LIMIT $2) h) part
+    WHERE place = 1 OR bytes <= $3 ORDER BY number
+"""
 _DROP = "DELETE FROM audit.held WHERE workspace_id = $1 AND number <= $2"
 
 
@@ -66,9 +72,11 @@ class HeldEvents:
         """The logs with events that are held, and whether it is time to try again."""
         return {row["workspace_id"]: row["is_due"] for row in await self._transactions.fetch(_LOGS)}
 
-    async def next(self, log: UUID, limit: int) -> tuple[list[tuple[str, dict[str, str], bytes]], int]:
-        """A log's oldest held messages: subject, headers, data; and the number of the last of them."""
-        rows = await self._transactions.fetch(_NEXT, log, limit)
+    async def next(self, log: UUID, limit: int, max_bytes: int) -> tuple[list[tuple[str, dict[str, str], bytes]], int]:
+        """A log's oldest held messages that fit into both bounds, at least one: subject, headers, data; and the number
+        of the last of them.
+        """
+        rows = await self._transactions.fetch(_NEXT, log, limit, max_bytes)
         messages = [(row["subject"], _headers(row["headers"]), row["data"]) for row in rows]
         return messages, rows[-1]["number"] if rows else 0
 

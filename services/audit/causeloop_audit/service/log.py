@@ -49,7 +49,10 @@ from causeloop_log.entry.v1 import SALT_BYTES
 
 _log = logging.getLogger(__name__)
 
-_AT_ONCE = 500
+_AT_ONCE = 1000
+_BYTES_AT_ONCE = 8 * 1024 * 1024
+"""Of what is held, in one part: other tenants' events wait for no more. A batch that comes is smaller, so that it ends.
+"""
 
 
 class LogService:
@@ -61,6 +64,11 @@ class LogService:
         self._entropy = entropy
         self._held: set[str] = set()
         """The tenants whose events are held."""
+        self._still: set[UUID] = set()
+        """The logs that were found to be damaged in this round of looks."""
+        self._mended: set[UUID] = set()
+        """The logs that are entered until nothing of them is held, however young it is."""
+        self._turn = 0
 
     async def begin_term(self) -> Terms:
         """Begin a term of the intake; the terms up to it."""
@@ -85,13 +93,22 @@ class LogService:
         _count(appended)
         return appended
 
-    async def enter_held(self) -> Appended:
-        """Append what is held, of every log that can be appended to again."""
+    async def enter_held(self) -> tuple[Appended, bool]:
+        """Append the next part of what is held of one log that can be appended to again; whether more can be.
+
+        The logs take turns, so that none that is mended waits for another.
+        """
         logs = await self._writer.held.logs()
         self._held = {ids.tenant_id(log) for log in logs}
-        appended = Appended.all([await self._enter_held(log) for log, is_due in logs.items() if is_due])
+        turn = [log for log, is_due in logs.items() if (is_due or log in self._mended) and log not in self._still]
+        if not turn:
+            self._still.clear()
+            self._mended.clear()
+            return Appended([], {}, {}), False
+        appended = await self._enter_held(turn[self._turn % len(turn)])
+        self._turn += 1
         _count(appended)
-        return appended
+        return appended, True
 
     async def list_events(self, ctx: AuthContext, command: ListEvents) -> EventPage:
         """The tenant's log, cut at the page's size in entries and in bytes."""
@@ -189,20 +206,24 @@ class LogService:
         return Appended([], {}, {event[:3]: _to_be(event) for event in kept} | known, batch)
 
     async def _enter_held(self, log: UUID) -> Appended:
-        """Append what is held of one log, in parts, unless it is still damaged."""
-        parts, held = [], self._writer.held
-        while True:
-            messages, last = await held.next(log, _AT_ONCE)
-            if not messages:
-                self._held.discard(ids.tenant_id(log))
-                break
+        """Append the next part of what is held of one log, unless it is still damaged."""
+        held = self._writer.held
+        messages, last = await held.next(log, _AT_ONCE, _BYTES_AT_ONCE)
+        reread = [_reread(*message) for message in messages]
+        if not reread:
+            return Appended([], {}, {})
+        try:
             try:
-                parts += [await self._append_alone(_reread(*message)) for message in messages]
-            except NotStorable as error:
-                _log.critical("the log of %s is still damaged: %s", ids.tenant_id(log), error)
-                break
-            await held.drop(log, last)
-        return Appended.all(parts)
+                appended = await self._append(reread)
+            except NotStorable:
+                appended = Appended.all([await self._append_alone(message) for message in reread])
+        except NotStorable as error:
+            self._still.add(log)
+            _log.critical("the log of %s is still damaged: %s", ids.tenant_id(log), error)
+            return Appended([], {}, {})
+        self._mended.add(log)
+        await held.drop(log, last)
+        return appended
 
 
 def _to_be(event: HeldEvent) -> Stored:
