@@ -18,7 +18,7 @@ from causeloop_common.application import Application
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced, digest
-from causeloop_common.contracts.audit import GetCheckpoint, ListEvents
+from causeloop_common.contracts.audit import GetCheckpoint, GetEvent, GetEventProof, ListEvents
 from causeloop_common.errors import Conflict
 from causeloop_common.messaging import Bus, event_headers
 from causeloop_common.messaging.wire import header_block
@@ -194,6 +194,12 @@ class TestIdentity:
             return [(service, event) for service, event, _ in found] == [("gateway", one.id), ("vault", one.id)]
 
         await until(there)
+        async with servers.connected("gateway") as gateway:
+            for command in (GetEvent(id=one.id), GetEventProof(id=one.id)):
+                with pytest.raises(Conflict, match="of each of gateway and vault"):
+                    await gateway.call(workspace, command)
+            listed = (await gateway.call(workspace, ListEvents())).data
+        assert [entry.id for entry in listed] == [one.id, one.id]
 
 
 class TestLoss:

@@ -1,6 +1,6 @@
 """All SQL of the log: reading and proving under row security; appending, and what is unsigned, by the writer's role."""
 
-from causeloop_audit.repository.entries import StoredEntry, StoredLeaf, entry, is_entered, list_events, read
+from causeloop_audit.repository.entries import StoredEntry, StoredLeaf, entries_of, is_entered, list_events, read
 from causeloop_audit.repository.held import HeldEvent, HeldEvents, headers_of
 from causeloop_audit.repository.proofs import Head, SignedHead, checkpoint, hashes, head, keep_checkpoint
 from causeloop_audit.repository.writer import Appended, Identity, LogWatch, LogWriter, NotStorable, Stored
@@ -19,7 +19,7 @@ __all__ = [
     "StoredEntry",
     "StoredLeaf",
     "checkpoint",
-    "entry",
+    "entries_of",
     "hashes",
     "head",
     "headers_of",

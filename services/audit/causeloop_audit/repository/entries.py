@@ -34,7 +34,9 @@ _COLUMNS = (
     entries.c.request_id, entries.c.occurred_at, entries.c.leaf_hash, entries.c.leaf,
 )  # fmt: skip
 
-_ENTRY = Statement.of(select(*_COLUMNS).where(entries.c.event_id == bindparam("event_id")))
+_OF_EVENT = Statement.of(
+    select(*_COLUMNS, entries.c.service).where(entries.c.event_id == bindparam("event_id")).order_by(entries.c.service)
+)
 
 _OF_REQUEST = Statement.raw(
     """
@@ -124,13 +126,13 @@ async def is_entered(tx: Transaction, awaited: str) -> bool:
         event = ids.decode(awaited, "evt")
     except ValueError:
         return await tx.fetchrow(_OF_REQUEST, request_id=awaited) is not None
-    return await tx.fetchrow(_ENTRY, event_id=event) is not None
+    return await tx.fetchrow(_OF_EVENT, event_id=event) is not None
 
 
-async def entry(tx: Transaction, event_id: str) -> StoredEntry | None:
-    """The tenant's entry of an event."""
-    row = await tx.fetchrow(_ENTRY, event_id=ids.decode(event_id, "evt"))
-    return None if row is None else _entry(row)
+async def entries_of(tx: Transaction, event_id: str) -> dict[str, StoredEntry]:
+    """The tenant's entries under an event's id, by the service that announced each: one, if nobody used it again."""
+    rows = await tx.fetch(_OF_EVENT, event_id=ids.decode(event_id, "evt"))
+    return {row["service"]: _entry(row) for row in rows}
 
 
 def _entry(row: Any) -> StoredEntry:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from causeloop_audit import repository
 from causeloop_audit.repository import SignedHead, StoredEntry
 from causeloop_audit.service.damage import NOT_CONTINUED, broken, require_unchanged
-from causeloop_audit.service.log import no_entry
+from causeloop_audit.service.log import entry_of
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.audit import (
     CheckpointView,
@@ -49,9 +49,7 @@ class CheckpointService:
     async def get_event_proof(self, ctx: AuthContext, command: GetEventProof) -> EventProof:
         """A proof that leads from an entry to the last checkpoint, or to a new one where the entry is younger."""
         async with self._database.transaction(ctx) as tx:
-            entry = await repository.entry(tx, command.id)
-            if entry is None:
-                raise no_entry()
+            entry = await entry_of(tx, command.id)
             signed = await repository.checkpoint(tx)
             if signed is not None and signed.head.size > entry.index:
                 return await self._entry_proof(tx, entry, signed)

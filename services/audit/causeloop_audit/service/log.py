@@ -40,8 +40,8 @@ from causeloop_common.contracts.audit import (
     StreamPage,
 )
 from causeloop_common.contracts.lists import page
-from causeloop_common.database import Database
-from causeloop_common.errors import InvalidInput, NotFound
+from causeloop_common.database import Database, Transaction
+from causeloop_common.errors import Conflict, InvalidInput, NotFound
 from causeloop_common.messaging import aside, read_event
 from causeloop_common.telemetry import metrics
 from causeloop_log.entry import MALFORMED
@@ -149,9 +149,7 @@ class LogService:
     async def get_event(self, ctx: AuthContext, command: GetEvent) -> EventView:
         """One entry of the tenant's log."""
         async with self._database.transaction(ctx) as tx:
-            stored = await repository.entry(tx, command.id)
-        if stored is None:
-            raise no_entry()
+            stored = await entry_of(tx, command.id)
         return _view(ctx, stored)
 
     async def read_stream(self, ctx: AuthContext, command: ReadStream) -> StreamPage:
@@ -242,6 +240,20 @@ def _reread(subject: str, headers: dict[str, str], data: bytes) -> Announced | U
 def _count(appended: Appended) -> None:
     metrics.APPENDED.inc(len(appended.entries))
     metrics.MALFORMED.inc(sum(entry.action == MALFORMED for entry, _ in appended.entries))
+
+
+async def entry_of(tx: Transaction, event_id: str) -> StoredEntry:
+    """The entry of an event. NotFound without one; Conflict where several services used its id: neither is the event
+    by its id alone, and one of them was announced by somebody in order to be taken for the other.
+    """
+    found = await repository.entries_of(tx, event_id)
+    if not found:
+        raise no_entry()
+    if len(found) > 1:
+        services = " and ".join(found)
+        raise Conflict(f"The log has an event of this id of each of {services}. List the log to see all of them.")
+    (stored,) = found.values()
+    return stored
 
 
 def no_entry() -> NotFound:
