@@ -195,9 +195,10 @@ class TestIdentity:
 
         await until(there)
         async with servers.connected("gateway") as gateway:
-            for command in (GetEvent(id=one.id), GetEventProof(id=one.id)):
-                with pytest.raises(Conflict, match="of each of gateway and vault"):
-                    await gateway.call(workspace, command)
+            with pytest.raises(Conflict, match="of each of gateway and vault"):
+                await gateway.call(workspace, GetEvent(id=one.id))
+            with pytest.raises(Conflict, match="of each of gateway and vault"):
+                await gateway.call(workspace, GetEventProof(id=one.id))
             listed = (await gateway.call(workspace, ListEvents())).data
         assert [entry.id for entry in listed] == [one.id, one.id]
 

@@ -137,7 +137,7 @@ class LogWriter:
         """Keep a term, which begins after the last batch; the terms up to it."""
         with _database_faults():
             async with self._transactions.transaction() as connection:
-                row = await connection.fetchrow(_TERMS)
+                (row,) = await connection.fetch(_TERMS)
                 terms = with_term(
                     [(earlier, began) for earlier, began in orjson.loads(row["terms"])], term, row["batch"]
                 )
