@@ -1,7 +1,8 @@
 """One service as a running thing: its parts, started in order, watched, and drained.
 
     start   spans ─► database ─► isolation proof ─► bus ─► background tasks ─► commands
-    stop    commands drained ─► background tasks ended ─► bus ─► database ─► last spans delivered
+    stop    not ready ─► after the listener's delay HTTP drained ─► commands drained
+            ─► background tasks ended ─► bus ─► database ─► last spans delivered
 
 A service that cannot prove its isolation does not start. `run` serves any number of services in one process with
 one operations port: `/health` (the process is alive), `/ready` (every check by name; 503 when one fails), `/metrics`.
@@ -225,9 +226,13 @@ class Application:
         self._not_serving = None
         _log.info("%s is ready", self.name)
 
+    def leave(self) -> None:
+        """Be not ready from now on, while everything is still served, so that balancers send no more."""
+        self._not_serving = "The service is stopping."
+
     async def stop(self) -> None:
         """Stop taking commands, let the running ones end, and leave in the reverse order."""
-        self._not_serving = "The service is stopping."
+        self.leave()
         if self._commands is not None:
             await self._commands.drain(GRACE_SECONDS)
         for step in self._after:
@@ -418,6 +423,9 @@ class Listener(uvicorn.Server):
     _ending: Sequence[Callable[[], None]] = ()
     """Called when it begins to stop: to end the answers that would not end by themselves."""
 
+    delay = 0.0
+    """Seconds from the signal to stop until the port closes; meanwhile everything is served, and `/ready` is 503."""
+
     def __init__(self, config: uvicorn.Config) -> None:
         self._leave = asyncio.Event()
         super().__init__(config)
@@ -448,9 +456,19 @@ class Listener(uvicorn.Server):
 
     @classmethod
     def on(
-        cls, app: Any, host: str, port: int, *, ending: Sequence[Callable[[], None]] = (), **more: Any
+        cls,
+        app: Any,
+        host: str,
+        port: int,
+        *,
+        ending: Sequence[Callable[[], None]] = (),
+        delay: float = 0.0,
+        **more: Any,
     ) -> "Listener":
-        """A listener for an ASGI app with our settings. `ending` is called when it begins to stop."""
+        """A listener for an ASGI app with our settings.
+
+        `ending` is called when it begins to stop, which is `delay` seconds after the signal.
+        """
         made = cls(
             uvicorn.Config(
                 app,
@@ -467,15 +485,20 @@ class Listener(uvicorn.Server):
             )
         )
         made._ending = ending
+        made.delay = delay
         return made
 
 
 async def run(applications: Sequence[Application], *, ready: Check | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises what kept a service from starting."""
-    stop = asyncio.Event()
+    """Serve until SIGTERM or SIGINT, then drain; a second signal skips the delay. Raises what kept it from starting."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def asked() -> None:
+        (hurry if stop.is_set() else stop).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, asked)
     settings = applications[0].settings
     exported = _metrics(applications)
     operations = Listener.on(Operations(applications), settings.ops_host, settings.ops_port)
@@ -509,6 +532,11 @@ async def run(applications: Sequence[Application], *, ready: Check | None = None
         watched = [asyncio.create_task(application.failed()) for application in applications]
         watched_all: list[asyncio.Task[Any]] = [stopping, *watched, *served]
         done, _ = await asyncio.wait(watched_all, return_when=asyncio.FIRST_COMPLETED)
+        if stopping in done:
+            for application in applications:
+                application.leave()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(hurry.wait(), max(listener.delay for listener in listeners))
         for task in (*watched, stopping):
             task.cancel()
         if stopping not in done:

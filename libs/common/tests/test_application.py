@@ -392,3 +392,33 @@ class TestRun:
 
         await asyncio.wait_for(run([application], ready=ready), timeout=10)
         assert answers == [{"status": "ok"}]
+
+    async def test_serves_on_and_is_not_ready_before_its_port_closes(self, make: Compose) -> None:
+        """F14: SIGTERM closed the port at once, before a balancer could send its requests elsewhere."""
+        application, found = make(), {}
+        listener = Listener.on(Operations([application]), "127.0.0.1", 0, delay=60)
+        application.http(lambda: listener)
+        asking: list[asyncio.Task[None]] = []
+
+        async def ask() -> None:
+            port = listener.servers[0].sockets[0].getsockname()[1]
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+                assert (await client.get("/ready")).status_code == 200
+                os.kill(os.getpid(), signal.SIGTERM)
+
+                async def stopping() -> bool:
+                    return (await client.get("/ready")).status_code == 503
+
+                await eventually(stopping)
+                found["checks"] = (await client.get("/ready")).json()["checks"]
+                async with httpx.AsyncClient() as new:  # on a connection of its own
+                    found["health"] = (await new.get(f"http://127.0.0.1:{port}/health")).status_code
+                found["bus"] = application.bus.is_connected
+            os.kill(os.getpid(), signal.SIGTERM)  # the second ends the delay
+
+        async def ready() -> None:
+            asking.append(asyncio.create_task(ask()))
+
+        await asyncio.wait_for(run([application], ready=ready), timeout=20)
+        await asking[0]
+        assert found == {"checks": {"tenancy.started": "The service is stopping."}, "health": 200, "bus": True}

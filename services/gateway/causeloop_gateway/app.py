@@ -53,6 +53,7 @@ def create(environ: Mapping[str, str]) -> Application:
             timeout_keep_alive=30,
             backlog=2048,
             ending=(streams.stop,),
+            delay=settings.stop_delay,
         )
     )
     return application

@@ -18,6 +18,14 @@ class GatewaySettings(Settings):
         examples=["https://app.example.com"],
         description="comma-separated origins whose browsers may call; none by default",
     )
+    stop_seconds: int | None = Field(
+        default=None,
+        ge=0,
+        le=300,
+        alias="STOP_DELAY_SECONDS",
+        examples=["5"],
+        description="seconds it serves on after SIGTERM, with /ready at 503; unset: 5, in development 0",
+    )
     trusted_proxies: int = Field(
         default=0,
         ge=0,
@@ -51,3 +59,10 @@ class GatewaySettings(Settings):
         examples=["30"],
         description="how long it remembers who a token stands for, should no event end that earlier",
     )
+
+    @property
+    def stop_delay(self) -> int:
+        """How long it serves on after SIGTERM, in seconds: a balancer has seen its `/ready` twice by then."""
+        if self.stop_seconds is not None:
+            return self.stop_seconds
+        return 5 if self.environment == "production" else 0

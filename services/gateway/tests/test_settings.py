@@ -26,3 +26,11 @@ class TestGatewaySettings:
     def test_a_value_that_cannot_be_is_refused_by_its_variable(self, variable: str, value: str) -> None:
         with pytest.raises(SettingsError, match=f"{variable}: "):
             GatewaySettings.load("gateway", {variable: value})
+
+    def test_serves_on_before_it_stops_in_production_alone_unless_set(self) -> None:
+        settings = GatewaySettings.load("gateway", {})
+        assert settings.stop_delay == 0
+        assert settings.model_copy(update={"environment": "production"}).stop_delay == 5
+        assert GatewaySettings.load("gateway", {"STOP_DELAY_SECONDS": "0"}).stop_delay == 0
+        with pytest.raises(SettingsError, match="STOP_DELAY_SECONDS: "):
+            GatewaySettings.load("gateway", {"STOP_DELAY_SECONDS": "301"})
