@@ -56,6 +56,19 @@ async def respond(send: Any, status: int, headers: Sequence[tuple[bytes, bytes]]
     cycle.on_response()
 
 
+class _UntilTheEnd(RequestResponseCycle):
+    """An answer to HTTP/1.0, which has no chunks: one without a length ends with its connection (RFC 9112 6.1)."""
+
+    async def send(self, message: Any) -> None:
+        """Send a part of the answer, without chunked coding."""
+        if message["type"] == "http.response.start":
+            self._has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+            self.chunked_encoding = None if self._has_length else False
+        elif not self._has_length:
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
+
+
 class _Lingering:
     """A transport whose `close` ends our side only, if the protocol expects that something is still unread."""
 
@@ -175,6 +188,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+            if self.scope["http_version"] == "1.0":
+                self.cycle.__class__ = _UntilTheEnd  # uvicorn makes it, and it has not begun
         elif self.parser.get_method() == b"CONNECT":
             self._refuse(Malformed("CONNECT is not taken: this is no proxy."))
         else:

@@ -30,6 +30,24 @@ class TestWhatIsSaid:
         expected = "retry: 1000\nid: -1\n\n" + "".join(f"id: {n}\ndata: {leaf}\n\n" for n, leaf in enumerate(stored))
         assert listener.raw.decode() == expected
 
+    async def test_has_no_chunks_for_http_1_0(
+        self, house: "House", owner: "Person", wire: Connect, announce: "Announce"
+    ) -> None:
+        """P9: HTTP/1.0 has no chunked coding, and its clients took the chunks' sizes for events."""
+        connection = await wire()
+        request = f"GET /v1/audit/stream?from=0 HTTP/1.0\r\nauthorization: Bearer {owner.token}\r\n\r\n"
+        await connection.send(request.encode())
+        status, headers, _ = await connection.answer()
+        assert status == 200
+        assert "transfer-encoding" not in headers
+        assert headers["connection"] == "close"
+
+        await announce(owner.workspace)
+        stored = await leaves(house, owner.workspace)
+        expected = "retry: 1000\nid: -1\n\n" + "".join(f"id: {n}\ndata: {leaf}\n\n" for n, leaf in enumerate(stored))
+        async with asyncio.timeout(10):
+            assert await connection.reader.readexactly(len(expected.encode())) == expected.encode()
+
     async def test_has_the_headers_of_a_stream(self, house: "House", owner: "Person") -> None:
         async with listening(house, owner.token, x_request_id="mine-and-mine") as listener:
             headers = listener.response.headers
