@@ -449,6 +449,12 @@ class Listener(uvicorn.Server):
             end()
         await super().shutdown(sockets)
 
+    def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
+        """Log the addresses; uvicorn's own line is for a terminal."""
+        for one in listeners:
+            host, port = one.getsockname()[:2]
+            _log.info("listening on %s, port %d", host, port)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
         """Leave signals to `run`."""

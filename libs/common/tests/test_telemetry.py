@@ -1,5 +1,6 @@
 """What operators see, and what they must never see."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import nkeys
 import pytest
 
 from causeloop_common import telemetry
+from causeloop_common.application import Listener, Operations
 from causeloop_common.contracts import topology
 from causeloop_common.keys import KeyRing
 from causeloop_common.telemetry import UNTRACED, AccessLog, Act, cause, logs, redact, working
@@ -89,7 +91,9 @@ class Shown:
 @pytest.fixture
 def shown(capsys: pytest.CaptureFixture[str]) -> Iterator[Shown]:
     kept = {name: getattr(logging, name) for name in ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing")}
-    loggers = [logging.getLogger(name) for name in (None, "uvicorn.access", "httpx", "httpcore", "faststream")]
+    loggers = [
+        logging.getLogger(name) for name in (None, "uvicorn.access", "uvicorn.error", "httpx", "httpcore", "faststream")
+    ]
     levels, handlers = [logger.level for logger in loggers], loggers[0].handlers[:]
     yield Shown(capsys)
     loggers[0].handlers[:] = handlers
@@ -157,6 +161,58 @@ class TestLog:
 
         assert shown.line["thing"] == "<class 'set'>"
 
+    def test_a_warning_that_repeats_itself_is_written_once_a_minute_and_when_it_is_over(
+        self, shown: Shown, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """F15: a wrong password logged four lines a second."""
+        now = 0.0
+        monkeypatch.setattr(logs, "_clock", lambda: now)
+        log = shown.log
+        for _ in range(4 * 61):
+            log.warning("waiting: %s", "the password is wrong")
+            log.error("failed")
+            now += 0.25
+        log.warning("waiting: %s", "the disk is full")
+        now += logs.QUIET_SECONDS
+        log.info("is ready")
+
+        lines = [line for line in map(json.loads, shown.text.splitlines()) if line["message"] != "failed"]
+        assert [(line["level"], line["message"], line.get("repeated")) for line in lines] == [
+            ("WARNING", "waiting: the password is wrong", None),
+            ("WARNING", "waiting: the password is wrong", 239),
+            ("WARNING", "waiting: the disk is full", None),
+            ("INFO", "over, after 244 times: waiting: the password is wrong", 3),
+            ("INFO", "is ready", None),
+        ]
+
+    async def test_the_end_of_a_warning_is_written_though_nothing_else_is(
+        self, shown: Shown, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """F15: one line when it is over."""
+        monkeypatch.setattr(logs, "QUIET_SECONDS", 0.02)
+        shown.log.warning("waiting")
+        shown.log.warning("waiting")
+        text = shown.text
+        async with asyncio.timeout(10):
+            while "over, after 2 times: waiting" not in text:
+                await asyncio.sleep(0.01)
+                text += shown.text
+
+    async def test_a_listener_logs_where_it_is_in_plain_words(self, shown: Shown) -> None:
+        """F15: "Press CTRL+C to quit", coloured, stood inside JSON."""
+        _ = shown.log
+        listener = Listener.on(Operations([]), "127.0.0.1", 0)
+        serving = asyncio.create_task(listener.serve())
+        async with asyncio.timeout(10):
+            while not listener.started:  # noqa: ASYNC110  uvicorn has no event for it
+                await asyncio.sleep(0.01)
+        port = listener.servers[0].sockets[0].getsockname()[1]
+        listener.should_exit = True
+        await serving
+        assert [json.loads(line)["message"] for line in shown.text.splitlines()] == [
+            f"listening on 127.0.0.1, port {port}"
+        ]
+
     def test_debug_is_left_out(self, shown: Shown) -> None:
         shown.log.debug("details")
 
@@ -166,6 +222,7 @@ class TestLog:
 @pytest.mark.usefixtures("unbound")
 class TestAccessLog:
     def test_a_request_is_logged_like_everything_else(self, shown: Shown) -> None:
+        """F15: route and status were only in the sentence."""
         _ = shown.log
         act = Act("gateway", "req_1", TENANT)
 
@@ -174,7 +231,11 @@ class TestAccessLog:
             access = shown.line
             telemetry.bind(act)
             logging.getLogger("causeloop.access").info(
-                "%s %s %d", "GET", "/v1/secrets/{path:path}", 200, extra={"milliseconds": 1.25}
+                "%s %s %d",
+                "GET",
+                "/v1/secrets/{path:path}",
+                200,
+                extra={"method": "GET", "route": "/v1/secrets/{path:path}", "status": 200, "milliseconds": 1.25},
             )
             usual = shown.line
 

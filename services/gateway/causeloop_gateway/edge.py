@@ -120,7 +120,9 @@ class Edge:
             except HTTPException as error:  # of the explorer
                 await self._refuse(answer, _of_the_explorer(error), request, status)
             except Exception:  # noqa: BLE001  every failure is answered
-                _log.exception("%s %s failed", request.method, _route(scope))
+                route = _route(scope)
+                fields = {"method": request.method, "route": route, "status": status or 500}
+                _log.exception("%s %s failed", request.method, route, extra=fields)
                 failure = Internal("Something failed on our side. Report it with the trace id.")
                 await self._refuse(answer, failure, request, status)
             finally:

@@ -3,12 +3,18 @@
 A line carries the service, request id and tenant of the act it belongs to, and the trace id of the current span. Text
 that looks like a credential is struck out before a line leaves the process, as the last of several defences: secrets
 are `SecretStr` or sealed long before.
+
+A warning that repeats itself is written once a minute, with the number of those between in `repeated`, and once more
+when it is over: a password that is wrong fills no disk. Errors are all written.
 """
 
+import asyncio
 import contextvars
 import logging
 import re
 import sys
+import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -18,6 +24,14 @@ from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import PERSONAL, commands, events
 from causeloop_common.contracts.personal import mark
 from causeloop_common.telemetry.traceparent import trace_id
+
+REPEAT_SECONDS = 60.0
+"""The time between two lines of a warning that repeats itself."""
+QUIET_SECONDS = 10.0
+"""A warning that has not come for so long is over."""
+_WARNINGS = 200
+"""Of so many warnings the repetition is noticed at once."""
+_clock = time.monotonic
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _CREDENTIAL = re.compile(
@@ -89,6 +103,89 @@ class _JsonFormatter(logging.Formatter):
         return redact(orjson.dumps(line, default=str).decode())
 
 
+@dataclass
+class _Repeated:
+    """A warning that was written, and those like it since."""
+
+    record: logging.LogRecord
+    written: float
+    last: float
+    more: int = 0
+    """How many were left out since it was written."""
+    count: int = 1
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """Writes lines; of equal warnings one a minute."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._warnings: dict[tuple[str, str], _Repeated] = {}
+        self._looks = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, unless it is a warning that was written less than a minute ago."""
+        if self._warnings:
+            self._end_quiet_ones()
+        try:
+            is_left_out = record.levelno == logging.WARNING and self._is_repeated(record)
+        except Exception:  # noqa: BLE001  a line that cannot be formed fails nobody, as in every handler
+            self.handleError(record)
+            return
+        if not is_left_out:
+            super().emit(record)
+
+    def _is_repeated(self, record: logging.LogRecord) -> bool:
+        key, now = (record.name, record.getMessage()), _clock()
+        known = self._warnings.get(key)
+        if known is None:
+            if len(self._warnings) < _WARNINGS:
+                self._warnings[key] = _Repeated(record, written=now, last=now)
+            return False
+        known.last = now
+        known.count += 1
+        self._look_later()
+        if now - known.written < REPEAT_SECONDS:
+            known.more += 1
+            return True
+        record.repeated = known.more
+        known.written, known.more = now, 0
+        return False
+
+    def _end_quiet_ones(self) -> None:
+        """Forget the warnings that came no more, and write that those which were left out are over."""
+        now = _clock()
+        for key, known in [*self._warnings.items()]:
+            if now - known.last < QUIET_SECONDS:
+                continue
+            del self._warnings[key]
+            if known.count > 1:
+                over = logging.makeLogRecord({"name": known.record.name, "levelno": logging.INFO, "levelname": "INFO"})
+                over.msg, over.args = "over, after %d times: %s", (known.count, key[1])
+                over.repeated = known.more
+                contextvars.Context().run(super().emit, over)  # it belongs to no act
+
+    def _look_later(self) -> None:
+        """Have an end written even if nothing else is logged; outside an event loop the next line brings it."""
+        if self._looks:
+            return
+        try:
+            asyncio.get_running_loop().call_later(QUIET_SECONDS, self._look)
+        except RuntimeError:
+            return
+        self._looks = True
+
+    def _look(self) -> None:
+        self.acquire()
+        try:
+            self._looks = False
+            self._end_quiet_ones()
+            if any(known.count > 1 for known in self._warnings.values()):
+                self._look_later()
+        finally:
+            self.release()
+
+
 class AccessLog:
     """One line per HTTP request, formed like every other line, without the machinery: nothing in it is free text."""
 
@@ -106,6 +203,9 @@ class AccessLog:
             "service": self._service,
             "logger": "causeloop.access",
             "message": f"{method} {route} {status}",
+            "method": method,
+            "route": route,
+            "status": status,
             "request_id": act.request_id,
             "tenant": act.tenant,
             "trace_id": trace_id(),
@@ -118,7 +218,7 @@ class AccessLog:
 
 def setup(service: str, level: str = "INFO") -> None:
     """Log as JSON lines to standard output; the process's one call."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Handler(sys.stdout)
     handler.setFormatter(_JsonFormatter(service))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -126,5 +226,5 @@ def setup(service: str, level: str = "INFO") -> None:
     # No line shows these, so nothing looks them up (Python's logging HOWTO, "Optimization").
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    for noisy in ("uvicorn.access", "httpx2", "httpcore2", "faststream"):
+    for noisy in ("uvicorn.access", "uvicorn.error", "httpx2", "httpcore2", "faststream"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
