@@ -3,8 +3,9 @@
 import os
 import sys
 
-from causeloop_dev.seed import Demo
+from causeloop_dev.seed import PERSON, Demo
 
+_JSON = "-H 'Content-Type: application/json'"
 _READ_TOKEN = r"""export CAUSELOOP_TOKEN=$(sed -n 's/.*"owner": "\(.*\)".*/\1/p' .causeloop/dev.json)"""  # noqa: S105  a line of shell
 
 
@@ -23,26 +24,41 @@ def text(gateway_url: str, issuer_url: str, demo: Demo | None, *, data: str | No
     lines += [f"  {dim}{name:<10}{plain}{fact}" for name, fact in facts]
     lines += ["", f"  {bold}Try{plain}", ""]
     lines += [f"    {line}" for line in (_with_token(gateway_url) if demo else _signing_in(gateway_url, issuer_url))]
+    if demo:
+        lines += ["", f"  {bold}Sign in as a person{plain} {dim}to create workspaces and tokens{plain}", ""]
+        lines += [f"    {line}" for line in _as_person(gateway_url, issuer_url, demo.workspace_id)]
     lines += ["", f"  {dim}{kept} Ctrl-C stops everything.{plain}", ""]
     return "\n".join(lines)
 
 
 def _with_token(gateway_url: str) -> list[str]:
-    as_owner, json = '-H "Authorization: Bearer $CAUSELOOP_TOKEN"', "-H 'Content-Type: application/json'"
+    as_owner = '-H "Authorization: Bearer $CAUSELOOP_TOKEN"'
     return [
         _READ_TOKEN,
-        f'curl -sw "\\n" -X PUT {gateway_url}/v1/secrets/hello {as_owner} {json} -d \'{{"value": "world"}}\'',
+        f'curl -sw "\\n" -X PUT {gateway_url}/v1/secrets/hello {as_owner} {_JSON} -d \'{{"value": "world"}}\'',
         f"curl -sw '\\n' -X POST {gateway_url}/v1/secrets/hello/reveal {as_owner}",
         f"curl -sw '\\n' '{gateway_url}/v1/audit/events?limit=5' {as_owner}",
     ]
 
 
-def _signing_in(gateway_url: str, issuer_url: str) -> list[str]:
-    json = "-H 'Content-Type: application/json'"
-    session = f"""$(curl -s {issuer_url}/v1/sessions {json} -d '{{"subject": "alice"}}' | cut -d'"' -f4)"""
+def _session(issuer_url: str) -> str:
+    return f"""SESSION=$(curl -s {issuer_url}/v1/sessions {_JSON} -d '{{"subject": "{PERSON}"}}' | cut -d'"' -f4)"""
+
+
+def _as_person(gateway_url: str, issuer_url: str, workspace_id: str) -> list[str]:
+    body = f"""-d '{{"subject_token": "'$SESSION'", "workspace_id": "{workspace_id}"}}'"""
+    found = r"""sed 's/.*"access_token": *"\([^"]*\)".*/\1/'"""
     return [
-        f"SESSION={session}",
-        f"""curl -sw '\\n' {gateway_url}/v1/auth/exchange {json} -d '{{"subject_token": "'$SESSION'"}}'""",
+        _session(issuer_url),
+        f"ACCESS_TOKEN=$(curl -s {gateway_url}/v1/auth/exchange {_JSON} {body} | {found})",
+        f"""curl -sw '\\n' {gateway_url}/v1/me/workspaces -H "Authorization: Bearer $ACCESS_TOKEN\"""",
+    ]
+
+
+def _signing_in(gateway_url: str, issuer_url: str) -> list[str]:
+    return [
+        _session(issuer_url),
+        f"""curl -sw '\\n' {gateway_url}/v1/auth/exchange {_JSON} -d '{{"subject_token": "'$SESSION'"}}'""",
     ]
 
 

@@ -4,6 +4,7 @@ Holds an RS256 key, made at start and kept in memory only, and signs a session f
 
     GET  /.well-known/jwks.json     the public keys, newest first
     POST /v1/sessions               {"subject", "email"?, "ttl_seconds"?} → {"token", "session_id"}
+    GET  /                          how to get a session
     POST /v1/keys/rotate            a new key signs, older ones stay published → {"kid"}
 
 Promises session tokens with the claims of Clerk's version 2 (iss, sub, sid, azp, iat, nbf, exp, jti, v; email
@@ -100,7 +101,10 @@ class Issuer:
             case "POST", "/v1/keys/rotate":
                 self._keys.insert(0, SigningKey())
                 return {"kid": self._keys[0].kid}
-            case _, "/.well-known/jwks.json" | "/v1/sessions" | "/v1/keys/rotate":
+            case "GET", "/":
+                command = f"""curl {self._base_url}/v1/sessions -d '{{"subject": "alice"}}'"""
+                return {"name": "The mock issuer of causeloop dev", "get_a_session": command}
+            case _, "/" | "/.well-known/jwks.json" | "/v1/sessions" | "/v1/keys/rotate":
                 raise Refused(405, "method_not_allowed", f"{scope['path']} does not take {scope['method']}.")
             case _:
                 raise Refused(404, "resource_not_found", f"There is no {scope['path']} here.")

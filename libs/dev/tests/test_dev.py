@@ -176,12 +176,13 @@ class TestReady:
             assert answer.status_code == 200
 
     def test_the_printed_lines_work_as_they_are(self, dev: Dev) -> None:
+        """F12: nothing that was printed led to a session, which six operations need."""
         lines = [
             line.strip()
             for line in dev.said.splitlines()
-            if line.strip().startswith(("export CAUSELOOP_TOKEN=", "curl "))
+            if line.strip().startswith(("export CAUSELOOP_TOKEN=", "curl ", "SESSION=", "ACCESS_TOKEN="))
         ]
-        assert len(lines) == 4
+        assert len(lines) == 7
         if shutil.which("curl") is None:
             pytest.skip("there is no curl on this machine")
 
@@ -189,10 +190,11 @@ class TestReady:
             ["sh", "-ec", "\n".join(lines)], cwd=dev.folder, capture_output=True, text=True, check=True
         )
 
-        put, revealed, events = (json.loads(line) for line in done.stdout.splitlines())
+        put, revealed, events, workspaces = (json.loads(line) for line in done.stdout.splitlines())
         assert put["version"] == 1
         assert revealed["value"] == "world"
         assert {"index", "action", "actor", "target"} <= set(events["data"][0])
+        assert dev.told["workspace_id"] in [workspace["workspace_id"] for workspace in workspaces["data"]]
 
     def test_the_demo_secret_is_there_and_its_reveal_is_on_record(self, dev: Dev) -> None:
         assert dev.call("POST", "/secrets/demo/greeting/reveal", {}).json()["value"] == "Hello from Causeloop."

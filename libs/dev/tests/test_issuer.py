@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -130,6 +131,14 @@ class TestRefusals:
         [error] = answer.json()["errors"]
         assert message in error["message"]
         assert error["code"]
+
+    async def test_its_address_in_a_browser_leads_to_a_session(self, issuer: httpx.AsyncClient) -> None:
+        """F12: the address that `make dev` prints beside "Sign-in" was a 404."""
+        answer = await issuer.get("/")
+        assert answer.status_code == 200
+        [(address, body)] = re.findall(r"^curl (\S+) -d '(.+)'$", answer.json()["get_a_session"])
+        assert (await issuer.post(address, content=body)).json()["token"]
+        assert (await issuer.post("/")).status_code == 405
 
     async def test_unknown_paths_methods_and_hosts_are_told_apart(self, issuer: httpx.AsyncClient) -> None:
         assert (await issuer.get("/nowhere")).status_code == 404

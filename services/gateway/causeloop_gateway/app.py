@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi_offline import FastAPIOffline
 
 from causeloop_common.application import Application, Listener, Operations
@@ -20,6 +20,14 @@ from causeloop_gateway.security import Security
 from causeloop_gateway.settings import GatewaySettings
 from causeloop_gateway.streams.registry import Streams
 from causeloop_gateway.streams.route import StreamRoute
+
+_LINKS = {
+    "/docs": "the API, to read and to try",
+    "/openapi.json": "the API, for programs",
+    "/asyncapi.json": "the messages between the services",
+    "/ready": "whether the gateway can do its work",
+}
+"""Where the address without a path leads."""
 
 
 def create(environ: Mapping[str, str]) -> Application:
@@ -65,6 +73,7 @@ def api(gateway: Gateway, streams: Streams) -> FastAPI:
     app = FastAPIOffline(title="Causeloop", openapi_url="/openapi.json", docs_url="/docs", redoc_url=None)
     app.openapi = openapi.document  # type: ignore[method-assign]
     app.add_route("/asyncapi.json", _messages)
+    app.add_route("/", _entrance)
     app.router.redirect_slashes = False
     app.router.routes += [CommandRoute(gateway, endpoint) for endpoint in ENDPOINTS]
     app.router.routes += [StreamRoute(gateway, streams, endpoint) for endpoint in STREAMS]
@@ -73,3 +82,13 @@ def api(gateway: Gateway, streams: Streams) -> FastAPI:
 
 async def _messages(_: Request) -> JSONResponse:
     return JSONResponse(asyncapi.document())
+
+
+async def _entrance(request: Request) -> Response:
+    """The addresses that a newcomer needs, as a page for a browser and as JSON for any other client."""
+    hint = "README.md of the sources leads from the start to the first secret."
+    if "text/html" not in request.headers.get("accept", ""):
+        return JSONResponse({"name": "Causeloop", "links": _LINKS, "readme": hint})
+    links = "".join(f'<li><a href="{path}">{path}</a>: {text}</li>' for path, text in _LINKS.items())
+    head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>Causeloop</title>'
+    return HTMLResponse(f"{head}<h1>Causeloop</h1><ul>{links}</ul><p>{hint}</p></html>")

@@ -136,7 +136,7 @@ class Edge:
                 scope["route"], scope["path_params"] = route, found.groupdict()
                 await route.app(scope, receive, send)
                 return
-        if scope["path"].startswith(_DESCRIPTION):
+        if scope["path"] == "/" or scope["path"].startswith(_DESCRIPTION):
             await self._explore(scope, receive, send)
             return
         if allowed := self._allowed(scope["path"]):

@@ -1,5 +1,6 @@
 """What a request may be, on every route alike: its head, its address, its query and its body."""
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -362,9 +363,26 @@ class TestAHeader:
         assert answer.headers["content-type"].partition(";")[0] == kind
 
 
+class TestTheAddressWithoutAPath:
+    @pytest.mark.parametrize("accept", ["text/html,application/xhtml+xml,*/*;q=0.8", "*/*"])
+    async def test_leads_to_the_documents(self, house: "House", accept: str) -> None:
+        """F12: the address in a browser was a 404."""
+        answer = await house.http.get("/", headers={"accept": accept})
+        assert answer.status_code == 200
+        if "html" in accept:
+            assert answer.headers["content-type"].startswith("text/html")
+            links = re.findall('href="([^"]+)"', answer.text)
+        else:
+            links = list(answer.json()["links"])
+        assert {"/docs", "/openapi.json"} <= set(links)
+        assert "README" in answer.text
+        for link in links:
+            assert (await house.http.get(link)).status_code == 200
+
+
 class TestAMethod:
     @pytest.mark.parametrize(
-        "path", ["/health", "/ready", "/v1/workspace", "/v1/secrets", "/openapi.json", "/docs", "/v1/audit/key"]
+        "path", ["/health", "/ready", "/v1/workspace", "/v1/secrets", "/openapi.json", "/docs", "/v1/audit/key", "/"]
     )
     async def test_head_is_get_without_the_body(self, house: "House", owner: "Person", path: str) -> None:
         """E22: HEAD is answered on every address that answers GET."""
