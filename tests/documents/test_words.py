@@ -36,6 +36,7 @@ def _unplain(name: str) -> list[str]:
 
 class TestPlainWords:
     def test_a_page_or_module_has_none_of_the_words_that_need_a_second_reading(self) -> None:
+        """F17: "told", "the log's own word", "who may not is refused"."""
         found = [line for name in _files() for line in _unplain(name)]
         assert not found, "\n".join(found)
 
