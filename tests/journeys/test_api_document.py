@@ -108,6 +108,7 @@ def shape(value: Any, beside: Any) -> Any:
 
 
 async def test_every_operation_works_with_what_the_page_prefills(stack: Stack) -> None:
+    """F2: *Try it out* was prefilled with values that gave 409."""
     person = await stack.sign_up()
     explorer = Explorer(stack, person)
     tried = []
