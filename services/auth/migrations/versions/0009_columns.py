@@ -10,18 +10,7 @@ down_revision = "0008"
 SESSION_CHANGES = ("current", "siblings", "previous", "spent", "rotated_at", "entered", "ended_at")
 CHANGES = (
     rls.guard_ddl("auth"),
-    *rls.narrow(
-        "auth",
-        "sessions",
-        "causeloop_auth",
-        "current",
-        "siblings",
-        "previous",
-        "spent",
-        "rotated_at",
-        "entered",
-        "ended_at",
-    ),
+    *rls.narrow("auth", "sessions", "causeloop_auth", *SESSION_CHANGES),
     *rls.narrow("auth", "tokens", "causeloop_auth", "revoked_at"),
 )
 
