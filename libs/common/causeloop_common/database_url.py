@@ -74,7 +74,7 @@ class DatabaseUrl:
             raise ValueError("has control characters in it, or more than 4096 characters")
         scheme, separator, rest = text.partition("://")
         if not separator or scheme not in ("postgresql", "postgres"):
-            raise ValueError("is no address such as postgresql://user:password@db.example.com:5432/causeloop")
+            raise ValueError("is no address of a database: it begins with postgresql://")
         authority, _, tail = rest.partition("/")
         if not tail and "?" in authority and "@" not in authority.partition("?")[2]:
             authority, _, query = authority.partition("?")

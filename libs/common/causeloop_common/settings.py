@@ -48,6 +48,10 @@ _PLAIN = {"missing": "it is not set"}
 """The fault in other words than pydantic's."""
 
 
+_WITHOUT_SUBJECT = ("is ", "has ", "names ")
+"""The beginnings of faults that other sentences name the subject of."""
+
+
 class SettingsError(Exception):
     """The environment is not usable; the text names, variable by variable, what to set."""
 
@@ -342,7 +346,7 @@ class Settings(BaseModel):
         if proxy is not None:
             parts = urlsplit(proxy.get_secret_value())
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
-                raise ValueError("is no address of an HTTP proxy, such as http://proxy.example.com:3128")
+                raise ValueError("is no address of an HTTP proxy")
             try:
                 _ = parts.port
             except ValueError:
@@ -382,6 +386,8 @@ class Settings(BaseModel):
                 if not one["loc"]:
                     lines.append(f"{fault}.")
                     continue
+                if fault.startswith(_WITHOUT_SUBJECT):
+                    fault = f"it {fault}"
                 alias = str(one["loc"][0])
                 example = str(examples.get(alias, "")).replace("{service}", service)
                 lines.append(f"{names.get(alias, alias)}: {fault}. Example: {example}.")

@@ -43,9 +43,9 @@ class TestRead:
     @pytest.mark.parametrize(
         ("url", "sentence"),
         [
-            ("", "is no address such as postgresql://"),
-            ("mysql://db/x", "is no address such as postgresql://"),
-            ("postgresql+asyncpg://db/x", "is no address such as postgresql://"),
+            ("", "is no address of a database: it begins with postgresql://"),
+            ("mysql://db/x", "is no address of a database: it begins with postgresql://"),
+            ("postgresql+asyncpg://db/x", "is no address of a database: it begins with postgresql://"),
             ("postgresql://db/", "names no database"),
             ("postgresql://db:70000/x", "has a port that is no number"),
             ("postgresql://u:pass/word@db/x", "write that one's special characters as percent and number"),

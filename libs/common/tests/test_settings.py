@@ -66,7 +66,7 @@ class TestLoad:
             (
                 "OUTBOUND_PROXY",
                 "proxy.example.com:3128",
-                "OUTBOUND_PROXY: .*is no address of an HTTP proxy, such as http",
+                r"OUTBOUND_PROXY: it is no address of an HTTP proxy\. Example: http",
             ),
             ("OUTBOUND_PROXY", "socks5://proxy.example.com", "OUTBOUND_PROXY: .*is no address of an HTTP proxy"),
             ("OUTBOUND_PROXY", "http://", "OUTBOUND_PROXY: .*is no address of an HTTP proxy"),
@@ -139,8 +139,11 @@ class TestProduction:
             ({"DATABASE_URL": "postgresql://u:password@db/x?sslmode=require"}, "DATABASE_URL leaves this host"),
             ({"DATABASE_URL": "postgresql://u:password@/x?host=db.example.com"}, "DATABASE_URL leaves this host"),
             ({"DATABASE_URL": "postgresql://u:password@127.0.0.1,db/x"}, "DATABASE_URL leaves this host"),
-            ({"DATABASE_URL": "postgresql://u:password@db/x?host=/run/postgresql"}, "DATABASE_URL: has the host twice"),
-            ({"DATABASE_URL": "postgresql://u:password@db/x?host=127.0.0.1"}, "DATABASE_URL: has the host twice"),
+            (
+                {"DATABASE_URL": "postgresql://u:password@db/x?host=/run/postgresql"},
+                "DATABASE_URL: it has the host twice",
+            ),
+            ({"DATABASE_URL": "postgresql://u:password@db/x?host=127.0.0.1"}, "DATABASE_URL: it has the host twice"),
             ({"DATABASE_URL_AUTH": "postgresql://u:password@db/x"}, "DATABASE_URL_AUTH leaves this host without TLS"),
             ({"DATABASE_URL_AUTH_RELAY": "postgresql://u:password@db/x"}, "DATABASE_URL_AUTH_RELAY leaves this host"),
         ],
