@@ -1,20 +1,21 @@
 """`causeloop events`: the stream of events, as its operator handles it.
 
 `purge` removes from every stream what all its consumers have acknowledged, so that a stream that fills up takes new
-events again. Events that are not in the logs yet stay. A copy of audit's database that is older than the purge cannot
-be completed from the stream any more.
+events again. Events that are not in the logs yet stay. A restored copy of audit's database is not completed from the
+stream, but from the outboxes.
 
 `reconcile` has every service ask the log for its events since a time: their confirmations are taken back, so that the
 relay sends each again, at most 200 a second. The log passes over what it has, enters what it lacks, and receipts both.
-Sent again, an event comes after younger ones of its service. The databases are those of the environment, else those of
-the `causeloop dev` that runs in this folder.
+Sent again, an event comes after younger ones of its service. Outboxes are certain to have the events of one day; older
+ones may be missing for good, and `reconcile` prints so. The databases are those of the environment, else those of the
+`causeloop dev` that runs in this folder.
 """
 
 import argparse
 import asyncio
 import os
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
@@ -30,12 +31,22 @@ from causeloop_common.leader import FAULTS
 from causeloop_common.relay import parts
 from causeloop_common.settings import SettingsError
 
+_KEPT = timedelta(days=1)
+"""An outbox is certain to have an event for so long."""
+
 
 def main(options: argparse.Namespace) -> int:
     """Purge the streams, or reconcile outboxes with the log."""
     if options.action == "purge":
         return operating.run(_purge)
-    environs, _ = environments(os.environ, Path(running_dev.NAME))
+    environs, where = environments(os.environ, Path(running_dev.NAME))
+    if not OWNERS.keys() & environs.keys():
+        raise SettingsError(
+            f"No service with an outbox is in {where}: set DATABASE_URL, or the keys of one, such as "
+            "CAUSELOOP_KEYS_AUDIT."
+        )
+    if options.since < datetime.now(UTC) - _KEPT:
+        print("Outboxes are certain to have the events of one day: older ones may be gone, and are not sent again.")
     asyncio.run(_reconcile(environs, options.since))
     return 0
 
