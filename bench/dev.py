@@ -21,7 +21,7 @@ MB = 1024
 def dev(*options: str) -> Iterator[tuple[float, int]]:
     """A running `causeloop dev`: the seconds it took to be ready, and its process id."""
     port = random.randrange(20_000, 32_000)
-    command = [sys.executable, "-m", "causeloop_cli.main", "dev", "--port", str(port), *options]
+    command = [sys.executable, "-m", "causeloop_cli", "dev", "--port", str(port), *options]
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / ".causeloop" / "dev.json"
         began = time.perf_counter()

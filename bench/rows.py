@@ -94,9 +94,7 @@ def bed() -> Iterator[Bed]:
         log = stack.enter_context(Path(os.devnull).open("w"))
         for name in SERVICES:
             environ = {**house["environ"][name], **extra, "PATH": os.environ["PATH"]}
-            running = subprocess.Popen(
-                [sys.executable, "-m", "causeloop_cli.main", "serve", name], env=environ, stdout=log
-            )
+            running = subprocess.Popen([sys.executable, "-m", "causeloop_cli", "serve", name], env=environ, stdout=log)
             stack.callback(running.wait, timeout=20)
             stack.callback(running.terminate)
         wait_for(lambda: _answers(f"{origin}/ready"))

@@ -270,7 +270,7 @@ class Stack:
         for name in services:
             service, environ = name.partition("-")[0], self.environ[name]
             if self._forks is None:
-                self._run(name, ["-m", "causeloop_cli.main", "serve", service], environ)
+                self._run(name, ["-m", "causeloop_cli", "serve", service], environ)
             else:
                 self.processes[name] = self._forks.start(service, environ, self._log_file(name))
         if "gateway" in services:  # nobody is to find a connection to the one before

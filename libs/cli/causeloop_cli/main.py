@@ -6,7 +6,6 @@ The commands of the development stack (`dev`, `demo`, …) are there where libs/
 import argparse
 import logging
 import re
-import sys
 from datetime import datetime
 from importlib import import_module
 from importlib.metadata import version
@@ -256,7 +255,3 @@ def _event(text: str) -> str:
     if re.fullmatch("evt_[0-7][0-9a-hjkmnp-tv-z]{25}", text) is None:
         raise argparse.ArgumentTypeError("not an event's id, such as evt_01h455vb4pex5vsknk084sn02q")
     return text
-
-
-if __name__ == "__main__":
-    sys.exit(main())
