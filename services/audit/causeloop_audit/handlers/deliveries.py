@@ -64,7 +64,10 @@ class Deliveries:
             self._news.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), seconds)
-        return [self._arrived.popleft() for _ in range(min(BATCH, len(self._arrived)))]
+        batch = [self._arrived.popleft() for _ in range(min(BATCH, len(self._arrived)))]
+        if batch and not self.are_cut:
+            await self._pull()  # of what comes while this batch is entered
+        return batch
 
     async def _pull(self) -> None:
         """Ask for another batch when less than half of one is due or here, or the server left the last pull open."""
