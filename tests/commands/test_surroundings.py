@@ -7,6 +7,8 @@ import argparse
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -189,6 +191,27 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory, garbage: int) -> Surr
     return Surroundings(tmp_path_factory.mktemp("surroundings"), garbage)
 
 
+DROPPING = """
+import os, signal, sys, time
+from causeloop_cli import main
+from causeloop_cli.__main__ import run
+
+class Interrupted:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def command():
+    Interrupted()
+    time.sleep(60)
+
+main.main = command
+try:
+    run()
+except KeyboardInterrupt:
+    os._exit(130)
+"""
+"""A command that is interrupted where Python can raise nothing: in a destructor."""
+
 KINDS = tuple(Surroundings(Path("/"), 9).kinds())
 
 
@@ -235,3 +258,10 @@ class TestTheProgram:
         ended = commands.run(Run(("--version",), str(tmp_path)))
         assert (ended.code, ended.error) == (0, "")
         assert re.fullmatch(r"causeloop \d+\.\d+\.\d+\n", ended.output)
+
+    def test_ends_when_it_is_interrupted_where_python_drops_the_interrupt(self) -> None:
+        """E33: a command that was interrupted in a destructor printed a traceback, and went on."""
+        ended = subprocess.run(
+            [sys.executable, "-c", DROPPING], capture_output=True, text=True, timeout=50, check=False
+        )
+        assert (ended.returncode, ended.stderr) == (130, "")
