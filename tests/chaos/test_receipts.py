@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from causeloop_cli import events
 from causeloop_common import ids
+from causeloop_common.relay.reconcile import reconcile
 from tests.chaos.test_log import all_are_published, stop_between_batches
 from tests.support.log import completed_log
 from tests.support.stack import Person, Stack, told, until
@@ -57,7 +57,7 @@ class TestLoss:
         async with fragile.sql() as sql:
             for table in ("entries", "heads", "nodes", "checkpoints"):
                 await sql.execute(f"DELETE FROM audit.{table} WHERE workspace_id = $1", workspace)
-        done = await events.reconcile(fragile.database_url("causeloop_vault_relay"), "vault", began)
+        done = await reconcile(fragile.database_url("causeloop_vault_relay"), "vault", began)
         assert "events are sent to the log again" in done
 
         async def entered() -> bool:

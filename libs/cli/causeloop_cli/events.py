@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import asyncpg
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
 
@@ -26,9 +25,7 @@ from causeloop_cli import operating, running_dev, services
 from causeloop_cli.doctor import environments
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import OWNERS
-from causeloop_common.database import role_connections
-from causeloop_common.leader import FAULTS
-from causeloop_common.relay import parts
+from causeloop_common.relay.reconcile import reconcile
 from causeloop_common.settings import SettingsError
 
 _KEPT = timedelta(days=1)
@@ -56,26 +53,6 @@ async def _reconcile(environs: Mapping[str, Mapping[str, str]], since: datetime)
         if name in environs:
             role = f"causeloop_{name}_relay"
             print(f"{name}: {await reconcile(services.create(name, environs[name]).settings.dsn(role), name, since)}")
-
-
-async def reconcile(dsn: str, schema: str, since: datetime) -> str:
-    """Take back the confirmations of a service's events since a time, as its relay's role; how many, as a sentence."""
-    connections = role_connections(dsn, f"causeloop_{schema}_relay")
-    statement = parts.take_back(schema, parts.BY_TIME)
-    place, rows = parts.BEGINNING, 0
-    try:
-        async with connections.borrowed() as connection:
-            while part := await connection.fetchrow(statement, since, *place):
-                place, rows = (part["bucket"], part["seq"]), rows + part["rows"]
-    except asyncpg.QueryCanceledError as error:
-        raise SettingsError(
-            f"The database of {schema} did not answer in time, after {rows} events were taken back. Run it again."
-        ) from error
-    except FAULTS as error:
-        raise SettingsError(f"The database does not let the relay of {schema} in: {type(error).__name__}.") from error
-    finally:
-        await connections.close(1)
-    return f"{rows} events are sent to the log again."
 
 
 async def _purge(stream: JetStreamContext) -> None:
