@@ -29,7 +29,7 @@ from causeloop_audit.settings import AuditSettings
 from causeloop_common import ids
 from causeloop_common.application import settle_memory
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.announced import Announced
+from causeloop_common.contracts.announced import Announced, new_salt
 from causeloop_common.database import Database, role_connections
 from causeloop_common.keys import reader_seed
 from causeloop_common.leader import Leader, Work
@@ -69,7 +69,7 @@ def sides() -> Iterator[Sides]:
         dsn = AuditSettings.load("audit", house["reference"]["audit"]).dsn(WRITER)
         bare = runner.run(asyncpg.connect(dsn))
         try:
-            yield Sides(runner, house, LogService(database, LogWriter(leader)), leader, bare)
+            yield Sides(runner, house, LogService(database, LogWriter(leader), bytes(32)), leader, bare)
         finally:
             runner.run(connections.close(1))
             runner.run(bare.close())
@@ -95,7 +95,7 @@ def events(count: int, workspaces: list[str]) -> list[Announced]:
         made.append(
             Announced(
                 ids.new("evt"), workspace, "vault.secret_written", now, data % target.encode(), actor, target,
-                credential, request, trace,
+                credential, request_id=request, traceparent=trace, salt=new_salt(),
             )
         )  # fmt: skip
     return made
@@ -177,7 +177,7 @@ def audit_intake(effort: Effort) -> Row:
             done = 0
             all_done = asyncio.Event()
 
-            async def append(self, batch: Any, *, position: int = 0) -> Any:
+            async def append(self, batch: Any, *, position: int | None = None) -> Any:
                 grown = await super().append(batch, position=position)
                 self.done += len(batch)
                 if self.done >= count:
@@ -189,7 +189,7 @@ def audit_intake(effort: Effort) -> Row:
             return {}
 
         def ours() -> dict[str, Any]:
-            service = Counting(both.log._database, both.log._writer)
+            service = Counting(both.log._database, both.log._writer, bytes(32))
             service.all_done.clear()
 
             async def take_in() -> None:

@@ -67,7 +67,7 @@ async def _fill(ready: Bed, entries: int) -> list[str]:
     settings = AuditSettings.load("audit", ready.house["environ"]["audit"])
     connections = role_connections(settings.dsn(WRITER), WRITER)
     database = Database(settings.dsn("causeloop_audit"), "audit", metadata, workers=1)
-    log = LogService(database, LogWriter(BesideTheIntake(connections)))
+    log = LogService(database, LogWriter(BesideTheIntake(connections)), bytes(32))
     known: list[str] = []
     for done in range(0, entries, AT_ONCE):
         batch = events(AT_ONCE, [ready.workspace])

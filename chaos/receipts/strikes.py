@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import nats.errors
 from nats.aio.client import Client
@@ -22,15 +22,11 @@ from causeloop_common.database import Database
 from causeloop_common.messaging import event_headers
 from chaos.receipts.wire import Wire
 from tests.support.bus import asking
+from tests.support.copies import Copy
 from tests.support.stack import Person, Stack, until
 
 BALLAST_BYTES = EVENT_BYTES - 100
 _PENDING = 50
-
-_RELATIONS = """
-    SELECT relname, relkind FROM pg_class
-    WHERE relnamespace = $1::regnamespace AND relkind IN ('r', 'S') ORDER BY relname
-"""
 
 
 class _Ballast:
@@ -90,45 +86,15 @@ async def _pending(client: Client) -> int:
     return int(info["num_pending"]) if info["num_pending"] >= _PENDING else 0
 
 
-class Copy:
-    """A copy of audit's tables, kept in the same database."""
-
-    def __init__(self, stack: Stack) -> None:
-        self._stack = stack
-
-    async def take(self) -> None:
-        """Copy all tables as they are at one moment."""
-        async with self._stack.sql() as sql:
-            await sql.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; DROP SCHEMA IF EXISTS copied CASCADE")
-            await sql.execute("CREATE SCHEMA copied")
-            for name, kind in await self._relations(sql):
-                await sql.execute(f"CREATE TABLE copied.{name} AS TABLE audit.{name}" if kind == b"r" else f"""
-                    CREATE TABLE copied.{name} AS SELECT last_value, is_called FROM audit.{name}
-                """)  # fmt: skip
-            await sql.execute("COMMIT")
-
-    async def restore(self) -> int:
-        """Have audit go on with the copy, as after an operator's restore; how many entries it lost."""
-        self._stack.kill("audit")
-        async with self._stack.sql() as sql:
-            before = await sql.fetchval("SELECT count(*) FROM audit.entries")
-            relations = await self._relations(sql)
-            tables = [name for name, kind in relations if kind == b"r"]
-            await sql.execute("SET session_replication_role = replica; BEGIN")
-            await sql.execute("TRUNCATE " + ", ".join(f"audit.{name}" for name in tables))
-            for name, kind in relations:
-                if kind == b"r":
-                    await sql.execute(f"INSERT INTO audit.{name} OVERRIDING SYSTEM VALUE SELECT * FROM copied.{name}")
-                else:
-                    await sql.execute(f"SELECT setval('audit.{name}', last_value, is_called) FROM copied.{name}")
-            await sql.execute("COMMIT")
-            after = await sql.fetchval("SELECT count(*) FROM audit.entries")
-        await self._stack.start("audit", wait=False)
-        return int(before - after)
-
-    @staticmethod
-    async def _relations(sql: Any) -> list[tuple[str, bytes]]:
-        return [(row["relname"], row["relkind"]) for row in await sql.fetch(_RELATIONS, "audit")]
+async def restore(stack: Stack, copy: Copy) -> int:
+    """Have audit go on with a copy of its tables, as after an operator's restore; how many entries it lost."""
+    stack.kill("audit")
+    async with stack.sql() as sql:
+        before = await sql.fetchval("SELECT count(*) FROM audit.entries")
+        await copy.put_back(sql)
+        after = await sql.fetchval("SELECT count(*) FROM audit.entries")
+    await stack.start("audit", wait=False)
+    return int(before - after)
 
 
 @asynccontextmanager

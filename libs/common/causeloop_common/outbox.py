@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from causeloop_common import ids, rls
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.announced import DEFAULTS, TEXTS, Announced
+from causeloop_common.contracts.announced import DEFAULTS, TEXTS, Announced, new_salt
 from causeloop_common.contracts.base import EVENT_BYTES, Event
 from causeloop_common.contracts.personal import PERSON
 from causeloop_common.errors import PayloadTooLarge
@@ -32,8 +32,9 @@ receipt must have, the log's batch that confirmed it, and how often it was sent 
 _COLUMNS = {"tenant_insert": EVENT, "tenant_select": ("xid", "workspace_id")}
 _MARKED = _COLUMNS | {"relay_update": MARKS}
 _INFO = {"actor": PERSON.info, "on_behalf_of": PERSON.info}
-_ADDED = ("on_behalf_of",)
+_ADDED = ("on_behalf_of", "salt")
 """Texts that an outbox did not have at first: `add` makes their columns."""
+_SALT_FORM = """octet_length(salt) = 32 AND salt COLLATE "C" !~ '[^0-9a-f]'"""
 _OUTBOX_REASON = "it is the record"
 _ASIDE_REASON = "events that nobody could read, for an operator"
 _STATE_REASON = "the relay's memory, no tenant's data"
@@ -150,14 +151,26 @@ def add(schema: str, name: str) -> Iterator[str]:
     yield f"GRANT INSERT ({name}) ON {schema}.outbox TO causeloop_{schema}"
 
 
+def salt_ddl(schema: str) -> Iterator[str]:
+    """The statements that give each event of an outbox a salt, for a later migration. A row of before has none."""
+    yield from add(schema, "salt")
+    yield f"ALTER TABLE {schema}.outbox ADD CONSTRAINT salt_is_whole CHECK ({_SALT_FORM})"
+
+
 def form(schema: str) -> str:
-    """The SQL condition that a row can be announced: readers take an event of this form (`messaging.read_event`).
+    """The SQL condition that a row can be announced: readers take an event of this form (`messaging.read_event`)."""
+    return f"{_form(schema)} AND ({_SALT_FORM}) IS NOT FALSE"
+
+
+def _form(schema: str) -> str:
+    """The condition without that on the salt.
 
     Texts are printable ASCII without spaces at their ends, which a header would lose. PostgreSQL evaluates it with each
     write of a row: one simple pattern takes microseconds, one with a bounded repetition for each text takes hundreds.
     """
-    sizes = " AND ".join(f"(octet_length({name}) <= 256 AND {name} = btrim({name})) IS NOT FALSE" for name in TEXTS)
-    joined = " || ".join(f"coalesce({name}, '')" for name in TEXTS)
+    texts = [name for name in TEXTS if name != "salt"]
+    sizes = " AND ".join(f"(octet_length({name}) <= 256 AND {name} = btrim({name})) IS NOT FALSE" for name in texts)
+    joined = " || ".join(f"coalesce({name}, '')" for name in texts)
     return rf"""
         workspace_id <> '{ids.NIL}' AND workspace_id <> '{ids.MAX}' AND event_id <> '{ids.NIL}'
         AND octet_length(type) <= {len(schema) + 65} AND type COLLATE "C" ~ '^{schema}\.[a-z][a-z0-9_]*$'
@@ -190,12 +203,12 @@ def receipts_ddl(schema: str) -> Iterator[str]:
     )
     yield f"ALTER TABLE {schema}.outbox_set_aside NO FORCE ROW LEVEL SECURITY"
     yield f"""
-        WITH removed AS (DELETE FROM {schema}.outbox o WHERE NOT ({form(schema)}) RETURNING to_jsonb(o) AS event)
+        WITH removed AS (DELETE FROM {schema}.outbox o WHERE NOT ({_form(schema)}) RETURNING to_jsonb(o) AS event)
         INSERT INTO {schema}.outbox_set_aside (event, reason) SELECT event, 'its form' FROM removed
     """  # noqa: S608  our own names
     yield f"ALTER TABLE {schema}.outbox_set_aside FORCE ROW LEVEL SECURITY"
     yield f"UPDATE {schema}.outbox SET confirmed_batch = 0 WHERE published_at IS NOT NULL"  # noqa: S608
-    yield f"ALTER TABLE {schema}.outbox ADD CONSTRAINT can_be_announced CHECK ({form(schema)})"
+    yield f"ALTER TABLE {schema}.outbox ADD CONSTRAINT can_be_announced CHECK ({_form(schema)})"
     yield f"ALTER TABLE {schema}.outbox FORCE ROW LEVEL SECURITY"
     yield f"REVOKE UPDATE ON {schema}.outbox FROM {relay}"
     yield f"GRANT UPDATE ({', '.join(MARKS)}) ON {schema}.outbox TO {relay}"
@@ -214,12 +227,16 @@ def insert(schema: str) -> str:
 
 
 def row(ctx: AuthContext, event: Event, traceparent: str) -> tuple[Any, ...]:
-    """One event's values, in the order of `EVENT`, with the trace that caused it; PayloadTooLarge over 40 KiB."""
+    """One event's values, in the order of `EVENT`, with the trace that caused it and a salt.
+
+    PayloadTooLarge over 40 KiB.
+    """
     data = event.to_json()
     if len(data) > EVENT_BYTES:
         raise PayloadTooLarge(f"The event '{event.type}' would be {len(data)} bytes; the limit is {EVENT_BYTES}.")
     identity = (ids.uuid7(), ctx.tenant_uuid, event.type, datetime.now(UTC), data.decode())
-    return (*identity, ctx.principal, event.target_id, ctx.credential, ctx.on_behalf_of, ctx.request_id, traceparent)
+    texts = (ctx.principal, event.target_id, ctx.credential, ctx.on_behalf_of, ctx.request_id, traceparent, new_salt())
+    return (*identity, *texts)
 
 
 def kind(row: tuple[Any, ...]) -> str:

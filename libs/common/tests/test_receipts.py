@@ -89,9 +89,18 @@ class Log:
         body = {"term": term, "began": began, "batch": batch, "entries": [entry], "terms": terms}
         await self._audit.client.publish(topology.entered("tenancy"), orjson.dumps(body))
 
-    async def floors(self, passed: int, *, first: int = 1, last: int | None = None, seconds: float = 1.2) -> None:
+    async def floors(
+        self,
+        passed: int,
+        *,
+        first: int = 1,
+        last: int | None = None,
+        seconds: float = 1.2,
+        term: str = "t",
+        began: int = 0,
+    ) -> None:
         """Send the floor for a while."""
-        body = {"term": "t", "began": 0, "batch": 0, "floor": passed, "first": first}
+        body = {"term": term, "began": began, "batch": began, "floor": passed, "first": first}
         for _ in range(round(seconds / 0.05)):
             await self._audit.client.publish(
                 topology.FLOOR, orjson.dumps({**body, "last": 10**9 if last is None else last})
@@ -228,6 +237,22 @@ class TestRestore:
         async with asyncio.timeout(5):
             while [row["confirmed_batch"] for row in await log.rows(2)] != [1005, None]:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
+
+    async def test_sends_nothing_again_that_the_intake_enters_again(
+        self, relay: None, log: Log, database: Database, workspace: AuthContext
+    ) -> None:
+        """P6: the stream is entered again from an earlier number: how far it was passed before counts no more."""
+        await announce(database, workspace, "one")
+        (row,) = await log.rows(1)
+        await log.receipt(row, batch=4001)
+        await log.until("confirmed_batch", 4001)
+        await log.floors(row["stream_seq"])
+
+        await log.floors(row["stream_seq"] - 1, term="restored", began=4000)
+        (again,) = await log.rows(1)
+        assert (again["confirmed_batch"], again["attempts"]) == (None, 0)
+        await log.receipt(row, batch=4001, term="restored", began=4000)
+        await log.until("confirmed_batch", 4001)
 
     async def test_is_noticed_by_a_relay_that_missed_the_first_term_after_it(
         self, relay: None, log: Log, database: Database, workspace: AuthContext

@@ -19,8 +19,10 @@ def create(environ: Mapping[str, str]) -> Application:
     application = Application(settings)
     database = application.database(metadata)
     intake = application.leader(database, "intake")
-    service = LogService(database, LogWriter(intake))
-    application.leads(intake, Intake(application.bus, service, intake))
+    service = LogService(database, LogWriter(intake), application.keys.own("entry-salt/v1"))
+    entering = Intake(application.bus, service, intake)
+    application.leads(intake, entering)
+    application.check("restore", entering.check)
     pause = settings.checkpoint_seconds
     signer = application.leader(database, "signer", patience=pause + PATIENCE_SECONDS)
     checkpoints = CheckpointService(database, application.bus)

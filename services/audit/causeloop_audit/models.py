@@ -57,6 +57,7 @@ intake = Table(
     Column("id", SmallInteger, primary_key=True),
     Column("batch", BigInteger, nullable=False),
     Column("position", BigInteger, nullable=False),
+    Column("stream", Text, nullable=False),
     Column("terms", JSONB, nullable=False),
     info=rls.service_has_none(
         rls.Policy("writer_select", "select", WRITER, using="true"),
@@ -107,6 +108,7 @@ held = Table(
     Column("subject", Text, nullable=False),
     Column("headers", LargeBinary, nullable=False),
     Column("data", LargeBinary, nullable=False),
+    Column("came_at", DateTime(timezone=True), nullable=False),
     info=rls.service_has_none(*HELD_EXTRA, reason="events on their way into the log"),
 )
 

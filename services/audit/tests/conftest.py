@@ -15,7 +15,7 @@ from causeloop_audit.settings import AuditSettings
 from causeloop_common import ids
 from causeloop_common.application import Application
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.announced import Announced
+from causeloop_common.contracts.announced import Announced, new_salt
 from causeloop_common.contracts.vault import GetAuditKey
 from causeloop_common.database import Database, role_connections
 from causeloop_common.messaging import Bus
@@ -57,7 +57,7 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
 async def log(servers: Servers, database: Database) -> AsyncIterator[LogService]:
     """The service, without its intake: tests append themselves."""
     writer = Unled(AuditSettings.load("audit", servers.environ["audit"]).dsn(WRITER))
-    yield LogService(database, LogWriter(writer))
+    yield LogService(database, LogWriter(writer), bytes(32))
     await writer.close()
 
 
@@ -110,6 +110,7 @@ def event(workspace: AuthContext) -> Callable[..., Announced]:
             "request_id": workspace.request_id,
             "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             "data": b'{"version":1}',
+            "salt": new_salt(),
         }
         return Announced(**{**fields, **given})
 

@@ -3,15 +3,15 @@
 import asyncio
 import hashlib
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 import orjson
 import pytest
 
-from causeloop_audit.domain.entries import Unreadable
-from causeloop_audit.service import LogService
+from causeloop_audit.domain.entries import NewEntry, Unreadable, new_entry
+from causeloop_audit.service import LogService, log as room
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
@@ -22,6 +22,7 @@ from causeloop_log.tlog.merkle import Frontier, leaf_hash
 from tests.support.pages import pages
 
 Make = Callable[..., Announced]
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 async def stored(servers: Servers, tenant: str) -> tuple[list[Any], Any]:
@@ -87,7 +88,9 @@ class TestAppend:
         self, log: LogService, servers: Servers, workspace: AuthContext, event: Make
     ) -> None:
         other = ids.new("ws")
-        services = [LogService(log._database, log._writer) for _ in range(4)]  # each batch has a connection of its own
+        services = [
+            LogService(log._database, log._writer, bytes(32)) for _ in range(4)
+        ]  # each batch has a connection of its own
 
         async def append(service: LogService) -> None:
             for _ in range(10):
@@ -115,7 +118,7 @@ class TestAppend:
     async def test_what_is_no_event_is_entered_once_in_the_log_of_its_subject(
         self, log: LogService, workspace: AuthContext
     ) -> None:
-        what = Unreadable(f"evt.{workspace.tenant}.vault.x", {}, b"\x00\x01")
+        what = Unreadable(f"evt.{workspace.tenant}.vault.x", {}, b"\x00\x01", NOW)
 
         assert (await log.append([what])).sizes == {workspace.tenant_uuid: 1}
         assert (await log.append([what])).sizes == {}
@@ -124,7 +127,7 @@ class TestAppend:
         assert [entry.action for entry in page.data] == ["audit.malformed"]
 
     async def test_what_names_no_tenant_is_entered_in_the_installation_s_realm(self, log: LogService) -> None:
-        what = Unreadable("evt.nobody.vault.x", {}, ids.new("x").encode())
+        what = Unreadable("evt.nobody.vault.x", {}, ids.new("x").encode(), NOW)
 
         assert set((await log.append([what])).sizes) == {ids.tenant_uuid(ids.INSTALLATION)}
 
@@ -183,20 +186,27 @@ class TestAppend:
 
     @pytest.mark.parametrize("at", [0, 150])
     async def test_a_fault_while_entries_are_made_leaves_nothing_behind_and_the_writer_usable(
-        self, log: LogService, servers: Servers, workspace: AuthContext, event: Make, at: int
+        self,
+        log: LogService,
+        servers: Servers,
+        workspace: AuthContext,
+        event: Make,
+        at: int,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        salts = 0
+        made = 0
 
-        def entropy(count: int) -> bytes:
-            nonlocal salts
-            salts += 1
-            if salts > at:
+        def make(message: Announced | Unreadable, key: bytes) -> NewEntry:
+            nonlocal made
+            made += 1
+            if made > at:
                 raise MemoryError
-            return bytes(count)
+            return new_entry(message, key)
 
+        monkeypatch.setattr(room, "new_entry", make)
         batch = [event() for _ in range(200)]
         with pytest.raises(MemoryError):
-            await LogService(log._database, log._writer, entropy=entropy).append(batch)
+            await log.append(batch)
         assert await stored(servers, workspace.tenant) == ([], None)
 
         assert (await log.append(batch)).sizes == {workspace.tenant_uuid: 200}

@@ -13,7 +13,7 @@ import nats.errors
 import nats.js.errors
 
 from causeloop_common import ids, telemetry
-from causeloop_common.contracts.announced import Announced
+from causeloop_common.contracts.announced import Announced, new_salt
 from causeloop_common.contracts.base import Event
 from causeloop_common.contracts.gateway import AccessDenied, SigninFailed
 from causeloop_common.errors import AppError
@@ -93,6 +93,7 @@ class Denials:
             target=event.target_id,
             traceparent=telemetry.traceparent(span),
             data=event.to_json(),
+            salt=new_salt(),
         )
         subject = f"evt.{announced.tenant}.{announced.type}"
         with telemetry.working(span):

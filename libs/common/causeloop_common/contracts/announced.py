@@ -3,9 +3,12 @@
 A line of `Announced` names an attribute, its header on the bus and its description. The outbox's columns and statement,
 the relay's query, the headers that are written and read, and the AsyncAPI document follow from these lines. A new text
 is one line, its value in `outbox.row`, and a migration of the outboxes that exist.
+
+The salt is made with the event, so that its entry is the same whenever the log enters it.
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, NamedTuple, get_type_hints
@@ -34,6 +37,9 @@ class Announced(NamedTuple):
     ] = None
     request_id: Annotated[str, Attribute("ce-requestid", "The id of the request that caused the event.")] = ""
     traceparent: Annotated[str, Attribute("traceparent", "W3C Trace Context.")] = ""
+    salt: Annotated[
+        str | None, Attribute("ce-salt", "The salt of the event's entry in the log: 16 random bytes in hex digits.")
+    ] = None
 
 
 ATTRIBUTES: dict[str, Attribute] = {
@@ -56,6 +62,21 @@ _COUNTED = tuple(
     for name in ("id", "occurred_at", "actor", "target", "credential", "on_behalf_of", "request_id")
 )
 _ABSENT = "\0"
+_SALT_BYTES = 16
+_FIRST_YEAR, _LAST_YEAR = 2000, 9000
+
+
+def new_salt() -> str:
+    """The salt of a new event."""
+    return os.urandom(_SALT_BYTES).hex()
+
+
+def read_time(text: str) -> datetime:
+    """The time of an event, as its header has it; ValueError without a zone, and before 2000 or after 9000."""
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None or not _FIRST_YEAR <= time.year <= _LAST_YEAR:
+        raise ValueError("the time has no zone or is out of bounds")
+    return time
 
 
 def event_headers(event: Announced) -> dict[str, str]:
@@ -74,22 +95,23 @@ def event_headers(event: Announced) -> dict[str, str]:
 
 
 def digest(event: Announced) -> bytes:
-    """SHA-256 of what counts of an event: subject, attributes, data. Its trace, which is of one publishing, does not.
+    """SHA-256 of what counts of an event: salt, subject, attributes, data; not its trace, which is of one publishing.
 
     Relay and log make it from the same values, so equal digests mean that the log has the very event of the outbox.
     """
     return _hash(
-        f"evt.{event.tenant}.{event.type}", event.data, event.id, event.occurred_at.isoformat(), event.actor,
-        event.target, event.credential, event.on_behalf_of, event.request_id,
+        event.salt, f"evt.{event.tenant}.{event.type}", event.data, event.id, event.occurred_at.isoformat(),
+        event.actor, event.target, event.credential, event.on_behalf_of, event.request_id,
     )  # fmt: skip
 
 
 def raw_digest(subject: str, headers: Mapping[str, str], data: bytes) -> bytes:
     """The digest of a message that need not be an event; of an event as it travels, `digest` of it."""
-    return _hash(subject, data, *map(headers.get, _COUNTED))
+    return _hash(headers.get(ATTRIBUTES["salt"].header), subject, data, *map(headers.get, _COUNTED))
 
 
-def _hash(subject: str, data: bytes, *values: str | None) -> bytes:
-    """One value a line: a header is one line, so the lines have one reading."""
-    lines = "\n".join([subject, *[_ABSENT if value is None else value for value in values], ""])
+def _hash(salt: str | None, subject: str, data: bytes, *values: str | None) -> bytes:
+    """One value a line: a header is one line, and a subject begins with `evt.`, so the lines have one reading."""
+    salted = [] if salt is None else [f"salt {salt}"]
+    lines = "\n".join([*salted, subject, *[_ABSENT if value is None else value for value in values], ""])
     return hashlib.sha256(lines.encode() + data).digest()

@@ -20,7 +20,7 @@ costs more than the rest of the way; events are FastStream's (`docs/decisions/00
 """
 
 from causeloop_common.contracts.announced import event_headers
-from causeloop_common.messaging.bus import Answer, Bus
+from causeloop_common.messaging.bus import Answer, Bus, StreamEnds
 from causeloop_common.messaging.cloudevents import announced, public_subject, read_event
 from causeloop_common.messaging.commands import CommandRouter, aside
 from causeloop_common.messaging.events import EventRouter
@@ -33,6 +33,7 @@ __all__ = [
     "CommandRouter",
     "EventRouter",
     "Progress",
+    "StreamEnds",
     "announced",
     "aside",
     "event_headers",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import nats.errors
 from faststream.nats import NatsMessage
@@ -62,6 +62,14 @@ class Answer:
     replayed: bool
 
 
+class StreamEnds(NamedTuple):
+    """The stream of events: when it was created, and the numbers of its oldest and newest message."""
+
+    created: str
+    first: int
+    last: int
+
+
 class Bus(Connection):
     """One service's connection to NATS, its tokens and its sealers."""
 
@@ -108,11 +116,11 @@ class Bus(Connection):
         """Which run of which server this is connected to; another one may have lost what the last acknowledged."""
         return str(self.client._server_info["server_id"])
 
-    async def ends(self) -> tuple[int, int]:
-        """The numbers of the oldest and newest message in the stream of events; `Unavailable` without the stream."""
+    async def ends(self) -> StreamEnds:
+        """The ends of the stream of events; `Unavailable` without the stream."""
         for stream in await self.jetstream().streams_info():
             if stream.config.name == topology.EVENTS.name:
-                return stream.state.first_seq, stream.state.last_seq
+                return StreamEnds(str(stream.created), stream.state.first_seq, stream.state.last_seq)
         raise Unavailable(f"There is no stream {topology.EVENTS.name}. Run `causeloop migrate`.")
 
     def check_clock(self) -> None:

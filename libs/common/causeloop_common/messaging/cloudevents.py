@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from nats.aio.msg import Msg
 
 from causeloop_common import ids
-from causeloop_common.contracts.announced import ATTRIBUTES, DEFAULTS, TEXTS, Announced
+from causeloop_common.contracts.announced import ATTRIBUTES, DEFAULTS, TEXTS, Announced, read_time
 
 _MISSING = "\0"
 """In place of an attribute that an event must have: refused like every text that is not printable."""
@@ -19,7 +18,6 @@ FAILURE = "Causeloop-Failure"
 """The header with the kind of error for which an event became a dead letter; without its words, which may be secret."""
 _SHORT = re.compile(r"[\x20-\x7e]{0,256}")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_FIRST_YEAR, _LAST_YEAR = 2000, 9000
 
 
 def public_subject(stored: str) -> str:
@@ -45,9 +43,7 @@ def read_event(subject: str, headers: Mapping[str, str], data: bytes) -> Announc
         raise ValueError("the subject's service or event is no name")
     ids.tenant_uuid(tenant)
     ids.decode(headers["ce-id"], "evt")
-    occurred_at = datetime.fromisoformat(headers["ce-time"])
-    if occurred_at.tzinfo is None or not _FIRST_YEAR <= occurred_at.year <= _LAST_YEAR:
-        raise ValueError("the time has no zone or is out of bounds")
+    occurred_at = read_time(headers["ce-time"])
     texts: list[Any] = [headers.get(header, default) for header, default in _TEXTS]
     for text in texts:
         if text is not None and _SHORT.fullmatch(text) is None:

@@ -289,6 +289,7 @@ class Receipts:
             missed = [int(began) for earlier, began in body.get("terms", ()) if earlier > self._term]
             began = min([int(body["began"]), *missed])
             self._earlier.append(self._term)
+            self._floors.clear()  # the stream may be entered again from an earlier number
             if self._begun is not None:  # of a term that ended before it was begun here
                 began = min(began, self._begun.began)
             self._received = [receipt for receipt in self._received if receipt.batch <= began]

@@ -194,7 +194,7 @@ class Relay(Work):
     async def _catch_up_with_stream(self) -> str:
         """Publish again what the stream may have lost. Returns the server's id."""
         server = self._bus.server_id
-        _, end = await self._bus.ends()
+        end = (await self._bus.ends()).last
         async with self._leader.transaction() as connection:
             known = await connection.fetch(f"SELECT last_sequence, server_id FROM {self._schema}.relay_state")  # noqa: S608
             if known and (end < known[0]["last_sequence"] or server != known[0]["server_id"]):

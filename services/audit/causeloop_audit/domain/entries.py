@@ -3,28 +3,36 @@
 An event is entered as it is. A message that cannot be read as an event, whose data has no canonical form, or whose
 entry would be larger than `LARGEST`, is entered as `audit.malformed` with its size and digest: nothing stays out of the
 log because of its form, and nothing in the log keeps it from being read, streamed and verified.
+
+An entry is a function of its message, and of a key of audit where the message has no salt: entered again, after a
+restore of the database, it is the same entry.
 """
 
+import hmac
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
 from causeloop_common import ids
-from causeloop_common.contracts.announced import Announced, digest, event_headers, raw_digest
+from causeloop_common.contracts.announced import ATTRIBUTES, Announced, digest, event_headers, raw_digest, read_time
 from causeloop_log.entry import LARGEST, MALFORMED, NotCanonical, digest_of, read_data, v1
 from causeloop_log.tlog.merkle import leaf_hash
 
+_SALT = re.compile(f"[0-9a-f]{{{2 * v1.SALT_BYTES}}}")
 _TOKENS = 4
 """Of an event's subject: `evt.<tenant>.<service>.<event>`."""
 
 
 class Unreadable(NamedTuple):
-    """A message that is no event: the subject to which it was published, its headers, and its data."""
+    """A message that is no event: the subject to which it was published, its headers, its data, and when it came."""
 
     subject: str
     headers: Mapping[str, str]
     data: bytes
+    came_at: datetime
+    """The time at which the stream stored it."""
 
     @property
     def tenant(self) -> str:
@@ -52,6 +60,19 @@ class Unreadable(NamedTuple):
             return ids.derived("evt", self.subject.encode() + b"\n" + self.data)
         return claimed
 
+    @property
+    def occurred_at(self) -> datetime:
+        """The time that it claims; the one at which it came, where it claims none that can be read."""
+        try:
+            return read_time(self.headers.get(ATTRIBUTES["occurred_at"].header, ""))
+        except ValueError:
+            return self.came_at
+
+    @property
+    def salt(self) -> str | None:
+        """The salt that it brings, if any."""
+        return self.headers.get(ATTRIBUTES["salt"].header)
+
 
 class NewEntry(NamedTuple):
     """An entry before it has its index. The fields are in the order of the table's columns."""
@@ -78,14 +99,21 @@ def identity(message: Announced | Unreadable) -> tuple[UUID, str, UUID]:
 
 def digest_of_message(message: Announced | Unreadable) -> bytes:
     """The digest by which the announcing service recognizes its event."""
-    return digest(message) if isinstance(message, Announced) else raw_digest(*message)
+    if isinstance(message, Announced):
+        return digest(message)
+    return raw_digest(message.subject, message.headers, message.data)
 
 
-def new_entry(message: Announced | Unreadable, salt: bytes, now: datetime) -> NewEntry:
-    """The entry of a message. `now` is the time of an entry that is malformed."""
-    fields, leaf = _written(message, salt, now)
+def new_entry(message: Announced | Unreadable, key: bytes) -> NewEntry:
+    """The entry of a message. Where it brings no salt, the entry's is made with this key: nobody else can guess it."""
+    known_by = digest_of_message(message)
+    if message.salt is not None and _SALT.fullmatch(message.salt):
+        salt = bytes.fromhex(message.salt)
+    else:
+        salt = hmac.digest(key, known_by, "sha256")[: v1.SALT_BYTES]
+    fields, leaf = _written(message, salt)
     return NewEntry(
-        *identity(message), digest_of_message(message), fields.action, fields.actor, fields.credential, fields.target,
+        *identity(message), known_by, fields.action, fields.actor, fields.credential, fields.target,
         fields.request_id, fields.occurred_at, leaf_hash(leaf), leaf.decode(),
     )  # fmt: skip
 
@@ -94,10 +122,11 @@ def unreadable(message: Announced | Unreadable) -> Unreadable:
     """A message whose entry the database refuses, as one that is no event. It stays the same event."""
     if isinstance(message, Unreadable):
         return message
-    return Unreadable(f"evt.{message.tenant}.{message.type}", event_headers(message), message.data)
+    subject = f"evt.{message.tenant}.{message.type}"
+    return Unreadable(subject, event_headers(message), message.data, message.occurred_at)
 
 
-def _written(message: Announced | Unreadable, salt: bytes, now: datetime) -> tuple[v1.Fields, bytes]:
+def _written(message: Announced | Unreadable, salt: bytes) -> tuple[v1.Fields, bytes]:
     """The fields of a message's entry, and its leaf."""
     if isinstance(message, Announced):
         try:
@@ -112,6 +141,7 @@ def _written(message: Announced | Unreadable, salt: bytes, now: datetime) -> tup
             if len(leaf) <= LARGEST:
                 return fields, leaf
     fields = v1.Fields(
-        message.id, message.tenant, MALFORMED, "svc_audit", None, message.id, now, "", digest_of(message.data)
-    )
+        message.id, message.tenant, MALFORMED, "svc_audit", None, message.id, message.occurred_at, "",
+        digest_of(message.data),
+    )  # fmt: skip
     return fields, v1.leaf(fields, salt)

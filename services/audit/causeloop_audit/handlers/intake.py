@@ -1,10 +1,12 @@
 """The intake: every event on the bus into its tenant's log."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import nats.errors
@@ -13,7 +15,7 @@ from nats.aio.msg import Msg
 
 from causeloop_audit.domain.entries import Unreadable, identity
 from causeloop_audit.handlers.deliveries import BATCH, Deliveries
-from causeloop_audit.handlers.receipts import Receipts, sequence
+from causeloop_audit.handlers.receipts import Receipts, sequence, stored_at
 from causeloop_audit.service import LogService
 from causeloop_common import ids, telemetry
 from causeloop_common.contracts import topology
@@ -23,6 +25,8 @@ from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.leader import Leader, Work
 from causeloop_common.messaging import Bus, Progress, announced, public_subject
 from causeloop_common.telemetry import Span, SpanKind, metrics
+
+_log = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 1.0
 _BESIDE_SECONDS = 0.05
@@ -47,6 +51,9 @@ class Intake(Work):
     when the count has a gap, there is silence after the bus was lost, or an event is delivered a second time, it begins
     again. A second delivery shows that an acknowledgement of an earlier intake came late: with its higher count the
     server ignores ours.
+
+    Where the database is older than what was acknowledged, it was restored: then the consumer is reset to what the
+    database has, and delivers the rest of the stream again. Its entries become the same as they were.
     """
 
     def __init__(self, bus: Bus, service: LogService, leader: Leader) -> None:
@@ -55,12 +62,15 @@ class Intake(Work):
         self._leader = leader
         self._progress = Progress(bus.reader, AUDIT_INTAKE)
         self._looked_at = float("-inf")
+        self._entered = self._again_to = 0
+        """The last number of the stream that was entered, and that up to which it is entered again."""
         self._enters_held = False
         """Whether a look for what is held is to be followed by another at once."""
 
     async def lead(self) -> None:
         """Enter events until cancelled."""
         receipts = Receipts(self._bus, await self._service.begin_term())
+        self._looked_at = float("-inf")  # another intake may have held events meanwhile
         while True:
             await self._reset()
             deliveries = await Deliveries.open(self._bus.reader, AUDIT_INTAKE)
@@ -82,6 +92,7 @@ class Intake(Work):
                     return
                 if self._bus.reader.client.stats["reconnects"] != reconnects:
                     raise Unavailable("The bus was lost, and what it delivered may be lost with it.")
+                self._again_to = 0  # this is the end of the stream
                 continue
             began = time.perf_counter()
             whole = in_order(batch, delivered)
@@ -106,15 +117,42 @@ class Intake(Work):
         """The seconds for which the oldest event has been waiting that was in the stream at an earlier look."""
         return await self._progress.waiting()
 
+    async def check(self) -> None:
+        """Readiness: Unavailable while the stream is entered again, since logs are shorter than they were."""
+        if self._leader.leads and self._entered < self._again_to:
+            raise Unavailable(
+                "Audit's database was restored from an older copy: the stream is entered again up to message "
+                f"{self._again_to}, and {self._entered} is reached."
+            )
+
     async def _reset(self) -> None:
-        """Have the consumer begin after the last acknowledgement, whatever it delivered since then."""
+        """Have the consumer begin after the last acknowledgement, whatever it delivered since then, or where the
+        database ends, if that is older.
+        """
+        reset = await self._ask_reset()
+        floor = int(reset["ack_floor"]["stream_seq"])
+        begin = await self._service.again_from(await self._bus.ends(), floor)
+        self._entered = floor
+        if begin is not None:
+            self._entered, self._again_to = begin - 1, floor
+            _log.warning(
+                "the database is older than what was acknowledged: the stream is entered again from %d to %d",
+                begin, floor,
+            )  # fmt: skip
+            await self._ask_reset(seq=begin)
+
+    async def _ask_reset(self, **begin: int) -> Any:
+        """Reset the consumer to its last acknowledgement, or to begin at this number; its state after that."""
+        request, body = topology.reset(AUDIT_INTAKE), orjson.dumps(begin) if begin else b""
         try:
-            answer = await self._bus.reader.client.request(topology.reset(AUDIT_INTAKE), timeout=_RESET_SECONDS)
+            answer = await self._bus.reader.client.request(request, body, timeout=_RESET_SECONDS)
         except (TimeoutError, nats.errors.NoRespondersError) as error:
             why = "it does not answer. Run `causeloop migrate`; NATS must be of version 2.14 or later"
             raise Unavailable(f"The consumer {AUDIT_INTAKE.name} cannot be reset: {why}.") from error
-        if refusal := orjson.loads(answer.data).get("error"):
+        state = orjson.loads(answer.data)
+        if refusal := state.get("error"):
             raise Unavailable(f"The consumer {AUDIT_INTAKE.name} cannot be reset: {refusal['description']}.")
+        return state
 
     async def _take_in(self, batch: Sequence[Msg], receipts: Receipts) -> None:
         """Append a batch to the logs, send the receipts, and publish the logs' new sizes."""
@@ -122,7 +160,9 @@ class Intake(Work):
         events = [message for message in messages if isinstance(message, Announced)]
         spans = [self._begin(event) for event in events] if telemetry.is_tracing(self._bus.tracer) else []
         began = time.perf_counter()
-        appended = await self._service.append(messages, position=sequence(batch[-1]))
+        position = sequence(batch[-1])
+        appended = await self._service.append(messages, position=position)
+        self._entered = position
         await receipts.send(messages, batch, appended)
         metrics.APPEND_SECONDS.observe(time.perf_counter() - began)
         metrics.INTAKE_BATCH.observe(len(batch))
@@ -175,4 +215,4 @@ def _read(message: Msg) -> Announced | Unreadable:
     try:
         return announced(message)
     except (ValueError, KeyError):
-        return Unreadable(public_subject(message.subject), message.headers or {}, message.data)
+        return Unreadable(public_subject(message.subject), message.headers or {}, message.data, stored_at(message))

@@ -1,7 +1,7 @@
 """All SQL of the log: reading and proving under row security; appending, and what is unsigned, by the writer's role."""
 
 from causeloop_audit.repository.entries import StoredEntry, StoredLeaf, entries_of, is_entered, list_events, read
-from causeloop_audit.repository.held import HeldEvent, HeldEvents, headers_of
+from causeloop_audit.repository.held import HeldEvent, HeldEvents, HeldMessage
 from causeloop_audit.repository.proofs import Head, SignedHead, checkpoint, hashes, head, keep_checkpoint
 from causeloop_audit.repository.writer import Appended, Identity, LogWatch, LogWriter, NotStorable, Stored
 
@@ -10,6 +10,7 @@ __all__ = [
     "Head",
     "HeldEvent",
     "HeldEvents",
+    "HeldMessage",
     "Identity",
     "LogWatch",
     "LogWriter",
@@ -22,7 +23,6 @@ __all__ = [
     "entries_of",
     "hashes",
     "head",
-    "headers_of",
     "is_entered",
     "keep_checkpoint",
     "list_events",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
@@ -9,20 +10,20 @@ import asyncpg
 import orjson
 
 _HOLD = """
-    INSERT INTO audit.held (workspace_id, service, event_id, subject, headers, data, until)
+    INSERT INTO audit.held (workspace_id, service, event_id, subject, headers, data, came_at, until)
     SELECT *, clock_timestamp() + interval '1 second'
-    FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::bytea[], $6::bytea[])
+    FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::bytea[], $6::bytea[], $7::timestamptz[])
     ON CONFLICT DO NOTHING
 """
-_COUNT = "UPDATE audit.intake SET batch = batch + 1 RETURNING batch"
+_COUNT = "UPDATE audit.intake SET batch = batch + 1, position = coalesce($1, position) RETURNING batch"
 _KEPT = """
-    SELECT h.workspace_id, h.service, h.event_id, h.subject, h.headers, h.data FROM audit.held h
+    SELECT h.workspace_id, h.service, h.event_id, h.subject, h.headers, h.data, h.came_at FROM audit.held h
     JOIN unnest($1::uuid[], $2::text[], $3::uuid[]) AS n(workspace_id, service, event_id)
         USING (workspace_id, service, event_id)
 """
 _LOGS = "SELECT workspace_id, min(until) <= clock_timestamp() AS is_due FROM audit.held GROUP BY workspace_id"
 _NEXT = """
-    SELECT number, subject, headers, data FROM (
+    SELECT number, subject, headers, data, came_at FROM (
         SELECT h.*, sum(octet_length(data) + octet_length(headers)) OVER (ORDER BY number) AS bytes,
                row_number() OVER (ORDER BY number) AS place
         FROM (SELECT * FROM audit.held WHERE workspace_id = $1 ORDER BY number LIMIT $2) h) part
@@ -43,8 +44,17 @@ class Transactions(Protocol):
         ...
 
 
+class HeldMessage(NamedTuple):
+    """A message as it was published, and the time at which the stream stored it."""
+
+    subject: str
+    headers: dict[str, str]
+    data: bytes
+    came_at: datetime
+
+
 class HeldEvent(NamedTuple):
-    """A message as it was published, and its identity: log, service, event. The headers are a JSON object."""
+    """A message with its identity: log, service, event. The headers are a JSON object."""
 
     log: UUID
     service: str
@@ -52,6 +62,12 @@ class HeldEvent(NamedTuple):
     subject: str
     headers: bytes
     data: bytes
+    came_at: datetime
+
+    @property
+    def message(self) -> HeldMessage:
+        """The message alone."""
+        return HeldMessage(self.subject, _headers(self.headers), self.data, self.came_at)
 
 
 class HeldEvents:
@@ -60,35 +76,31 @@ class HeldEvents:
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
-    async def hold(self, events: Sequence[HeldEvent]) -> tuple[list[HeldEvent], int]:
-        """Keep these, each once, in a commit that counts as a batch; what is kept of each, and the batch's number."""
+    async def hold(self, events: Sequence[HeldEvent], position: int | None) -> tuple[list[HeldEvent], int]:
+        """Keep these, each once, in a commit that counts as a batch; what is kept of each, and the batch's number.
+
+        `position` is the number in the stream up to which everything is entered or held with this commit.
+        """
         async with self._transactions.transaction() as connection:
             await connection.execute(_HOLD, *zip(*events, strict=True))
             kept = await connection.fetch(_KEPT, *zip(*(event[:3] for event in events), strict=True))
-            batch: int = await connection.fetchval(_COUNT)
+            batch: int = await connection.fetchval(_COUNT, position)
         return [HeldEvent(*row) for row in kept], batch
 
     async def logs(self) -> dict[UUID, bool]:
         """The logs with events that are held, and whether it is time to try again."""
         return {row["workspace_id"]: row["is_due"] for row in await self._transactions.fetch(_LOGS)}
 
-    async def next(self, log: UUID, limit: int, max_bytes: int) -> tuple[list[tuple[str, dict[str, str], bytes]], int]:
-        """A log's oldest held messages that fit into both bounds, at least one: subject, headers, data; and the number
-        of the last of them.
-        """
+    async def next(self, log: UUID, limit: int, max_bytes: int) -> tuple[list[HeldMessage], int]:
+        """A log's oldest held messages that fit into both bounds, at least one; and the number of the last of them."""
         rows = await self._transactions.fetch(_NEXT, log, limit, max_bytes)
-        messages = [(row["subject"], _headers(row["headers"]), row["data"]) for row in rows]
+        messages = [HeldMessage(row[1], _headers(row[2]), row[3], row[4]) for row in rows]
         return messages, rows[-1]["number"] if rows else 0
 
     async def drop(self, log: UUID, number: int) -> None:
         """Forget a log's held messages up to a number."""
         async with self._transactions.transaction() as connection:
             await connection.execute(_DROP, log, number)
-
-
-def headers_of(event: HeldEvent) -> dict[str, str]:
-    """The headers of an event that is held."""
-    return _headers(event.headers)
 
 
 def _headers(text: bytes) -> dict[str, str]:

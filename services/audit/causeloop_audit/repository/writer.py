@@ -13,6 +13,7 @@ import orjson
 from causeloop_audit.domain.entries import NewEntry
 from causeloop_audit.domain.terms import Terms, with_term
 from causeloop_audit.repository.held import HeldEvents, Transactions
+from causeloop_audit.repository.position import Positions
 from causeloop_common.database import Connections
 from causeloop_common.errors import Unavailable
 from causeloop_log.tlog.merkle import EMPTY_ROOT, Frontier
@@ -55,8 +56,9 @@ _MOVE_HEADS = """
         FROM unnest($1::uuid[], $2::bigint[], $3::bytea[], $4::bytea[]) AS n(workspace_id, size, root, peaks)
         WHERE h.workspace_id = n.workspace_id
     )
-    UPDATE audit.intake SET batch = batch + 1, position = greatest(position, $5) RETURNING batch
+    UPDATE audit.intake SET batch = batch + 1, position = coalesce($5, position) RETURNING batch
 """
+_ADVANCE = "UPDATE audit.intake SET position = coalesce($1, position)"
 
 _TERMS = "SELECT batch, terms FROM audit.intake FOR UPDATE"
 _KEEP_TERMS = "UPDATE audit.intake SET terms = $1"
@@ -127,11 +129,14 @@ def _database_faults() -> Iterator[None]:
 
 
 class LogWriter:
-    """Appends entries. `held` keeps the events of logs that cannot be appended to."""
+    """Appends entries. `held` keeps the events of logs that cannot be appended to, `positions` how far the stream is
+    entered.
+    """
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
         self.held = HeldEvents(transactions)
+        self.positions = Positions(transactions)
 
     async def begin_term(self, term: str) -> Terms:
         """Keep a term, which begins after the last batch; the terms up to it."""
@@ -149,10 +154,12 @@ class LogWriter:
         with _database_faults():
             return _stored(await self._transactions.fetch(_KNOWN, *zip(*events, strict=True)))
 
-    async def append(self, logs: Collection[UUID], entries: Iterable[NewEntry], *, position: int = 0) -> Appended:
+    async def append(
+        self, logs: Collection[UUID], entries: Iterable[NewEntry], *, position: int | None = None
+    ) -> Appended:
         """Append entries in their order to these logs; an event that its log has already is passed over.
 
-        `position` is the number in the stream up to which everything is entered with this batch.
+        `position` is the number in the stream up to which everything is entered with this commit.
 
         `entries` is read part by part, while the part before is written: an iterator that makes each entry when it is
         asked for costs no time of its own. Heads are locked in the order of their ids, so that any number of writers
@@ -173,7 +180,7 @@ class LogWriter:
         connection: asyncpg.Connection,
         logs: Collection[UUID],
         entries: Iterator[NewEntry],
-        position: int,
+        position: int | None,
         *,
         all_new: bool = True,
     ) -> Appended:
@@ -185,6 +192,7 @@ class LogWriter:
             entries = iter(_new(batch, known))
         added = await self._add_entries(connection, entries, frontiers)
         if not added:
+            await connection.execute(_ADVANCE, position)
             return Appended([], {}, known)
         grown = {entry.log.int: entry.log for entry, _ in added}
         moved = {log: frontiers[number] for number, log in grown.items()}

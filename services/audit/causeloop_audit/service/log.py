@@ -2,11 +2,9 @@
 
 import asyncio
 import logging
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,16 +12,17 @@ import orjson
 
 from causeloop_audit import repository
 from causeloop_audit.domain.entries import Unreadable, digest_of_message, identity, new_entry, unreadable
+from causeloop_audit.domain.position import Position, again_from
 from causeloop_audit.domain.terms import Terms, new_term
 from causeloop_audit.repository import (
     Appended,
     HeldEvent,
+    HeldMessage,
     Identity,
     LogWriter,
     NotStorable,
     Stored,
     StoredEntry,
-    headers_of,
 )
 from causeloop_audit.service.damage import data_of, require_unchanged
 from causeloop_common import ids
@@ -42,10 +41,9 @@ from causeloop_common.contracts.audit import (
 from causeloop_common.contracts.lists import page
 from causeloop_common.database import Database, Transaction
 from causeloop_common.errors import Conflict, InvalidInput, NotFound
-from causeloop_common.messaging import aside, read_event
+from causeloop_common.messaging import StreamEnds, aside, read_event
 from causeloop_common.telemetry import metrics
 from causeloop_log.entry import MALFORMED
-from causeloop_log.entry.v1 import SALT_BYTES
 
 _log = logging.getLogger(__name__)
 
@@ -56,12 +54,12 @@ _BYTES_AT_ONCE = 8 * 1024 * 1024
 
 
 class LogService:
-    """One append-only log per tenant."""
+    """One append-only log per tenant. An entry whose event brings no salt gets one that is made with `salt_key`."""
 
-    def __init__(self, database: Database, writer: LogWriter, *, entropy: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(self, database: Database, writer: LogWriter, salt_key: bytes) -> None:
         self._database = database
         self._writer = writer
-        self._entropy = entropy
+        self._salt_key = salt_key
         self._held: set[str] = set()
         """The tenants whose events are held."""
         self._still: set[UUID] = set()
@@ -74,21 +72,36 @@ class LogService:
         """Begin a term of the intake; the terms up to it."""
         return await self._writer.begin_term(new_term())
 
-    async def append(self, batch: Sequence[Announced | Unreadable], *, position: int = 0) -> Appended:
+    async def again_from(self, stream: StreamEnds, floor: int) -> int | None:
+        """The number from which the stream is to be entered again, since the database is older than what was
+        acknowledged, up to `floor`; None where it is not.
+        """
+        positions = self._writer.positions
+        position = await positions.read()
+        begin = again_from(position, stream=stream.created, first=stream.first, last=stream.last, floor=floor)
+        if position.stream != stream.created:
+            await positions.keep(Position(stream.created, floor if begin is None else begin - 1))
+        return begin
+
+    async def append(self, batch: Sequence[Announced | Unreadable], *, position: int | None = None) -> Appended:
         """Append a batch in its order, each event once. A message that cannot be read is entered as malformed.
 
-        `position` is the number in the stream of the batch's last message.
+        `position` is the number in the stream of the batch's last message. It is kept with the last commit of the
+        batch, so that everything up to it is entered or held.
 
         The events of a log that cannot be appended to are held until it can be; they delay no other log. They are as
         durable as entries, so the answer has them among the known ones, and they are receipted.
         """
         ready = [message for message in batch if message.tenant not in self._held] if self._held else batch
+        last = position if len(ready) == len(batch) else None
         try:
-            appended = await self._append(ready, position) if ready else Appended([], {}, {})
+            appended = await self._append(ready, last) if ready else Appended([], {}, {})
         except NotStorable:
             appended, ready = await self._append_apart(ready)
+            if len(ready) == len(batch):
+                await self._writer.positions.advance(position)
         if len(ready) < len(batch):
-            held = await self._hold([message for message in batch if message.tenant in self._held])
+            held = await self._hold([message for message in batch if message.tenant in self._held], position)
             appended = Appended.all([appended, held])
         _count(appended)
         return appended
@@ -163,10 +176,9 @@ class LogService:
         page = [StreamEntry(index=one.index, leaf=one.leaf, leaf_hash=one.leaf_hash.hex()) for one in leaves]
         return StreamPage(entries=page, size=size)
 
-    async def _append(self, batch: Sequence[Announced | Unreadable], position: int = 0) -> Appended:
+    async def _append(self, batch: Sequence[Announced | Unreadable], position: int | None = None) -> Appended:
         logs = [ids.tenant_uuid(tenant) for tenant in {message.tenant for message in batch}]
-        now = datetime.now(UTC)
-        entries = (new_entry(message, self._entropy(SALT_BYTES), now) for message in batch)
+        entries = (new_entry(message, self._salt_key) for message in batch)
         return await self._writer.append(logs, entries, position=position)
 
     async def _append_apart(
@@ -193,13 +205,15 @@ class LogService:
         except NotStorable:
             return await self._append([unreadable(message)])
 
-    async def _hold(self, messages: Sequence[Announced | Unreadable]) -> Appended:
+    async def _hold(self, messages: Sequence[Announced | Unreadable], position: int | None) -> Appended:
         raw = [(identity(message), unreadable(message)) for message in messages]
-        events = [HeldEvent(*event, one.subject, orjson.dumps(one.headers), one.data) for event, one in raw]
+        events = [
+            HeldEvent(*event, one.subject, orjson.dumps(one.headers), one.data, one.came_at) for event, one in raw
+        ]
         known: dict[Identity, Stored] = {}
         with suppress(NotStorable):  # entries that cannot be read are no reason to stop
             known = await self._writer.known([event for event, _ in raw])
-        kept, batch = await self._writer.held.hold(events)
+        kept, batch = await self._writer.held.hold(events, position)
         metrics.HELD.inc(len(events))
         return Appended([], {}, {event[:3]: _to_be(event) for event in kept} | known, batch)
 
@@ -207,7 +221,7 @@ class LogService:
         """Append the next part of what is held of one log, unless it is still damaged."""
         held = self._writer.held
         messages, last = await held.next(log, _AT_ONCE, _BYTES_AT_ONCE)
-        reread = [_reread(*message) for message in messages]
+        reread = [_reread(message) for message in messages]
         if not reread:
             return Appended([], {}, {})
         try:
@@ -226,15 +240,15 @@ class LogService:
 
 def _to_be(event: HeldEvent) -> Stored:
     """The entry that a held event is to become."""
-    message = _reread(event.subject, headers_of(event), event.data)
+    message = _reread(event.message)
     return Stored(digest_of_message(message), message.type if isinstance(message, Announced) else MALFORMED)
 
 
-def _reread(subject: str, headers: dict[str, str], data: bytes) -> Announced | Unreadable:
+def _reread(message: HeldMessage) -> Announced | Unreadable:
     try:
-        return read_event(subject, headers, data)
+        return read_event(message.subject, message.headers, message.data)
     except (ValueError, KeyError):
-        return Unreadable(subject, headers, data)
+        return Unreadable(*message)
 
 
 def _count(appended: Appended) -> None:

@@ -21,6 +21,7 @@ def upgrade() -> None:
         *outbox.ddl("probe"),
         *outbox.add("probe", "on_behalf_of"),
         *outbox.receipts_ddl("probe"),
+        *outbox.salt_ddl("probe"),
         "ALTER TABLE probe.outbox DROP CONSTRAINT can_be_announced",  # the probe announces events of other services
         rls.guard_ddl("probe"),
         *idempotency.ddl("probe"),

@@ -1,0 +1,30 @@
+"""How far the stream is entered: the row of the intake, by the writer's role."""
+
+from causeloop_audit.domain.position import Position
+from causeloop_audit.repository.held import Transactions
+
+_READ = "SELECT stream, position FROM audit.intake"
+_ADVANCE = "UPDATE audit.intake SET position = coalesce($1, position)"
+_KEEP = "UPDATE audit.intake SET stream = $1, position = $2"
+
+
+class Positions:
+    """Keeps the position; a batch that is appended or held moves it in its own transaction."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+
+    async def read(self) -> Position:
+        """The position."""
+        (row,) = await self._transactions.fetch(_READ)
+        return Position(row["stream"], row["position"])
+
+    async def keep(self, position: Position) -> None:
+        """Put this position in place of the one that is there."""
+        async with self._transactions.transaction() as connection:
+            await connection.execute(_KEEP, *position)
+
+    async def advance(self, number: int | None) -> None:
+        """Note that everything up to this number, if one is given, is entered."""
+        async with self._transactions.transaction() as connection:
+            await connection.execute(_ADVANCE, number)
