@@ -71,6 +71,7 @@ def servers() -> Iterator[dict[str, Any]]:
         yield {
             "reference": {name: installation.environ(name, reference_url, nats.url) for name in SERVICES},
             "nats_url": nats.url,
+            "superuser_url": postgres.superuser_url,
             "seeds": installation.seeds,
             "environ": {name: installation.environ(name, database_url, nats.url) for name in SERVICES},
         }

@@ -60,9 +60,9 @@ Measure = Callable[[Effort], Row]
 
 def main() -> int:
     """Measure the rows asked for."""
-    from bench import audit, proof, rows, vault  # they import this module
+    from bench import audit, proof, relay, rows, vault  # they import this module
 
-    known: dict[str, Measure] = {**rows.ROWS, **vault.ROWS, **audit.ROWS, **proof.ROWS}
+    known: dict[str, Measure] = {**rows.ROWS, **vault.ROWS, **audit.ROWS, **proof.ROWS, **relay.ROWS}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", help=f"comma-separated: {', '.join(known)}")
     parser.add_argument("--rounds", type=int, default=Effort.rounds)
