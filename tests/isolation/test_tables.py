@@ -132,13 +132,6 @@ async def columns(sql: Any, role: str, table: Table, verb: str) -> list[str]:
     return [row["attname"] for row in rows]
 
 
-async def columns_or_table(sql: Any, role: str, table: Table, verb: str) -> bool:
-    """Whether the role has the right on the table or on any column of it."""
-    if verb == "delete":
-        return bool(await sql.fetchval("SELECT has_table_privilege($1, $2, 'DELETE')", role, table.full))
-    return bool(await columns(sql, role, table, verb))
-
-
 async def has_right(sql: Any, role: str, table: Table, verb: str) -> bool:
     """Whether the role has the right on the table or on any column of it."""
     if verb == "delete":
@@ -167,6 +160,7 @@ class TestEveryTable:
     async def test_shows_and_lets_change_nothing_of_another_tenant(
         self, stack: Stack, tenants: Tenants, catalogue: Catalogue, tell: Callable[[str], None]
     ) -> None:
+        """In a schema that is not its own a role has no right at all, whatever is set: there one setting is tried."""
         before = await tenants.footprint()
         count = 0
         for role in catalogue.roles:
@@ -174,7 +168,8 @@ class TestEveryTable:
             assert service in topology.OWNERS, f"Whose role is {role}?"
             async with stack.sql(stack.database_url(role)) as connection, stack.sql() as sql:
                 for table in catalogue.tables:
-                    for settings in scenarios(tenants):
+                    is_own = service == table.schema
+                    for settings in scenarios(tenants) if is_own else scenarios(tenants)[:1]:
                         attempts = Attempts(connection, **settings)
                         findings = await findings_of(attempts, sql, role, table, tenants, settings)
                         assert not findings, f"{role} on {table.full} with {settings}: {findings}"
