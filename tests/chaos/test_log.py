@@ -10,7 +10,7 @@ import pytest
 from nats.js.api import ConsumerInfo
 
 from causeloop_common.contracts import topology
-from tests.support.faults import commits_without_saying_so, has_committed
+from tests.support.faults import answer_commit, commits_without_saying_so, has_committed
 from tests.support.load import Load, assert_kept
 from tests.support.log import completed_log
 from tests.support.stack import Person, Stack, refused, told, until
@@ -69,8 +69,9 @@ class TestTheLog:
         await until("all are on the bus", lambda: all_are_published(fragile))
         async with commits_without_saying_so(fragile):
             os.kill(fragile.processes["audit"].pid, signal.SIGCONT)
+            await answer_commit(fragile, "causeloop_audit_writer")  # that of the new term
+            await until("all are delivered, and none acknowledged", lambda: all_are_delivered(fragile))
             await until("they are entered", lambda: has_committed(fragile, "causeloop_audit_writer"))
-            await until("the rest is delivered, and none acknowledged", lambda: all_are_delivered(fragile))
             fragile.kill("audit")
         await fragile.start("audit")
         told(await person.put("/secrets/later", json={"value": "v"}))

@@ -208,7 +208,6 @@ class TestAnAddress:
         [
             ("GET", "/v1/nope", 404, "not_found"),
             ("GET", "/v2/secrets", 404, "not_found"),
-            ("GET", "/", 404, "not_found"),
             ("GET", "//v1/secrets", 404, "not_found"),
             ("GET", "/v1/secrets/", 422, "validation_error"),
             ("GET", "/v1/SECRETS", 404, "not_found"),

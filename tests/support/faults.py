@@ -35,3 +35,11 @@ async def has_committed(stack: Stack, role: str) -> bool:
     async with stack.sql() as sql:
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND wait_event = 'SyncRep'"
         return bool(await sql.fetchval(waiting, role))
+
+
+async def answer_commit(stack: Stack, role: str) -> None:
+    """Wait for a commit of this role whose answer waits, and have the server send that answer."""
+    await until("a commit waits", lambda: has_committed(stack, role))
+    async with stack.sql() as sql:
+        waiting = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE usename = $1 AND wait_event = 'SyncRep'"
+        await sql.execute(waiting, role)
