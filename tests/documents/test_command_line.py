@@ -1,12 +1,13 @@
 """The pages of the command line list every subcommand and option that the parser has."""
 
 import argparse
+import re
 from collections.abc import Iterator
 
 import pytest
 
 from causeloop_cli.main import parser
-from tests.documents.pages import in_code, rows
+from tests.documents.pages import ROOT, in_code, rows, text
 
 PAGES = {"causeloop_cli": "libs/cli/README.md", "causeloop_dev": "libs/dev/README.md"}
 
@@ -43,3 +44,35 @@ class TestTheCommandLine:
             if one.get_default("package") == (None if package == "causeloop_cli" else package)
         }
         assert printed == declared
+
+
+def unknown(command: str) -> bool:
+    """Whether a command, as a page has it in code, is none, or has an option that none of that name has."""
+    known = dict(commands(parser()))
+    words = re.match(r"causeloop(?: [a-z|]+)*", command)
+    assert words is not None
+    *group, last = words[0].split()
+    given = set(re.findall(r"(?<!\S)--[a-z-]+", command)) - {"--help"}
+    for name in (" ".join([*group, choice]) for choice in last.split("|")):
+        meant = [one for one in known if f"{one} ".startswith(f"{name} ") or f"{name} ".startswith(f"{one} ")]
+        if not any(given <= set(options(known[one])) for one in meant):
+            return True
+    return False
+
+
+class TestPages:
+    def test_every_page_names_commands_and_options_that_there_are(self) -> None:
+        places = ("*.md", "docs/**/*.md", "libs/*/README.md", "services/*/README.md")
+        pages = [str(page.relative_to(ROOT)) for place in places for page in ROOT.glob(place)]
+        assert len(pages) > 40
+        named = {
+            (page, command)
+            for page in pages
+            for command in re.findall(r"`(?:\.venv/bin/)?(causeloop [^`]+)`", text(page))
+        }
+        assert len(named) > 40
+        assert not [one for one in named if unknown(one[1])]
+
+    @pytest.mark.parametrize("command", ["causeloop wash", "causeloop dead sing", "causeloop audit verify --quickly"])
+    def test_another_one_is_found(self, command: str) -> None:
+        assert unknown(command)
