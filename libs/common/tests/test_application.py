@@ -15,8 +15,7 @@ import httpx
 import orjson
 import pytest
 
-from causeloop_common import application as rooms
-from causeloop_common.application import Application, Listener, Operations, run
+from causeloop_common.application import Application, Listener, Operations, run, service as rooms
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.tenancy import GetWorkspace, WorkspaceView
 from causeloop_common.database import database as rooms_of_databases

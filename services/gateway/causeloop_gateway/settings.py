@@ -2,13 +2,13 @@
 
 from pydantic import Field
 
-from causeloop_common.settings import Host, Origins, Settings
+from causeloop_common.settings import Host, ListeningPort, Origins, Settings
 
 
 class GatewaySettings(Settings):
     """The common settings and the public side."""
 
-    port: int = Field(default=4000, ge=0, le=65535, alias="PORT", examples=["4000"], description="where clients call")
+    port: ListeningPort = Field(default=4000, alias="PORT", examples=["4000"], description="where clients call")
     host: Host = Field(
         default="127.0.0.1", alias="HOST", examples=["127.0.0.1"], description="the address it listens on; :: for all"
     )

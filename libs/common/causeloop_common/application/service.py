@@ -1,30 +1,17 @@
-"""One service as a running thing: its parts, started in order, watched, and drained.
-
-    start   spans ─► database ─► isolation proof ─► bus ─► background tasks ─► commands
-    stop    not ready ─► after the listener's delay HTTP drained ─► commands drained
-            ─► background tasks ended ─► bus ─► database ─► last spans delivered
-
-A service that cannot prove its isolation does not start. `run` serves any number of services in one process with
-one operations port: `/health` (the process is alive), `/ready` (every check by name; 503 when one fails), `/metrics`.
-"""
+"""The parts of one service: composed in its `app.py`, started in order, watched, and drained."""
 
 import asyncio
 import contextlib
-import gc
 import logging
-import signal
-import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import cached_property, partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
-
-import orjson
-import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from typing import TYPE_CHECKING
 
 from causeloop_common import leases, schedules, telemetry
+from causeloop_common.application import exports
+from causeloop_common.application.listener import GRACE_SECONDS, Listener
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.database import Connections, Database, role_connections
@@ -35,29 +22,17 @@ from causeloop_common.messaging import Bus, CommandRouter, EventRouter
 from causeloop_common.relay import Relay
 from causeloop_common.rls import IsolationError, Tables
 from causeloop_common.scheduler import Scheduler, Task, forget_expired
-from causeloop_common.settings import Settings, SettingsError, read_headers
+from causeloop_common.settings import Settings, SettingsError
 from causeloop_common.telemetry import metrics
 from causeloop_common.worker import JobService, Runs, StepOf, Worker
 
 if TYPE_CHECKING:
     from causeloop_common.outbound import Outbound
-    from causeloop_common.telemetry.export import Collector, Metrics, Spans
 
 _log = logging.getLogger(__name__)
 
-GRACE_SECONDS = 8.0
 _START_SECONDS = 60.0
 _PROOF_REMEMBERED_SECONDS = 15.0
-_GC_THRESHOLDS = (20_000, 20, 50)
-"""Objects from before serving stay for ever, so nothing need scan them; a request's objects die by themselves."""
-
-
-def settle_memory() -> None:
-    """Leave what is there now to no garbage collector, and have it look at new things more seldom."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
-
 
 Check = Callable[[], Awaitable[None]]
 
@@ -69,7 +44,7 @@ class Application:
         self.settings = settings
         self.name = settings.service
         self.keys = settings.keyring()
-        self._spans = _spans(settings)
+        self._spans = exports.spans(settings)
         self.tracer = telemetry.UNTRACED if self._spans is None else self._spans.tracer
         """Makes the service's spans."""
         self.bus = Bus(settings, self.keys, self.tracer)
@@ -187,11 +162,11 @@ class Application:
         """A check for `causeloop doctor` alone, of something that the service can do without for a while."""
         self._examinations[name] = check
 
-    def http(self, listener: Callable[[], "Listener"]) -> None:
+    def http(self, listener: Callable[[], Listener]) -> None:
         """Serve HTTP once everything else is started."""
         self._http = listener
 
-    def listener(self) -> "Listener | None":
+    def listener(self) -> Listener | None:
         """The HTTP listener of this service, if it has one."""
         return self._http() if self._http is not None else None
 
@@ -325,34 +300,6 @@ class Application:
         self.bus.check_clock()
 
 
-def _spans(settings: Settings) -> "Spans | None":
-    """The way of a service's spans to the collector, if there is one; only then OpenTelemetry's SDK is loaded."""
-    if settings.otlp_endpoint is None:
-        return None
-    from causeloop_common.telemetry.export import Spans  # noqa: PLC0415
-
-    collector = _collector(settings, settings.otlp_endpoint)
-    return Spans(settings.service, collector, sampler=settings.trace_sampler, ratio=settings.trace_ratio)
-
-
-def _metrics(applications: Sequence[Application]) -> "Metrics | None":
-    """The way of the process's metrics to the collector, if there is one and it takes them."""
-    settings = applications[0].settings
-    if settings.otlp_endpoint is None or settings.metrics_exporter == "none":
-        return None
-    from causeloop_common.telemetry.export import Metrics  # noqa: PLC0415
-
-    name = settings.service if len(applications) == 1 else ""
-    return Metrics(name, _collector(settings, settings.otlp_endpoint), seconds=settings.metric_milliseconds / 1000)
-
-
-def _collector(settings: Settings, endpoint: str) -> "Collector":
-    from causeloop_common.telemetry.export import Collector  # noqa: PLC0415
-
-    headers = read_headers(settings.otlp_headers.get_secret_value()) if settings.otlp_headers else {}
-    return Collector(endpoint, headers, settings.otlp_ca_file)
-
-
 async def _finding(check: Check, seconds: float = 3) -> str:
     """'ok', or the sentence of what is wrong."""
     try:
@@ -366,193 +313,3 @@ async def _finding(check: Check, seconds: float = 3) -> str:
     except Exception as error:  # noqa: BLE001  however a check fails, it is reported by name
         return f"The check failed: {type(error).__name__}."
     return "ok"
-
-
-def _problem(status: int, title: str, detail: str) -> tuple[int, str, bytes]:
-    return status, "application/problem+json", orjson.dumps({"title": title, "status": status, "detail": detail})
-
-
-_ONLY_READ = _problem(405, "Method not allowed", "The address takes GET, HEAD alone.")
-
-
-class Operations:
-    """The operations endpoints of a process, as a raw ASGI app."""
-
-    def __init__(self, applications: Sequence[Application]) -> None:
-        self._applications = applications
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            return
-        reads = scope["method"] in ("GET", "HEAD")
-        status, kind, body = await self._respond(scope["path"]) if reads else _ONLY_READ
-        headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
-        if not reads:
-            headers.append((b"allow", b"GET, HEAD"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    async def _respond(self, path: str) -> tuple[int, str, bytes]:
-        match path:
-            case "/health":
-                return 200, "application/json", b'{"status":"ok"}'
-            case "/ready":
-                checks = await self.readiness()
-                ready = all(finding == "ok" for finding in checks.values())
-                body = {"status": "ready" if ready else "not_ready", "checks": checks}
-                return 200 if ready else 503, "application/json", orjson.dumps(body)
-            case "/metrics":
-                return 200, CONTENT_TYPE_LATEST, generate_latest()
-            case _:
-                return _problem(404, "Not found", "There are /health, /ready and /metrics.")
-
-    async def readiness(self) -> dict[str, str]:
-        """Every check of every service here, as `service.check`."""
-        found = await asyncio.gather(*(application.readiness() for application in self._applications))
-        return {
-            f"{application.name}.{check}": finding
-            for application, checks in zip(self._applications, found, strict=True)
-            for check, finding in checks.items()
-        }
-
-
-class Listener(uvicorn.Server):
-    """An HTTP server in a process that handles its signals itself."""
-
-    _ending: Sequence[Callable[[], None]] = ()
-    """Called when it begins to stop: to end the answers that would not end by themselves."""
-
-    delay = 0.0
-    """Seconds from the signal to stop until the port closes; meanwhile everything is served, and `/ready` is 503."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        self._leave = asyncio.Event()
-        super().__init__(config)
-
-    @property
-    def should_exit(self) -> bool:
-        """Whether it is to stop."""
-        return self._leave.is_set()
-
-    @should_exit.setter
-    def should_exit(self, value: bool) -> None:
-        (self._leave.set if value else self._leave.clear)()
-
-    async def main_loop(self) -> None:
-        """Serve until it is to stop. uvicorn's own looks ten times a second, for limits that nobody sets."""
-        await self._leave.wait()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more, and wait for what runs."""
-        for end in self._ending:
-            end()
-        await super().shutdown(sockets)
-
-    def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
-        """Log the addresses; uvicorn's own line is for a terminal."""
-        for one in listeners:
-            host, port = one.getsockname()[:2]
-            _log.info("listening on %s, port %d", host, port)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        """Leave signals to `run`."""
-        yield
-
-    @classmethod
-    def on(
-        cls,
-        app: Any,
-        host: str,
-        port: int,
-        *,
-        ending: Sequence[Callable[[], None]] = (),
-        delay: float = 0.0,
-        **more: Any,
-    ) -> "Listener":
-        """A listener for an ASGI app with our settings.
-
-        `ending` is called when it begins to stop, which is `delay` seconds after the signal.
-        """
-        made = cls(
-            uvicorn.Config(
-                app,
-                host=host,
-                port=port,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                server_header=False,
-                date_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=int(GRACE_SECONDS),
-                **more,
-            )
-        )
-        made._ending = ending
-        made.delay = delay
-        return made
-
-
-async def run(applications: Sequence[Application], *, ready: Check | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal skips the delay. Raises what kept it from starting."""
-    stop, hurry = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def asked() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked)
-    settings = applications[0].settings
-    exported = _metrics(applications)
-    operations = Listener.on(Operations(applications), settings.ops_host, settings.ops_port)
-    listeners = [operations]
-    served = [asyncio.create_task(operations.serve())]
-    started: list[Application] = []
-    if exported is not None:
-        exported.start()
-    try:
-        starting = asyncio.ensure_future(asyncio.gather(*(application.start() for application in applications)))
-        stopping = asyncio.create_task(stop.wait())
-        first: list[asyncio.Future[Any]] = [starting, stopping]
-        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        if stop.is_set():
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
-            return
-        await starting
-        started = list(applications)
-        for application in applications:
-            if (listener := application.listener()) is not None:
-                listeners.append(listener)
-                served.append(asyncio.create_task(listener.serve()))
-                while not listener.started:
-                    if served[-1].done():
-                        raise SystemExit(f"{application.name} cannot listen: {served[-1].exception()}")
-                    await asyncio.sleep(0.01)
-        settle_memory()
-        if ready is not None:
-            await ready()
-        watched = [asyncio.create_task(application.failed()) for application in applications]
-        watched_all: list[asyncio.Task[Any]] = [stopping, *watched, *served]
-        done, _ = await asyncio.wait(watched_all, return_when=asyncio.FIRST_COMPLETED)
-        if stopping in done:
-            for application in applications:
-                application.leave()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(hurry.wait(), max(listener.delay for listener in listeners))
-        for task in (*watched, stopping):
-            task.cancel()
-        if stopping not in done:
-            ended = next((task.result() for task in watched if task in done), "a listener ended")
-            _log.critical("stopping: %s", ended)
-            raise SystemExit(1)
-    finally:
-        for listener in reversed(listeners):
-            listener.should_exit = True
-        await asyncio.gather(*served, return_exceptions=True)
-        await asyncio.gather(*(application.stop() for application in started), return_exceptions=True)
-        if exported is not None:
-            await exported.stop()

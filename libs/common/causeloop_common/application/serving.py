@@ -1,0 +1,89 @@
+"""A process with any number of services, until it is asked to stop."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+from causeloop_common.application import exports
+from causeloop_common.application.listener import Listener
+from causeloop_common.application.operations import Operations
+from causeloop_common.application.service import Application, Check
+
+_log = logging.getLogger(__name__)
+
+_GC_THRESHOLDS = (20_000, 20, 50)
+"""Objects from before serving stay for ever, so nothing need scan them; a request's objects die by themselves."""
+
+
+def settle_memory() -> None:
+    """Leave what is there now to no garbage collector, and have it look at new things more seldom."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+
+
+async def run(applications: Sequence[Application], *, ready: Check | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal skips the delay. Raises what kept it from starting."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def asked() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked)
+    settings = applications[0].settings
+    exported = exports.metrics([application.settings for application in applications])
+    operations = Listener.on(Operations(applications), settings.ops_host, settings.ops_port)
+    listeners = [operations]
+    served = [asyncio.create_task(operations.serve())]
+    started: list[Application] = []
+    if exported is not None:
+        exported.start()
+    try:
+        starting = asyncio.ensure_future(asyncio.gather(*(application.start() for application in applications)))
+        stopping = asyncio.create_task(stop.wait())
+        first: list[asyncio.Future[Any]] = [starting, stopping]
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            return
+        await starting
+        started = list(applications)
+        for application in applications:
+            if (listener := application.listener()) is not None:
+                listeners.append(listener)
+                served.append(asyncio.create_task(listener.serve()))
+                while not listener.started:
+                    if served[-1].done():
+                        raise SystemExit(f"{application.name} cannot listen: {served[-1].exception()}")
+                    await asyncio.sleep(0.01)
+        settle_memory()
+        if ready is not None:
+            await ready()
+        watched = [asyncio.create_task(application.failed()) for application in applications]
+        watched_all: list[asyncio.Task[Any]] = [stopping, *watched, *served]
+        done, _ = await asyncio.wait(watched_all, return_when=asyncio.FIRST_COMPLETED)
+        if stopping in done:
+            for application in applications:
+                application.leave()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(hurry.wait(), max(listener.delay for listener in listeners))
+        for task in (*watched, stopping):
+            task.cancel()
+        if stopping not in done:
+            ended = next((task.result() for task in watched if task in done), "a listener ended")
+            _log.critical("stopping: %s", ended)
+            raise SystemExit(1)
+    finally:
+        for listener in reversed(listeners):
+            listener.should_exit = True
+        await asyncio.gather(*served, return_exceptions=True)
+        await asyncio.gather(*(application.stop() for application in started), return_exceptions=True)
+        if exported is not None:
+            await exported.stop()

@@ -1,0 +1,158 @@
+"""Kinds of values, each checked where it is read: ValueError names the fault, and shows no secret."""
+
+import base64
+import binascii
+import ipaddress
+import re
+import ssl
+from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
+
+import nkeys
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+from causeloop_common.database_url import DatabaseUrl
+
+_HEADER = re.compile(r"[A-Za-z0-9-]+: [\x20-\x7e]+")
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Port = Annotated[int, Field(ge=1, le=65535)]
+ListeningPort = Annotated[int, Field(ge=0, le=65535)]
+"""0 picks a free one."""
+
+
+class SettingsError(Exception):
+    """The environment is not usable; the text names, variable by variable, what to set."""
+
+
+class Part(BaseModel):
+    """A part of the settings: its fields, and which of their values production refuses."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    def unsafe(self) -> list[str]:
+        """The values that production refuses, a sentence each; each part adds its own."""
+        return []
+
+
+def own_name(alias: str, service: str) -> str:
+    """The variable's name for one service."""
+    return alias.replace("{SERVICE}", service.upper())
+
+
+def read_list(text: Any) -> Any:
+    """The parts of a comma-separated list."""
+    return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(read_list)]
+"""A comma-separated list."""
+
+
+def read_ranges(text: Any) -> Any:
+    """Ranges of addresses from a comma-separated list; ValueError names the first that is none."""
+    ranges = []
+    for part in read_list(text):
+        try:
+            ranges.append(ipaddress.ip_network(part))
+        except ValueError as error:
+            raise ValueError(f"{part} is no range such as 10.20.0.0/16") from error
+    return tuple(ranges)
+
+
+def read_database(url: SecretStr) -> SecretStr:
+    """A database's address, checked; ValueError names what is wrong without showing it."""
+    DatabaseUrl.read(url.get_secret_value())
+    return url
+
+
+DatabaseAddress = Annotated[SecretStr, AfterValidator(read_database)]
+
+
+def read_nats(url: str) -> str:
+    """The address of a NATS server, checked."""
+    if "," in url:
+        raise ValueError("it has several addresses, and one is taken: name one that leads to any of the servers")
+    try:
+        parts = urlsplit(url.strip())
+        usable = parts.scheme in ("nats", "tls") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("it is no address of a NATS server, nats:// or tls:// with a host")
+    return url
+
+
+def read_seed(seed: SecretStr) -> SecretStr:
+    """The seed of a user's nkey, checked; ValueError does not show it."""
+    try:
+        is_users = nkeys.from_seed(bytearray(seed.get_secret_value().encode())).public_key.startswith(b"U")
+    except (nkeys.NkeysError, ValueError):
+        is_users = False
+    if not is_users:
+        raise ValueError("it is not the seed of a user's nkey")
+    return seed
+
+
+def read_authority(path: str) -> str:
+    """A file of certificate authorities, checked."""
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError as error:
+        raise ValueError(f"{path} has no certificate in PEM form") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be used: {error.strerror}") from error
+    return path
+
+
+def read_host(host: str) -> str:
+    """An address or name to listen on, checked."""
+    if re.fullmatch(r"[A-Za-z0-9.:_-]{1,253}", host) is None:
+        raise ValueError("it is no address or name of this host")
+    return host
+
+
+def read_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    """Web origins as browsers send them, checked: whatever has another form would match none."""
+    for origin in origins:
+        if re.fullmatch(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", origin) is None:
+            raise ValueError(
+                f"'{origin[:100]}' is no origin: scheme, host in small letters and port, without a path or a slash "
+                "at its end"
+            )
+    return origins
+
+
+Authority = Annotated[str, AfterValidator(read_authority)]
+Host = Annotated[str, AfterValidator(read_host)]
+Origins = Annotated[tuple[str, ...], BeforeValidator(read_list), AfterValidator(read_origins)]
+Ranges = Annotated[tuple[Network, ...], BeforeValidator(read_ranges)]
+"""Ranges of addresses, comma-separated."""
+Ports = Annotated[frozenset[Port], BeforeValidator(read_list)]
+"""Ports, comma-separated."""
+Seed = Annotated[SecretStr, AfterValidator(read_seed)]
+Bus = Annotated[str, AfterValidator(read_nats)]
+
+
+def read_key(text: str) -> bytes:
+    """A 32-byte key in base64; ValueError names what is wrong without showing it."""
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("is not base64") from error
+    if len(key) != 32:
+        raise ValueError(f"has {len(key)} bytes where 32 are needed (`openssl rand -base64 32`)")
+    if len(set(key)) == 1:
+        raise ValueError("is one byte repeated, which anybody can guess")
+    return key
+
+
+def read_headers(text: str) -> dict[str, str]:
+    """Headers as OpenTelemetry writes them; ValueError names what is wrong without showing it."""
+    headers = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        name, separator, value = (part.strip() for part in pair.partition("="))
+        headers[name.lower()] = unquote(value)
+        if not separator or not _HEADER.fullmatch(f"{name}: {unquote(value)}"):
+            raise ValueError("is not a list of name=value, comma-separated")
+    return headers
