@@ -69,15 +69,14 @@ class Reader:
             if request.query:
                 raise unknown_parameters(request)
             body = await request.body(self._most_bytes, load.take)
-            fields, text = _json_object(request, body, self._bounds)
+            fields, text = self._json_object(request, body)
         else:
             request.refuse_body()
             fields = request.parameters()
             if self._is_list:
                 scope = self._bind(ctx, fields)
                 self._place(fields, scope)
-        if unknown := [name for name in fields if name not in self._names]:
-            raise unknown_fields(unknown)
+            self._require_known(fields)
         for name, read in self._endpoint.from_client.items():
             path = {**path, name: read(request, self._trusted_proxies)}
         key = request.idempotency_key() if self._keyed else None
@@ -86,6 +85,31 @@ class Reader:
         if key is not None:
             ctx = replace(ctx, idempotency=Idempotency(key, self._fingerprint(request, body)))
         return Question(ctx, self._checked(_typed(fields, self._numbers) if text is None else text, path), scope)
+
+    def _json_object(self, request: Inbound, body: bytes) -> tuple[dict[str, Any], bytes]:
+        """The fields of a body, and their JSON; the names and the lengths are looked at before all else."""
+        _require_json(request.headers)
+        if not body:
+            return {}, b"{}"
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise Malformed(f"The body is not JSON: {str(error).partition(':')[0]}.") from error
+        if not isinstance(value, dict):
+            raise Malformed("The body must be a JSON object.")
+        self._require_known(value)
+        keys = len(value) + self._bounds.keys(value)
+        try:
+            text = orjson.dumps(value)
+        except orjson.JSONEncodeError as error:
+            raise Malformed("The body is nested too deep.") from error
+        if text != body and (body.count(b'":') != keys or any(spaced in body for spaced in _SPACED)):
+            _require_each_once(body)
+        return value, text
+
+    def _require_known(self, fields: dict[str, Any]) -> None:
+        if unknown := [name for name in fields if name not in self._names]:
+            raise unknown_fields(unknown)
 
     def _checked(self, text: bytes, path: dict[str, Any]) -> bytes:
         """The JSON of the command; InvalidInput if its fields are wrong, unless the service is to judge them.
@@ -156,27 +180,6 @@ def _typed(parameters: dict[str, Any], numbers: Sequence[str]) -> bytes:
     return orjson.dumps(parameters)
 
 
-def _json_object(request: Inbound, body: bytes, bounds: Bounds) -> tuple[dict[str, Any], bytes]:
-    """The fields of a body, and their JSON."""
-    _require_json(request.headers)
-    if not body:
-        return {}, b"{}"
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Malformed(f"The body is not JSON: {str(error).partition(':')[0]}.") from error
-    if not isinstance(value, dict):
-        raise Malformed("The body must be a JSON object.")
-    keys = len(value) + bounds.keys(value)
-    try:
-        text = orjson.dumps(value)
-    except orjson.JSONEncodeError as error:
-        raise Malformed("The body is nested too deep.") from error
-    if text != body and (body.count(b'":') != keys or any(spaced in body for spaced in _SPACED)):
-        _require_each_once(body)
-    return value, text
-
-
 def _require_json(headers: dict[str, str]) -> None:
     if headers.get("content-type", _JSON) != _JSON:
         kind, _, parameters = headers["content-type"].lower().partition(";")
@@ -201,10 +204,11 @@ def _require_each_once(body: bytes) -> None:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> None:
-    names = [name for name, _ in pairs]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise Malformed(f"The body gives {twice[:64]!r} twice in one object. Give each name once.")
+    seen = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise Malformed(f"The body gives {name[:64]!r} twice in one object. Give each name once.")
+        seen.add(name)
 
 
 def _unread(_: str) -> None:

@@ -1,5 +1,6 @@
 """What a request may be, on every route alike: its head, its address, its query and its body."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -124,6 +125,26 @@ class TestLengths:
         assert list(problem["errors"]) == [named]
         assert "at most" in problem["errors"][named][0]
         assert asked == 0
+
+
+class TestNames:
+    @pytest.mark.parametrize("around", [(b"{", b"}"), (b'{"value":{', b"}}"), (b'{"value":[{', b"}]}")], ids=str)
+    async def test_of_which_the_last_of_very_many_is_given_twice_are_refused_at_once(
+        self, house: "House", owner: "Person", around: tuple[bytes, bytes]
+    ) -> None:
+        """E3: to find the one that is given twice took minutes, in which nobody else was answered."""
+        names = b",".join(b'"%x":1' % number for number in range(90_000))
+        body = around[0] + names + b',"last":1,"last":1' + around[1]
+        async with asyncio.timeout(20):
+            answer = await house.call("PUT", "/secrets/a", owner.token, content=body)
+        assert answer.status_code in (400, 422)
+        assert len(answer.content) <= LARGEST
+
+    async def test_of_a_stranger_are_looked_at_before_all_else(self, house: "House") -> None:
+        """E3: whatever else is wrong with a body, an unknown name is refused first."""
+        body = b'{"unknown": 1, "subject_token": {"a": 1, "a": 2}}'
+        problem = await house.refused(422, "validation_error", "POST", "/auth/exchange", content=body)
+        assert list(problem["errors"]) == ["unknown"]
 
 
 class TestAParameter:
