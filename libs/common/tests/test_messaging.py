@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from causeloop_common import ids, telemetry
+from causeloop_common import ids, permissions, telemetry
 from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import Message
+from causeloop_common.contracts.tenancy import Resolve, Standing
 from causeloop_common.contracts.vault import (
     GetSecret,
     ListSecrets,
@@ -37,6 +38,7 @@ from causeloop_common.errors import (
 )
 from causeloop_common.idempotency import Replayed
 from causeloop_common.messaging import Bus, CommandRouter, aside, bus as bus_module, wire
+from causeloop_common.messaging.workers import Workers
 from causeloop_common.telemetry import metrics
 from tests.support.overhearing import overhear
 
@@ -288,7 +290,7 @@ class TestAside:
             await gateway.call(workspace, GET)
         go.set()
         assert await asyncio.gather(*waiting) == [VIEW] * 4
-        assert (router._aside, router._slots._value) == (0, 1)
+        assert (router._workers.aside, router._workers.free._value) == (0, 1)
 
     async def test_its_worker_is_taken_again_before_it_goes_on(
         self, bus: Connect, serve: Serve, workspace: AuthContext
@@ -309,6 +311,53 @@ class TestAside:
         gateway = await bus("gateway")
         assert await asyncio.gather(*(gateway.call(workspace, GET) for _ in range(8))) == [VIEW] * 8
         assert most == 2
+
+    async def test_while_it_waits_for_another_service_others_are_answered(
+        self, bus: Connect, serve: Serve, workspace: AuthContext
+    ) -> None:
+        """E1: a service that stood still held all the workers of those that ask it, and nobody's token was known."""
+        go, asked = asyncio.Event(), asyncio.Queue[None]()
+        asker: Bus
+
+        async def resolve(ctx: AuthContext, command: Resolve) -> Standing:
+            asked.put_nowait(None)
+            await go.wait()
+            return Standing(role=None, permissions=[])
+
+        async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
+            of_service = ctx.of_service("vault", permissions.Internal.RESOLVE)
+            await asker.call(of_service, Resolve(principal=ctx.principal))
+            return VIEW
+
+        await serve("tenancy", CommandRouter({Resolve: resolve}), workers=20)
+        router = CommandRouter({GetSecret: get_secret, PutSecret: handler(PutSecret, VIEW)})
+        asker = await serve("vault", router, workers=1)
+        gateway = await bus("gateway")
+        waiting = [asyncio.create_task(gateway.call(workspace, GET)) for _ in range(7)]
+        for _ in range(4):  # four wait at the same service, three for a place there: none is refused
+            await asked.get()
+
+        assert await gateway.call(workspace, PUT) == VIEW
+        assert asked.empty()
+        go.set()
+        assert await asyncio.gather(*waiting) == [VIEW] * 7
+        assert (router._workers.aside, router._workers.free._value) == (0, 1)
+
+    async def test_those_who_wait_for_one_keep_nobody_from_another(self) -> None:
+        """E1: sign-ins that need the vault alone do not wait behind those that wait for tenancy."""
+        workers, go = Workers("auth", 1), asyncio.Event()
+
+        async def waits() -> None:
+            async with workers.free, workers.given_back("tenancy", queues=True):
+                await go.wait()
+
+        waiting = [asyncio.create_task(waits()) for _ in range(6)]
+        await asyncio.sleep(0.01)
+        async with asyncio.timeout(5), workers.free, workers.given_back("vault", queues=True):
+            assert workers.aside == 4 + 2 + 1
+        go.set()
+        await asyncio.gather(*waiting)
+        assert (workers.aside, workers.free._value) == (0, 1)
 
     async def test_outside_of_a_command_it_changes_nothing(self) -> None:
         async with aside():

@@ -16,16 +16,18 @@ costs more than the rest of the way; events are FastStream's (`docs/decisions/00
     commands     CommandRouter: answers commands                  events     EventRouter: follows a durable consumer
     connection   how a service connects, and reads its consumers  server     what the server must be
     progress     how long a consumer's oldest event has waited
+    workers      of commands, and those that wait aside for others
     tolerance    reading whatever others may publish
 """
 
 from causeloop_common.contracts.announced import event_headers
 from causeloop_common.messaging.bus import Answer, Bus, StreamEnds
 from causeloop_common.messaging.cloudevents import announced, public_subject, read_event
-from causeloop_common.messaging.commands import CommandRouter, aside
+from causeloop_common.messaging.commands import CommandRouter
 from causeloop_common.messaging.events import EventRouter
 from causeloop_common.messaging.progress import Progress
 from causeloop_common.messaging.wire import invalid_input
+from causeloop_common.messaging.workers import aside
 
 __all__ = [
     "Answer",

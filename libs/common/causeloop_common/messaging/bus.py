@@ -42,6 +42,7 @@ from causeloop_common.messaging.wire import (
     error_from,
     label,
 )
+from causeloop_common.messaging.workers import aside
 from causeloop_common.settings import Settings
 from causeloop_common.telemetry import UNTRACED, SpanKind, Tracer, metrics
 
@@ -138,9 +139,10 @@ class Bus(Connection):
             self._apart[service] = (time.monotonic(), seconds)
 
     async def call(self, ctx: AuthContext, command: Command[ReplyT]) -> ReplyT:
-        """Ask and wait: the reply, or the AppError that the owner answered."""
+        """Ask and wait: the reply, or the AppError that the owner answered. In a command, others have its worker."""
         kind = type(command)
-        answer = await self.request(ctx, kind, command.to_json())
+        async with aside(kind.service, queues=True):
+            answer = await self.request(ctx, kind, command.to_json())
         return kind.reply.from_json(answer.body)  # type: ignore[return-value]
 
     async def request(self, ctx: AuthContext, kind: type[Command[Any]], body: bytes) -> Answer:

@@ -10,9 +10,8 @@ bounded queue commands are refused: that is `Unavailable`, and nothing was done.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -54,6 +53,7 @@ from causeloop_common.messaging.wire import (
     invalid_input,
     label,
 )
+from causeloop_common.messaging.workers import Workers, current
 from causeloop_common.permissions import permits
 from causeloop_common.telemetry import Span, SpanKind, metrics
 
@@ -80,25 +80,6 @@ class _Route(NamedTuple):
     inboxes: tuple[str, ...]
 
 
-_router: ContextVar["CommandRouter | None"] = ContextVar("router", default=None)
-"""The router whose command the current task answers."""
-
-
-@asynccontextmanager
-async def aside() -> AsyncIterator[None]:
-    """Let another command have this one's worker while this one waits for somebody outside of the installation.
-
-    At most four times as many commands as there are workers wait so: Unavailable for more. Outside of a command it
-    changes nothing.
-    """
-    router = _router.get()
-    if router is None:
-        yield
-        return
-    async with router.aside():
-        yield
-
-
 class CommandRouter:
     """Answers commands: `CommandRouter({PutSecret: secrets.put_secret})`.
 
@@ -109,7 +90,6 @@ class CommandRouter:
         self._handlers: dict[type[Command[Any]], Handler] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._subscriptions: list[Subscription] = []
-        self._aside = 0
         self._bytes = 0
         self._complained_at = float("-inf")
         self._one_large = asyncio.Semaphore(1)
@@ -130,12 +110,12 @@ class CommandRouter:
     async def start(self, bus: Bus, *, workers: int) -> None:
         """Subscribe. At most `workers` commands run at once; up to eight times as many wait, more are refused."""
         self._bus = bus
-        self._slots = asyncio.Semaphore(workers)
-        self._most, self._most_aside = workers * 9, workers * 4
+        self._workers = Workers(bus.service, workers)
+        self._most = workers * 9
         held = metrics.COMMANDS_HELD
-        held.labels(bus.service, "at_work").set_function(lambda: min(len(self._running) - self._aside, workers))
-        held.labels(bus.service, "waiting").set_function(lambda: max(len(self._running) - self._aside - workers, 0))
-        held.labels(bus.service, "aside").set_function(lambda: self._aside)
+        held.labels(bus.service, "at_work").set_function(lambda: min(self._held(), workers))
+        held.labels(bus.service, "waiting").set_function(lambda: max(self._held() - workers, 0))
+        held.labels(bus.service, "aside").set_function(lambda: self._workers.aside)
         for kind, handler in self._handlers.items():
             route = _Route(
                 kind,
@@ -157,18 +137,9 @@ class CommandRouter:
         if self._running:
             await asyncio.wait(self._running, timeout=seconds)
 
-    @asynccontextmanager
-    async def aside(self) -> AsyncIterator[None]:
-        """The function of this name does this for the router of the current command."""
-        if self._aside >= self._most_aside:
-            raise Unavailable(f"The {self._bus.service} service is busy. Try again.")
-        self._aside += 1
-        self._slots.release()
-        try:
-            yield
-        finally:
-            self._aside -= 1
-            await self._slots.acquire()  # the task of a command is not cancelled, so what was given back is taken again
+    def _held(self) -> int:
+        """The commands that are at work or wait for a worker."""
+        return len(self._running) - self._workers.aside
 
     async def _receive(self, route: "_Route", message: Msg) -> None:
         if not message.reply.startswith(route.inboxes):
@@ -176,7 +147,7 @@ class CommandRouter:
             metrics.COMMANDS.labels(route.kind.subject, "astray").inc()
             return
         size = len(message.data)
-        if len(self._running) - self._aside >= self._most or self._bytes + size > _MOST_BYTES:
+        if self._held() >= self._most or self._bytes + size > _MOST_BYTES:
             busy = Unavailable(f"The {route.kind.service} service is busy. Try again.")
             await self._refuse(route.kind, message, busy)
             return
@@ -199,7 +170,7 @@ class CommandRouter:
 
     async def _answer(self, route: "_Route", message: Msg) -> None:
         started = time.perf_counter()
-        _router.set(self)
+        current.set(self._workers)
         kind = route.kind
         headers = message.headers or {}
         trace = headers.get(TRACEPARENT, "")
@@ -208,7 +179,7 @@ class CommandRouter:
                 due = deadline(headers)
                 if (behind := time.time() * 1000 - due) > 0:
                     raise self._late(kind, behind / 1000)
-                async with self._slots:
+                async with self._workers.free:
                     if time.time() * 1000 > due:
                         metrics.COMMANDS.labels(kind.subject, "late").inc()
                         span.set_attribute("error.type", "late")
