@@ -131,14 +131,14 @@ class CommandRoute(Route):
         try:
             ctx, command, bound = await self._reader.read(request, scope["path_params"], ctx, load)
             answer = await self._ask(ctx, command)
+            content, kind = answer.body, JSON
+            if self._is_list:
+                content = self._page(content, bound)
+            if endpoint.text is not None and _prefers_text(request.headers.get("accept", "")):
+                content, kind = orjson.loads(content)[endpoint.text].encode(), TEXT
+            await _send(send, endpoint.status, content, kind, replayed=answer.replayed)
         finally:
             load.give_back()
-        content, kind = answer.body, JSON
-        if self._is_list:
-            content = self._page(content, bound)
-        if endpoint.text is not None and _prefers_text(request.headers.get("accept", "")):
-            content, kind = orjson.loads(content)[endpoint.text].encode(), TEXT
-        await _send(send, endpoint.status, content, kind, replayed=answer.replayed)
 
     async def _unknown(self, request: Inbound) -> AuthContext:
         """The gateway itself, for somebody who is about to sign in."""

@@ -2,6 +2,9 @@
 
 A body is in memory several times until its answer leaves: as it came, as JSON, sealed, on its way over the bus. And
 everything else waits behind it there, the signs of life between bus and services too.
+
+A part of the process's bytes is for small bodies. Of the rest, a sender has at most half of what is free. So a few who
+send much, or one in many workspaces, keep nobody else from sending little.
 """
 
 from causeloop_common.errors import RateLimited, Unavailable
@@ -9,6 +12,10 @@ from causeloop_common.errors import RateLimited, Unavailable
 SENDER_BYTES = 4 * 1024 * 1024
 """Of one tenant, or of one address where nobody is signed in."""
 PROCESS_BYTES = 16 * 1024 * 1024
+SMALL_BYTES = 16 * 1024
+"""Of one sender, from which on they are not small any more."""
+RESERVED_BYTES = 4 * 1024 * 1024
+"""Of the process's, for those who send little."""
 
 
 class Flight:
@@ -26,7 +33,8 @@ class Flight:
                 f"More than {SENDER_BYTES} bytes of yours are being worked on. Send less at once, or try again.",
                 retry_after=1,
             )
-        if self.total + size > PROCESS_BYTES:
+        free = PROCESS_BYTES - self.total
+        if size > free or (of_sender > SMALL_BYTES and of_sender > (free - RESERVED_BYTES) // 2):
             raise Unavailable("The gateway has as much to do as fits. Nothing was done; try again.")
         self.total += size
         self._of_senders[sender] = of_sender

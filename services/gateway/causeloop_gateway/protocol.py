@@ -20,6 +20,9 @@ from causeloop_gateway.inbound import HEAD_SECONDS, HEADER_BYTES
 from causeloop_gateway.problems import problem
 
 LINGER_SECONDS = 5.0
+UNREAD_SECONDS = 45.0
+"""A client that takes hardly anything of its answers for so long is cut off: they are held for it meanwhile. A stream
+cuts it off sooner, and has its reason."""
 _OFFERS_AT_ONCE = 8
 """So many requests in one piece may offer another protocol: what follows one is copied."""
 
@@ -54,6 +57,7 @@ async def respond(send: Any, status: int, headers: Sequence[tuple[bytes, bytes]]
     cycle.transport.write(STATUS_LINE[status] + b"\r\n".join((*lines, b"", body)))
     cycle.message_event.set()
     cycle.on_response()
+    await cycle.flow.drain()  # what is held for the client counts for its request
 
 
 class _UntilTheEnd(RequestResponseCycle):
@@ -94,9 +98,18 @@ class _Lingering:
         if self._linger() and self._transport.can_write_eof():
             self._transport.resume_reading()
             self._transport.write_eof()
-            asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.close)
+            asyncio.get_running_loop().call_later(LINGER_SECONDS, self._end)
         else:
-            self._transport.close()
+            self._end()
+
+    def _end(self) -> None:
+        self._transport.close()
+        asyncio.get_running_loop().call_soon(self._bound_the_end)  # what was written leaves after this callback
+
+    def _bound_the_end(self) -> None:
+        """End a connection whose client does not read: closing alone waits for ever until it has taken everything."""
+        if self._transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._transport.abort)
 
 
 def _discarded(_: bytes) -> None:
@@ -114,6 +127,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refused = False
         self._offers = False
         self._too_slow: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Start the time limit for the first request's head."""
@@ -121,9 +135,22 @@ class BoundedProtocol(HttpToolsProtocol):
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the time limit."""
+        """Stop the time limits."""
         self._head_arrived()
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Start the time limit for a client that does not read."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client reads."""
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, unless the connection was refused or the head grows too large."""

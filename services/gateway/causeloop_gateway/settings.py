@@ -38,7 +38,7 @@ class GatewaySettings(Settings):
     transport_security: str = Field(
         default="max-age=63072000",
         max_length=200,
-        pattern=r"^[\x20-\x7e]*$",
+        pattern=r"^(?:max-age=[0-9]{1,10}(?:; ?[A-Za-z]+)*)?$",
         alias="STRICT_TRANSPORT_SECURITY",
         examples=["max-age=63072000"],
         description="the header of this name where a trusted proxy names https in X-Forwarded-Proto; empty for none",

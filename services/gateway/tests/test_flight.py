@@ -1,14 +1,17 @@
 """Bytes of bodies in flight: bounded for each sender and for the process, and given back however a request ends."""
 
+import asyncio
+import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 
 from causeloop_common.errors import RateLimited, Timeout, Unavailable
-from causeloop_gateway import flight as module
-from causeloop_gateway.flight import PROCESS_BYTES, SENDER_BYTES, Flight, Load
+from causeloop_gateway import flight as module, protocol
+from causeloop_gateway.flight import PROCESS_BYTES, SENDER_BYTES, SMALL_BYTES, Flight, Load
 
 if TYPE_CHECKING:
     from conftest import House, Wire
@@ -43,15 +46,30 @@ class TestFlight:
     def test_refuses_everybody_when_the_process_has_too_many(self) -> None:
         """E5: 503 with Retry-After when the process has as much as fits."""
         flight = Flight()
-        loads = [Load(flight, str(number)) for number in range(PROCESS_BYTES // SENDER_BYTES)]
+        loads = [Load(flight, str(number)) for number in range(1000)]
+        taken = 0
         for load in loads:
-            load.take(SENDER_BYTES)
+            for size in (SENDER_BYTES, 1024 * 1024, 64 * 1024, SMALL_BYTES):
+                with suppress(RateLimited, Unavailable):
+                    load.take(size)
+                    taken += size
+        assert flight.total == taken == PROCESS_BYTES
         with pytest.raises(Unavailable, match="Nothing was done; try again") as refused:
             Load(flight, "another").take(1)
         assert refused.value.retry_after == 1
         for load in loads:
             load.give_back()
         assert (flight.total, flight._of_senders) == (0, {})
+
+    def test_has_room_for_a_small_body_however_much_others_send(self) -> None:
+        """E5: one person in five workspaces, or strangers at many addresses, took all of it."""
+        flight = Flight()
+        for number in range(100):
+            greedy = Load(flight, str(number))
+            with suppress(RateLimited, Unavailable):
+                while True:
+                    greedy.take(SMALL_BYTES)
+        Load(flight, "another").take(SMALL_BYTES)
 
     def test_what_was_refused_does_not_count(self) -> None:
         flight = Flight()
@@ -117,3 +135,44 @@ class TestRequests:
         await house.refused(429, "rate_limited", "POST", "/auth/refresh", json=body)
         person = await house.sign_up()
         await house.body("PUT", "/secrets/a", person.token, json={"value": "v" * 900})
+
+
+class TestAnswers:
+    async def test_that_a_client_does_not_read_count_for_it_until_it_is_cut_off(
+        self, house: "House", until: Until, flight: Flight, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """E5: answers that nobody read were held for ever, and without a bound."""
+        monkeypatch.setattr(protocol, "UNREAD_SECONDS", 0.5)
+        person = await house.sign_up()
+        await house.call("POST", "/keys", person.token, json={"name": "large", "type": "aes256-gcm"})
+        body = orjson.dumps({"items": [{"plaintext": "A" * 60_000}] * 15})
+        lines = [
+            "POST /v1/keys/large/encrypt HTTP/1.1",
+            "host: x",
+            f"authorization: Bearer {person.token}",
+            f"content-length: {len(body)}",
+        ]
+        request = "\r\n".join([*lines, "", ""]).encode() + body
+        narrow = socket.socket()
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        narrow.connect(("127.0.0.1", house.port))
+        reader, writer = await asyncio.open_connection(sock=narrow, limit=1024)
+        highest = 0
+
+        async def is_held() -> bool:
+            nonlocal highest
+            highest = max(highest, flight.total)
+            if writer.transport.is_closing():
+                return True
+            if not writer.transport.get_write_buffer_size():
+                writer.write(request)
+            return False
+
+        await until(is_held)  # the gateway cut it off, although more was on its way
+
+        async def is_given_back() -> bool:
+            return flight.total == 0
+
+        await until(is_given_back)
+        assert highest >= len(body)
+        del reader
