@@ -40,6 +40,7 @@ class TestBadEntries:
             ({"kty": "RSA", "kid": "bad", "n": "AQAB", "e": "AQAB"}, "'bad' is passed over: it "),
             ({"kty": "RSA", "kid": "bad", "n": "A" * 4000, "e": "AQAB"}, "'bad' is passed over: it has no 'n'"),
             ("e is 1", "'bad' is passed over: it is no RSA key"),
+            ("n is even", "'bad' is passed over: it is no RSA key"),
             ("1024 bits", "'bad' is passed over: it has fewer than 2048 bits"),
             ("private", "'bad' is passed over: it shows its private half"),
             ({"use": "enc"}, "'bad' is passed over: it is not for signatures with RS256"),
@@ -66,11 +67,13 @@ class TestBadEntries:
             entry = {**issuer.key.jwk, "kid": "bad", **entry}
         elif entry == "e is 1":
             entry = {**issuer.key.jwk, "kid": "bad", "e": "AQ"}
+        elif entry == "n is even":
+            entry = {**issuer.key.jwk, "kid": "bad", "n": f"{issuer.key.jwk['n'][:-1]}A"}
         elif entry == "1024 bits":
             small = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505  to be refused
             entry = {**RSAAlgorithm.to_jwk(small.public_key(), as_dict=True), "kid": "bad"}
         elif entry == "private":
-            entry = {**RSAAlgorithm.to_jwk(issuer.key.private, as_dict=True), "kid": "bad"}
+            entry = {**RSAAlgorithm.to_jwk(type(issuer.key)().private, as_dict=True), "kid": "bad"}
         issuer.instead = (200, json.dumps({"keys": [entry, issuer.key.jwk]}).encode())
         for _ in range(3):
             await provider.verify(issuer.sign())
@@ -81,6 +84,25 @@ class TestBadEntries:
         assert issuer.fetches > 1
         [logged] = [record.getMessage() for record in caplog.records]
         assert line in logged
+
+    @pytest.mark.parametrize("part", ["d", "p", "q", "dp", "dq", "qi"])
+    @pytest.mark.parametrize("where", ["itself", "another kid", "no kid", "the same kid"])
+    async def test_a_key_whose_private_half_is_shown_anywhere_is_passed_over(
+        self, issuer: "Door", provider: IdentityProvider, caplog: pytest.LogCaptureFixture, part: str, where: str
+    ) -> None:
+        """E9: one part of it is enough, and it is the same key under whatever `kid` it stands."""
+        private = RSAAlgorithm.to_jwk(issuer.key.private, as_dict=True)[part]
+        showing = {**issuer.key.jwk, part: private, "kid": "other" if where == "another kid" else issuer.key.kid}
+        if where == "no kid":
+            del showing["kid"]
+        third = type(issuer.key)()
+        entries = [showing] if where == "itself" else [issuer.key.jwk, showing]
+        issuer.instead = (200, json.dumps({"keys": [*entries, third.jwk]}).encode())
+        with pytest.raises(InvalidGrant, match="does not publish"):
+            await provider.verify(issuer.sign())
+        good = jwt.encode(issuer.claims(), third.private, algorithm="RS256", headers={"kid": third.kid})
+        await provider.verify(good)
+        assert "private half" in caplog.records[0].getMessage()
 
     @pytest.mark.parametrize("is_first", [True, False])
     async def test_two_keys_under_one_name_are_both_passed_over(

@@ -45,6 +45,9 @@ _CATEGORY = "cl_B7d4PD111AAA"
 _UNREADABLE = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)
 """Raised on the way through a token whose parts are JSON, but of other types, sizes or depths than a token's."""
 _REQUIRED = ["iss", "sub", "sid", "azp", "iat", "nbf", "exp"]
+_OF_OTHERS = frozenset({"events", "nonce", "at_hash", "c_hash", "client_id", "cnf"})
+"""Claims of tokens of other kinds, whatever their header has: of logouts and other security events, of identity, of
+OAuth access, and of tokens that only the holder of a key may present."""
 
 
 class IdentityProvider:
@@ -119,10 +122,12 @@ class IdentityProvider:
                 issuer=self._issuer,
                 audience=self._audience,
                 leeway=_CLOCK_SKEW_SECONDS,
-                options={"require": _REQUIRED, "verify_aud": self._audience is not None},
+                options={"require": _REQUIRED},
             )
         except jwt.ExpiredSignatureError as error:
             raise _refused("has expired") from error
+        except jwt.InvalidAudienceError as error:  # also where none is expected (RFC 7519 4.1.3)
+            raise _refused("was made for another audience") from error
         except (jwt.InvalidTokenError, *_UNREADABLE) as error:
             raise _refused("is not valid for this installation") from error
         self._require_session(claims)
@@ -132,6 +137,8 @@ class IdentityProvider:
         """Whether a token with these claims, signed by the provider, is one that starts a session."""
         if not isinstance(claims["azp"], str) or claims["azp"] not in self._parties:
             raise _refused("was made for another application")
+        if not _OF_OTHERS.isdisjoint(claims):
+            raise _refused("is of another kind than a session's")
         if not all(_is_name(claims[name]) for name in ("sub", "sid")):
             raise _refused("is not a session's")
         if claims.get("sts", "active") != "active":
