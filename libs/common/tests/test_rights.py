@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from causeloop_cli.embedded import EmbeddedNats, Janitor
+from causeloop_cli.keys import public_key
 from causeloop_common.contracts import topology
 from causeloop_common.errors import Unavailable
 from causeloop_common.messaging import Bus
@@ -32,11 +33,28 @@ class Older:
         self._text = self._path.read_text()
 
     def without(self, *subjects: str) -> None:
-        """Take these away from every credential, and wait until the server has read its configuration again."""
+        """Take these away from every credential."""
         text = self._text
         for subject in subjects:
             assert f'"{subject}"' in text
             text = text.replace(f'"{subject}", ', "").replace(f', "{subject}"', "")
+        self._read(text)
+
+    def other(self, service: str, change: Callable[[str], str]) -> None:
+        """Change the line of this service's credential."""
+        key = public_key(self._installation.seeds[service])
+        self._read("\n".join(change(line) if key in line else line for line in self._text.splitlines()))
+
+    def elsewhere(self, service: str) -> None:
+        """Move this service's credential into an account of its own."""
+        key = public_key(self._installation.seeds[service])
+        line = next(line for line in self._text.splitlines() if key in line)
+        self._read(
+            self._text.replace(line, "").replace("accounts {", f"accounts {{ ELSEWHERE {{ users: [ {line} ] }}", 1)
+        )
+
+    def _read(self, text: str) -> None:
+        """Write the configuration, and wait until the server has read it."""
         self._path.write_text(text)
         read = self._reloads()
         os.kill(self._server.pid, signal.SIGHUP)
@@ -134,6 +152,37 @@ class TestRights:
         older.without(topology.USER_INFO)
         bus = older.bus("vault")
         with pytest.raises(Unavailable, match="does not answer which subjects vault_reader may use"):
+            await bus.connect()
+        await bus.close()
+        older.without()
+
+    @pytest.mark.parametrize(
+        ("changed", "to", "lack"),
+        [
+            (r", allow_responses: \{[^}]*\}", "", "does not permit auth to answer what it is asked (allow_responses)"),
+            ('expires: "1m"', 'expires: "100ms"', "does not permit auth to answer what it is asked (allow_responses)"),
+            (r", permissions: .* \}(?=,? *\})", "", "permits auth to publish and subscribe every subject"),
+            (r"subscribe: \{ allow: \[[^]]*\] \}", 'subscribe: ">"', "permits auth to subscribe every subject"),
+            (r"publish: \{ allow: \[[^]]*\] \}", 'publish: ">"', "permits auth to publish every subject"),
+        ],
+        ids=["no answers", "late answers", "no permissions", "subscribe all", "publish all"],
+    )
+    async def test_a_credential_with_other_rights_is_not_ready(
+        self, older: Older, changed: str, to: str, lack: str
+    ) -> None:
+        """F1: it could answer nobody, or read everything, and was ready."""
+        older.other("auth", lambda line: re.sub(changed, to, line))
+        bus = older.bus("auth")
+        with pytest.raises(Unavailable, match=re.escape(lack)):
+            await bus.connect()
+        await bus.close()
+        older.without()
+
+    async def test_a_credential_in_another_account_is_not_ready(self, older: Older) -> None:
+        """F1: it hears nobody there, and was ready."""
+        older.elsewhere("auth")
+        bus = older.bus("auth")
+        with pytest.raises(Unavailable, match="has auth in the account ELSEWHERE, not in SERVICES"):
             await bus.connect()
         await bus.close()
         older.without()

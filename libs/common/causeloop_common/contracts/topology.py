@@ -213,6 +213,13 @@ def reader(service: str) -> str:
     return f"{service}_reader"
 
 
+def account(name: str) -> str:
+    """The account of a credential."""
+    if name == OPERATOR:
+        return STREAMS_ACCOUNT
+    return SERVICES_ACCOUNT if name in SERVICES else name.upper()
+
+
 def inbox(service: str) -> str:
     """The private inbox prefix of a credential."""
     return f"_INBOX.{service}"

@@ -94,7 +94,7 @@ class Connection:
 
     def check(self) -> None:
         """`Unavailable` unless connected to a server that permits every subject we need."""
-        _ = self.client
+        self._rights.refresh(self.client)
         if self._rights.lack is not None:
             raise Unavailable(self._rights.lack)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,7 +16,14 @@ _log = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 2.0
 _AGAIN_SECONDS = 5.0
+_REMEMBERED_SECONDS = 15.0
+_ANSWERABLE_NANOSECONDS = 10 * 1_000_000_000
+"""Twice as long as a command waits for its answer."""
+_VERBS = ("publish", "subscribe")
 _OLDER = "The server's configuration is older than this version: `causeloop keys --nats config` prints the accounts"
+_OTHER = (
+    "The server's configuration is another one than this version's: `causeloop keys --nats config` prints the accounts"
+)
 
 
 def unfit(client: Client) -> str | None:
@@ -38,11 +46,11 @@ def is_refusal(error: Exception) -> bool:
 
 
 class Rights:
-    """Whether the server permits a credential every subject that this version needs.
+    """Whether the server permits a credential every subject that this version needs, and does not permit it all.
 
     The server refuses a subscription without closing the connection, and a service without one of its subscriptions
     looks well: a gateway would accept revoked tokens. So the server is asked for the credential's permissions, with
-    each connection, and again when it refused something, as after it read a new configuration.
+    each connection, again when it refused something, as after it read a new configuration, and now and then.
     """
 
     def __init__(self, name: str) -> None:
@@ -51,22 +59,33 @@ class Rights:
         """A sentence with the subjects that are not permitted; None if there is none."""
         self._asking: asyncio.Task[None] | None = None
         self._doubted = False
+        self._asked_at = float("-inf")
 
     async def ask(self, client: Client) -> bool:
         """Ask once, and set `lack`; whether there was an answer."""
+        self._asked_at = time.monotonic()
         try:
             answer = await client.request(topology.USER_INFO, timeout=_ANSWER_SECONDS)
-            permitted = orjson.loads(answer.data)["data"].get("permissions")
+            found = orjson.loads(answer.data)["data"]
+            account, permitted = found["account"], found.get("permissions") or {}
         except (nats.errors.Error, OSError, TimeoutError, ValueError, LookupError, AttributeError):
             self.lack = f"NATS does not answer which subjects {self.name} may use. {_OLDER}."
             return False
-        lacking = [] if permitted is None else list(_lacking(self.name, permitted))
-        if lacking:
+        lacking = list(_lacking(self.name, permitted))
+        self.lack = None
+        if (declared := topology.account(self.name)) != account:
+            self.lack = f"NATS has {self.name} in the account {account}, not in {declared}. {_OTHER}."
+        elif unbounded := [verb for verb in _VERBS if _permits_all(permitted.get(verb))]:
+            self.lack = f"NATS permits {self.name} to {' and '.join(unbounded)} every subject. {_OTHER}."
+        elif lacking:
             shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
             self.lack = f"NATS does not permit {self.name} to {shown}. {_OLDER}."
-        else:
-            self.lack = None
         return True
+
+    def refresh(self, client: Client) -> None:
+        """Ask again if that is some time ago: what is seldom used is refused as seldom."""
+        if time.monotonic() - self._asked_at > _REMEMBERED_SECONDS:
+            self.doubt(client)
 
     def doubt(self, client: Client) -> None:
         """Ask again, beside everything else, until there is an answer."""
@@ -90,15 +109,27 @@ class Rights:
 
 
 def _lacking(name: str, permitted: dict[str, Any]) -> Iterable[str]:
-    """The subjects that a credential needs and may not use, each with its verb: `publish wake.vault`."""
+    """The subjects that a credential needs and may not use, each with its verb: `publish wake.vault`; and its answers,
+    if it may not answer for as long as an asker waits.
+    """
     needed = topology.permissions(name)
-    for verb, subjects in (("publish", needed.publish), ("subscribe", needed.subscribe)):
+    for verb, subjects in zip(_VERBS, (needed.publish, needed.subscribe), strict=True):
         rules = permitted.get(verb) or {}
         allowed, denied = rules.get("allow"), rules.get("deny") or ()
         for subject in subjects:
             is_allowed = allowed is None or any(_covers(pattern, subject) for pattern in allowed)
             if not is_allowed or any(_covers(one, subject) or _covers(subject, one) for one in denied):
                 yield f"{verb} {subject}"
+    if name in topology.OWNERS:
+        answers = permitted.get("responses") or {}
+        if not answers.get("max") or 0 <= answers.get("ttl", 0) < _ANSWERABLE_NANOSECONDS:
+            yield "answer what it is asked (allow_responses)"
+
+
+def _permits_all(rules: dict[str, Any] | None) -> bool:
+    """Whether rules permit every subject."""
+    allowed = (rules or {}).get("allow")
+    return allowed is None or ">" in allowed
 
 
 def _covers(pattern: str, subject: str) -> bool:
