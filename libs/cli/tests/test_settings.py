@@ -1,6 +1,8 @@
 """The refusals of settings, of every service: each names the setting, the fault and an example."""
 
+from base64 import b64encode, urlsafe_b64encode
 from importlib import import_module
+from json import dumps
 
 import pytest
 
@@ -93,7 +95,7 @@ class TestEverySetting:
             ),
             ("tenancy", "NATS_URL", "nats://[::1", "NATS_URL: it is no address of a NATS server"),
             ("tenancy", "NATS_URL", "nats://a:4222,nats://b:4222", "NATS_URL: it has several addresses, and one is t"),
-            ("vault", "CAUSELOOP_MASTER_KEY", "A" * 43 + "=", "is one byte repeated, which anybody can guess"),
+            ("vault", "CAUSELOOP_MASTER_KEY", "A" * 43 + "=", "is a few bytes repeated, which anybody can guess"),
             (
                 "auth",
                 "OUTBOUND_PROXY",
@@ -112,3 +114,67 @@ class TestEverySetting:
     def test_that_newcomers_got_wrong_has_a_sentence(self, service: str, variable: str, value: str, says: str) -> None:
         """F9: nothing useless is accepted."""
         assert any(says in line for line in refusal(service, {variable: value}))
+
+    @pytest.mark.parametrize(
+        ("service", "variable", "value", "says"),
+        [
+            (
+                "gateway",
+                "CORS_ORIGINS",
+                "https://a.test:443",
+                "'https://a.test:443' names the port that browsers leave",
+            ),
+            ("gateway", "CORS_ORIGINS", "http://a.test:80", "'http://a.test:80' names the port that browsers leave"),
+            ("gateway", "CORS_ORIGINS", "https://a.test:0", "'https://a.test:0' is no origin"),
+            ("gateway", "CORS_ORIGINS", "https://a.test:99999", "CORS_ORIGINS: "),
+            ("gateway", "CORS_ORIGINS", "https://...", "'https://...' is no origin"),
+            ("gateway", "CORS_ORIGINS", "https://A.test", "'https://A.test' is no origin"),
+            ("gateway", "CORS_ORIGINS", "https://[::0001]", "'https://[::0001]' is no origin"),
+            ("gateway", "STRICT_TRANSPORT_SECURITY", "yes", "STRICT_TRANSPORT_SECURITY: "),
+            ("auth", "CLERK_AUTHORIZED_PARTIES", ",", "CLERK_AUTHORIZED_PARTIES: "),
+            ("auth", "CLERK_JWKS_URL", "https://u:hunter2@a.test/.well-known/jwks.json", "CLERK_JWKS_URL: "),
+            ("auth", "CLERK_JWKS_URL", "https://a.test//.well-known/jwks.json", "CLERK_JWKS_URL: "),
+            ("auth", "CLERK_JWKS_URL", "https://a.test/#/.well-known/jwks.json", "CLERK_JWKS_URL: "),
+            ("auth", "CLERK_JWKS_URL", "https://a test/.well-known/jwks.json", "CLERK_JWKS_URL: "),
+            ("auth", "CLERK_JWKS_URL", "https://a.test:99999/.well-known/jwks.json", "CLERK_JWKS_URL: "),
+            ("auth", "NATS_URL", "nats://u:hunter2@a.test:4222", "NATS_URL: it has a user or password in it"),
+            ("auth", "NATS_URL", "nats://a.test:4222/x", "NATS_URL: it is no address of a NATS server"),
+            ("auth", "NATS_URL", "nats://a b:4222", "NATS_URL: it is no address of a NATS server"),
+            ("auth", "OUTBOUND_PROXY", "http://a.test:0", "OUTBOUND_PROXY: it is no address of an HTTP proxy"),
+            ("auth", "OTEL_EXPORTER_OTLP_ENDPOINT", "http://a.test:99999", "OTEL_EXPORTER_OTLP_ENDPOINT: "),
+            ("auth", "OTEL_EXPORTER_OTLP_ENDPOINT", "http://a b", "OTEL_EXPORTER_OTLP_ENDPOINT: it is no http:// or"),
+            ("vault", "CAUSELOOP_ORIGIN", "a..b", "CAUSELOOP_ORIGIN: "),
+            ("vault", "CAUSELOOP_MASTER_KEY", b64encode(b"\0\1" * 16).decode(), "is a few bytes repeated"),
+            ("vault", "CAUSELOOP_MASTER_KEY", b64encode(bytes(range(32))).decode(), "is a few bytes repeated"),
+            ("vault", "CAUSELOOP_MASTER_KEY", b64encode(b"change-me-change-it-before-start").decode(), "is a text"),
+        ],
+    )
+    def test_that_is_useless_is_not_accepted(self, service: str, variable: str, value: str, says: str) -> None:
+        """F9: what matches no browser, leads nowhere or can be guessed is refused, and its secret not shown."""
+        lines = refusal(service, {variable: value})
+        assert any(says in line for line in lines)
+        assert not any("hunter2" in line for line in lines)
+
+    @pytest.mark.parametrize(
+        "origin",
+        ["https://a.test", "http://localhost:3000", "https://a.test:8443", "http://[::1]:3000", "http://10.0.0.1"],
+    )
+    def test_that_browsers_send_is_accepted(self, origin: str) -> None:
+        settings = KINDS["gateway"].load("gateway", {"CORS_ORIGINS": origin})
+        assert getattr(settings, "cors_origins") == (origin,)  # noqa: B009  of one of the kinds
+
+    @pytest.mark.parametrize("secret", [" " * 40, "a" * 40, "change-me" * 5, "0123456789" * 4, "ab" * 20])
+    def test_that_is_a_root_secret_which_can_be_guessed_is_refused_in_production(self, secret: str) -> None:
+        """F9: however long, something short again and again is no secret."""
+        lines = refusal("tenancy", {"CAUSELOOP_ENV": "production", "JWT_SECRET": secret})
+        assert any("JWT_SECRET is missing, shorter than 32 characters, guessable" in line for line in lines)
+
+    def test_that_are_keys_which_can_be_guessed_are_refused(self) -> None:
+        """F9: keys of zeros, as a template has them."""
+        zeros = b64encode(bytes(32)).decode()
+        held = urlsafe_b64encode(
+            dumps({"service": "tenancy", "pairs": {"gateway>tenancy": zeros}, "own": zeros}).encode()
+        )
+        settings = KINDS["tenancy"].load("tenancy", {"CAUSELOOP_KEYS_TENANCY": held.decode()})
+        with pytest.raises(SettingsError, match=r"^CAUSELOOP_KEYS_TENANCY is not the output of `causeloop keys`"):
+            settings.keyring()

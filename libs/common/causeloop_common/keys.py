@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import pairwise
 from typing import Self
 
 import nkeys
@@ -23,11 +24,20 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 _KEY, _SALT, _NONCE = 32, 16, 12
+_FEWEST = 8
+"""Different bytes that a random key of 32, or a secret in hexadecimal, certainly has."""
 
 
 def derive(secret: bytes, info: str, *, salt: bytes | None = None, length: int = 32) -> bytes:
     """HKDF-SHA-256 of `secret` under the name `info`."""
     return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info.encode()).derive(secret)
+
+
+def repeats(key: bytes) -> bool:
+    """Whether a key or secret is something short again and again, or counts up or down: nobody made it at random."""
+    steps = {(after - before) % 256 for before, after in pairwise(key)}
+    is_periodic = any(key[period:] == key[:-period] for period in range(1, len(key) // 2 + 1))
+    return len(set(key)) < _FEWEST or len(steps) == 1 or is_periodic
 
 
 def reader_seed(seed: str) -> str:
@@ -90,6 +100,8 @@ class KeyRing:
             holder = data["service"]
             if any(len(key) != _KEY for key in (own, *pairs.values())):
                 raise ValueError("a key is too short or too long")
+            if any(map(repeats, (own, *pairs.values()))):
+                raise ValueError("a key can be guessed")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError("is not the output of `causeloop keys`") from error
         if holder != service:

@@ -179,7 +179,7 @@ class TestRights:
         older.without()
 
     async def test_a_credential_in_another_account_is_not_ready(self, older: Older) -> None:
-        """F1: it hears nobody there, and was ready."""
+        """F1: nobody reaches it there, and it was ready."""
         older.elsewhere("auth")
         bus = older.bus("auth")
         with pytest.raises(Unavailable, match="has auth in the account ELSEWHERE, not in SERVICES"):

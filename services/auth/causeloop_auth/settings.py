@@ -3,9 +3,9 @@
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from causeloop_common.settings import Origins, Settings
+from causeloop_common.settings import Origins, Settings, is_place
 
 
 class AuthSettings(Settings):
@@ -20,13 +20,17 @@ class AuthSettings(Settings):
     jwks_url: str = Field(
         alias="CLERK_JWKS_URL",
         examples=["https://idp.example.com/.well-known/jwks.json"],
-        pattern=r"^https?://.+/\.well-known/jwks\.json$",
+        pattern=r"^https?://[A-Za-z0-9.\[\]:_-]+(?:/[A-Za-z0-9._~-]+)*/\.well-known/jwks\.json$",
         description="the identity provider's published keys",
     )
     audience: str | None = Field(
-        default=None, alias="CLERK_AUDIENCE", examples=["causeloop"], description="expected `aud`, if tokens carry one"
+        default=None,
+        alias="CLERK_AUDIENCE",
+        examples=["causeloop"],
+        description="the `aud` that tokens have; unset: one that has any is refused",
     )
     authorized_parties: Origins = Field(
+        min_length=1,
         alias="CLERK_AUTHORIZED_PARTIES",
         examples=["https://app.example.com"],
         description="comma-separated origins whose sessions are accepted (`azp`)",
@@ -39,6 +43,13 @@ class AuthSettings(Settings):
         examples=["900"],
         description="life of an access token",
     )
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _has_a_place(cls, url: str) -> str:
+        if not is_place(urlsplit(url)):
+            raise ValueError("names no host that there can be")
+        return url
 
     def unsafe(self) -> list[str]:
         """The common ones, the mock issuer, and keys over plain HTTP."""

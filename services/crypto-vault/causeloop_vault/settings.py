@@ -19,7 +19,7 @@ class VaultSettings(Settings):
     origin: str = Field(
         default=DEVELOPMENT_ORIGIN,
         max_length=128,
-        pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*$",
+        pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~-]+)*$",
         alias="CAUSELOOP_ORIGIN",
         examples=["causeloop.example.com"],
         description="the installation's name in its logs' checkpoints, a host you own; fixed at the first start",

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 
 from causeloop_common.database_url import is_loopback
-from causeloop_common.settings.values import Network, Part, Ports, Ranges, Texts
+from causeloop_common.settings.values import WEB, Network, Part, Ports, Ranges, Texts, is_place
 
 _PRIVATE: tuple[Network, ...] = tuple(
     ipaddress.ip_network(network)
@@ -73,12 +73,12 @@ class OutboundSettings(Part):
     def _is_proxy(cls, proxy: SecretStr | None) -> SecretStr | None:
         if proxy is not None:
             parts = urlsplit(proxy.get_secret_value())
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
-                raise ValueError("is no address of an HTTP proxy")
             try:
-                _ = parts.port
+                usable = is_place(parts)
             except ValueError:
                 raise ValueError("has a port that is none") from None
+            if parts.scheme not in WEB or not usable or parts.path.strip("/") or parts.query:
+                raise ValueError("is no address of an HTTP proxy")
         return proxy
 
     def unsafe(self) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from causeloop_common.database_url import DatabaseUrl
-from causeloop_common.keys import derive
+from causeloop_common.keys import derive, repeats
 from causeloop_common.settings.values import SettingsError
 
 DEVELOPMENT_SECRET = "causeloop-development-secret-never-use-it-in-production"  # noqa: S105  refused there
@@ -31,8 +31,8 @@ def role_url(url: str, role: str, secret: bytes) -> str:
 
 
 def is_guessable(secret: str) -> bool:
-    """Whether a root secret is the published one of development, or too short."""
-    return len(secret) < SHORTEST_SECRET or secret == DEVELOPMENT_SECRET
+    """Whether a root secret is the published one of development, too short, or something short again and again."""
+    return len(secret) < SHORTEST_SECRET or secret == DEVELOPMENT_SECRET or repeats(secret.encode())
 
 
 def migrator_url(environ: Mapping[str, str]) -> DatabaseUrl:

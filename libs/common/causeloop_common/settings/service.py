@@ -163,8 +163,8 @@ class Settings(TelemetrySettings, OutboundSettings):
             secret = self.jwt_secret.get_secret_value() if self.jwt_secret else ""
             if is_guessable(secret):
                 problems.append(
-                    f"JWT_SECRET is missing, shorter than {SHORTEST_SECRET} characters or the development one: set it "
-                    "to the output of `openssl rand -base64 48`, or set "
+                    f"JWT_SECRET is missing, shorter than {SHORTEST_SECRET} characters, guessable or the development "
+                    "one: set it to the output of `openssl rand -base64 48`, or set "
                     f"{own_name('CAUSELOOP_KEYS_{SERVICE}', self.service)}."
                 )
         if self.nats_nkey_seed is None:

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 
 from causeloop_common.database_url import is_loopback
-from causeloop_common.settings.values import Authority, Part, read_headers
+from causeloop_common.settings.values import WEB, Authority, Part, is_place, read_headers
 
 
 class TelemetrySettings(Part):
@@ -71,7 +71,7 @@ class TelemetrySettings(Part):
     def _is_http(cls, endpoint: str | None) -> str | None:
         if endpoint is not None:
             parts = urlsplit(endpoint)
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            if parts.scheme not in WEB or parts.query or parts.fragment or not is_place(parts):
                 raise ValueError("is no http:// or https:// address")
             if parts.username is not None or parts.password is not None:
                 raise ValueError("has a password in it: use OTEL_EXPORTER_OTLP_HEADERS")

@@ -5,14 +5,20 @@ import binascii
 import ipaddress
 import re
 import ssl
+from contextlib import suppress
 from typing import Annotated, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import nkeys
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from causeloop_common.database_url import DatabaseUrl
+from causeloop_common.keys import repeats
 
+WEB = {"http": 80, "https": 443}
+"""The schemes of the web, and their ports."""
+_LABEL = r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?"
+_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 _HEADER = re.compile(r"[A-Za-z0-9-]+: [\x20-\x7e]+")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -73,11 +79,13 @@ def read_nats(url: str) -> str:
     """The address of a NATS server, checked."""
     if "," in url:
         raise ValueError("it has several addresses, and one is taken: name one that leads to any of the servers")
-    try:
+    usable = has_user = False
+    with suppress(ValueError):
         parts = urlsplit(url.strip())
-        usable = parts.scheme in ("nats", "tls") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
+        usable = parts.scheme in ("nats", "tls") and is_place(parts) and not (parts.path or parts.query)
+        has_user = parts.username is not None
+    if usable and has_user:
+        raise ValueError("it has a user or password in it, and the credential is an nkey's seed")
     if not usable:
         raise ValueError("it is no address of a NATS server, nats:// or tls:// with a host")
     return url
@@ -115,12 +123,26 @@ def read_host(host: str) -> str:
 def read_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     """Web origins as browsers send them, checked: whatever has another form would match none."""
     for origin in origins:
-        if re.fullmatch(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", origin) is None:
+        parts = urlsplit(origin)
+        if parts.scheme not in WEB or f"{parts.scheme}://{parts.netloc.lower()}" != origin or not is_place(parts):
             raise ValueError(
                 f"'{origin[:100]}' is no origin: scheme, host in small letters and port, without a path or a slash "
                 "at its end"
             )
+        if parts.port == WEB[parts.scheme]:
+            raise ValueError(f"'{origin[:100]}' names the port that browsers leave out: leave it out")
     return origins
+
+
+def is_place(parts: SplitResult) -> bool:
+    """Whether an address names a host, and no port that is none; ValueError for some of those."""
+    place = parts.netloc.rpartition("@")[2].lower()
+    host = place[1:].partition("]")[0] if place.startswith("[") else place.partition(":")[0]
+    if parts.port == 0:
+        return False
+    if not place.startswith("["):
+        return _NAME.fullmatch(host) is not None
+    return host == str(ipaddress.IPv6Address(host))
 
 
 Authority = Annotated[str, AfterValidator(read_authority)]
@@ -142,8 +164,10 @@ def read_key(text: str) -> bytes:
         raise ValueError("is not base64") from error
     if len(key) != 32:
         raise ValueError(f"has {len(key)} bytes where 32 are needed (`openssl rand -base64 32`)")
-    if len(set(key)) == 1:
-        raise ValueError("is one byte repeated, which anybody can guess")
+    if repeats(key):
+        raise ValueError("is a few bytes repeated, which anybody can guess")
+    if all(0x20 <= byte < 0x7F for byte in key):
+        raise ValueError("is a text, where random bytes are needed (`openssl rand -base64 32`)")
     return key
 
 
