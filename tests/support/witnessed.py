@@ -57,6 +57,22 @@ class Witnessed:
         await self.remove(f"index >= {size}")
         await self._put_head()
 
+    async def shorten(self, size: int, note: str) -> None:
+        """Put an older copy of the log in its place, to which this checkpoint belongs. The rest waits for `reenter`."""
+        log = self.ctx.tenant_uuid
+        await self.superuser.execute(
+            f"CREATE TEMP TABLE later AS SELECT * FROM audit.entries WHERE workspace_id = '{log}' AND index >= {size}"
+        )
+        await self.cut(size)
+        root = tree(await self.hashes()).root()
+        kept = "UPDATE audit.checkpoints SET size = $2, root = $3, note = $4 WHERE workspace_id = $1"
+        await self.superuser.execute(kept, log, size, root, note)
+
+    async def reenter(self) -> None:
+        """Enter the rest again, as it was."""
+        await self.superuser.execute("INSERT INTO audit.entries SELECT * FROM later")
+        await self._put_head()
+
     async def rewrite(self, index: int) -> None:
         """Change an entry, and the head so that it fits."""
         await self.superuser.execute(

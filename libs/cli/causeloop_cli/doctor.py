@@ -39,6 +39,8 @@ FINE = {
     "dead": "None.",
     "consumer": "As declared.",
     "role": "The database lets it in.",
+    "logs": "Not many have lost their end.",
+    "witness": "Every log continues what the vault signed of it.",
     "receipts": "The log has receipted what was published ten minutes ago.",
 }
 """The sentence for a check that holds, by the first word of its name."""

@@ -2,7 +2,8 @@
 
 `heads` has the state of every tenant's tree, `entries` its leaves, `nodes` the roots of its complete subtrees, from
 which proofs are made, and `checkpoints` the last one that the vault signed. The service reads under row security and
-keeps the checkpoints. Only the writer's role appends, across tenants; it also sees how far checkpoints are behind.
+keeps the checkpoints. `refused` has the logs that the vault signs no more. Only the writer's role appends, across
+tenants; it also sees how far checkpoints are behind, and which logs are refused.
 """
 
 from sqlalchemy import BigInteger, Column, DateTime, Index, LargeBinary, MetaData, SmallInteger, Table, Text
@@ -49,6 +50,11 @@ HEADS_EXTRA = (
 HEADS_COLUMNS = {"writer_update": ("size", "root", "peaks")}
 NODES_EXTRA = (rls.Policy("writer_insert", "insert", WRITER, check="true"),)
 CHECKPOINTS_EXTRA = (rls.Policy("writer_select", "select", WRITER, using="true"),)
+REFUSED_EXTRA = (rls.Policy("writer_select", "select", WRITER, using="true"),)
+REFUSED_COLUMNS = {
+    "writer_select": ("workspace_id", "size", "entries"),
+    "tenant_update": ("size", "entries", "why"),
+}
 CHECKPOINTS_COLUMNS = {"writer_select": ("workspace_id", "size", "root"), "tenant_update": ("size", "root", "note")}
 
 intake = Table(
@@ -134,3 +140,14 @@ checkpoints = Table(
         columns=CHECKPOINTS_COLUMNS, extra=CHECKPOINTS_EXTRA, audited=False, reason=REASON,
     ),
 )  # fmt: skip
+
+refused = Table(
+    "refused",
+    metadata,
+    rls.tenant_column(),
+    Column("size", BigInteger, nullable=False),
+    Column("entries", BigInteger, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("since", DateTime(timezone=True), nullable=False),
+    info=rls.protected(columns=REFUSED_COLUMNS, extra=REFUSED_EXTRA, audited=False, reason=REASON),
+)

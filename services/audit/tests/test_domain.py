@@ -1,4 +1,4 @@
-"""The entry that a message becomes."""
+"""The entry that a message becomes, and how many short logs are an older copy."""
 
 import hashlib
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from causeloop_audit.domain.entries import Unreadable, digest_of_message, identity, new_entry, unreadable
+from causeloop_audit.domain.restored import is_older_copy
 from causeloop_common import ids
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.base import EVENT_BYTES
@@ -156,3 +157,12 @@ class TestDigest:
         assert digest_of_message(one) == hashlib.sha256(lines.encode()).digest()
         salted = hashlib.sha256(f"salt ab\n{lines}".encode()).digest()
         assert digest_of_message(one._replace(salt="ab")) == salted
+
+
+class TestOlderCopy:
+    @pytest.mark.parametrize(
+        ("short", "logs", "is_older"), [(0, 0, False), (2, 2, False), (3, 4, True), (3, 31, False), (40, 400, True)]
+    )
+    def test_is_found_by_many_logs_that_lost_their_end(self, short: int, logs: int, is_older: bool) -> None:
+        """P6: a restored database makes audit not ready; the fault of a few tenants' logs does not."""
+        assert is_older_copy(short, logs) is is_older

@@ -15,11 +15,13 @@ from causeloop_audit.service import CheckpointService, Signer
 from causeloop_audit.settings import AuditSettings
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
+from causeloop_common.contracts.audit import GetConsistency, ReadStream
 from causeloop_common.database import role_connections
-from causeloop_common.errors import Unavailable
+from causeloop_common.errors import Conflict, Unavailable
 from causeloop_common.leader import Leader, Work
+from causeloop_common.telemetry import metrics
 from causeloop_dev.testing import Servers, context
-from tests.support.witnessed import Witnessed
+from tests.support.witnessed import Witnessed, tree
 
 PATIENCE = 10.0
 
@@ -84,6 +86,50 @@ class TestSigner:
                 await leader.check()
         assert tried[:2] == [first.tenant, second.tenant]
 
+    async def test_finds_a_quiet_log_that_lost_its_end_and_lets_it_go_on_once_it_has_it_again(
+        self, witnessed: Witnessed, sign: Sign
+    ) -> None:
+        """P6: a quiet log of an older copy of the database is refused in every way, until it is whole again."""
+        first, *_ = await witnessed.grow(7)
+        older = await witnessed.checkpoint()
+        await witnessed.grow(2)
+        await witnessed.checkpoint()
+        await witnessed.shorten(7, older.checkpoint)
+        leader, signer = sign(witnessed.checkpoints)
+        async with running(leader, signer):
+            assert await refused(witnessed, 7)
+            ctx, why = witnessed.ctx, "it has 7 entries, and 9 were signed"
+            for asked in (
+                witnessed.checkpoint(),
+                witnessed.proof(first),
+                witnessed.checkpoints.get_consistency(ctx, GetConsistency.model_validate({"from": 1})),
+                witnessed.log.read_stream(ctx, ReadStream(start=0)),
+            ):
+                with pytest.raises(Conflict, match=why):
+                    await asked
+            with pytest.raises(Unavailable, match="does not continue what the vault signed of it"):
+                await signer.examine()
+            assert metrics.LOGS_REFUSED._value.get() > 0
+
+            await witnessed.reenter()
+
+            assert await refused(witnessed, None)
+            assert await signed(witnessed.superuser, ctx, 9)
+        assert (await witnessed.log.read_stream(ctx, ReadStream(start=0))).size == 9
+        assert (await witnessed.proof(first)).size == 9
+
+    async def test_finds_a_quiet_log_with_another_entry_than_was_signed(self, witnessed: Witnessed, sign: Sign) -> None:
+        """P6: the witness is asked about logs that do not grow, too."""
+        await witnessed.grow(9)
+        note = (await witnessed.checkpoint()).checkpoint
+        await witnessed.rewrite(3)
+        root = tree(await witnessed.hashes()).root()
+        forged = "UPDATE audit.checkpoints SET root = $2, note = $3 WHERE workspace_id = $1"
+        await witnessed.superuser.execute(forged, witnessed.ctx.tenant_uuid, root, note)
+        leader, signer = sign(witnessed.checkpoints)
+        async with running(leader, signer):
+            assert await refused(witnessed, 9)
+
     async def test_stands_by_while_another_leads(self, witnessed: Witnessed, sign: Sign) -> None:
         leader, _ = sign(witnessed.checkpoints)
         await witnessed.grow(1)
@@ -117,6 +163,17 @@ async def running(leader: Leader, work: Work) -> AsyncIterator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+async def refused(witnessed: Witnessed, entries: int | None) -> bool:
+    """Whether it is kept soon that the vault refuses the log with so many entries; None: that it does not."""
+    kept = "SELECT entries FROM audit.refused WHERE workspace_id = $1"
+    end = asyncio.get_running_loop().time() + PATIENCE
+    while await witnessed.superuser.fetchval(kept, witnessed.ctx.tenant_uuid) != entries:
+        if asyncio.get_running_loop().time() >= end:
+            return False
+        await asyncio.sleep(0.02)
+    return True
 
 
 async def signed(superuser: asyncpg.Connection, ctx: AuthContext, size: int, seconds: float = PATIENCE) -> bool:

@@ -96,6 +96,9 @@ CHECKPOINTS = Counter(
 LOGS_BROKEN = Counter(
     "causeloop_audit_logs_broken_total", "How often a log was found that does not continue what the vault signed of it."
 )
+LOGS_REFUSED = Gauge(
+    "causeloop_audit_logs_refused", "Logs that do not continue what the vault signed of them; 0 where another leads."
+)
 HELD = Counter("causeloop_audit_held_total", "Events held because the log they belong to is damaged.")
 MALFORMED = Counter("causeloop_audit_malformed_total", "Unreadable events appended as malformed.")
 INTAKE_BATCH = Histogram("causeloop_audit_intake_batch_events", "Events taken in at once.", buckets=_EVENTS)

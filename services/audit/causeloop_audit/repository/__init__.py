@@ -2,7 +2,18 @@
 
 from causeloop_audit.repository.entries import StoredEntry, StoredLeaf, entries_of, is_entered, list_events, read
 from causeloop_audit.repository.held import HeldEvent, HeldEvents, HeldMessage
-from causeloop_audit.repository.proofs import Head, SignedHead, checkpoint, hashes, head, keep_checkpoint
+from causeloop_audit.repository.proofs import (
+    Head,
+    Refusal,
+    SignedHead,
+    State,
+    forget_refusal,
+    hashes,
+    head,
+    keep_checkpoint,
+    keep_refusal,
+    state,
+)
 from causeloop_audit.repository.writer import Appended, Identity, LogWatch, LogWriter, NotStorable, Stored
 
 __all__ = [
@@ -15,16 +26,20 @@ __all__ = [
     "LogWatch",
     "LogWriter",
     "NotStorable",
+    "Refusal",
     "SignedHead",
+    "State",
     "Stored",
     "StoredEntry",
     "StoredLeaf",
-    "checkpoint",
     "entries_of",
+    "forget_refusal",
     "hashes",
     "head",
     "is_entered",
     "keep_checkpoint",
+    "keep_refusal",
     "list_events",
     "read",
+    "state",
 ]

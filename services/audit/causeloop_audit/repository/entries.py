@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, bindparam, func, or_, select
+from sqlalchemy import BigInteger, bindparam, func, literal, or_, select, true
 
-from causeloop_audit.models import entries, heads
+from causeloop_audit.models import entries, heads, refused
 from causeloop_common import ids
 from causeloop_common.database import Transaction
 from causeloop_common.statements import Statement
@@ -94,9 +94,11 @@ def _read() -> Statement:
         .subquery()
     )  # fmt: skip
     fits = or_(page.c.bytes <= bindparam("max_bytes", type_=BigInteger), page.c.index == bindparam("start"))
+    log = select(literal(1).label("one")).subquery("log")
+    joined = log.outerjoin(heads, true()).outerjoin(refused, true()).outerjoin(page, fits)
     return Statement.of(
-        select(heads.c.size, page.c.index, page.c.leaf, page.c.leaf_hash)
-        .select_from(heads.outerjoin(page, fits))
+        select(heads.c.size, refused.c.why, page.c.index, page.c.leaf, page.c.leaf_hash)
+        .select_from(joined)
         .order_by(page.c.index)
     )
 
@@ -113,11 +115,19 @@ class StoredLeaf:
     leaf_hash: bytes
 
 
-async def read(tx: Transaction, *, start: int, limit: int, max_bytes: int) -> tuple[list[StoredLeaf], int]:
-    """The tenant's leaves from `start` on that fit into `limit` and `max_bytes`, at least one; and the log's size."""
+class Leaves(NamedTuple):
+    """A page of leaves, the log's size, and why the vault refuses the log, if it does."""
+
+    page: list[StoredLeaf]
+    size: int
+    refused: str | None
+
+
+async def read(tx: Transaction, *, start: int, limit: int, max_bytes: int) -> Leaves:
+    """The tenant's leaves from `start` on that fit into `limit` and `max_bytes`, at least one."""
     rows = await tx.fetch(_READ, start=start, limit=limit, max_bytes=max_bytes)
     leaves = [StoredLeaf(row["index"], row["leaf"], row["leaf_hash"]) for row in rows if row["index"] is not None]
-    return leaves, rows[0]["size"] if rows else 0
+    return Leaves(leaves, rows[0]["size"] or 0, rows[0]["why"])
 
 
 async def is_entered(tx: Transaction, awaited: str) -> bool:

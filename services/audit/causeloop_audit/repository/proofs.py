@@ -1,11 +1,12 @@
-"""The hashes for proofs, and the checkpoints that proofs lead to, under row security."""
+"""The hashes for proofs, the checkpoints that proofs lead to, and what the vault refused, under row security."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import select
 
-from causeloop_audit.models import checkpoints, heads
+from causeloop_audit.models import heads
 from causeloop_common.database import Transaction
 from causeloop_common.statements import Statement
 from causeloop_log.tlog.merkle import EMPTY_ROOT, Frontier, Run
@@ -28,9 +29,38 @@ class SignedHead:
     note: str
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The vault signs the log no more: it signed a head of `size` entries, and the log, when it had so many `entries`,
+    did not continue that one. A log that had fewer may still get them; one that had as many has others.
+    """
+
+    size: int
+    entries: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A log's head, the last checkpoint of it that is here (the vault may have signed a later one), and the refusal of
+    a log that does not continue what was signed.
+    """
+
+    head: Head
+    signed: SignedHead | None
+    refusal: Refusal | None
+
+
 _HEAD = Statement.of(select(heads.c.size, heads.c.root, heads.c.peaks))
 
-_CHECKPOINT = Statement.of(select(checkpoints.c.size, checkpoints.c.root, checkpoints.c.note))
+_STATE = Statement.raw(
+    """
+    SELECT h.size, h.root, h.peaks, c.size AS signed_size, c.root AS signed_root, c.note, r.size AS refused_size,
+           r.entries, r.why
+    FROM (VALUES (true)) AS log
+    LEFT JOIN audit.heads h ON true LEFT JOIN audit.checkpoints c ON true LEFT JOIN audit.refused r ON true
+    """
+)
 
 _KEEP_CHECKPOINT = Statement.raw(
     """
@@ -40,6 +70,18 @@ _KEEP_CHECKPOINT = Statement.raw(
     """,
     "size", "root", "note",
 )  # fmt: skip
+
+_KEEP_REFUSAL = Statement.raw(
+    """
+    INSERT INTO audit.refused (size, entries, why)
+    SELECT $1::bigint, $2::bigint, $3 WHERE $2 = coalesce((SELECT h.size FROM audit.heads h), 0)
+    ON CONFLICT (workspace_id) DO UPDATE SET size = excluded.size, entries = excluded.entries, why = excluded.why
+    WHERE (refused.size, refused.entries, refused.why) IS DISTINCT FROM (excluded.size, excluded.entries, excluded.why)
+    """,
+    "size", "entries", "why",
+)  # fmt: skip
+
+_FORGET_REFUSAL = Statement.raw("DELETE FROM audit.refused")
 
 _HASHES = Statement.raw(
     """
@@ -59,8 +101,22 @@ _HASHES = Statement.raw(
 
 async def head(tx: Transaction) -> Head:
     """The head of the tenant's log; of a log without entries, that of the empty tree."""
-    row = await tx.fetchrow(_HEAD)
-    if row is None:
+    return _head(await tx.fetchrow(_HEAD))
+
+
+async def state(tx: Transaction) -> State:
+    """The state of the tenant's log."""
+    row = await tx.fetchrow(_STATE)
+    signed = refusal = None
+    if row["note"] is not None:
+        signed = SignedHead(Head(row["signed_size"], row["signed_root"]), row["note"])
+    if row["why"] is not None:
+        refusal = Refusal(row["refused_size"], row["entries"], row["why"])
+    return State(_head(row), signed, refusal)
+
+
+def _head(row: Any) -> Head:
+    if row is None or row["size"] is None:
         return Head(0, EMPTY_ROOT)
     try:
         is_whole = Frontier.unpack(row["size"], row["peaks"]).root() == row["root"]
@@ -69,15 +125,19 @@ async def head(tx: Transaction) -> Head:
     return Head(row["size"], row["root"], is_whole)
 
 
-async def checkpoint(tx: Transaction) -> SignedHead | None:
-    """The last checkpoint of the tenant's log that is here; the vault may have signed a later one."""
-    row = await tx.fetchrow(_CHECKPOINT)
-    return None if row is None else SignedHead(Head(row["size"], row["root"]), row["note"])
-
-
 async def keep_checkpoint(tx: Transaction, signed: SignedHead) -> None:
     """Keep a checkpoint, unless a later one is here."""
     await tx.execute(_KEEP_CHECKPOINT, size=signed.head.size, root=signed.head.root, note=signed.note)
+
+
+async def keep_refusal(tx: Transaction, refusal: Refusal) -> bool:
+    """Keep a refusal, unless the log has grown since; whether it is another than was kept."""
+    return await tx.execute(_KEEP_REFUSAL, size=refusal.size, entries=refusal.entries, why=refusal.why) == 1
+
+
+async def forget_refusal(tx: Transaction) -> None:
+    """Forget a refusal: the log continues what was signed."""
+    await tx.execute(_FORGET_REFUSAL)
 
 
 async def hashes(tx: Transaction, runs: Sequence[Run]) -> list[bytes]:

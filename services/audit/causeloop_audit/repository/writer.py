@@ -64,9 +64,19 @@ _TERMS = "SELECT batch, terms FROM audit.intake FOR UPDATE"
 _KEEP_TERMS = "UPDATE audit.intake SET terms = $1"
 
 _BEHIND = """
-    SELECT h.workspace_id FROM audit.heads h LEFT JOIN audit.checkpoints c USING (workspace_id)
-    WHERE (h.size, h.root) IS DISTINCT FROM (c.size, c.root) AND h.workspace_id > $1 ORDER BY h.workspace_id LIMIT $2
+    SELECT h.workspace_id FROM audit.heads h
+    LEFT JOIN audit.checkpoints c USING (workspace_id) LEFT JOIN audit.refused r USING (workspace_id)
+    WHERE CASE WHEN r.size IS NULL THEN (h.size, h.root) IS DISTINCT FROM (c.size, c.root)
+               ELSE h.size >= r.size AND h.size > r.entries END
+          AND h.workspace_id > $1
+    ORDER BY h.workspace_id LIMIT $2
 """
+_LOGS = "SELECT workspace_id FROM audit.heads WHERE workspace_id > $1 ORDER BY workspace_id LIMIT $2"
+_REFUSED = """
+    SELECT r.workspace_id, coalesce(h.size, 0) < r.size AS is_short
+    FROM audit.refused r LEFT JOIN audit.heads h USING (workspace_id) ORDER BY r.workspace_id
+"""
+_COUNT = "SELECT count(*) FROM audit.heads"
 
 
 Identity = tuple[UUID, str, UUID]
@@ -259,13 +269,32 @@ def _new(batch: list[NewEntry], known: dict[Identity, Stored]) -> list[NewEntry]
 
 
 class LogWatch:
-    """Finds the logs that grew since they were last signed."""
+    """Finds the logs that grew since they were last signed, and those that the vault refuses."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
     async def behind(self, after: UUID, limit: int) -> list[UUID]:
-        """The tenants whose head differs from the one last signed, in the order of their ids, after the given id."""
+        """The tenants whose head differs from the one last signed, in the order of their ids, after the given id.
+
+        A log that the vault refuses is among them once it grew since then, to as many entries as were signed.
+        """
+        return [row["workspace_id"] for row in await self._fetch(_BEHIND, after, limit)]
+
+    async def logs(self, after: UUID, limit: int) -> list[UUID]:
+        """All tenants with a log, in the order of their ids, after the given id."""
+        return [row["workspace_id"] for row in await self._fetch(_LOGS, after, limit)]
+
+    async def refused(self) -> dict[UUID, bool]:
+        """The tenants whose logs the vault refuses, and whether the log has fewer entries than were signed."""
+        return {row["workspace_id"]: row["is_short"] for row in await self._fetch(_REFUSED)}
+
+    async def count(self) -> int:
+        """How many logs there are."""
+        (row,) = await self._fetch(_COUNT)
+        return int(row["count"])
+
+    async def _fetch(self, statement: str, *values: object) -> list[asyncpg.Record]:
         with _database_faults():
             async with self._connections.borrowed() as connection:
-                return [row["workspace_id"] for row in await connection.fetch(_BEHIND, after, limit)]
+                return list(await connection.fetch(statement, *values))

@@ -1,7 +1,8 @@
 """Checkpoints of the log, and the proofs that lead to them.
 
 The vault signs; here is what it needs to see: the head, and a proof that it continues what was signed before. The last
-checkpoint is kept, so that a proof of an old entry asks nobody.
+checkpoint is kept, so that a proof of an old entry asks nobody. So is the vault's refusal of a log that does not continue
+what it signed: until the log does, nothing is proven or streamed of it.
 """
 
 from collections.abc import Sequence
@@ -9,8 +10,8 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from causeloop_audit import repository
-from causeloop_audit.repository import SignedHead, StoredEntry
-from causeloop_audit.service.damage import NOT_CONTINUED, broken, require_unchanged
+from causeloop_audit.repository import Refusal, SignedHead, State, StoredEntry
+from causeloop_audit.service.damage import NOT_CONTINUED, broken, not_continued, require_unchanged
 from causeloop_audit.service.log import entry_of
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.audit import (
@@ -50,7 +51,7 @@ class CheckpointService:
         """A proof that leads from an entry to the last checkpoint, or to a new one where the entry is younger."""
         async with self._database.transaction(ctx) as tx:
             entry = await entry_of(tx, command.id)
-            signed = await repository.checkpoint(tx)
+            signed = (await _continued(tx)).signed
             if signed is not None and signed.head.size > entry.index:
                 return await self._entry_proof(tx, entry, signed)
 
@@ -61,7 +62,7 @@ class CheckpointService:
     async def get_consistency(self, ctx: AuthContext, command: GetConsistency) -> ConsistencyProof:
         """A proof that the log of one size begins with the log of another."""
         async with self._database.transaction(ctx) as tx:
-            head = await repository.head(tx)
+            head = (await _continued(tx)).head
             new_size = head.size if command.new_size is None else command.new_size
             if new_size > head.size:
                 raise InvalidInput.of(to=f"is more than the log has: {head.size} entries")
@@ -72,22 +73,30 @@ class CheckpointService:
             {"from": command.old_size, "to": new_size, "path": [sibling.hex() for sibling in path]}
         )
 
-    async def sign(self, ctx: AuthContext, *, fence: str | None = None) -> SignedHead:
+    async def sign(self, ctx: AuthContext, *, anew: bool = False, fence: str | None = None) -> SignedHead:
         """The head's checkpoint, signed by the vault unless it was. Conflict when the vault refuses the log.
 
-        With a `fence` a new checkpoint is kept in a leader's term only.
+        `anew` asks the vault in any case: it shows whether it signed more than is here. With a `fence` the answer is
+        kept in a leader's term only.
         """
         async with self._database.transaction(ctx) as tx:
-            head, signed = await repository.head(tx), await repository.checkpoint(tx)
-        if signed is None or signed.head != head:
+            known = await repository.state(tx)
+        head, signed = known.head, known.signed
+        if anew or known.refusal is not None or signed is None or signed.head != head:
             try:
-                signed = await self._ask_vault(ctx, 0 if signed is None else signed.head.size)
+                signed = await self._ask_vault(ctx, _begin(known))
+            except _Refused as refused:
+                async with self._database.transaction(ctx, fence=fence) as tx:
+                    is_new = await repository.keep_refusal(tx, refused.refusal)
+                raise broken(ctx, refused.refusal.why, is_known=not is_new) from refused
             except (Unavailable, Timeout):
                 if head.is_whole:
                     raise
             else:
-                async with self._database.transaction(ctx, fence=fence) as tx:
-                    await repository.keep_checkpoint(tx, signed)
+                if signed != known.signed or known.refusal is not None:
+                    async with self._database.transaction(ctx, fence=fence) as tx:
+                        await repository.keep_checkpoint(tx, signed)
+                        await repository.forget_refusal(tx)
         if signed is None or not head.is_whole:
             raise broken(ctx, "its head is damaged")
         return signed
@@ -120,7 +129,8 @@ class CheckpointService:
             async with self._database.transaction(ctx) as tx:
                 head = await repository.head(tx)
                 if head.size < old_size:
-                    raise broken(ctx, f"it has {head.size} entries, and {old_size} were signed")
+                    why = f"it has {head.size} entries, and {old_size} were signed"
+                    raise _Refused(Refusal(old_size, head.size, why))
                 path = await _proof(tx, merkle.consistency_spans(old_size, head.size))
             try:
                 command = SignCheckpoint(
@@ -133,11 +143,33 @@ class CheckpointService:
             except Conflict as refusal:
                 stale = (refusal.fields or {}).get("old_size")
                 if stale is None:
-                    raise broken(ctx, refusal.detail.removeprefix(NOT_CONTINUED).removesuffix(".")) from refusal
+                    why = refusal.detail.removeprefix(NOT_CONTINUED).removesuffix(".")
+                    raise _Refused(Refusal(min(old_size, head.size), head.size, why)) from refusal
                 old_size = int(stale[0])
             else:
                 return SignedHead(head, answer.checkpoint)
         raise Conflict("The log grew faster than it could be signed. Try again.")
+
+
+class _Refused(Exception):
+    """The vault signs the log no more."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.why)
+        self.refusal = refusal
+
+
+def _begin(known: State) -> int:
+    """The size from which to prove. Where the log is shorter than its checkpoint the vault shows what it signed."""
+    return 0 if known.signed is None or known.signed.head.size > known.head.size else known.signed.head.size
+
+
+async def _continued(tx: Transaction) -> State:
+    """The log's state; Conflict while it is known not to continue what was signed of it."""
+    known = await repository.state(tx)
+    if known.refusal is not None:
+        raise not_continued(known.refusal.why)
+    return known
 
 
 async def _proof(tx: Transaction, spans: Sequence[Span]) -> list[bytes]:

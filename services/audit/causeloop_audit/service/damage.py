@@ -18,10 +18,19 @@ NOT_CONTINUED = "The log does not continue what was signed of it: "
 """How the refusal begins here, and in the vault, whose reason is passed on."""
 
 
-def broken(ctx: AuthContext, why: str) -> Conflict:
-    """The refusal of a log that was shortened, changed, or restored from before what was signed of it."""
+def broken(ctx: AuthContext, why: str, *, is_known: bool = False) -> Conflict:
+    """The refusal of a log that was shortened, changed, or restored from before what was signed of it.
+
+    A log of which this `is_known` is counted again, and logged no more.
+    """
     metrics.LOGS_BROKEN.inc()
-    _log.critical("the log of %s does not continue what was signed of it: %s", ctx.tenant, why)
+    if not is_known:
+        _log.critical("the log of %s does not continue what was signed of it: %s", ctx.tenant, why)
+    return not_continued(why)
+
+
+def not_continued(why: str) -> Conflict:
+    """The refusal of a log that is known not to continue what was signed of it."""
     return Conflict(f"{NOT_CONTINUED}{why}. An operator must look at it.")
 
 

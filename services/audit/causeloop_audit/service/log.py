@@ -24,7 +24,7 @@ from causeloop_audit.repository import (
     Stored,
     StoredEntry,
 )
-from causeloop_audit.service.damage import data_of, require_unchanged
+from causeloop_audit.service.damage import data_of, not_continued, require_unchanged
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
@@ -168,13 +168,13 @@ class LogService:
     async def read_stream(self, ctx: AuthContext, command: ReadStream) -> StreamPage:
         """The tenant's log from one place on, as it is stored."""
         async with self._database.transaction(ctx) as tx:
-            leaves, size = await repository.read(
-                tx, start=command.start, limit=command.limit, max_bytes=command.max_bytes
-            )
-        for one in leaves:
+            found = await repository.read(tx, start=command.start, limit=command.limit, max_bytes=command.max_bytes)
+        if found.refused is not None:
+            raise not_continued(found.refused)
+        for one in found.page:
             require_unchanged(ctx, one)
-        page = [StreamEntry(index=one.index, leaf=one.leaf, leaf_hash=one.leaf_hash.hex()) for one in leaves]
-        return StreamPage(entries=page, size=size)
+        page = [StreamEntry(index=one.index, leaf=one.leaf, leaf_hash=one.leaf_hash.hex()) for one in found.page]
+        return StreamPage(entries=page, size=found.size)
 
     async def _append(self, batch: Sequence[Announced | Unreadable], position: int | None = None) -> Appended:
         logs = [ids.tenant_uuid(tenant) for tenant in {message.tenant for message in batch}]
