@@ -101,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
     reconcile.add_argument(
         "--since", required=True, type=_moment, metavar="TIME", help="a time with its zone, such as 2026-01-02T03:04Z"
     )
-    _audit(add(commands, "audit", "follow, export and verify a workspace's log, as any client can"))
+    _audit(add(commands, "audit", "follow, export and verify a workspace's log, as any client can; recover logs"))
     if find_spec("causeloop_dev") is not None:
         import_module("causeloop_dev.commands").declare(commands)
     return made
@@ -193,6 +193,19 @@ def _audit(parser: argparse.ArgumentParser) -> None:
     _file(export)
     _gateway(export)
 
+    recover = add(
+        actions,
+        "recover",
+        "for operators: list the logs that do not continue what was signed of them, or open a new epoch of one",
+        "causeloop audit recover\n  causeloop audit recover --workspace ws_… --open-epoch --reason 'restored from "
+        "Sunday'",
+    )
+    recover.add_argument("--workspace", type=_tenant, metavar="ID", help="only this log, ws_… or usr_…")
+    recover.add_argument(
+        "--open-epoch", action="store_true", help="let this log begin anew, in the open; it cannot be undone"
+    )
+    recover.add_argument("--reason", type=_reason, metavar="TEXT", help="why, for everybody who reads the log")
+
     proof = add(
         actions,
         "proof",
@@ -236,6 +249,18 @@ def _index(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 15:
         raise argparse.ArgumentTypeError("not an index, a number from 0")
     return int(text)
+
+
+def _tenant(text: str) -> str:
+    if re.fullmatch("(ws|usr)_[0-7][0-9a-hjkmnp-tv-z]{25}", text) is None:
+        raise argparse.ArgumentTypeError("not a log's owner, such as ws_3rf1w7gy3rh1w9gy3rf1w7gy3r")
+    return text
+
+
+def _reason(text: str) -> str:
+    if not 0 < len(text) <= 200 or not text.isprintable():
+        raise argparse.ArgumentTypeError("not a reason of 1 to 200 characters in one line")
+    return text
 
 
 _NO_TIME = "not a time with its zone, such as 2026-01-02T03:04Z"

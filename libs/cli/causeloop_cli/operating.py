@@ -16,16 +16,17 @@ from causeloop_common.contracts.topology import OPERATOR
 from causeloop_common.settings import SettingsError
 
 
-def run(act: Callable[[JetStreamContext], Awaitable[None]]) -> int:
-    """Act with the operator's credential; 0. SettingsError when the bus does not let it in, or lacks a stream."""
+def run(act: Callable[[JetStreamContext], Awaitable[int | None]]) -> int:
+    """Act with the operator's credential; the exit code. SettingsError when the bus does not let it in, or lacks a
+    stream.
+    """
     environ = credential(os.environ, Path(running_dev.NAME))
     try:
-        asyncio.run(_act(act, environ["NATS_URL"], environ["NATS_NKEY_SEED_OPERATOR"]))
+        return asyncio.run(_act(act, environ["NATS_URL"], environ["NATS_NKEY_SEED_OPERATOR"])) or 0
     except nats.js.errors.NotFoundError as error:
         raise SettingsError("There is no such stream or consumer. Run `causeloop migrate`.") from error
     except streams.FAULTS as error:
         raise SettingsError(streams.refusal(error)) from error
-    return 0
 
 
 def credential(environ: Mapping[str, str], folder: Path) -> Mapping[str, str]:
@@ -37,9 +38,9 @@ def credential(environ: Mapping[str, str], folder: Path) -> Mapping[str, str]:
     return environ
 
 
-async def _act(act: Callable[[JetStreamContext], Awaitable[None]], url: str, seed: str) -> None:
+async def _act(act: Callable[[JetStreamContext], Awaitable[int | None]], url: str, seed: str) -> int | None:
     client = await streams.connect(url, OPERATOR, seed)
     try:
-        await act(client.jetstream(timeout=5))
+        return await act(client.jetstream(timeout=5))
     finally:
         await client.close()

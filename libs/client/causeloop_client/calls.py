@@ -97,14 +97,14 @@ class EventProof(TypedDict):
 
 class CheckpointView(TypedDict):
     """The log's head, signed."""
-    size: int; root: str; checkpoint: str
+    epoch: NotRequired[int]; size: int; root: str; checkpoint: str
 
 ConsistencyProof = TypedDict("ConsistencyProof", {"from": int, "to": int, "path": list[str]})
 """A proof that a log begins with an earlier state of it (RFC 9162 2.1.4)."""
 
 class AuditKey(TypedDict):
     """The public key that verifies the checkpoints of a tenant's log."""
-    origin: str; key: str; algorithm: Literal["ed25519"]; created_at: str
+    origin: str; key: str; epoch: NotRequired[int]; algorithm: Literal["ed25519"]; created_at: str
 
 class Exchange(Call[Grant], route="POST /auth/exchange"):
     """Exchange a session of the identity provider for a pair of tokens."""

@@ -30,7 +30,7 @@ from typing import NamedTuple
 from causeloop_log import entry
 from causeloop_log.entry import Entry, NotCanonical
 from causeloop_log.tlog import NotVerified
-from causeloop_log.tlog.checkpoint import Checkpoint
+from causeloop_log.tlog.checkpoint import Checkpoint, read_origin
 from causeloop_log.tlog.merkle import HASH_BYTES, Frontier, leaf_hash
 from causeloop_log.tlog.note import VerifierKey
 from causeloop_log.tlog.proof import LogProof
@@ -195,7 +195,7 @@ class _Log:
     """The log that a checkpoint is of, as far as its entries have been read."""
 
     def __init__(self, checkpoint: Checkpoint, earlier_size: int) -> None:
-        self.tenant = checkpoint.origin.rpartition("/")[2]
+        self.tenant = read_origin(checkpoint.origin).tenant
         self.frontier = Frontier()
         self.pruned = 0
         self.earlier_root = self.frontier.root() if earlier_size == 0 else None

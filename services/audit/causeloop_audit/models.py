@@ -6,7 +6,7 @@ keeps the checkpoints. `refused` has the logs that the vault signs no more. Only
 tenants; it also sees how far checkpoints are behind, and which logs are refused.
 """
 
-from sqlalchemy import BigInteger, Column, DateTime, Index, LargeBinary, MetaData, SmallInteger, Table, Text
+from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, LargeBinary, MetaData, SmallInteger, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from causeloop_common import idempotency, jobs, leases, outbox, rls, schedules
@@ -55,7 +55,10 @@ REFUSED_COLUMNS = {
     "writer_select": ("workspace_id", "size", "entries"),
     "tenant_update": ("size", "entries", "why"),
 }
-CHECKPOINTS_COLUMNS = {"writer_select": ("workspace_id", "size", "root"), "tenant_update": ("size", "root", "note")}
+CHECKPOINTS_COLUMNS = {
+    "writer_select": ("workspace_id", "size", "root"),
+    "tenant_update": ("epoch", "size", "root", "note"),
+}
 
 intake = Table(
     "intake",
@@ -132,6 +135,7 @@ checkpoints = Table(
     "checkpoints",
     metadata,
     rls.tenant_column(),
+    Column("epoch", Integer, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("root", LargeBinary, nullable=False),
     Column("note", Text, nullable=False),

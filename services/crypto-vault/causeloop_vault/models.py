@@ -79,6 +79,7 @@ sealed_values = Table(
     info=rls.protected("select", "insert", "update", "delete", columns={"tenant_update": ("sealed", "updated_at")}),
 )
 
+JOBS = "causeloop_vault_jobs"
 UNAUDITED_CHECKPOINTS = "what the vault signed of a log; an event about it would move the log it signed"
 
 signing_keys = Table(
@@ -97,10 +98,27 @@ checkpoints = Table(
     "checkpoints",
     metadata,
     rls.tenant_column(),
+    Column("epoch", Integer, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("root", LargeBinary, nullable=False),
     info=rls.protected(
         "select", "insert", "update",
-        columns={"tenant_update": ("size", "root")}, audited=False, reason=UNAUDITED_CHECKPOINTS,
+        columns={
+            "tenant_update": ("epoch", "size", "root"), "jobs_select": ("workspace_id", "epoch", "size", "root"),
+        },
+        extra=(rls.Policy("jobs_select", "select", JOBS, using="true"),),
+        audited=False, reason=UNAUDITED_CHECKPOINTS,
     ),
 )  # fmt: skip
+
+epochs = Table(
+    "epochs",
+    metadata,
+    rls.tenant_column(),
+    Column("epoch", Integer, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("ended_at", DateTime(timezone=True), nullable=False),
+    info=rls.protected("select", "insert"),
+)

@@ -10,10 +10,11 @@ import pytest
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.vault import GetAuditKey, SignCheckpoint
+from causeloop_common.contracts.vault import EpochOpened, GetAuditKey, SignCheckpoint
 from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, Unavailable
 from causeloop_common.settings import SettingsError
+from causeloop_common.statements import Statement
 from causeloop_dev.testing import Servers
 from causeloop_log.tlog import NotVerified, merkle
 from causeloop_log.tlog.checkpoint import Checkpoint
@@ -21,7 +22,8 @@ from causeloop_log.tlog.merkle import EMPTY_ROOT, Frontier, Span, leaf_hash
 from causeloop_log.tlog.note import VerifierKey
 from causeloop_vault.domain import witness
 from causeloop_vault.domain.witness import EMPTY, Head, Stale
-from causeloop_vault.service import CheckpointService
+from causeloop_vault.repository import Signed
+from causeloop_vault.service import CheckpointService, EpochService
 from causeloop_vault.settings import VaultSettings
 
 if TYPE_CHECKING:
@@ -223,6 +225,69 @@ class TestGetAuditKey:
     async def test_is_not_there_before_the_signing_key_is_open(self, vault: "Vault", workspace: AuthContext) -> None:
         with pytest.raises(Unavailable, match="has not opened its signing key yet"):
             await vault.checkpoints.get_audit_key(workspace, GetAuditKey())
+
+
+class TestOpenEpoch:
+    """P6: a log that cannot continue what was signed begins anew, in the open."""
+
+    @pytest.fixture
+    def epochs(self, database: Database) -> EpochService:
+        return EpochService(database)
+
+    @pytest.mark.parametrize(
+        ("head", "proof"),
+        [(LOG.head(7), []), (FORKED.head(8), []), (FORKED.head(20), FORKED.proof(8, 20))],
+        ids=["shorter", "another root", "forked"],
+    )
+    async def test_ends_one_history_and_begins_another_under_another_name(
+        self, ready: CheckpointService, epochs: EpochService, workspace: AuthContext, superuser: asyncpg.Connection,
+        head: Head, proof: list[bytes],
+    ) -> None:  # fmt: skip
+        """P6: the name changes, and the end of the epoch before is kept, and announced in the log."""
+        old = await ready.get_audit_key(workspace, GetAuditKey())
+        await ready.sign_checkpoint(workspace, LOG.asks(0, 8))
+        opened = await epochs.open_epoch(workspace.tenant, Signed(1, LOG.head(8)), head, proof, "restored")
+        assert (opened.epoch, opened.ended_size, opened.ended_root) == (2, 8, LOG.head(8).root.hex())
+
+        new = await ready.get_audit_key(workspace, GetAuditKey())
+        assert (new.epoch, new.origin) == (2, f"causeloop.localhost/log/{workspace.tenant}/2")
+        with pytest.raises(Conflict, match="has size 0"):
+            await ready.sign_checkpoint(workspace, FORKED.asks(8, 9))
+        signed = await ready.sign_checkpoint(workspace, FORKED.asks(0, 9))
+        assert signed.epoch == 2
+        assert Checkpoint.verified(signed.checkpoint, VerifierKey.parse(new.key)).size == 9
+        with pytest.raises(NotVerified, match="is not signed by the key"):
+            Checkpoint.verified(signed.checkpoint, VerifierKey.parse(old.key))
+        announced = "SELECT data FROM vault.outbox WHERE type = 'vault.epoch_opened' AND workspace_id = $1"
+        assert EpochOpened.from_json(await superuser.fetchval(announced, workspace.tenant_uuid)) == opened
+        kept = "SELECT epoch, size, root, reason FROM vault.epochs WHERE workspace_id = $1"
+        (row,) = await superuser.fetch(kept, workspace.tenant_uuid)
+        assert tuple(row) == (1, 8, LOG.head(8).root, "restored")
+
+    async def test_is_refused_while_the_log_continues(
+        self, ready: CheckpointService, epochs: EpochService, workspace: AuthContext
+    ) -> None:
+        """P6: an epoch is for a log that really does not continue; it is opened once."""
+        await ready.sign_checkpoint(workspace, LOG.asks(0, 8))
+        asked = (workspace.tenant, Signed(1, LOG.head(8)))
+        with pytest.raises(Conflict, match="continues what was signed of it"):
+            await epochs.open_epoch(*asked, LOG.head(20), LOG.proof(8, 20), "restored")
+        await epochs.open_epoch(*asked, LOG.head(7), [], "restored")
+        with pytest.raises(Conflict, match="signed more of this log meanwhile"):
+            await epochs.open_epoch(*asked, LOG.head(7), [], "restored")
+        with pytest.raises(Conflict, match="continues what was signed of it"):
+            await epochs.open_epoch(workspace.tenant, Signed(2, EMPTY), LOG.head(7), [], "restored")
+
+    async def test_is_kept_for_ever(
+        self, ready: CheckpointService, epochs: EpochService, database: Database, workspace: AuthContext
+    ) -> None:
+        """P6: the end of an epoch is changed and deleted by nobody."""
+        await ready.sign_checkpoint(workspace, LOG.asks(0, 8))
+        await epochs.open_epoch(workspace.tenant, Signed(1, LOG.head(8)), LOG.head(7), [], "restored")
+        for statement in ("UPDATE vault.epochs SET size = 9", "DELETE FROM vault.epochs"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                async with database.transaction(workspace) as tx:
+                    await tx.execute(Statement.raw(statement))
 
 
 class TestTheOrigin:

@@ -11,6 +11,7 @@ from causeloop_common.contracts.base import (
     EXAMPLE_HASH,
     PAGE_BYTES,
     Command,
+    Epoch,
     EventId,
     Hash,
     Message,
@@ -140,6 +141,7 @@ class GetEvent(Command[EventView], permission=Permission.AUDIT_READ, keyed=False
 class CheckpointView(Message):
     """The log's head, signed."""
 
+    epoch: Epoch = 1
     size: Size
     root: Hash = Field(description="The root of the tree over all entries (RFC 6962), in hex.")
     checkpoint: SignedNote

@@ -127,6 +127,16 @@ Timestamp = Annotated[AwareDatetime, Field(examples=["2026-01-31T12:00:00Z"])]
 
 Version = Annotated[int, Field(description="The version's number, from 1.", examples=[1])]
 
+Epoch = Annotated[
+    int,
+    Field(
+        ge=1,
+        description="The log's epoch: 1, unless it could not continue what was signed of it and an operator opened "
+        "another one.",
+        examples=[1],
+    ),
+]
+
 EXAMPLE_HASH = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), Field(examples=[EXAMPLE_HASH])]
 """A SHA-256 hash in lower-case hex."""

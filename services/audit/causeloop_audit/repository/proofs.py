@@ -23,10 +23,11 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class SignedHead:
-    """A checkpoint: the head it is of, and the signed note."""
+    """A checkpoint: the head it is of, the signed note, and the log's epoch."""
 
     head: Head
     note: str
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ _HEAD = Statement.of(select(heads.c.size, heads.c.root, heads.c.peaks))
 
 _STATE = Statement.raw(
     """
-    SELECT h.size, h.root, h.peaks, c.size AS signed_size, c.root AS signed_root, c.note, r.size AS refused_size,
-           r.entries, r.why
+    SELECT h.size, h.root, h.peaks, c.size AS signed_size, c.root AS signed_root, c.note, c.epoch,
+           r.size AS refused_size, r.entries, r.why
     FROM (VALUES (true)) AS log
     LEFT JOIN audit.heads h ON true LEFT JOIN audit.checkpoints c ON true LEFT JOIN audit.refused r ON true
     """
@@ -64,11 +65,12 @@ _STATE = Statement.raw(
 
 _KEEP_CHECKPOINT = Statement.raw(
     """
-    INSERT INTO audit.checkpoints (size, root, note) VALUES ($1, $2, $3)
-    ON CONFLICT (workspace_id) DO UPDATE SET size = excluded.size, root = excluded.root, note = excluded.note
-    WHERE checkpoints.size <= excluded.size
+    INSERT INTO audit.checkpoints (size, root, note, epoch) VALUES ($1, $2, $3, $4)
+    ON CONFLICT (workspace_id) DO UPDATE
+    SET size = excluded.size, root = excluded.root, note = excluded.note, epoch = excluded.epoch
+    WHERE (checkpoints.epoch, checkpoints.size) <= (excluded.epoch, excluded.size)
     """,
-    "size", "root", "note",
+    "size", "root", "note", "epoch",
 )  # fmt: skip
 
 _KEEP_REFUSAL = Statement.raw(
@@ -80,6 +82,14 @@ _KEEP_REFUSAL = Statement.raw(
     """,
     "size", "entries", "why",
 )  # fmt: skip
+
+_BEGIN_EPOCH = Statement.raw(
+    """
+    INSERT INTO audit.refused (size, entries, why) VALUES (0, 0, $1)
+    ON CONFLICT (workspace_id) DO UPDATE SET size = 0, entries = 0, why = excluded.why
+    """,
+    "why",
+)
 
 _FORGET_REFUSAL = Statement.raw("DELETE FROM audit.refused")
 
@@ -109,7 +119,7 @@ async def state(tx: Transaction) -> State:
     row = await tx.fetchrow(_STATE)
     signed = refusal = None
     if row["note"] is not None:
-        signed = SignedHead(Head(row["signed_size"], row["signed_root"]), row["note"])
+        signed = SignedHead(Head(row["signed_size"], row["signed_root"]), row["note"], row["epoch"])
     if row["why"] is not None:
         refusal = Refusal(row["refused_size"], row["entries"], row["why"])
     return State(_head(row), signed, refusal)
@@ -127,12 +137,18 @@ def _head(row: Any) -> Head:
 
 async def keep_checkpoint(tx: Transaction, signed: SignedHead) -> None:
     """Keep a checkpoint, unless a later one is here."""
-    await tx.execute(_KEEP_CHECKPOINT, size=signed.head.size, root=signed.head.root, note=signed.note)
+    head = signed.head
+    await tx.execute(_KEEP_CHECKPOINT, size=head.size, root=head.root, note=signed.note, epoch=signed.epoch)
 
 
 async def keep_refusal(tx: Transaction, refusal: Refusal) -> bool:
     """Keep a refusal, unless the log has grown since; whether it is another than was kept."""
     return await tx.execute(_KEEP_REFUSAL, size=refusal.size, entries=refusal.entries, why=refusal.why) == 1
+
+
+async def begin_epoch(tx: Transaction, why: str) -> None:
+    """Have the vault asked about the log as it is, and nothing proven of it until then."""
+    await tx.execute(_BEGIN_EPOCH, why=why)
 
 
 async def forget_refusal(tx: Transaction) -> None:

@@ -14,6 +14,7 @@ from causeloop_audit.domain.entries import NewEntry
 from causeloop_audit.domain.terms import Terms, with_term
 from causeloop_audit.repository.held import HeldEvents, Transactions
 from causeloop_audit.repository.position import Positions
+from causeloop_audit.repository.proofs import Head
 from causeloop_common.database import Connections
 from causeloop_common.errors import Unavailable
 from causeloop_log.tlog.merkle import EMPTY_ROOT, Frontier
@@ -71,6 +72,7 @@ _BEHIND = """
           AND h.workspace_id > $1
     ORDER BY h.workspace_id LIMIT $2
 """
+_HEADS = "SELECT workspace_id, size, root FROM audit.heads"
 _LOGS = "SELECT workspace_id FROM audit.heads WHERE workspace_id > $1 ORDER BY workspace_id LIMIT $2"
 _REFUSED = """
     SELECT r.workspace_id, coalesce(h.size, 0) < r.size AS is_short
@@ -288,6 +290,10 @@ class LogWatch:
     async def refused(self) -> dict[UUID, bool]:
         """The tenants whose logs the vault refuses, and whether the log has fewer entries than were signed."""
         return {row["workspace_id"]: row["is_short"] for row in await self._fetch(_REFUSED)}
+
+    async def heads(self) -> dict[UUID, Head]:
+        """By tenant, the head of every log."""
+        return {row["workspace_id"]: Head(row["size"], row["root"]) for row in await self._fetch(_HEADS)}
 
     async def count(self) -> int:
         """How many logs there are."""

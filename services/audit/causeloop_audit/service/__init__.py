@@ -2,6 +2,7 @@
 
 from causeloop_audit.service.checkpoints import CheckpointService
 from causeloop_audit.service.log import LogService
+from causeloop_audit.service.recovery import RecoveryService
 from causeloop_audit.service.signer import Signer
 
-__all__ = ["CheckpointService", "LogService", "Signer"]
+__all__ = ["CheckpointService", "LogService", "RecoveryService", "Signer"]

@@ -1,8 +1,8 @@
 """Checkpoints of the log, and the proofs that lead to them.
 
-The vault signs; here is what it needs to see: the head, and a proof that it continues what was signed before. The last
-checkpoint is kept, so that a proof of an old entry asks nobody. So is the vault's refusal of a log that does not continue
-what it signed: until the log does, nothing is proven or streamed of it.
+The vault signs; here is what it needs to see: the head, and a proof that it continues what was signed before. The
+last checkpoint is kept, so that a proof of an old entry asks nobody. The refusal of a log that does not continue what
+the vault signed is kept, too: until the log does, nothing is proven or streamed of it.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,8 @@ class CheckpointService:
     async def get_checkpoint(self, ctx: AuthContext, command: GetCheckpoint) -> CheckpointView:
         """The log's head as it is now, signed."""
         signed = await self.sign(ctx)
-        return CheckpointView(size=signed.head.size, root=signed.head.root.hex(), checkpoint=signed.note)
+        head = signed.head
+        return CheckpointView(epoch=signed.epoch, size=head.size, root=head.root.hex(), checkpoint=signed.note)
 
     async def get_event_proof(self, ctx: AuthContext, command: GetEventProof) -> EventProof:
         """A proof that leads from an entry to the last checkpoint, or to a new one where the entry is younger."""
@@ -68,7 +69,7 @@ class CheckpointService:
                 raise InvalidInput.of(to=f"is more than the log has: {head.size} entries")
             if command.old_size > new_size:
                 raise InvalidInput.of(**{"from": f"is more than 'to', which is {new_size}"})
-            path = await _proof(tx, merkle.consistency_spans(command.old_size, new_size))
+            path = await path_of(tx, merkle.consistency_spans(command.old_size, new_size))
         return ConsistencyProof.model_validate(
             {"from": command.old_size, "to": new_size, "path": [sibling.hex() for sibling in path]}
         )
@@ -107,7 +108,7 @@ class CheckpointService:
         size, root = signed.head.size, signed.head.root
         if size <= entry.index:
             raise broken(tx.ctx, f"entry {entry.index} lies beyond its head")
-        path = await _proof(tx, merkle.inclusion_spans(entry.index, size))
+        path = await path_of(tx, merkle.inclusion_spans(entry.index, size))
         try:
             merkle.verify_inclusion(entry.index, size, entry.leaf_hash, path, root)
         except NotVerified as error:
@@ -131,7 +132,7 @@ class CheckpointService:
                 if head.size < old_size:
                     why = f"it has {head.size} entries, and {old_size} were signed"
                     raise _Refused(Refusal(old_size, head.size, why))
-                path = await _proof(tx, merkle.consistency_spans(old_size, head.size))
+                path = await path_of(tx, merkle.consistency_spans(old_size, head.size))
             try:
                 command = SignCheckpoint(
                     old_size=old_size, size=head.size, root=head.root.hex(), proof=[sibling.hex() for sibling in path]
@@ -141,13 +142,14 @@ class CheckpointService:
             try:
                 answer = await self._bus.call(asking, command)
             except Conflict as refusal:
-                stale = (refusal.fields or {}).get("old_size")
-                if stale is None:
+                fields = refusal.fields or {}
+                if "old_size" not in fields:
                     why = refusal.detail.removeprefix(NOT_CONTINUED).removesuffix(".")
-                    raise _Refused(Refusal(min(old_size, head.size), head.size, why)) from refusal
-                old_size = int(stale[0])
+                    signed = int(fields.get("size", [str(head.size)])[0])
+                    raise _Refused(Refusal(signed, head.size, why)) from refusal
+                old_size = int(fields["old_size"][0])
             else:
-                return SignedHead(head, answer.checkpoint)
+                return SignedHead(head, answer.checkpoint, answer.epoch)
         raise Conflict("The log grew faster than it could be signed. Try again.")
 
 
@@ -172,7 +174,7 @@ async def _continued(tx: Transaction) -> State:
     return known
 
 
-async def _proof(tx: Transaction, spans: Sequence[Span]) -> list[bytes]:
+async def path_of(tx: Transaction, spans: Sequence[Span]) -> list[bytes]:
     """The roots of these subtrees, from stored hashes. A hash that is missing below the head's size was removed."""
     stored = await repository.hashes(tx, [run for span in spans for run in merkle.runs(span)])
     try:

@@ -31,7 +31,7 @@ def broken(ctx: AuthContext, why: str, *, is_known: bool = False) -> Conflict:
 
 def not_continued(why: str) -> Conflict:
     """The refusal of a log that is known not to continue what was signed of it."""
-    return Conflict(f"{NOT_CONTINUED}{why}. An operator must look at it.")
+    return Conflict(f"{NOT_CONTINUED}{why}. An operator must look at it: `causeloop audit recover`.")
 
 
 def require_unchanged(ctx: AuthContext, stored: StoredEntry | StoredLeaf) -> None:

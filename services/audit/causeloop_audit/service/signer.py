@@ -74,7 +74,9 @@ class Signer(Work):
         if refused:
             more = f" and {len(refused) - _NAMED} more" if len(refused) > _NAMED else ""
             named = ", ".join(refused[:_NAMED])
-            raise Unavailable(f"{named}{more}: the log does not continue what the vault signed of it.")
+            raise Unavailable(
+                f"{named}{more}: the log does not continue what the vault signed of it. Run `causeloop audit recover`."
+            )
 
     async def _round(self) -> None:
         """Sign every log that moved, once. A log that does not continue what was signed of it delays no other.

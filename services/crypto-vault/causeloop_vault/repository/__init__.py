@@ -1,10 +1,14 @@
 """All SQL of the vault, a file per noun. Row security binds every statement to the transaction's tenant."""
 
 from causeloop_vault.repository.checkpoints import (
+    Signed,
     StoredSigningKey,
     add_signing_key,
+    checkpoint,
+    end_epoch,
     lock_checkpoint,
     move_checkpoint,
+    of_all_logs,
     signing_key,
 )
 from causeloop_vault.repository.keyrings import WrappedKey, add_data_key, data_keys, is_primary, key_versions, rotate
@@ -35,15 +39,18 @@ __all__ = [
     "Sealed",
     "SealedMaterial",
     "SealedSecret",
+    "Signed",
     "StoredSigningKey",
     "WrappedKey",
     "add_data_key",
     "add_key",
     "add_signing_key",
     "add_version",
+    "checkpoint",
     "count_sealed",
     "data_keys",
     "delete_sealed_value",
+    "end_epoch",
     "have_ended",
     "is_primary",
     "key_material",
@@ -52,6 +59,7 @@ __all__ = [
     "lock_checkpoint",
     "move_checkpoint",
     "next_writer",
+    "of_all_logs",
     "reseal",
     "rotate",
     "sealed_secret",

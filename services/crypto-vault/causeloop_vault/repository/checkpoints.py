@@ -1,11 +1,13 @@
-"""The installation's signing key, and the head that was last signed of each log."""
+"""The installation's signing key, the head that was last signed of each log, and the ends of its earlier epochs."""
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
 
 from sqlalchemy import bindparam, select, update
 
-from causeloop_common.database import Transaction
+from causeloop_common.database import Connections, Transaction
 from causeloop_common.statements import Statement
 from causeloop_vault.domain.witness import EMPTY, Head
 from causeloop_vault.models import checkpoints, signing_keys
@@ -34,8 +36,27 @@ _ADD_SIGNING_KEY = Statement.raw(
 _BEGIN_CHECKPOINT = Statement.raw(
     "INSERT INTO vault.checkpoints (size, root) VALUES ($1, $2) ON CONFLICT DO NOTHING", "size", "root"
 )
-_LOCK_CHECKPOINT = Statement.of(select(checkpoints.c.size, checkpoints.c.root).with_for_update())
+_CHECKPOINT = Statement.of(select(checkpoints.c.epoch, checkpoints.c.size, checkpoints.c.root))
+_LOCK_CHECKPOINT = Statement.of(
+    select(checkpoints.c.epoch, checkpoints.c.size, checkpoints.c.root).with_for_update()
+)  # epoch and head are of one row, so that a signature that waited for a new epoch is in it
 _MOVE_CHECKPOINT = Statement.of(update(checkpoints).values(size=bindparam("new_size"), root=bindparam("new_root")))
+
+_END_EPOCH = Statement.raw(
+    "INSERT INTO vault.epochs (epoch, size, root, reason) VALUES ($1, $2, $3, $4)", "epoch", "size", "root", "reason"
+)
+_BEGIN_EPOCH = Statement.of(update(checkpoints).values(epoch=checkpoints.c.epoch + 1, size=EMPTY.size, root=EMPTY.root))
+_OF_ALL_LOGS = "SELECT workspace_id, epoch, size, root FROM vault.checkpoints WHERE size > 0"
+
+
+class Signed(NamedTuple):
+    """The head that was last signed of a log, and in which epoch."""
+
+    epoch: int
+    head: Head
+
+
+NOTHING = Signed(1, EMPTY)
 
 
 async def signing_key(tx: Transaction) -> StoredSigningKey | None:
@@ -49,15 +70,35 @@ async def add_signing_key(tx: Transaction, public: bytes, sealed: str, origin: s
     return await tx.execute(_ADD_SIGNING_KEY, public=public, sealed=sealed, origin=origin) == 1
 
 
-async def lock_checkpoint(tx: Transaction) -> Head:
-    """The head last signed of the tenant's log, locked until the end of the transaction; of a new log the empty one."""
+async def checkpoint(tx: Transaction) -> Signed:
+    """The head that was last signed of the tenant's log, and its epoch; of a new log the empty head."""
+    row = await tx.fetchrow(_CHECKPOINT)
+    return NOTHING if row is None else Signed(row["epoch"], Head(row["size"], row["root"]))
+
+
+async def lock_checkpoint(tx: Transaction) -> Signed:
+    """The same, locked until the end of the transaction."""
     row = await tx.fetchrow(_LOCK_CHECKPOINT)
     if row is None:
         await tx.execute(_BEGIN_CHECKPOINT, size=EMPTY.size, root=EMPTY.root)
         row = await tx.fetchrow(_LOCK_CHECKPOINT)
-    return Head(row["size"], row["root"])
+    return Signed(row["epoch"], Head(row["size"], row["root"]))
 
 
 async def move_checkpoint(tx: Transaction, head: Head) -> None:
     """Remember the head that is being signed; the row is locked."""
     await tx.execute(_MOVE_CHECKPOINT, new_size=head.size, new_root=head.root)
+
+
+async def end_epoch(tx: Transaction, signed: Signed, reason: str) -> None:
+    """Keep the end of an epoch, and begin the next one with the empty head; the row is locked."""
+    head = signed.head
+    await tx.execute(_END_EPOCH, epoch=signed.epoch, size=head.size, root=head.root, reason=reason)
+    await tx.execute(_BEGIN_EPOCH)
+
+
+async def of_all_logs(connections: Connections) -> dict[UUID, Signed]:
+    """By tenant, what was last signed of every log, as the role of the jobs."""
+    async with connections.borrowed() as connection:
+        rows = await connection.fetch(_OF_ALL_LOGS)
+    return {row["workspace_id"]: Signed(row["epoch"], Head(row["size"], row["root"])) for row in rows}

@@ -88,20 +88,22 @@ class CheckpointService:
         """
         key, head = self._opened_key(), Head(command.size, bytes.fromhex(command.root))
         async with self._database.transaction(ctx) as tx:
-            signed = await repository.lock_checkpoint(tx)
+            epoch, signed = await repository.lock_checkpoint(tx)
             self._judge(ctx, signed, command, head)
             if head != signed:
                 await repository.move_checkpoint(tx, head)
-        checkpoint = Checkpoint(origin_of(key.origin, ctx.tenant), head.size, head.root)
+        checkpoint = Checkpoint(origin_of(key.origin, ctx.tenant, epoch), head.size, head.root)
         metrics.CHECKPOINTS.labels("signed").inc()
-        return SignedCheckpoint(checkpoint=checkpoint.sign(key.private))
+        return SignedCheckpoint(epoch=epoch, checkpoint=checkpoint.sign(key.private))
 
     async def get_audit_key(self, ctx: AuthContext, command: GetAuditKey) -> AuditKey:
-        """The key that verifies the checkpoints of the tenant's log; named like the log."""
+        """The key that verifies the checkpoints of the tenant's log in its epoch; named like the log."""
         key = self._opened_key()
-        origin = origin_of(key.origin, ctx.tenant)
+        async with self._database.transaction(ctx) as tx:
+            epoch, _ = await repository.checkpoint(tx)
+        origin = origin_of(key.origin, ctx.tenant, epoch)
         verifier = VerifierKey(origin, key.private.public_key().public_bytes_raw())
-        return AuditKey(origin=origin, key=str(verifier), created_at=key.created_at)
+        return AuditKey(epoch=epoch, origin=origin, key=str(verifier), created_at=key.created_at)
 
     def _judge(self, ctx: AuthContext, signed: Head, command: SignCheckpoint, head: Head) -> None:
         try:
@@ -114,7 +116,9 @@ class CheckpointService:
         except NotVerified as error:
             metrics.CHECKPOINTS.labels("refused").inc()
             _log.critical("a checkpoint of %s was refused: %s", ctx.tenant, error)
-            raise Conflict(f"The log does not continue what was signed of it: {error}.") from error
+            raise Conflict(
+                f"The log does not continue what was signed of it: {error}.", fields={"size": [str(signed.size)]}
+            ) from error
 
     def _opened_key(self) -> SigningKey:
         if self._key is None:

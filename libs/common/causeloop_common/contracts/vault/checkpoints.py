@@ -1,11 +1,12 @@
 """Checkpoints: the vault signs the heads of logs, as a witness."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from causeloop_common.contracts.base import (
     Command,
+    Epoch,
     Event,
     Hash,
     Message,
@@ -16,10 +17,13 @@ from causeloop_common.permissions import Internal, Permission
 from causeloop_log.tlog.checkpoint import LARGEST_SIZE
 from causeloop_log.tlog.merkle import LONGEST_PROOF
 
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
 
 class SignedCheckpoint(Message):
     """A checkpoint of the tenant's log."""
 
+    epoch: Epoch = 1
     checkpoint: str = Field(description="The signed note (C2SP tlog-checkpoint).")
 
 
@@ -51,6 +55,7 @@ class AuditKey(Message):
         description="The verifier key, `name+id+base64`, as tools for signed notes read it.",
         examples=[f"causeloop.localhost/{example_id('ws')}+3f2a9c1b+AS4G…"],
     )
+    epoch: Epoch = 1
     algorithm: Literal["ed25519"] = Field(default="ed25519", description="The signature's algorithm.")
     created_at: Timestamp = Field(description="The time of the key's creation.")
 
@@ -59,7 +64,8 @@ class GetAuditKey(Command[AuditKey], permission=Permission.AUDIT_READ, keyed=Fal
     """Show the key that verifies the log.
 
     It verifies the checkpoints of the workspace's log. Keep it: with it nobody can show you another log. Ask for
-    `text/plain` to get the verifier key alone.
+    `text/plain` to get the verifier key alone. The key of a later epoch has another name, so the one you keep refuses
+    what is signed in that epoch.
     """
 
 
@@ -68,3 +74,13 @@ class SigningKeyCreated(Event, target="public_key"):
 
     public_key: Hash = Field(description="The Ed25519 public key, 32 bytes in hex.")
     origin: str = Field(description="The first part of the logs' names.")
+
+
+class EpochOpened(Event, target="origin"):
+    """An operator opened a new epoch of the log, since it could not continue what was signed of it."""
+
+    epoch: int = Field(ge=2, description="The epoch that begins.")
+    origin: str = Field(description="The log's name from now on.")
+    ended_size: int = Field(ge=0, le=2**53, description="How many entries were signed in the epoch before, at last.")
+    ended_root: Hash = Field(description="The root of these entries, in hex.")
+    reason: Reason = Field(description="Why the log could not continue, in the operator's words.")

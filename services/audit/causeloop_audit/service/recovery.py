@@ -1,0 +1,43 @@
+"""Audit's part in the recovery of logs that do not continue what the vault signed of them."""
+
+from uuid import UUID
+
+from causeloop_audit import repository
+from causeloop_audit.repository import Head, LogWatch
+from causeloop_audit.service.checkpoints import path_of
+from causeloop_common import ids
+from causeloop_common.context import AuthContext
+from causeloop_common.database import Database
+from causeloop_log.tlog import merkle
+
+
+class RecoveryService:
+    """The heads of all logs, their growth, and the beginning of an epoch."""
+
+    def __init__(self, database: Database, watch: LogWatch) -> None:
+        self._database = database
+        self._watch = watch
+
+    async def heads(self) -> dict[UUID, Head]:
+        """By tenant, the head of every log that has entries."""
+        return await self._watch.heads()
+
+    async def growth(self, tenant: str, size: int) -> tuple[Head, list[bytes]]:
+        """A log's head, and the consistency proof from a size on, which is empty where the log has less.
+
+        Conflict when hashes that the proof needs are missing.
+        """
+        async with self._database.transaction(_context(tenant)) as tx:
+            head = await repository.head(tx)
+            return head, await path_of(tx, merkle.consistency_spans(size, head.size)) if head.size > size else []
+
+    async def begin_epoch(self, tenant: str, epoch: int) -> None:
+        """Have the log signed in an epoch that the vault opened. Until then nothing is proven or streamed of it."""
+        async with self._database.transaction(_context(tenant)) as tx:
+            await repository.begin_epoch(tx, f"its epoch {epoch} begins, and is not signed yet")
+
+
+def _context(tenant: str) -> AuthContext:
+    return AuthContext(
+        tenant=tenant, principal="svc_audit", permissions=frozenset(), issuer="audit", request_id=ids.new("req")
+    )

@@ -1,0 +1,123 @@
+"""A log whose end is lost for good: named to the operator, and continued in an epoch that nobody can overlook."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import nats.errors
+import pytest
+
+from causeloop_common import ids
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.vault import EpochOpened
+from causeloop_log.tlog import NotVerified
+from causeloop_log.tlog.checkpoint import Checkpoint
+from causeloop_log.tlog.merkle import Frontier
+from causeloop_log.tlog.note import VerifierKey
+from tests.support.stack import Person, Stack, refused, told, until
+
+pytestmark = pytest.mark.slow
+
+TEXT = {"accept": "text/plain"}
+
+Recover = Callable[..., Awaitable[tuple[int, str]]]
+
+
+@pytest.fixture
+async def person(stack: Stack) -> Person:
+    """Somebody with a few acts in the log of their workspace, all of them signed."""
+    someone = await stack.sign_up()
+    for number in range(5):
+        told(await someone.put(f"/secrets/s{number}", json={"value": "v"}))
+    await someone.log(least=8)
+    return someone
+
+
+@pytest.fixture
+def recover(stack: Stack) -> Recover:
+    """Run `causeloop audit recover` with the environment of the installation: exit code and output."""
+    seed = stack.installation.seeds[topology.OPERATOR]
+    environ = {"PATH": os.environ["PATH"], "NATS_NKEY_SEED_OPERATOR": seed}
+    for own in stack.environ.values():
+        environ |= own
+
+    async def run(*arguments: str) -> tuple[int, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "causeloop_cli", "audit", "recover", *arguments,
+            env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        output, _ = await asyncio.wait_for(process.communicate(), 60)
+        return process.returncode or 0, output.decode()
+
+    return run
+
+
+async def lose(stack: Stack, person: Person, size: int) -> None:
+    """Take the entries from `size` on out of the log, as a copy from before them would be without the stream."""
+    async with stack.sql() as sql:
+        log = ids.tenant_uuid(person.workspace)
+        await sql.execute("DELETE FROM audit.entries WHERE workspace_id = $1 AND index >= $2", log, size)
+        frontier = Frontier()
+        for row in await sql.fetch("SELECT leaf_hash FROM audit.entries WHERE workspace_id = $1 ORDER BY index", log):
+            frontier.append(row["leaf_hash"])
+        await sql.execute(
+            "UPDATE audit.heads SET size = $2, root = $3, peaks = $4 WHERE workspace_id = $1",
+            log, size, frontier.root(), frontier.pack(),
+        )  # fmt: skip
+
+
+async def test_a_log_that_lost_its_end_for_good_begins_a_new_epoch_that_shows_the_break(
+    stack: Stack, person: Person, recover: Recover
+) -> None:
+    """P6: an operator is shown the log, opens an epoch of it once, and everybody sees where the one before ended."""
+    old_key = VerifierKey.parse((await person.get("/audit/key", headers=TEXT)).text)
+    old = Checkpoint.verified((await person.get("/audit/checkpoint", headers=TEXT)).text, old_key)
+    one = ("--workspace", person.workspace)
+    assert await recover(*one) == (0, "All 1 logs continue what was signed of them.\n")
+    code, output = await recover(*one, "--open-epoch", "--reason", "for fun")
+    assert (code, "needs no other epoch" in output) == (1, True)
+
+    await lose(stack, person, old.size - 2)
+    code, output = await recover(*one)
+    assert code == 1
+    assert f"{old.size - 2} entries here, {old.size} signed  cannot continue" in output
+    problem = refused(await person.get("/audit/checkpoint"), 409, "conflict")
+    assert f"it has {old.size - 2} entries, and {old.size} were signed" in problem["detail"]
+    assert (await recover(*one, "--open-epoch"))[0] == 2
+
+    code, output = await recover(*one, "--open-epoch", "--reason", "the end was lost")
+    assert code == 0
+    assert "Epoch 2 is open" in output
+    assert old.root.hex() in output
+
+    async def is_signed() -> bool:
+        return (await person.get("/audit/checkpoint")).status_code == 200
+
+    await until("the log is signed in its new epoch", is_signed)
+    new_key = VerifierKey.parse((await person.get("/audit/key", headers=TEXT)).text)
+    note = (await person.get("/audit/checkpoint", headers=TEXT)).text
+    assert new_key.name == f"{old_key.name}/2"
+    assert Checkpoint.verified(note, new_key).size >= old.size - 2
+    with pytest.raises(NotVerified, match="not signed by the key"):
+        Checkpoint.verified(note, old_key)
+    assert told(await person.get("/audit/checkpoint"))["epoch"] == 2
+
+    async def opened() -> list[dict[str, Any]]:
+        return [entry["data"] or {} for entry in await person.log() if entry["action"] == EpochOpened.type]
+
+    await until("the log has the entry", opened)
+    (entry,) = await opened()
+    assert (entry["epoch"], entry["ended_size"], entry["ended_root"]) == (2, old.size, old.root.hex())
+    assert entry["reason"] == "the end was lost"
+    assert (await recover(*one))[0] == 0
+    assert (await recover(*one, "--open-epoch", "--reason", "again"))[0] == 1
+
+
+@pytest.mark.parametrize("service", topology.SERVICES)
+async def test_no_credential_of_the_bus_opens_an_epoch(stack: Stack, service: str) -> None:
+    """P6: no message does it, whoever sends it."""
+    async with stack.on_bus(service) as bus:
+        with pytest.raises((nats.errors.Error, TimeoutError)):
+            await bus.request("cmd.vault.open_epoch", b"{}", timeout=0.3)
