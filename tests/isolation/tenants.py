@@ -235,7 +235,8 @@ async def _signed(stack: Stack, person: Person) -> bool:
 
 
 async def _plant(sql: Any, person: Person) -> dict[str, str]:
-    """Rows that a small tenant has no occasion to make: a node of 256 entries, a signing key, an event of audit's.
+    """Rows that a small tenant has no occasion to make: a node of 256 entries, a refusal, an epoch's end, a signing
+    key, an event of audit's.
 
     And a job in each service; returns their ids by service. They have ended, so that no worker changes them.
     """
@@ -256,6 +257,9 @@ async def _plant(sql: Any, person: Person) -> dict[str, str]:
             workspace,
             ids.uuid7(),
         )
+        refused = "INSERT INTO audit.refused (workspace_id, size, entries, why) VALUES ($1, 1000000, 0, 'planted')"
+        await sql.execute(refused, ids.tenant_uuid(person.id))  # nobody reads the log of a realm
+        await sql.execute("INSERT INTO vault.epochs VALUES ($1, 1, 1, $2, 'planted')", workspace, EMPTY_ROOT)
         await sql.execute(planted, workspace, EMPTY_ROOT)
         await sql.execute(event, workspace, ids.uuid7(), person.id)
         await sql.execute(done, workspace, person.id)

@@ -43,6 +43,8 @@ BEYOND_TENANTS = {
     ("causeloop_{s}_writer", "nodes"): {"insert"},
     ("causeloop_{s}_writer", "held"): {"select", "insert", "delete"},
     ("causeloop_{s}_writer", "checkpoints"): {"select"},
+    ("causeloop_{s}_writer", "refused"): {"select"},
+    ("causeloop_vault_jobs", "checkpoints"): {"select"},
 }
 """What a role may do across tenants. The same list is in docs/security-model.md."""
 
@@ -86,7 +88,8 @@ async def catalogue(stack: Stack) -> Catalogue:
 
 def may_cross(role: str, table: Table) -> set[str]:
     for (pattern, name), verbs in BEYOND_TENANTS.items():
-        if pattern.replace("{s}", table.schema) == role and name == table.name:
+        is_own = role.startswith(f"causeloop_{table.schema}")
+        if is_own and pattern.replace("{s}", table.schema) == role and name == table.name:
             return verbs
     return set()
 
@@ -206,6 +209,7 @@ class TestEveryTable:
             for name, shown in (
                 ("entries", ["service", "event_id", "digest", "action"]),
                 ("checkpoints", ["size", "root"]),
+                ("refused", ["size", "entries"]),
             ):
                 table = Table("audit", name, has_tenant=True, is_partition=False)
                 seen = await columns(sql, "causeloop_audit_writer", table, "SELECT")
