@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import nats.errors
@@ -39,19 +40,24 @@ async def person(stack: Stack) -> Person:
 def recover(stack: Stack) -> Recover:
     """Run `causeloop audit recover` with the environment of the installation: exit code and output."""
     seed = stack.installation.seeds[topology.OPERATOR]
-    environ = {"PATH": os.environ["PATH"], "NATS_NKEY_SEED_OPERATOR": seed}
+    environ = {"NATS_NKEY_SEED_OPERATOR": seed}
     for own in stack.environ.values():
         environ |= own
 
     async def run(*arguments: str) -> tuple[int, str]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "causeloop_cli", "audit", "recover", *arguments,
-            env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
-        output, _ = await asyncio.wait_for(process.communicate(), 60)
-        return process.returncode or 0, output.decode()
+        return await causeloop("audit", "recover", *arguments, **environ)
 
     return run
+
+
+async def causeloop(*arguments: str, **environ: str) -> tuple[int, str]:
+    """Run a command: exit code and output."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "causeloop_cli", *arguments,
+        env={"PATH": os.environ["PATH"], **environ}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode or 0, output.decode()
 
 
 async def lose(stack: Stack, person: Person, size: int) -> None:
@@ -69,7 +75,7 @@ async def lose(stack: Stack, person: Person, size: int) -> None:
 
 
 async def test_a_log_that_lost_its_end_for_good_begins_a_new_epoch_that_shows_the_break(
-    stack: Stack, person: Person, recover: Recover
+    stack: Stack, person: Person, recover: Recover, tmp_path: Path
 ) -> None:
     """P6: an operator is shown the log, opens an epoch of it once, and everybody sees where the one before ended."""
     old_key = VerifierKey.parse((await person.get("/audit/key", headers=TEXT)).text)
@@ -111,6 +117,22 @@ async def test_a_log_that_lost_its_end_for_good_begins_a_new_epoch_that_shows_th
     (entry,) = await opened()
     assert (entry["epoch"], entry["ended_size"], entry["ended_root"]) == (2, old.size, old.root.hex())
     assert entry["reason"] == "the end was lost"
+    (tmp_path / "log.key").write_text(f"{new_key}\n")
+    (tmp_path / "old.key").write_text(f"{old_key}\n")
+    (tmp_path / "token").write_text(person.token)
+    gateway = ("--url", f"http://127.0.0.1:{stack.port}", "--token-file", str(tmp_path / "token"))
+    file = str(tmp_path / "log.ndjson")
+    assert (await causeloop("audit", "export", "--to", file, *gateway))[0] == 0
+    code, output = await causeloop("audit", "verify", file, "--key", str(tmp_path / "log.key"))
+    assert code == 0, output
+    assert "This is epoch 2 of the log" in output
+    assert f"the one before ended at {old.size} entries, with the root {old.root.hex()}: the end was lost" in output
+    code, output = await causeloop("audit", "verify", file, "--key", str(tmp_path / "old.key"))
+    assert code == 1
+    assert "It is of epoch 2 of the log, and you pinned that of epoch 1" in output
+    position = {"last-event-id": "1"}
+    problem = refused(await person.get("/audit/stream", headers=position), 409, "conflict")
+    assert "The log is in epoch 2, and this would go on in epoch 1" in problem["detail"]
     assert (await recover(*one))[0] == 0
     assert (await recover(*one, "--open-epoch", "--reason", "again"))[0] == 1
 

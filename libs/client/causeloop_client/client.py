@@ -94,13 +94,18 @@ class Client(_Client[httpx.Client]):
                 return
 
     def follow(
-        self, start: int | None = None, *, after: int | None = None, count: int | None = None, waiting: Waiting = None
+        self,
+        start: int | None = None,
+        *,
+        after: int | str | None = None,
+        count: int | None = None,
+        waiting: Waiting = None,
     ) -> Generator[Event]:
         """Every entry of the log, each once and in order, as it arrives, over as many connections as it takes.
 
-        From the index `start` on, or after the index `after`, or from now on; `count` entries, or fewer when the log
-        has no more. Problem when the gateway refuses to go on; Unreachable when nobody answers at the start, or when a
-        `count` gets no entry for a minute. `waiting(seconds, failure)` is called before it connects again.
+        From the index `start` on, or after the id `after` of an entry, or from now on; `count` entries, or fewer when
+        the log has no more. Problem when the gateway refuses to go on; Unreachable when nobody answers at the start, or
+        when a `count` gets no entry for a minute. `waiting(seconds, failure)` is called before it connects again.
         """
         following = Following(self.url, self.patience, start, after, count, waiting)
         while not following.is_done():
@@ -162,7 +167,12 @@ class AsyncClient(_Client[httpx.AsyncClient]):
                 return
 
     async def follow(
-        self, start: int | None = None, *, after: int | None = None, count: int | None = None, waiting: Waiting = None
+        self,
+        start: int | None = None,
+        *,
+        after: int | str | None = None,
+        count: int | None = None,
+        waiting: Waiting = None,
     ) -> AsyncGenerator[Event]:
         """As `Client.follow`."""
         following = Following(self.url, self.patience, start, after, count, waiting)

@@ -42,7 +42,12 @@ class Event:
     @property
     def index(self) -> int:
         """The entry's place in the log."""
-        return int(self.id)
+        return int(self.id.rpartition("/")[2])
+
+    @property
+    def epoch(self) -> int:
+        """The log's epoch, 1 unless the log could not continue what was signed of it: then its ids are `2/7`."""
+        return int(self.id.partition("/")[0]) if "/" in self.id else 1
 
     @property
     def body(self) -> dict[str, Any]:
@@ -109,12 +114,12 @@ class Reader:
 class Following:
     """Where a follower of a log is, over any number of connections.
 
-    It begins at the index `start`, or after the index `after`, or with what comes from now on. With a `count` it is
-    done after so many entries, or when the log has no more.
+    It begins at the index `start`, or after the entry with the id `after`, or with what comes from now on. With a
+    `count` it is done after so many entries, or when the log has no more.
     """
 
     def __init__(
-        self, url: str, patience: float, start: int | None, after: int | None, count: int | None, waiting: Waiting
+        self, url: str, patience: float, start: int | None, after: int | str | None, count: int | None, waiting: Waiting
     ) -> None:
         self._url = url
         self._patience = patience

@@ -128,14 +128,30 @@ class TestFollowing:
 
     @pytest.mark.parametrize(
         ("start", "more", "asked"),
-        [((), {}, ""), ((3,), {}, "from=3"), ((), {"after": 7}, "7"), ((), {"after": -1}, "-1")],
+        [
+            ((), {}, ""),
+            ((3,), {}, "from=3"),
+            ((), {"after": 7}, "7"),
+            ((), {"after": -1}, "-1"),
+            ((), {"after": "2/7"}, "2/7"),
+        ],
     )
     def test_begins_where_it_is_asked_to(
-        self, script: "Script", start: tuple[int, ...], more: dict[str, int], asked: str
+        self, script: "Script", start: tuple[int, ...], more: dict[str, Any], asked: str
     ) -> None:
         script.answers(OVER)
         self.follow(script, *start, **more)
         assert positions(script) == [asked]
+
+    def test_goes_on_in_the_epoch_that_it_was_in(self, script: "Script") -> None:
+        """P6: an id of a later epoch names it, so that the gateway refuses to go on in another one."""
+        first = answer(200, b"retry: 1\nid: 2/6\n\n", b'id: 2/7\ndata: {"action":"a"}\n\n', LOST)
+        script.answers(first, OVER)
+        found: list[Event] = []
+        with pytest.raises(Problem, match="unauthorized"):
+            script.follow(7, found=found)
+        assert [(event.epoch, event.index) for event in found] == [(2, 7)]
+        assert positions(script) == ["from=7", "2/7"]
 
     def test_goes_on_after_the_last_whole_entry_whatever_cuts_it(self, script: "Script") -> None:
         script.answers(

@@ -28,7 +28,8 @@ def run(verify: Callable[[Verification], Verdict], *, pinned: bool, allow_withhe
     print(f"\nVERIFIED: {printable(verdict.checkpoint.origin)}, {verdict.checkpoint.size} entries{withheld}.")
     if not pinned:
         print("The key came with the log, as a forger's key would come with a forged log. Pin the log's with --key.")
-    print(verdict.shown)
+    for line in verdict.shown.splitlines():
+        print(printable(line))
     return True
 
 

@@ -22,6 +22,9 @@ The proof of one entry:
 
 The first step that does not hold ends the verification: `Refused` has its number and the reason. `Verdict.shown` is
 what has been shown when all hold. No step can show that an entry is true, or that everything that happened was entered.
+
+A log that could not continue what was signed of it is in a later epoch, under another name, and its key is of that name
+alone. The verdict names the epoch, and the end of the one before, as the entry about it has it.
 """
 
 from collections.abc import Callable, Iterable
@@ -43,6 +46,9 @@ class Pruned(NamedTuple):
 
 
 Leaf = bytes | Pruned
+
+EPOCH_OPENED = "vault.epoch_opened"
+"""The action of the entry with which an epoch begins: its data has `epoch`, `ended_size`, `ended_root`, `reason`."""
 
 
 class Step(NamedTuple):
@@ -111,7 +117,7 @@ class Verification:
         self._held(5, "root", f"They hash to the signed root, {checkpoint.root.hex()[:16]}….")
         if earlier is not None:
             self._history(earlier, checkpoint, log.earlier_root)
-        return Verdict(checkpoint, log.pruned, _shown(log.pruned))
+        return Verdict(checkpoint, log.pruned, _shown(log.pruned) + log.ended())
 
     def checkpoint(self, pinned: str, signed: str, kept: str | None = None) -> Verdict:
         """Verify a checkpoint alone, and against one from an earlier verification."""
@@ -156,7 +162,7 @@ class Verification:
         try:
             key = VerifierKey.parse(pinned if pinned is not None else claimed or "")
             if pinned is not None and claimed is not None and VerifierKey.parse(claimed) != key:
-                raise NotVerified(f"it is not the one you pinned: {claimed.strip()}")
+                raise NotVerified(_another_key(VerifierKey.parse(claimed), key, claimed))
         except NotVerified as error:
             raise Refused(1, "key", str(error)) from error
         origin = (
@@ -177,6 +183,12 @@ class Verification:
         try:
             return Checkpoint.verified(kept, key)
         except NotVerified as error:
+            name, now = kept.partition("\n")[0], read_origin(key.name).epoch
+            if _is_of_one_log(name, key.name) and (epoch := read_origin(name).epoch) != now:
+                why = (
+                    f"it is of epoch {epoch} of the log, and this is epoch {now}, which begins anew: keep it elsewhere"
+                )
+                raise Refused(step, "history", f"of the checkpoint you kept: {why}") from error
             raise Refused(step, "history", f"of the checkpoint you kept: {error}") from error
 
     def _history(self, earlier: Checkpoint, checkpoint: Checkpoint, root: bytes | None) -> None:
@@ -195,7 +207,8 @@ class _Log:
     """The log that a checkpoint is of, as far as its entries have been read."""
 
     def __init__(self, checkpoint: Checkpoint, earlier_size: int) -> None:
-        self.tenant = read_origin(checkpoint.origin).tenant
+        self.tenant, self._epoch = read_origin(checkpoint.origin)[1:]
+        self._end = ""
         self.frontier = Frontier()
         self.pruned = 0
         self.earlier_root = self.frontier.root() if earlier_size == 0 else None
@@ -215,11 +228,20 @@ class _Log:
             if found.identity in self._seen:
                 raise Refused(3, "entries", f"entry {index} is there a second time: {found.id}")
             self._seen.add(found.identity)
+            if found.action == EPOCH_OPENED and found.data.get("epoch") == self._epoch:
+                self._end = _ended(index, found)
             hashed = leaf_hash(leaf)
         self.frontier.append(hashed)
         self.frontier.completed.clear()
         if self.frontier.size == self._earlier_size:
             self.earlier_root = self.frontier.root()
+
+    def ended(self) -> str:
+        """Of a later epoch than the first, a sentence with the end of the one before."""
+        if self._epoch == 1:
+            return ""
+        end = self._end or "The entry about its beginning is not among these."
+        return f"\nThis is epoch {self._epoch} of the log, which could not continue what was signed before. {end}"
 
     def read(self, step: int, name: str, which: str, leaf: bytes) -> Entry:
         """An entry of this log; Refused at this step when the leaf is none."""
@@ -230,6 +252,26 @@ class _Log:
         if found.tenant != self.tenant:
             raise Refused(step, name, f"{which} is of another tenant, {found.tenant}")
         return found
+
+
+def _ended(index: int, opened: Entry) -> str:
+    size, root, reason = (opened.data.get(name) for name in ("ended_size", "ended_root", "reason"))
+    return f"By entry {index} the one before ended at {size} entries, with the root {root}: {reason}"
+
+
+def _is_of_one_log(one: str, other: str) -> bool:
+    return read_origin(one)[:2] == read_origin(other)[:2]
+
+
+def _another_key(claimed: VerifierKey, pinned: VerifierKey, text: str) -> str:
+    """The reason against a key that is not the pinned one."""
+    if claimed.public == pinned.public and _is_of_one_log(claimed.name, pinned.name):
+        now, then = read_origin(claimed.name).epoch, read_origin(pinned.name).epoch
+        return (
+            f"it is of epoch {now} of the log, and you pinned that of epoch {then}: a log that cannot continue what "
+            "was signed of it begins anew. Ask its owner why before you pin the other key"
+        )
+    return f"it is not the one you pinned: {text.strip()}"
 
 
 def _shown(pruned: int) -> str:

@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from causeloop_log.tlog import NotVerified, merkle, note
-from causeloop_log.tlog.checkpoint import LARGEST_SIZE, Checkpoint, origin_of
+from causeloop_log.tlog.checkpoint import LARGEST_SIZE, Checkpoint, Origin, origin_of, read_origin
 from causeloop_log.tlog.note import VerifierKey
 from causeloop_log.tlog.proof import LogProof
 
@@ -226,3 +226,18 @@ class TestLogProof:
     def test_of_another_form_is_refused(self, old: str, new: str, why: str) -> None:
         with pytest.raises(NotVerified, match=why):
             LogProof.parse(str(log_proof()).replace(old, new, 1))
+
+
+class TestOrigin:
+    @pytest.mark.parametrize("installation", ["causeloop.example", "a.example:8443/b/7"])
+    @pytest.mark.parametrize("epoch", [1, 2, 10, 999_999_999])
+    def test_is_read_as_it_was_made(self, installation: str, epoch: int) -> None:
+        """P6: the name of a log changes with its epoch; the first one is not named."""
+        tenant = "ws_01h455vb4pex5vsknk084sn02s"
+        origin = origin_of(installation, tenant, epoch)
+        assert origin.endswith(tenant) == (epoch == 1)
+        assert read_origin(origin) == Origin(f"{installation}/log", tenant, epoch)
+
+    @pytest.mark.parametrize("origin", ["7", "a/0", "a/01", "a/1", "", "a/b/"])
+    def test_has_one_form(self, origin: str) -> None:
+        assert read_origin(origin).epoch == 1

@@ -16,7 +16,7 @@ from causeloop_log.tlog.checkpoint import Checkpoint
 from causeloop_log.tlog.merkle import Frontier, Span, leaf_hash
 from causeloop_log.tlog.note import VerifierKey
 from causeloop_log.tlog.proof import LogProof
-from causeloop_log.verification import Leaf, Pruned, Refused, Step, Verification
+from causeloop_log.verification import EPOCH_OPENED, Leaf, Pruned, Refused, Step, Verification
 
 TENANT = "ws_01h455vb4pex5vsknk084sn02r"
 OTHER = "ws_01h455vb4pex5vsknk084sn02s"
@@ -284,3 +284,45 @@ class TestHostileEntries:
     def test_a_key_s_name_that_a_terminal_would_obey_is_refused(self) -> None:
         for name in ("a\x1b[31m", "a\x9b31m", "a\u202eb", "a\udcff"):
             refused(1, "cannot be printed", [], signed([]), key=f"{name}+00000000+{KEY.split('+', 2)[2]}", pinned=None)
+
+
+class TestAnEpoch:
+    """P6: a log that could not continue begins anew, and nobody can overlook it."""
+
+    SECOND = f"{ORIGIN}/2"
+    KEY_OF_SECOND = str(VerifierKey(SECOND, PRIVATE.public_key().public_bytes_raw()))
+
+    def opened(self, epoch: int = 2) -> bytes:
+        data = {"epoch": epoch, "ended_size": 12, "ended_root": "ab" * 32, "reason": "restored"}
+        fields = v1.Fields(
+            id="evt_opened", tenant=TENANT, action=EPOCH_OPENED, actor="svc_vault", credential=None, target="x",
+            occurred_at=datetime(2026, 1, 2, tzinfo=UTC), request_id="req_x", data=data,
+        )  # fmt: skip
+        return v1.leaf(fields, bytes(16))
+
+    def shown(self, leaves: list[Leaf]) -> str:
+        verification = Verification([].append)
+        note = signed(leaves, origin=self.SECOND)
+        return verification.log(self.KEY_OF_SECOND, self.KEY_OF_SECOND, note, leaves).shown
+
+    def test_is_named_with_the_end_of_the_one_before(self) -> None:
+        """P6: the verdict has the size and root that were signed before, and the reason."""
+        shown = self.shown([*LEAVES, self.opened()])
+        assert "This is epoch 2 of the log" in shown
+        assert f"By entry 11 the one before ended at 12 entries, with the root {'ab' * 32}: restored" in shown
+
+    def test_whose_beginning_is_not_among_the_entries_is_named_so(self) -> None:
+        assert "The entry about its beginning is not among these" in self.shown([*LEAVES, self.opened(epoch=3)])
+
+    def test_is_refused_by_the_key_of_another_one(self) -> None:
+        """P6: a pinned key is of one epoch; its owner is asked why there is another."""
+        note = signed(LEAVES, origin=self.SECOND)
+        why = "it is of epoch 2 of the log, and you pinned that of epoch 1"
+        refused(1, why, LEAVES, note, key=self.KEY_OF_SECOND, pinned=KEY)
+        refused(2, "not signed by the key", LEAVES, note)
+
+    def test_does_not_continue_a_checkpoint_of_another_one(self) -> None:
+        """P6: what was kept of the epoch before is no history of this one."""
+        note, kept = signed(LEAVES, origin=self.SECOND), signed(LEAVES[:5])
+        given = {"key": self.KEY_OF_SECOND, "pinned": self.KEY_OF_SECOND, "kept": kept}
+        refused(6, "it is of epoch 1 of the log, and this is epoch 2", LEAVES, note, **given)

@@ -159,7 +159,33 @@ class TestWhereItBegins:
         problem = await house.refused(409, "conflict", "GET", "/audit/stream", token["token"], headers=position)
         assert "was restored to an earlier state" in problem["detail"]
 
-    @pytest.mark.parametrize("given", ["x", "-2", "1.0", "+1", "1" * 17, "9007199254740992", "٣"])
+    async def test_of_a_later_epoch_names_it_and_goes_on_in_no_other(
+        self, house: "House", owner: "Person", announce: "Announce"
+    ) -> None:
+        """P6: an index of one epoch is another entry in the next, so a reader of the one before is refused."""
+        await announce(owner.workspace, 2)
+        key, end = ids.tenant_uuid(owner.workspace), await size(house, owner.workspace)
+        later = """
+            INSERT INTO audit.checkpoints (workspace_id, epoch, size, root, note) VALUES ($1, 2, 0, sha256(''), '')
+            ON CONFLICT (workspace_id) DO UPDATE SET epoch = 2
+        """
+        await house.superuser.execute(later, key)
+        try:
+            async with listening(house, owner.token, "?from=0") as listener:
+                events = await listener.next(end)
+            assert [event.id for event in events] == [f"2/{index}" for index in range(end)]
+            async with listening(house, owner.token, last_event_id="2/0") as listener:
+                assert [event.id for event in await listener.next(end - 1)] == [f"2/{n}" for n in range(1, end)]
+            for other in ("0", "3/0"):
+                position = {"last-event-id": other}
+                problem = await house.refused(409, "conflict", "GET", "/audit/stream", owner.token, headers=position)
+                assert "The log is in epoch 2, and this would go on in epoch" in problem["detail"]
+        finally:
+            await house.superuser.execute("UPDATE audit.checkpoints SET epoch = 1 WHERE workspace_id = $1", key)
+
+    @pytest.mark.parametrize(
+        "given", ["x", "1/0", "0/0", "02/0", "2/", "/0", "2/-2", "-2", "1.0", "+1", "1" * 17, "9007199254740992", "٣"]
+    )
     async def test_a_last_id_that_is_none_is_refused(self, house: "House", token: dict[str, Any], given: str) -> None:
         headers = [(b"authorization", f"Bearer {token['token']}".encode()), (b"last-event-id", given.encode())]
         answer = await house.http.get("/v1/audit/stream", headers=headers)

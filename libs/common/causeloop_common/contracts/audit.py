@@ -218,6 +218,7 @@ class StreamEntry(Message):
 class StreamPage(Message):
     """Entries in the order of the log, without gaps."""
 
+    epoch: Epoch = 1
     entries: list[StreamEntry] = Field(description="The entries from `start` on.")
     size: Size
 

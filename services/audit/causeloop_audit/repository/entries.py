@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, bindparam, func, literal, or_, select, true
 
-from causeloop_audit.models import entries, heads, refused
+from causeloop_audit.models import checkpoints, entries, heads, refused
 from causeloop_common import ids
 from causeloop_common.database import Transaction
 from causeloop_common.statements import Statement
@@ -95,10 +95,10 @@ def _read() -> Statement:
     )  # fmt: skip
     fits = or_(page.c.bytes <= bindparam("max_bytes", type_=BigInteger), page.c.index == bindparam("start"))
     log = select(literal(1).label("one")).subquery("log")
-    joined = log.outerjoin(heads, true()).outerjoin(refused, true()).outerjoin(page, fits)
+    known = log.outerjoin(heads, true()).outerjoin(checkpoints, true()).outerjoin(refused, true())
     return Statement.of(
-        select(heads.c.size, refused.c.why, page.c.index, page.c.leaf, page.c.leaf_hash)
-        .select_from(joined)
+        select(heads.c.size, checkpoints.c.epoch, refused.c.why, page.c.index, page.c.leaf, page.c.leaf_hash)
+        .select_from(known.outerjoin(page, fits))
         .order_by(page.c.index)
     )
 
@@ -116,10 +116,11 @@ class StoredLeaf:
 
 
 class Leaves(NamedTuple):
-    """A page of leaves, the log's size, and why the vault refuses the log, if it does."""
+    """A page of leaves, the log's size and epoch, and why the vault refuses the log, if it does."""
 
     page: list[StoredLeaf]
     size: int
+    epoch: int
     refused: str | None
 
 
@@ -127,7 +128,7 @@ async def read(tx: Transaction, *, start: int, limit: int, max_bytes: int) -> Le
     """The tenant's leaves from `start` on that fit into `limit` and `max_bytes`, at least one."""
     rows = await tx.fetch(_READ, start=start, limit=limit, max_bytes=max_bytes)
     leaves = [StoredLeaf(row["index"], row["leaf"], row["leaf_hash"]) for row in rows if row["index"] is not None]
-    return Leaves(leaves, rows[0]["size"] or 0, rows[0]["why"])
+    return Leaves(leaves, rows[0]["size"] or 0, rows[0]["epoch"] or 1, rows[0]["why"])
 
 
 async def is_entered(tx: Transaction, awaited: str) -> bool:

@@ -174,7 +174,7 @@ class LogService:
         for one in found.page:
             require_unchanged(ctx, one)
         page = [StreamEntry(index=one.index, leaf=one.leaf, leaf_hash=one.leaf_hash.hex()) for one in found.page]
-        return StreamPage(entries=page, size=found.size)
+        return StreamPage(epoch=found.epoch, entries=page, size=found.size)
 
     async def _append(self, batch: Sequence[Announced | Unreadable], position: int | None = None) -> Appended:
         logs = [ids.tenant_uuid(tenant) for tenant in {message.tenant for message in batch}]

@@ -1,4 +1,4 @@
-"""`GET /v1/audit/stream`: the checks before a stream begins, and its first index."""
+"""`GET /v1/audit/stream`: the checks before a stream begins, and its first index, in the epoch of the last id."""
 
 import asyncio
 import re
@@ -23,7 +23,7 @@ _SYSTEM_BYTES = 128 * 1024
 """The kernel's buffer for a stream; by default it takes megabytes. Enough for 1 MB/s over 100 ms."""
 
 _INDEX = re.compile(r"[0-9]{1,16}")
-_POSITION = re.compile(r"-1|[0-9]{1,16}")
+_POSITION = re.compile(r"(?:([2-9]|[1-9][0-9]{1,8})/)?(-1|[0-9]{1,16})")
 _HEADERS = [
     (b"content-type", wire.MEDIA_TYPE.encode()),
     (b"x-accel-buffering", b"no"),  # so that a proxy holds nothing back
@@ -43,7 +43,7 @@ class StreamRoute(Route):
     async def _respond(self, scope: Any, receive: Any, send: Any) -> None:
         request: Inbound = scope["inbound"]
         await self._signed_in(request)
-        start = _start(request)
+        start, epoch = _start(request)
         if request.method == "HEAD":
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             await send({"type": "http.response.body", "body": b""})
@@ -52,7 +52,7 @@ class StreamRoute(Route):
         stream = Stream(scope["caller"].identity, admit, self._streams.read, receive, send)
         transport = scope["causeloop.transport"]
         async with self._streams.opened(stream):
-            await stream.begin(start)
+            await stream.begin(start, epoch)
             _narrow(transport)
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             why = await stream.run(transport.abort)
@@ -71,8 +71,8 @@ def _narrow(transport: Any) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SLOW_SECONDS * 1000))
 
 
-def _start(request: Inbound) -> int | None:
-    """The first index to send; None for entries from now on."""
+def _start(request: Inbound) -> tuple[int | None, int | None]:
+    """The first index to send, None for entries from now on; and its epoch, None for that of the log."""
     request.refuse_body()
     given = request.parameters()
     begin = given.pop(FROM, None)
@@ -82,7 +82,8 @@ def _start(request: Inbound) -> int | None:
         raise InvalidInput.of(**{FROM: "is not an index of a log, a number from 0"})
     position = request.headers.get(LAST_EVENT_ID)
     if not position:  # an empty one, as EventSource's is before the first event, is none
-        return None if begin is None else int(begin)
-    if _POSITION.fullmatch(position) is None or int(position) >= LAST_INDEX:
+        return (None if begin is None else int(begin)), None
+    found = _POSITION.fullmatch(position)
+    if found is None or int(found[2]) >= LAST_INDEX:
         raise Malformed("Last-Event-ID is not an id of this stream. Send the last one you received, or none.")
-    return int(position) + 1
+    return int(found[2]) + 1, int(found[1] or 1)

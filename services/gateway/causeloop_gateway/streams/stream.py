@@ -58,9 +58,10 @@ class _Page:
     count: int
     next: int
     size: int
+    epoch: int
 
 
-_NOTHING = _Page(b"", 0, 0, 0)
+_NOTHING = _Page(b"", 0, 0, 0, 1)
 
 
 class Stream:
@@ -81,6 +82,7 @@ class Stream:
         self._send = send
         self._page = _NOTHING
         self._next = 0
+        self._epoch: int | None = None
         self._head = 0
         self._news = asyncio.Event()
         self._doubt = asyncio.Event()
@@ -101,10 +103,14 @@ class Stream:
         self._over = error
         self._doubt.set()
 
-    async def begin(self, start: int | None) -> None:
-        """Read the first page, from `start` on or from the log's end; Conflict when the log has not come that far."""
+    async def begin(self, start: int | None, epoch: int | None) -> None:
+        """Read the first page, from `start` on or from the log's end, in this epoch or in that of the log.
+
+        Conflict when the log has not come that far, or is in another epoch.
+        """
+        self._epoch = epoch
         self._page = await self._read(start)
-        self._next = self._page.size if start is None else start
+        self._next, self._epoch = self._page.size if start is None else start, self._page.epoch
 
     async def run(self, abort: Callable[[], None]) -> str:
         """Write the entries that there are and those that come, until the stream ends; the reason in a word."""
@@ -129,7 +135,7 @@ class Stream:
         return why
 
     async def _pump(self) -> None:
-        await self._write(wire.opening(self._next - 1))
+        await self._write(wire.opening(self._page.epoch, self._next - 1))
         while True:
             if self._page.count:
                 await self._write(self._page.chunk)
@@ -162,10 +168,10 @@ class Stream:
         for seconds in _PATIENCE_SECONDS:
             ctx = await self._admit()
             try:
-                return _page(await self._ask(ctx, question), start)
+                return _page(await self._ask(ctx, question), start, self._epoch)
             except Unavailable:
                 await asyncio.sleep(seconds)
-        return _page(await self._ask(await self._admit(), question), start)
+        return _page(await self._ask(await self._admit(), question), start, self._epoch)
 
     async def _write(self, chunk: bytes) -> None:
         """Write a chunk, once the client has taken enough of what was written before."""
@@ -203,15 +209,21 @@ class Stream:
         return False
 
 
-def _page(read: StreamPage, start: int | None) -> _Page:
-    """A page as it will be written; Conflict when the log has not come that far."""
+def _page(read: StreamPage, start: int | None, epoch: int | None) -> _Page:
+    """A page as it will be written; Conflict when the log has not come that far, or is in another epoch."""
+    if epoch is not None and read.epoch != epoch:
+        raise Conflict(
+            f"The log is in epoch {read.epoch}, and this would go on in epoch {epoch}: it could not continue what was "
+            "signed of it, and began anew. Compare it with what you hold, then begin with from=0."
+        )
     if start is not None and read.size < start:
         raise Conflict(
             f"The log has {read.size} entries, and this would go on at {start}: it is not the log that was read "
             "before, or was restored to an earlier state. Compare it with what you hold, then begin with from=0."
         )
     entries = read.entries
-    return _Page(wire.events(entries), len(entries), entries[-1].index + 1 if entries else 0, read.size)
+    end = entries[-1].index + 1 if entries else 0
+    return _Page(wire.events(read.epoch, entries), len(entries), end, read.size, read.epoch)
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:

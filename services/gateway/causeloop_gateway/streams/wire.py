@@ -16,6 +16,8 @@
     data: {"code":"unauthorized","detail":"…"}
 
 A leaf is one line of canonical JSON, in which line ends are escaped: it is one `data` line as it is.
+
+In a later epoch of the log than the first, ids are `<epoch>/<index>`: nobody goes on in it who was in another one.
 """
 
 from collections.abc import Sequence
@@ -30,14 +32,15 @@ HEARTBEAT = b": heartbeat\n\n"
 _RETRY_MILLISECONDS = 1000
 
 
-def opening(position: int) -> bytes:
+def opening(epoch: int, position: int) -> bytes:
     """The first event: the index of the last entry before what follows."""
-    return b"retry: %d\nid: %d\n\n" % (_RETRY_MILLISECONDS, position)
+    return f"retry: {_RETRY_MILLISECONDS}\nid: {_prefix(epoch)}{position}\n\n".encode()
 
 
-def events(entries: Sequence[StreamEntry]) -> bytes:
+def events(epoch: int, entries: Sequence[StreamEntry]) -> bytes:
     """Entries, one event each."""
-    return "".join([_event(entry) for entry in entries]).encode()
+    prefix = _prefix(epoch)
+    return "".join([_event(prefix, entry) for entry in entries]).encode()
 
 
 def end(error: AppError) -> bytes:
@@ -45,8 +48,12 @@ def end(error: AppError) -> bytes:
     return b"event: end\ndata: " + orjson.dumps({"code": error.code, "detail": error.detail}) + b"\n\n"
 
 
-def _event(entry: StreamEntry) -> str:
+def _prefix(epoch: int) -> str:
+    return "" if epoch == 1 else f"{epoch}/"
+
+
+def _event(prefix: str, entry: StreamEntry) -> str:
     if entry.leaf is not None:
-        return f"id: {entry.index}\ndata: {entry.leaf}\n\n"
+        return f"id: {prefix}{entry.index}\ndata: {entry.leaf}\n\n"
     pruned = f'{{"index":{entry.index},"leaf_hash":"{entry.leaf_hash}"}}'
-    return f"id: {entry.index}\nevent: pruned\ndata: {pruned}\n\n"
+    return f"id: {prefix}{entry.index}\nevent: pruned\ndata: {pruned}\n\n"
