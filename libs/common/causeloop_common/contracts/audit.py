@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 from causeloop_common.contracts import jobs
 from causeloop_common.contracts.base import (
     EXAMPLE_HASH,
+    LATER_EPOCH,
     PAGE_BYTES,
     Command,
     Epoch,
@@ -218,7 +219,7 @@ class StreamEntry(Message):
 class StreamPage(Message):
     """Entries in the order of the log, without gaps."""
 
-    epoch: Epoch = 1
+    epoch: Epoch = LATER_EPOCH
     entries: list[StreamEntry] = Field(description="The entries from `start` on.")
     size: Size
 

@@ -137,6 +137,9 @@ Epoch = Annotated[
     ),
 ]
 
+LATER_EPOCH: int = Field(default=1, exclude_if=lambda epoch: epoch == 1)
+"""The field of an `Epoch` between services: left out in the first, so that a reader of an earlier version reads it."""
+
 EXAMPLE_HASH = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), Field(examples=[EXAMPLE_HASH])]
 """A SHA-256 hash in lower-case hex."""
@@ -204,6 +207,8 @@ class Message(BaseModel):
         if handler.mode == "serialization":  # a field that is left out when it is None is never null
             for name in (name for name, field in cls.fields().items() if field.exclude_if is not None):
                 optional = definition["properties"][name]
+                if "anyOf" not in optional:  # it is left out at another value, which its default is
+                    continue
                 definition["properties"][name] = {**optional.pop("anyOf")[0], **optional}
                 del definition["properties"][name]["default"]
         return described

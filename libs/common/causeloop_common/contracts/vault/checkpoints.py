@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from causeloop_common.contracts.base import (
+    LATER_EPOCH,
     Command,
     Epoch,
     Event,
@@ -23,7 +24,7 @@ Reason = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=
 class SignedCheckpoint(Message):
     """A checkpoint of the tenant's log."""
 
-    epoch: Epoch = 1
+    epoch: Epoch = LATER_EPOCH
     checkpoint: str = Field(description="The signed note (C2SP tlog-checkpoint).")
 
 
