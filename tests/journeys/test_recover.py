@@ -137,6 +137,33 @@ async def test_a_log_that_lost_its_end_for_good_begins_a_new_epoch_that_shows_th
     assert (await recover(*one, "--open-epoch", "--reason", "again"))[0] == 1
 
 
+async def test_a_log_is_behind_until_audit_has_entered_the_stream_again_and_then_goes_on(
+    stack: Stack, person: Person, recover: Recover
+) -> None:
+    """P6: a log that will continue by itself gets no epoch."""
+    size = told(await person.get("/audit/checkpoint"))["size"]
+    one = ("--workspace", person.workspace)
+    stack.kill("audit")
+    try:
+        await lose(stack, person, size - 2)
+        async with stack.sql() as sql:
+            await sql.execute("UPDATE audit.intake SET position = 0")  # as in an older copy
+        code, output = await recover(*one, "--open-epoch", "--reason", "too soon")
+    finally:
+        await stack.start("audit")
+    assert code == 1
+    assert f"{size - 2} entries here, {size} signed  behind: audit has not entered all of the stream again" in output
+    assert "Nothing was done. Wait, then run this again." in output
+
+    async def is_signed() -> bool:
+        return (await person.get("/audit/checkpoint")).status_code == 200
+
+    await until("the log continues what was signed", is_signed)
+    assert await recover(*one) == (0, "All 1 logs continue what was signed of them.\n")
+    checkpoint = told(await person.get("/audit/checkpoint"))
+    assert (checkpoint["epoch"], checkpoint["size"] >= size) == (1, True)
+
+
 @pytest.mark.parametrize("service", topology.SERVICES)
 async def test_no_credential_of_the_bus_opens_an_epoch(stack: Stack, service: str) -> None:
     """P6: no message does it, whoever sends it."""

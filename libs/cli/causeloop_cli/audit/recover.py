@@ -29,6 +29,7 @@ from causeloop_common.contracts.topology import AUDIT_INTAKE, OWNERS
 from causeloop_common.database import Connections, Database, role_connections
 from causeloop_common.errors import Conflict
 from causeloop_common.leader import FAULTS
+from causeloop_common.messaging import StreamEnds
 from causeloop_common.settings import Settings, SettingsError
 from causeloop_log.tlog import NotVerified, merkle
 from causeloop_vault.domain.witness import EMPTY, Head
@@ -115,7 +116,7 @@ class Logs:
         signed = await of_all_logs(self._vault)
         if workspace is not None:
             signed = {log: one for log, one in signed.items() if log == ids.tenant_uuid(workspace)}
-        waiting = None if await _entered(stream) else "the stream is still being entered"
+        waiting = None if await _entered(stream, self._recovery) else "audit has not entered all of the stream again"
         heads = await self._recovery.heads()
         unsent: set[UUID] | None = None
         found = []
@@ -165,15 +166,20 @@ class Logs:
         return tenants
 
 
-async def _entered(stream: JetStreamContext) -> bool:
-    """Whether the logs have, within some seconds, all that was in the stream when this began."""
-    last = (await stream.stream_info(AUDIT_INTAKE.stream)).state.last_seq
-    until = time.monotonic() + _ENTERED_SECONDS
+async def _entered(stream: JetStreamContext, recovery: RecoveryService) -> bool:
+    """Whether the logs have, within some seconds, all that was in the stream when this began.
+
+    After a restore the stream is entered again: until an intake has begun with that, the consumer has had everything.
+    """
+    last, until = None, time.monotonic() + _ENTERED_SECONDS
     while time.monotonic() < until:
-        info = await stream.consumer_info(AUDIT_INTAKE.stream, AUDIT_INTAKE.name)
-        if not info.num_pending and not info.num_ack_pending:
-            return True
-        if info.ack_floor is not None and info.ack_floor.stream_seq >= last:
+        events = await stream.stream_info(AUDIT_INTAKE.stream)
+        ends = StreamEnds(str(events.created), events.state.first_seq, events.state.last_seq)
+        last = ends.last if last is None else last
+        consumer = await stream.consumer_info(AUDIT_INTAKE.stream, AUDIT_INTAKE.name)
+        floor = consumer.ack_floor.stream_seq if consumer.ack_floor is not None else 0
+        is_idle = not consumer.num_pending and not consumer.num_ack_pending
+        if (is_idle or floor >= last) and await recovery.is_entered(ends, floor):
             return True
         await asyncio.sleep(_LOOK_SECONDS)
     return False

@@ -3,7 +3,7 @@
 from causeloop_audit.domain.position import Position
 from causeloop_audit.repository.held import Transactions
 
-_READ = "SELECT stream, position FROM audit.intake"
+READ = "SELECT stream, position FROM audit.intake"
 _ADVANCE = "UPDATE audit.intake SET position = coalesce($1, position)"
 _KEEP = "UPDATE audit.intake SET stream = $1, position = $2"
 
@@ -16,7 +16,7 @@ class Positions:
 
     async def read(self) -> Position:
         """The position."""
-        (row,) = await self._transactions.fetch(_READ)
+        (row,) = await self._transactions.fetch(READ)
         return Position(row["stream"], row["position"])
 
     async def keep(self, position: Position) -> None:

@@ -11,9 +11,10 @@ import asyncpg
 import orjson
 
 from causeloop_audit.domain.entries import NewEntry
+from causeloop_audit.domain.position import Position
 from causeloop_audit.domain.terms import Terms, with_term
 from causeloop_audit.repository.held import HeldEvents, Transactions
-from causeloop_audit.repository.position import Positions
+from causeloop_audit.repository.position import READ as POSITION, Positions
 from causeloop_audit.repository.proofs import Head
 from causeloop_common.database import Connections
 from causeloop_common.errors import Unavailable
@@ -294,6 +295,11 @@ class LogWatch:
     async def heads(self) -> dict[UUID, Head]:
         """By tenant, the head of every log."""
         return {row["workspace_id"]: Head(row["size"], row["root"]) for row in await self._fetch(_HEADS)}
+
+    async def position(self) -> Position:
+        """How far the stream is entered."""
+        (row,) = await self._fetch(POSITION)
+        return Position(row["stream"], row["position"])
 
     async def count(self) -> int:
         """How many logs there are."""

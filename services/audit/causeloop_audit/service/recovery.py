@@ -3,11 +3,13 @@
 from uuid import UUID
 
 from causeloop_audit import repository
+from causeloop_audit.domain.position import again_from
 from causeloop_audit.repository import Head, LogWatch
 from causeloop_audit.service.checkpoints import path_of
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.database import Database
+from causeloop_common.messaging import StreamEnds
 from causeloop_log.tlog import merkle
 
 
@@ -21,6 +23,12 @@ class RecoveryService:
     async def heads(self) -> dict[UUID, Head]:
         """By tenant, the head of every log that has entries."""
         return await self._watch.heads()
+
+    async def is_entered(self, stream: StreamEnds, floor: int) -> bool:
+        """Whether the intake will not enter the stream again from an earlier place than `floor`, as after a restore."""
+        position = await self._watch.position()
+        begin = again_from(position, stream=stream.created, first=stream.first, last=stream.last, floor=floor)
+        return begin is None
 
     async def growth(self, tenant: str, size: int) -> tuple[Head, list[bytes]]:
         """A log's head, and the consistency proof from a size on, which is empty where the log has less.
