@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
+import nats.errors
 from nats.js import JetStreamContext
 
 from causeloop_audit.repository import LogWatch
@@ -27,7 +28,7 @@ from causeloop_cli.doctor import environments
 from causeloop_common import ids
 from causeloop_common.contracts.topology import AUDIT_INTAKE, OWNERS
 from causeloop_common.database import Connections, Database, role_connections
-from causeloop_common.errors import Conflict
+from causeloop_common.errors import AppError, Conflict
 from causeloop_common.leader import FAULTS
 from causeloop_common.messaging import StreamEnds
 from causeloop_common.settings import Settings, SettingsError
@@ -36,6 +37,8 @@ from causeloop_vault.domain.witness import EMPTY, Head
 from causeloop_vault.repository import Signed, of_all_logs
 from causeloop_vault.service import EpochService
 
+_ALL = "All {} logs continue what was signed of them."
+_SOME = "{} of {} logs do not continue what was signed of them."
 _ENTERED_SECONDS = 10.0
 _LOOK_SECONDS = 0.25
 _WAITING = """
@@ -77,11 +80,7 @@ async def _recover(
         for one in found:
             print(one)
         if not options.open_epoch:
-            print(
-                f"{len(found)} of {count} logs do not continue what was signed of them."
-                if found
-                else _ALL.format(count)
-            )
+            print(_SOME.format(len(found), count) if found else _ALL.format(count))
             return 1 if found else 0
         if not found:
             print(f"The log of {options.workspace} continues what was signed of it, so it needs no other epoch.")
@@ -95,9 +94,6 @@ async def _recover(
         print(f"{log.signed.head.root.hex()}. The log has an entry about it.")
         print("Its key has another name now: `causeloop audit key` fetches it for those who verify.")
     return 0
-
-
-_ALL = "All {} logs continue what was signed of them."
 
 
 class Logs:
@@ -195,9 +191,9 @@ async def _opened(environs: Mapping[str, Mapping[str, str]]) -> AsyncIterator[Lo
             writer, jobs = [_connections(stack, of, *role) for role in (("audit", "writer"), ("vault", "jobs"))]
             relays = {name: _connections(stack, of, name, "relay") for name in of}
             yield Logs(RecoveryService(audit, LogWatch(writer)), EpochService(vault), jobs, relays)
+        except (nats.errors.Error, AppError):
+            raise  # each has a sentence of its own
         except FAULTS as error:
-            if isinstance(error, Conflict):
-                raise
             raise SettingsError(f"A database does not answer or let a role in: {type(error).__name__}.") from error
 
 
