@@ -301,9 +301,9 @@ class TestAnEpoch:
         return v1.leaf(fields, bytes(16))
 
     def shown(self, leaves: list[Leaf]) -> str:
-        verification = Verification([].append)
+        steps: list[Step] = []
         note = signed(leaves, origin=self.SECOND)
-        return verification.log(self.KEY_OF_SECOND, self.KEY_OF_SECOND, note, leaves).shown
+        return Verification(steps.append).log(self.KEY_OF_SECOND, self.KEY_OF_SECOND, note, leaves).shown
 
     def test_is_named_with_the_end_of_the_one_before(self) -> None:
         """P6: the verdict has the size and root that were signed before, and the reason."""

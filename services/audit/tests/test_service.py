@@ -209,6 +209,7 @@ class TestAppend:
             await log.append(batch)
         assert await stored(servers, workspace.tenant) == ([], None)
 
+        monkeypatch.undo()
         assert (await log.append(batch)).sizes == {workspace.tenant_uuid: 200}
 
     async def test_one_that_is_cancelled_leaves_all_or_nothing_and_the_writer_usable(
