@@ -6,8 +6,9 @@
 
 Besides, events as large as they may be are announced in bursts, a thief with the gateway's credential uses other
 services' ids, and EVENTS is purged once; `--strikes` names some of these, or `restore`: an older copy of audit's
-database. After that every act has its entry again, and the logs do not continue, so the campaign does not hold. Prints
-what was lost, what clients of the streams saw, and how many logs continued; writes `.causeloop/receipts.json`.
+database. After that every act has its entry again. The logs continue what was signed of them, unless EVENTS was purged
+since the copy. Prints the acts without an entry, what clients of the streams saw, and how many logs continued; writes
+`.causeloop/receipts.json`.
 """
 
 import argparse

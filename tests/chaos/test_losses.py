@@ -23,12 +23,22 @@ class TestACampaign:
     async def test_enters_again_what_a_restore_of_audit_lost(
         self, janitor: Janitor, tmp_path: Path, tell: Callable[[str], None]
     ) -> None:
-        """Each act has one entry again. That the logs continue is open (decision 31): their salts are other ones."""
+        """P6: each act has one entry again, and each log continues what was signed of it before the restore."""
         campaign = await run(tmp_path, janitor, Plan(seed=2, acts=200, seconds=8, strikes=frozenset({"restore"})))
         tell(figures(campaign))
-        assert campaign.found.is_whole()
-        assert not campaign.found.doubled
+        assert campaign.logs["continued"] == sum(campaign.logs.values()) > 0
+        assert campaign.holds
+
+    async def test_has_every_entry_though_the_stream_was_purged_before_the_restore(
+        self, janitor: Janitor, tmp_path: Path, tell: Callable[[str], None]
+    ) -> None:
+        """P6: the outboxes have what the stream lost; a log that is in another order by that is counted."""
+        strikes = frozenset({"purge", "restore"})
+        campaign = await run(tmp_path, janitor, Plan(seed=2, acts=400, seconds=15, strikes=strikes))
+        tell(figures(campaign))
+        assert sum(campaign.logs.values()) > 0
         assert campaign.notes["republished"] > 0
+        assert campaign.holds
 
     async def test_finds_losses_without_receipts(
         self, janitor: Janitor, tmp_path: Path, tell: Callable[[str], None]

@@ -9,6 +9,7 @@ import pytest
 from causeloop_common import ids
 from causeloop_common.relay.reconcile import reconcile
 from tests.chaos.test_log import all_are_published, stop_between_batches
+from tests.support.copies import Copy
 from tests.support.log import completed_log
 from tests.support.stack import Person, Stack, told, until
 
@@ -71,3 +72,31 @@ class TestLoss:
                 )
 
         await until("what was lost is entered", entered)
+
+
+class TestRestore:
+    async def test_of_audit_is_followed_by_the_log_that_was_signed(self, fragile: Stack, person: Person) -> None:
+        """P6: the stream is entered again: the log has the same entries, reaches the signed root, and goes on."""
+
+        async def write(*numbers: int) -> list[str]:
+            for number in numbers:
+                told(await person.put(f"/secrets/kept/{number}", json={"value": "v"}))
+            return [entry["leaf"] for entry in await completed_log(fragile, person)]
+
+        copy = Copy("audit")
+        await write(1, 2)
+        async with fragile.sql() as sql:
+            await copy.take(sql)
+        before = await write(3, 4, 5)
+        signed = told(await person.get("/audit/checkpoint"))
+
+        fragile.kill("audit")
+        async with fragile.sql() as sql:
+            await copy.put_back(sql)
+        await fragile.start("audit")
+
+        assert [entry["leaf"] for entry in await completed_log(fragile, person)] == before
+        assert told(await person.get("/audit/checkpoint")) == signed
+        after = await write(6)
+        assert after[: len(before)] == before
+        assert told(await person.get("/audit/checkpoint"))["size"] == len(after)

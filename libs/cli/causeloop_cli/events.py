@@ -1,8 +1,8 @@
 """`causeloop events`: the stream of events, as its operator handles it.
 
 `purge` removes from every stream what all its consumers have acknowledged, so that a stream that fills up takes new
-events again. Events that are not in the logs yet stay. A restored copy of audit's database is not completed from the
-stream, but from the outboxes.
+events again. Events that are not in the logs yet stay. A restored copy of audit's database is completed from the
+stream; what was purged since the copy comes from the outboxes, in another order, and its logs do not continue.
 
 `reconcile` has every service ask the log for its events since a time: their confirmations are taken back, so that the
 relay sends each again, at most 200 a second. The log passes over what it has, enters what it lacks, and receipts both.

@@ -203,10 +203,11 @@ class TestAppend:
                 raise MemoryError
             return new_entry(message, key)
 
-        monkeypatch.setattr(room, "new_entry", make)
         batch = [event() for _ in range(200)]
-        with pytest.raises(MemoryError):
-            await log.append(batch)
+        with monkeypatch.context() as patched:
+            patched.setattr(room, "new_entry", make)
+            with pytest.raises(MemoryError):
+                await log.append(batch)
         assert await stored(servers, workspace.tenant) == ([], None)
 
         monkeypatch.undo()

@@ -133,13 +133,12 @@ class Intake(Work):
         floor = int(reset["ack_floor"]["stream_seq"])
         begin = await self._service.again_from(await self._bus.ends(), floor)
         self._entered = floor
-        if begin is not None:
+        if begin is not None and (await self._ask_reset(seq=begin))["num_pending"]:
             self._entered, self._again_to = begin - 1, floor
             _log.warning(
                 "the database is older than what was acknowledged: the stream is entered again from %d to %d",
                 begin, floor,
             )  # fmt: skip
-            await self._ask_reset(seq=begin)
 
     async def _ask_reset(self, **begin: int) -> Any:
         """Reset the consumer to its last acknowledgement, or to begin at this number; its state after that."""
