@@ -13,11 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from chaos.receipts import frames
 from chaos.receipts.frames import Frame
+from tests.support.proxy import Listening
 
 KINDS = ("event", "stored", "pull", "delivery", "acknowledgement", "receipt")
 """An event published by a relay and the stream's acknowledgement of it; a pull, what it delivers, and the
@@ -51,13 +50,15 @@ FOUL = {
 """Deliveries come by the hundred, and one that is missing makes an intake begin again."""
 
 
-class Wire:
+class Wire(Listening):
     """Listens on `port`; passes on to the server that `aim` names."""
 
+    limit = frames.LINE_BYTES
+
     def __init__(self, choices: random.Random) -> None:
+        super().__init__()
         self._choices = choices
         self._target: Callable[[], int] = lambda: 0
-        self._links: set[asyncio.Task[None]] = set()
         self.weather: dict[str, Weather] = CALM
         self.withheld: set[str] = set()
         """Kinds of frames of which none passes."""
@@ -67,19 +68,6 @@ class Wire:
         """How many frames of a kind were `seen`, `dropped`, `doubled`, `delayed`; connections that were `cut`."""
         self.published: Counter[bytes] = Counter()
         """By the id of an event, how often its service published it."""
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, limit=frames.LINE_BYTES)
-        self.port: int = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
-        for link in list(self._links):
-            link.cancel()
-        await asyncio.gather(*self._links, return_exceptions=True)
 
     @property
     def url(self) -> str:
@@ -134,10 +122,9 @@ class Wire:
         """Seconds until a connection is asked for again."""
         return self._choices.uniform(*STORM_SECONDS)
 
-    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = asyncio.create_task(_Link(self, self._target()).run(reader, writer))
-        self._links.add(link)
-        link.add_done_callback(self._links.discard)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass on, as the weather is."""
+        await _Link(self, self._target()).run(reader, writer)
 
 
 class _Link:

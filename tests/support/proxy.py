@@ -12,18 +12,17 @@ from types import TracebackType
 from typing import Self
 
 
-class Proxy:
-    """Passes on what it is given, until one of its switches is used."""
+class Listening:
+    """Listens on `port` of the loopback. Each connection is a task, which ends with the block at the latest."""
 
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self._passing = asyncio.Event()
-        self._passing.set()
-        self._dropping = False
-        self._wires: set[asyncio.Task[None]] = set()
+    limit = 2**16
+    """The bytes of a reader's longest line."""
+
+    def __init__(self) -> None:
+        self._links: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, limit=self.limit)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -31,7 +30,34 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.close()
-        await self._end()
+        await self.end()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, until it ends."""
+        raise NotImplementedError
+
+    async def end(self) -> None:
+        """End every connection."""
+        ending = list(self._links)
+        for link in ending:
+            link.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = asyncio.create_task(self.serve(reader, writer))
+        self._links.add(link)
+        link.add_done_callback(self._links.discard)
+
+
+class Proxy(Listening):
+    """Passes on what it is given, until one of its switches is used."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self._target = port
+        self._passing = asyncio.Event()
+        self._passing.set()
+        self._dropping = False
 
     def silence(self) -> None:
         self._passing.clear()
@@ -44,21 +70,18 @@ class Proxy:
 
     async def drop(self) -> None:
         self._dropping = True
-        await self._end()
+        await self.end()
 
     def mend(self) -> None:
         self._dropping = False
         self._passing.set()
 
-    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass on, in both directions."""
         if self._dropping:
             writer.transport.abort()
             return
-        wire = asyncio.create_task(self._wire(reader, writer, self._passing))
-        self._wires.add(wire)
-        wire.add_done_callback(self._wires.discard)
-
-    async def _wire(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event) -> None:
+        passing = self._passing
         directions: set[asyncio.Task[None]] = set()
         try:
             await passing.wait()
@@ -75,12 +98,6 @@ class Proxy:
             for direction in directions:
                 direction.cancel()
             writer.transport.abort()
-
-    async def _end(self) -> None:
-        ending = list(self._wires)
-        for wire in ending:
-            wire.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event) -> None:

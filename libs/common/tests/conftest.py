@@ -6,6 +6,8 @@ probe         the probe's Database: a schema with everything a transaction can c
 house         a NATS server with every service's credential and the declared streams
 bus           connects a service to it
 serve         answers commands there with a router of the test's own
+database      tenancy's Database, and `replica` as another process of the service has it
+run           starts a relay of tenancy: `await run()`; `hurried` has it poll often
 counting      a vault whose one job counts
 world         servers on the loopback, names of the test's own, and the way out to them
 counted       how often an outcome of the way out was counted since the test began
@@ -31,7 +33,7 @@ from sqlalchemy.dialects.postgresql import UUID
 
 from causeloop_cli import services, streams
 from causeloop_cli.embedded import EmbeddedNats, Janitor
-from causeloop_common import idempotency, inbox, leases, migrations, outbox, rls, schedules
+from causeloop_common import idempotency, inbox, leader, leases, migrations, outbox, rls, schedules
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.tenancy import Resolve
 from causeloop_common.contracts.topology import Consumer
@@ -39,12 +41,14 @@ from causeloop_common.database import Database
 from causeloop_common.messaging import Bus, CommandRouter
 from causeloop_common.migrations import Schema
 from causeloop_common.outbound import Client as OutboundClient, Limits, Outbound
+from causeloop_common.relay import work
 from causeloop_common.settings import Settings, role_password, with_role
 from causeloop_common.telemetry import UNTRACED, Tracer, metrics
 from causeloop_dev.authority import Authority
 from causeloop_dev.installation import Installation
 from causeloop_dev.testing import Servers
 from tests.support.counting import Counting, hurry
+from tests.support.relaying import ROLE, Run, connected, relays
 
 LISTENER = Consumer("auth_listener", "EVENTS", "auth", ("evt.*.*.tenancy.*",))
 SECOND = Consumer("auth_second", "EVENTS", "auth", ("evt.*.*.tenancy.*",))
@@ -184,6 +188,30 @@ async def bus(house: House) -> AsyncIterator[Callable[[str], Awaitable[Bus]]]:
     yield connect
     for one in connected:
         await one.close()
+
+
+@pytest.fixture
+async def database(scratch: Scratch) -> AsyncIterator[Database]:
+    async with connected(scratch) as database:
+        yield database
+
+
+@pytest.fixture
+async def replica(scratch: Scratch) -> AsyncIterator[Database]:
+    async with connected(scratch) as database:
+        yield database
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(leader, "MEASURE_SECONDS", 0.05)
+
+
+@pytest.fixture
+async def run(scratch: Scratch, bus: Callable[[str], Awaitable[Bus]], database: Database) -> AsyncIterator[Run]:
+    async with relays(scratch.dsn(ROLE), await bus("tenancy"), database) as start:
+        yield start
 
 
 @pytest.fixture

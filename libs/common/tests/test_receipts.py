@@ -1,7 +1,7 @@
 """Receipts: a row is kept until the log has its event, and sent again when it must have had it and has not."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -12,13 +12,11 @@ from prometheus_client import REGISTRY
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.tenancy import MemberAdded
-from causeloop_common.database import Database, role_connections
-from causeloop_common.leader import Leader
+from causeloop_common.database import Database
 from causeloop_common.messaging import Bus
-from causeloop_common.relay import Relay, parts, receipts as room, work
+from causeloop_common.relay import parts, receipts as room, work
+from tests.support.relaying import Run, announce
 
-PERSON = ids.realm("https://issuer.test", "user_1")
 ROWS = """
     SELECT event_id, stream_seq, digest, confirmed_batch, attempts, published_at FROM tenancy.outbox
     WHERE workspace_id = $1 AND published_at IS NOT NULL ORDER BY seq
@@ -26,8 +24,7 @@ ROWS = """
 
 
 @pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "POLL_SECONDS", 0.05)
+def hurried(hurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "_LOOK_SECONDS", 0.1)
     monkeypatch.setattr(room, "GRACE_SECONDS", 0.3)
     monkeypatch.setattr(room, "_ROUND_SECONDS", 0.05)
@@ -35,30 +32,10 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def database(scratch: Any) -> AsyncIterator[Database]:
-    from causeloop_tenancy.models import metadata
-
-    database = Database(scratch.dsn("causeloop_tenancy"), "tenancy", metadata)
-    await database.start()
-    yield database
-    await database.stop()
-
-
-@pytest.fixture
-async def relay(
-    scratch: Any, house: Any, bus: Callable[[str], Awaitable[Bus]], database: Database, superuser: asyncpg.Connection
-) -> AsyncIterator[None]:
+async def relay(run: Run, superuser: asyncpg.Connection) -> None:
     """A relay of tenancy that runs, and has heeded no term of the log."""
     await superuser.execute("UPDATE tenancy.relay_state SET term = '', confirmed_batch = 0")
-    connections = role_connections(scratch.dsn("causeloop_tenancy_relay"), "causeloop_tenancy_relay")
-    leader = Leader(connections, "tenancy", "relay")
-    running = asyncio.create_task(
-        leader.run(Relay(leader, "tenancy", await bus("tenancy"), database.published, b"k" * 32))
-    )
-    yield
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    await connections.close(1)
+    await run()
 
 
 class Log:
@@ -73,6 +50,20 @@ class Log:
             while len(rows := await self._sql.fetch(ROWS, self._ctx.tenant_uuid)) != count:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         return rows
+
+    async def of_ten_minutes_ago(self, database: Database) -> Any:
+        """The row of a new event, as if it had been published ten minutes ago."""
+        await announce(database, self._ctx, "one")
+        (row,) = await self.rows(1)
+        long_ago = "UPDATE tenancy.outbox SET published_at = now() - interval '10 minutes' WHERE event_id = $1"
+        await self._sql.execute(long_ago, row["event_id"])
+        return row
+
+    async def has_batches(self, *batches: int | None) -> None:
+        """Wait until the tenant's rows are confirmed by these batches."""
+        async with asyncio.timeout(5):
+            while [row["confirmed_batch"] for row in await self.rows(len(batches))] != list(batches):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
 
     async def receipt(
         self,
@@ -117,12 +108,6 @@ class Log:
 @pytest.fixture
 async def log(bus: Callable[[str], Awaitable[Bus]], superuser: asyncpg.Connection, workspace: AuthContext) -> Log:
     return Log(await bus("audit"), superuser, workspace)
-
-
-async def announce(database: Database, ctx: AuthContext, *roles: str) -> None:
-    async with database.transaction(ctx) as tx:
-        for role in roles:
-            tx.publish(MemberAdded(person_id=PERSON, role=role))
 
 
 def count(name: str, **labels: str) -> float:
@@ -226,17 +211,13 @@ class TestRestore:
         first, second = await log.rows(2)
         await log.receipt(first, batch=1005)
         await log.receipt(second, batch=1007)
-        async with asyncio.timeout(5):
-            while None in [row["confirmed_batch"] for row in await log.rows(2)]:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await log.has_batches(1005, 1007)
 
         await log.receipt(first, batch=1006, term="late of before", began=1007)  # a term that begins above
         await asyncio.sleep(0.2)
         assert [row["confirmed_batch"] for row in await log.rows(2)] == [1005, 1007]
         await log.receipt(first, batch=1006, term="restored", began=1005)
-        async with asyncio.timeout(5):
-            while [row["confirmed_batch"] for row in await log.rows(2)] != [1005, None]:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await log.has_batches(1005, None)
 
     async def test_sends_nothing_again_that_the_intake_enters_again(
         self, relay: None, log: Log, database: Database, workspace: AuthContext
@@ -262,9 +243,7 @@ class TestRestore:
         first, second = await log.rows(2)
         await log.receipt(first, batch=3089, term="5", began=3000)
         await log.receipt(second, batch=3100, term="5", began=3000)
-        async with asyncio.timeout(5):
-            while None in [row["confirmed_batch"] for row in await log.rows(2)]:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await log.has_batches(3089, 3100)
 
         terms = [("3", 0), ("5", 3000), ("6", 3100), ("7", 3200)]
         await log.receipt(first, batch=3201, term="7", began=3200, terms=terms)
@@ -272,9 +251,7 @@ class TestRestore:
         assert [row["confirmed_batch"] for row in await log.rows(2)] == [3089, 3100]
         terms = [("3", 0), ("8", 3090), ("9", 3210)]
         await log.receipt(first, batch=3211, term="9", began=3210, terms=terms)
-        async with asyncio.timeout(5):
-            while [row["confirmed_batch"] for row in await log.rows(2)] != [3089, None]:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await log.has_batches(3089, None)
 
     async def test_is_taken_back_in_parts_beside_what_is_published(
         self,
@@ -290,9 +267,7 @@ class TestRestore:
         await announce(database, workspace, *"abcdefg")
         for row in await log.rows(7):
             await log.receipt(row, batch=2005)
-        async with asyncio.timeout(5):
-            while None in [row["confirmed_batch"] for row in await log.rows(7)]:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await log.has_batches(*[2005] * 7)
 
         await log.receipt(row, batch=2001, term="restored", began=2000)
         await log.receipt(row, batch=2011, term="after it", began=2010)
@@ -344,28 +319,14 @@ class TestMissing:
         await log.floors(0, last=row["stream_seq"] - 1, seconds=0.6)
         await log.until("attempts", 1)
 
-    async def test_lag_is_no_loss(
-        self, relay: None, log: Log, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
-    ) -> None:
-        await announce(database, workspace, "one")
-        (row,) = await log.rows(1)
-        await superuser.execute(
-            "UPDATE tenancy.outbox SET published_at = now() - interval '10 minutes' WHERE workspace_id = $1",
-            workspace.tenant_uuid,
-        )
+    async def test_lag_is_no_loss(self, relay: None, log: Log, database: Database) -> None:
+        row = await log.of_ten_minutes_ago(database)
         await log.floors(row["stream_seq"] - 1)
         (row,) = await log.rows(1)
         assert row["attempts"] == 0
 
-    async def test_silence_is_no_loss(
-        self, relay: None, log: Log, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
-    ) -> None:
-        await announce(database, workspace, "one")
-        (row,) = await log.rows(1)
-        await superuser.execute(
-            "UPDATE tenancy.outbox SET published_at = now() - interval '10 minutes' WHERE workspace_id = $1",
-            workspace.tenant_uuid,
-        )
+    async def test_silence_is_no_loss(self, relay: None, log: Log, database: Database) -> None:
+        await log.of_ten_minutes_ago(database)
         await asyncio.sleep(1.2)
         (row,) = await log.rows(1)
         assert row["attempts"] == 0

@@ -74,6 +74,16 @@ async def publish(bus: Bus, *events: Announced) -> None:
         await bus.jetstream().publish(f"evt.{one.tenant}.{one.type}", one.data, headers=event_headers(one))
 
 
+async def malformed_before(superuser: asyncpg.Connection, bus: Bus, last: Announced) -> None:
+    """Publish one more event, and wait until the log has one malformed entry before it."""
+    await publish(bus, last)
+
+    async def there() -> bool:
+        return [action for *_, action in await entered(superuser, last.tenant)] == ["audit.malformed", last.type]
+
+    await until(there)
+
+
 async def send(bus: Bus, subject: bytes, block: bytes, data: bytes, reply: bytes = b"") -> None:
     """Publish bytes as they are."""
     size = len(block)
@@ -128,15 +138,7 @@ class TestPoison:
         tenant = workspace.tenant.encode()
         await send(vault, b"evt.%s.vault.%s" % (tenant, name), header_block({"ce-id": "x"}), b"{}")
         await send(vault, b"evt.%s.vault.secret_written" % name, header_block({"ce-id": "x"}), b"{}")
-        await publish(vault, last := event())
-
-        async def there() -> bool:
-            return [action for _, _, action in await entered(superuser, workspace.tenant)] == [
-                "audit.malformed",
-                last.type,
-            ]
-
-        await until(there)
+        await malformed_before(superuser, vault, event())
         assert (await audit.readiness())["intake"] == "ok"
 
     @pytest.mark.parametrize("block", [b"NATS/1.0 \xff\xff\xff\r\n\r\n", b"NATS/1.0\r\n\xff: \xff\r\n\r\n"], ids=repr)
@@ -151,15 +153,7 @@ class TestPoison:
     ) -> None:
         """P2: what cannot be decoded becomes a malformed entry."""
         await send(vault, b"evt.%s.vault.secret_written" % workspace.tenant.encode(), block, b"{}")
-        await publish(vault, last := event())
-
-        async def there() -> bool:
-            return [action for _, _, action in await entered(superuser, workspace.tenant)] == [
-                "audit.malformed",
-                last.type,
-            ]
-
-        await until(there)
+        await malformed_before(superuser, vault, event())
 
     @pytest.mark.parametrize("reply", [b"_INBOX.gateway.\xff", b"_INBOX.gateway.x\x0by"], ids=repr)
     async def test_a_reply_subject_that_is_no_text_drops_no_other_connection(

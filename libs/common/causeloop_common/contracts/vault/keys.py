@@ -4,15 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from causeloop_common.contracts.base import (
-    Command,
-    Event,
-    KeyId,
-    Message,
-    Sealed,
-    Timestamp,
-    Version,
-)
+from causeloop_common.contracts.base import Command, Event, KeyId, Message, Sealed, Timestamp, Version
 from causeloop_common.contracts.lists import List, Page
 from causeloop_common.permissions import Permission
 

@@ -4,15 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from causeloop_common.contracts.base import (
-    Command,
-    Event,
-    Message,
-    Sealed,
-    SecretId,
-    Timestamp,
-    Version,
-)
+from causeloop_common.contracts.base import Command, Event, Message, Sealed, SecretId, Timestamp, Version
 from causeloop_common.contracts.lists import List, Page
 from causeloop_common.permissions import Permission
 

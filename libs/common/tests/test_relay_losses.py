@@ -1,0 +1,134 @@
+"""The relay, and a stream that lost what it had acknowledged: it is published again."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import pytest
+
+from causeloop_common import ids
+from causeloop_common.context import AuthContext
+from causeloop_common.database import Database
+from causeloop_common.messaging import Bus
+from tests.support.relaying import Run, announce, arrived, lag, until
+
+pytestmark = pytest.mark.usefixtures("hurried")
+
+
+class TestLoss:
+    @pytest.fixture(autouse=True)
+    async def _whole(self, house: Any) -> AsyncIterator[None]:
+        """The stream is there again for the tests that follow, even after a failure."""
+        yield
+        await house.declare()
+
+    async def test_without_a_stream_it_says_so_and_loses_nothing(
+        self, house: Any, run: Run, database: Database, workspace: AuthContext
+    ) -> None:
+        relay = await run()
+        await announce(database, workspace, "one")
+        await arrived(house, workspace, "one")
+        stream = (await house.operator()).jetstream()
+        await stream.delete_stream("EVENTS")
+        await announce(database, workspace, "two")
+
+        async def waits() -> bool:
+            return lag() > 0 and relay.leader._failure is not None
+
+        await until(waits)
+        before = lag()
+
+        async def grows() -> bool:
+            return lag() > before
+
+        await until(grows)
+        await house.declare()
+        await arrived(house, workspace, "one", "two")  # the new stream has what the old one had, too
+
+        async def moves() -> bool:
+            return relay.leader._failure is None and lag() == 0
+
+        await until(moves)
+
+    async def test_what_an_emptied_stream_lost_is_published_again_at_the_next_start(
+        self, house: Any, run: Run, database: Database, workspace: AuthContext
+    ) -> None:
+        relay = await run()
+        await announce(database, workspace, "one", "two", "three")
+        await arrived(house, workspace, "one", "two", "three")
+        relay.task.cancel()
+        stream = (await house.operator()).jetstream()
+        await stream.delete_stream("EVENTS")
+        await house.declare()
+
+        await run()
+        await arrived(house, workspace, "one", "two", "three")
+
+    async def test_what_a_server_died_with_is_not_waited_for(
+        self, run: Run, house: Any, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
+    ) -> None:
+        """Its acknowledgements will not come any more: the next server has the events as soon as it is there."""
+        await run()
+        await announce(database, workspace, "before")
+        await arrived(house, workspace, "before")
+
+        os.kill(house.nats.pid, signal.SIGSTOP)
+        await announce(database, workspace, "meanwhile")
+        await asyncio.sleep(0.2)  # it is on its way
+        os.kill(house.nats.pid, signal.SIGKILL)
+        house.nats.restart()
+
+        async def acknowledged() -> bool:
+            waiting = "SELECT count(*) FROM tenancy.outbox WHERE workspace_id = $1 AND published_at IS NULL"
+            return not await superuser.fetchval(waiting, workspace.tenant_uuid)
+
+        await until(acknowledged, seconds=5)  # and not after the ten seconds that a slow answer may take
+
+    async def test_a_restarted_server_gets_the_last_minutes_again_and_doubles_nothing(
+        self, house: Any, run: Run, database: Database, superuser: asyncpg.Connection, workspace: AuthContext
+    ) -> None:
+        relay = await run()
+        await announce(database, workspace, "one", "two")
+        await arrived(house, workspace, "one", "two")
+        known = "SELECT server_id FROM tenancy.relay_state"
+        before = await superuser.fetchval(known)
+
+        house.nats.restart()
+
+        async def noticed() -> bool:
+            return await superuser.fetchval(known) != before and relay.leader._failure is None
+
+        await until(noticed)
+        await announce(database, workspace, "three")
+        await arrived(house, workspace, "one", "two", "three")
+
+    async def test_what_a_restarted_server_lost_is_published_again_though_others_were_faster_and_the_outage_long(
+        self,
+        house: Any,
+        run: Run,
+        bus: Callable[[str], Awaitable[Bus]],
+        database: Database,
+        superuser: asyncpg.Connection,
+        workspace: AuthContext,
+    ) -> None:
+        relay = await run()
+        await announce(database, workspace, "one")
+        await arrived(house, workspace, "one")
+        relay.task.cancel()
+        known = await superuser.fetchval("SELECT last_sequence FROM tenancy.relay_state")
+        await (await house.operator()).jetstream().delete_stream("EVENTS")
+        await house.declare()
+        faster = (await bus("vault")).jetstream()
+        for _ in range(known + 1):  # the stream does not look as if it had lost anything
+            await faster.publish(f"evt.{ids.new('ws')}.vault.secret_written", b"{}")
+        house.nats.restart()
+        await superuser.execute("UPDATE tenancy.outbox SET published_at = published_at - interval '1 hour'")
+
+        again = await bus("tenancy")
+        assert again.server_id
+        await run()
+
+        await arrived(house, workspace, "one")
