@@ -119,6 +119,7 @@ def figures(campaign: Campaign) -> str:
         lost + events,
         *(f"    lost: {act.action} {act.target} of {act.tenant}" for act in found.lost[:_FEW]),
         f"logs: {logs}",
+        *(f"    a log does not continue: {refusal[:160]}" for refusal in notes["broken"][:_FEW]),
         f"clients of streams: {len(campaign.unseen)} breaches",
         *(f"    {breach}" for breach in campaign.unseen[:_FEW]),
         *(f"    a stream ended: {refusal[:160]}" for refusal in notes["refusals"][:_FEW]),

@@ -75,6 +75,7 @@ class Campaign:
             self.unseen = [breach for watcher in watchers for breach in await self._seen(watcher)]
         self.notes["refusals"] = sorted({refusal for watcher in watchers for refusal in watcher.refusals})
         self.logs = dict(await heads.compare(self.stack))
+        self.notes["broken"] = heads.refusals
         self.notes["republished"] = sum(count - 1 for count in self.wire.published.values())
 
     @property

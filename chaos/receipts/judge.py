@@ -75,6 +75,8 @@ class Heads:
     """The signed heads of all logs at one moment, as somebody outside keeps them."""
 
     signed: dict[str, str] = field(default_factory=dict)
+    refusals: list[str] = field(default_factory=list)
+    """Why logs do not continue."""
 
     @classmethod
     async def keep(cls, stack: Stack, tenants: list[str]) -> "Heads":
@@ -94,11 +96,15 @@ class Heads:
         outcomes = Counter[str]()
         async with stack.bus_of("gateway") as bus:
             for tenant, earlier in self.signed.items():
-                outcomes[await _compare(stack, bus, tenant, earlier)] += 1
+                refusal = await _compare(stack, bus, tenant, earlier)
+                outcomes["continued" if refusal is None else "broken"] += 1
+                if refusal is not None:
+                    self.refusals.append(f"{tenant}: {refusal}")
         return outcomes
 
 
-async def _compare(stack: Stack, bus: Bus, tenant: str, earlier: str) -> str:
+async def _compare(stack: Stack, bus: Bus, tenant: str, earlier: str) -> str | None:
+    """Why a log does not continue what was kept of it; None if it does."""
     ctx = asking(tenant, "svc_judge", Permission.AUDIT_READ)
     entries, _ = await stored_log(stack, tenant)
     leaves = [entry["leaf"].encode() for entry in entries]
@@ -106,9 +112,9 @@ async def _compare(stack: Stack, bus: Bus, tenant: str, earlier: str) -> str:
         key = (await bus.call(ctx, GetAuditKey())).key
         signed = (await bus.call(ctx, GetCheckpoint())).checkpoint
         Verification(lambda _: None).log(key, None, signed, leaves, earlier)
-    except (AppError, Refused):
-        return "broken"
-    return "continued"
+    except (AppError, Refused) as error:
+        return str(error)
+    return None
 
 
 async def ids_of(stack: Stack, tenant: str) -> list[str]:

@@ -25,9 +25,9 @@ PRIVATE = Ed25519PrivateKey.generate()
 KEY = str(VerifierKey(ORIGIN, PRIVATE.public_key().public_bytes_raw()))
 
 
-def leaf(number: int, tenant: str = TENANT, event: str | None = None) -> bytes:
+def leaf(number: int, tenant: str = TENANT, event: str | None = None, action: str = "vault.secret_written") -> bytes:
     fields = v1.Fields(
-        id=event or f"evt_{number}", tenant=tenant, action="vault.secret_written",
+        id=event or f"evt_{number}", tenant=tenant, action=action,
         actor="usr_x", credential=None, target=f"sec_{number}", occurred_at=datetime(2026, 1, 2, tzinfo=UTC),
         request_id="req_x", data={"version": number},
     )  # fmt: skip
@@ -132,6 +132,11 @@ class TestALog:
     def test_with_what_is_no_entry_of_it_is_refused_by_its_entries(self, bent: Leaf, why: str) -> None:
         leaves = [*LEAVES[:3], bent, *LEAVES[4:]]
         refused(3, f"entry 3 {why}|{why}", leaves, signed(LEAVES))
+
+    def test_with_one_id_of_two_services_holds(self) -> None:
+        """P3: a service that uses the id of another's event keeps nobody from verifying the log."""
+        leaves = [*LEAVES, leaf(11, event="evt_3", action="gateway.access_denied")]
+        Verification(lambda _: None).log(KEY, KEY, signed(leaves), leaves)
 
     def test_of_another_tenant_is_refused_though_the_same_key_signed_it(self) -> None:
         other = f"causeloop.example/log/{OTHER}"

@@ -22,7 +22,7 @@ class Entry(NamedTuple):
 
     version: int
     id: str
-    """The event's id; unique in the log together with `source`."""
+    """The event's id; unique in the log together with `source`, in version 1 with `action`."""
     source: str | None
     """The service that announced the event."""
     tenant: str
@@ -54,9 +54,13 @@ class Entry(NamedTuple):
     """32 hexadecimal digits, random: without them nobody can guess a removed entry from its hash."""
 
     @property
-    def identity(self) -> str | tuple[str, str]:
-        """The part that is unique in a log."""
-        return self.id if self.source is None else (self.source, self.id)
+    def identity(self) -> tuple[str, str]:
+        """The part that is unique in a log: the service that announced the event, and its id.
+
+        Version 1 does not name the service: the action stands for it. Two services can use one id, if only by malice,
+        and their log holds all the same.
+        """
+        return self.source or self.action, self.id
 
     @property
     def summary(self) -> str:
