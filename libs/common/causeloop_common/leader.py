@@ -13,7 +13,7 @@ predecessors did, and ever will do.
 Beyond the database nothing checks the term: what a leader sends must be harmless when it is sent twice, or late.
 
 Every replica, leader or not, measures how long the oldest piece of work has been waiting. A standby is not ready while
-nobody leads or while work lies too long; a leader is not ready while it cannot work. One whose work stands still gives
+nobody leads, a leader while it cannot work, and each while work lies too long. A leader whose work stands still gives
 the lease back.
 """
 
@@ -177,13 +177,12 @@ class Leader:
         """Readiness: raise `Unavailable` unless this replica leads and works, or stands by one that does."""
         if self._failure is not None:
             raise Unavailable(f"The {self.name} waits: {self._failure}.")
-        if self.leads:
-            return
         vacant = time.monotonic() - self._led_at
-        if vacant > TAKEOVER * self._lease:
+        if not self.leads and vacant > TAKEOVER * self._lease:
             raise Unavailable(f"No replica has led the {self.name} for {vacant:.0f} seconds.")
         if (lag := self._lag()) > self._patience:
-            raise Unavailable(f"The {self.name} stands by, and the oldest work has been waiting for {lag:.0f} seconds.")
+            place = "leads" if self.leads else "stands by"
+            raise Unavailable(f"The {self.name} {place}, and the oldest work has been waiting for {lag:.0f} seconds.")
 
     async def _take_turns(self, work: Work) -> None:
         while True:

@@ -307,6 +307,16 @@ class TestReadiness:
         await first.leader.check()
         assert metric("causeloop_leader_lag_seconds") >= 42.0
 
+    async def test_of_a_leader_needs_it_too(self, begin: Callable[..., Steady]) -> None:
+        """F1: a leader that was given no work, from accounts that lack its requests, was ready for ever."""
+        first = begin(patience=5.0)
+        await until(lambda: first.begun)
+        await first.leader.check()
+        first.age = 42.0
+        await until(lambda: first.leader._lag() > 40)
+        with pytest.raises(Unavailable, match="leads, and the oldest work has been waiting for 42 seconds"):
+            await first.leader.check()
+
     async def test_a_leader_whose_work_stands_still_gives_it_to_another(self, begin: Callable[..., Steady]) -> None:
         first = begin(patience=0.5)
         await until(lambda: first.begun)

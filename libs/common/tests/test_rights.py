@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,23 @@ from causeloop_common.settings import Settings
 from causeloop_dev.installation import Installation
 
 PATIENCE = 10.0
+_WATCH = """
+import asyncio, os, sys
+from causeloop_common.messaging import Bus
+from causeloop_common.settings import Settings
+
+async def watch():
+    settings = Settings.load(sys.argv[1], os.environ)
+    bus = Bus(settings, settings.keyring())
+    await bus.connect()
+    print("connected", flush=True)
+    await bus.ended()
+    print("ended", flush=True)
+    os._exit(0)
+
+asyncio.run(watch())
+"""
+"""A process of its own: the library leaves a task and a socket behind, where a service ends."""
 
 
 class Older:
@@ -68,9 +86,12 @@ class Older:
 
     def bus(self, service: str) -> Bus:
         """A service's place on the bus, not yet taken."""
-        environ = self._installation.environ(service, "postgresql://127.0.0.1/none", self._server.url)
-        settings = Settings.load(service, environ)
+        settings = Settings.load(service, self.environ(service))
         return Bus(settings, settings.keyring())
+
+    def environ(self, service: str) -> dict[str, str]:
+        """What a service would be given."""
+        return self._installation.environ(service, "postgresql://127.0.0.1/none", self._server.url)
 
     def stop(self) -> None:
         self._server.stop()
@@ -176,6 +197,21 @@ class TestRights:
         with pytest.raises(Unavailable, match=re.escape(lack)):
             await bus.connect()
         await bus.close()
+        older.without()
+
+    @pytest.mark.parametrize("service", ["auth", "audit"])
+    async def test_a_connection_whose_credential_was_taken_away_ends_for_good(self, older: Older, service: str) -> None:
+        """F1: the library connects no more, so the process has to end, or it were never ready again."""
+        older.without()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _WATCH, service, env=older.environ(service), stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        async with asyncio.timeout(3 * PATIENCE):
+            assert await process.stdout.readline() == b"connected\n"
+            older.other(service, lambda _: "")
+            assert await process.stdout.readline() == b"ended\n"
+            await process.wait()
         older.without()
 
     async def test_a_credential_in_another_account_is_not_ready(self, older: Older) -> None:

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+import nkeys
+
 from causeloop_cli.embedded.process import ServerFailed
 from causeloop_cli.keys import nats_config, new_seeds, of_service
 from causeloop_dev.folder import write_private_json
@@ -42,8 +44,11 @@ class Installation:
         path = folder / _FILE
         if path.exists():
             try:
-                return cls(**json.loads(path.read_text()))
-            except (ValueError, TypeError) as error:
+                found = cls(**json.loads(path.read_text()))
+                found.nats_config()
+                found.jwt_secret.encode()
+                return found
+            except (ValueError, TypeError, KeyError, AttributeError, nkeys.NkeysError, IsADirectoryError) as error:
                 raise ServerFailed(f"{path} has not the secrets of this data folder: put the file back.") from error
         folder.mkdir(parents=True, exist_ok=True)
         if others := {entry.name for entry in folder.iterdir()} - {_IGNORED, f"{_FILE}.new"}:

@@ -62,6 +62,7 @@ def create(environ: Mapping[str, str]) -> Application:
             backlog=2048,
             ending=(streams.stop,),
             delay=settings.stop_delay,
+            setting="PORT or HOST",
         )
     )
     return application

@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
+
+from causeloop_common.settings import SettingsError
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +26,9 @@ class Listener(uvicorn.Server):
     delay = 0.0
     """Seconds from the signal to stop until the port closes; meanwhile everything is served, and `/ready` is 503."""
 
+    setting = "CAUSELOOP_OPS_PORT or CAUSELOOP_OPS_HOST"
+    """The variables that name the address."""
+
     def __init__(self, config: uvicorn.Config) -> None:
         self._leave = asyncio.Event()
         super().__init__(config)
@@ -35,6 +41,22 @@ class Listener(uvicorn.Server):
     @should_exit.setter
     def should_exit(self, value: bool) -> None:
         (self._leave.set if value else self._leave.clear)()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; SettingsError where that is not possible, which uvicorn would end the process for, without a word."""
+        if sockets is None:
+            host, port = self.config.host, self.config.port
+            try:
+                probe = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port)
+            except OSError as error:
+                known = error.errno is not None and error.errno > 0
+                why = os.strerror(error.errno) if known and error.errno else error.strerror
+                raise SettingsError(
+                    f"{self.setting} names {host}, port {port}, where nothing can listen here ({why}): name an address "
+                    "of this host, and a free port."
+                ) from error
+            probe.close()
+        await super().startup(sockets)
 
     async def main_loop(self) -> None:
         """Serve until it is to stop. uvicorn's own looks ten times a second, for limits that nobody sets."""
@@ -66,11 +88,13 @@ class Listener(uvicorn.Server):
         *,
         ending: Sequence[Callable[[], None]] = (),
         delay: float = 0.0,
+        setting: str = "",
         **more: Any,
     ) -> "Listener":
         """A listener for an ASGI app with our settings.
 
-        `ending` is called when it begins to stop, which is `delay` seconds after the signal.
+        `ending` is called when it begins to stop, which is `delay` seconds after the signal. `setting` names what the
+        address comes from, if that is not the operations' own.
         """
         made = cls(
             uvicorn.Config(
@@ -89,4 +113,5 @@ class Listener(uvicorn.Server):
         )
         made._ending = ending
         made.delay = delay
+        made.setting = setting or cls.setting
         return made

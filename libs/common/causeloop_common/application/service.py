@@ -190,7 +190,7 @@ class Application:
         for step in self._before:
             await step()
         await self.bus.start()
-        for name, run in self._background:
+        for name, run in (("bus", self.bus.ended), *self._background):
             self._tasks.append(asyncio.create_task(run(), name=f"{self.name}:{name}"))  # type: ignore[arg-type]
         if self._commands is not None:
             if self._about_jobs is not None:

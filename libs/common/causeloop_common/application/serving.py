@@ -47,11 +47,14 @@ async def run(applications: Sequence[Application], *, ready: Check | None = None
     try:
         starting = asyncio.ensure_future(asyncio.gather(*(application.start() for application in applications)))
         stopping = asyncio.create_task(stop.wait())
-        first: list[asyncio.Future[Any]] = [starting, stopping]
+        first: list[asyncio.Future[Any]] = [starting, stopping, *served]
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        if stop.is_set():
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
+        if stop.is_set() or served[0].done():
+            while not starting.done():  # a library may swallow a cancellation: ask again
+                starting.cancel()
+                await asyncio.wait([starting], timeout=0.2)
+            if served[0].done():
+                await served[0]
             return
         await starting
         started = list(applications)
@@ -61,7 +64,8 @@ async def run(applications: Sequence[Application], *, ready: Check | None = None
                 served.append(asyncio.create_task(listener.serve()))
                 while not listener.started:
                     if served[-1].done():
-                        raise SystemExit(f"{application.name} cannot listen: {served[-1].exception()}")
+                        await served[-1]
+                        return
                     await asyncio.sleep(0.01)
         settle_memory()
         if ready is not None:

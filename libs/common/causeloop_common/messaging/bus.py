@@ -5,6 +5,7 @@ no responder is `Unavailable`; no answer is `Timeout`, outcome unknown. FastStre
 it directly (`docs/decisions/0003-lean-command-path.md`).
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -98,6 +99,15 @@ class Bus(Connection):
             await self.reader.connect()
         await super().connect()
         self._replies = await Replies.subscribe(self.client)
+
+    async def ended(self) -> None:
+        """Wait until this connection, or the reader's, has ended for good."""
+        waiting = [asyncio.create_task(one) for one in (super().ended(), self.reader.ended())]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
 
     async def close(self) -> None:
         """Send what is waiting and disconnect."""

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from causeloop_common.contracts import topology
 from causeloop_common.errors import Unavailable
 from causeloop_common.keys import reader_seed
-from causeloop_common.messaging.server import Rights, is_refusal
+from causeloop_common.messaging.server import Rights, is_final, is_refusal
 from causeloop_common.messaging.tolerance import tolerate
 from causeloop_common.settings import Settings
 
@@ -77,7 +77,9 @@ class Connection:
             disconnected_cb=self._disconnected,
             reconnected_cb=self._connected,
             error_cb=self._failed,
+            closed_cb=self._closed,
         )
+        self._ended = asyncio.Event()
         self._rights = Rights(name)
         self._client: Client | None = None
 
@@ -97,6 +99,10 @@ class Connection:
         self._rights.refresh(self.client)
         if self._rights.lack is not None:
             raise Unavailable(self._rights.lack)
+
+    async def ended(self) -> None:
+        """Wait until the connection has ended for good, without `close`: the client does not connect again."""
+        await self._ended.wait()
 
     async def close(self) -> None:
         """Send what is waiting and disconnect."""
@@ -130,12 +136,20 @@ class Connection:
             _give_up_unsent(self._client)
             self._rights.doubt(self._client)
 
+    async def _closed(self) -> None:
+        """The library gives up where the server refuses the credential or a limit, and never tries again."""
+        if self._client is not None and not self._ended.is_set():
+            _log.error("bus, %s: the server ended the connection for good", self.name)
+            self._ended.set()
+
     async def _disconnected(self) -> None:
         """Nothing is lost with the connection but the connection."""
 
     async def _failed(self, error: Exception) -> None:
         if self._client is not None and is_refusal(error):
             self._rights.doubt(self._client)
+        if is_final(error):
+            await self._closed()
         if self.is_connected:
             _log.warning("bus, %s: %s: %s", self.name, type(error).__name__, error)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import nats.errors
 import orjson
+from faststream.nats.broker.broker import UNRECOVERABLE_CONNECT_ERRORS
 from nats.aio.client import Client
 
 from causeloop_common.contracts import topology
@@ -43,6 +44,11 @@ def unfit(client: Client) -> str | None:
 def is_refusal(error: Exception) -> bool:
     """Whether the server refused a subject, which nats-py reports to its error callback only."""
     return "permissions violation" in str(error) and topology.USER_INFO.lower() not in str(error).lower()
+
+
+def is_final(error: Exception) -> bool:
+    """Whether FastStream lets no attempt to connect follow this error of a server."""
+    return str(error).removeprefix("nats: ").strip("'").lower() in UNRECOVERABLE_CONNECT_ERRORS
 
 
 class Rights:
