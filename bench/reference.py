@@ -60,7 +60,7 @@ def derive(salt: bytes) -> tuple[bytes, bytes]:
 
 async def gateway(house: dict[str, Any]) -> None:
     """HTTP in, NATS out."""
-    client = await nats.connect(house["nats_url"], nkeys_seed_str=house["seed"], inbox_prefix="_INBOX.gateway")
+    client = await nats.connect(house["nats_url"], nkeys_seed_str=house["seed"], inbox_prefix="_INBOX.gateway.vault")
     claims = {"iss": "gateway", "aud": "vault", "ten": house["tenant"], "exp": int(time.time()) + 3600}
     token = jwt.encode(claims, KEY, algorithm="HS256")
     known = {hashlib.sha256(house["token"].encode()).digest(): token}

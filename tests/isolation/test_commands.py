@@ -14,6 +14,7 @@ from causeloop_common.contracts import topology
 from causeloop_common.contracts.base import Command
 from causeloop_common.errors import AppError
 from causeloop_common.keys import KeyRing, Sealer
+from causeloop_common.messaging.replies import Replies
 from causeloop_common.messaging.wire import DEADLINE, ERROR_CODE, TOKEN
 from causeloop_common.permissions import OF_THE_JOB, SELF, Internal, Permission
 from tests.isolation.tenants import Tenants, makes_its_own
@@ -194,7 +195,7 @@ class TestEveryCommand:
                     headers = {TOKEN: token, DEADLINE: late}
                     in_clear = kind.model_validate(fields).to_json()
                     body = on_the_bus(kind, in_clear, keys.pair(issuer, kind.service), a.workspace)
-                    await client.publish(kind.subject, body, f"{client.new_inbox()}.1", headers)
+                    await client.publish(kind.subject, body, f"{topology.answers(issuer, kind.service)}.1", headers)
                     await through(client)
 
                 async def is_met(kind: type[Command[Any]] = kind, line: str = passed_over, met: float = met) -> bool:
@@ -225,5 +226,5 @@ async def ask(client: Client, subject: str, body: bytes, token: str, deadline: s
     if deadline is None:
         deadline = str(int((time.time() + 5) * 1000))
     headers = {TOKEN: token, DEADLINE: deadline, "Causeloop-Request-Id": ids.new("req")}
-    reply = await client.request(subject, body, timeout=5, headers=headers)
+    reply = await (await Replies.subscribe(client)).ask(subject, body, headers, 5)
     return (reply.headers or {}).get(ERROR_CODE, "ok")

@@ -22,6 +22,7 @@ from causeloop_common.context import LIFETIME_SECONDS
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import OPERATOR, OWNERS, SERVICES, SERVICES_ACCOUNT, STREAMS_ACCOUNT
 from causeloop_common.messaging import public_subject
+from causeloop_common.messaging.replies import Replies
 from causeloop_common.messaging.wire import DEADLINE, ERROR_CODE, TOKEN
 from tests.support.bus import through
 from tests.support.stack import Stack, until
@@ -37,6 +38,12 @@ ACCOUNTS = {**{name: name.upper() for name in READERS}, OPERATOR: STREAMS_ACCOUN
 OTHERS = "EVENTS.vault_events"
 FORGETTING = ("auth.session_ended", "auth.token_revoked", "tenancy.member_added", "vault.keyring_rotated")
 """The events that make others forget, once more."""
+
+ASKING = {
+    ("gateway", "auth"), ("gateway", "tenancy"), ("gateway", "vault"), ("gateway", "audit"), ("auth", "tenancy"),
+    ("auth", "vault"), ("vault", "tenancy"), ("audit", "vault"),
+}  # fmt: skip
+"""Which service asks which, once more."""
 
 JETSTREAM = [
     "INFO", "STREAM.NAMES", "STREAM.LIST", "STREAM.CREATE.SPY", "STREAM.UPDATE.EVENTS", "STREAM.DELETE.EVENTS",
@@ -65,6 +72,7 @@ def sayable() -> list[str]:
             f"dead.{service}.x.y",
             f"job.{service}.x",
             f"_INBOX.{service}.x",
+            *(f"_INBOX.{service}.{other}.x" for other in SERVICES),
             f"wake.{service}",
             f"wake.{service}.x",
             f"now.{TENANT}.{service}.invented",
@@ -112,6 +120,8 @@ def may_say(service: str, subject: str) -> bool:
             return rest == [service] and service in topology.OWNERS
         case "head":
             return service == "audit" and len(rest) == 1
+        case "_INBOX":
+            return len(rest) == 3 and rest[1] == service and (rest[0], service) in ASKING
         case "JS":
             return subject == "JS.STREAMS.API.STREAM.LIST" and service in OWNERS
         case _:
@@ -255,7 +265,8 @@ class TestAnAnswer:
         count = 0
         async with stack.on_bus(None) as observer:
             everything = [
-                await observer.subscribe(pattern) for pattern in (f"evt.{TENANT}.*.forged", "_INBOX.*.x", "*.x")
+                await observer.subscribe(pattern)
+                for pattern in (f"evt.{TENANT}.*.forged", "_INBOX.*.x", "_INBOX.*.*.x", "*.x")
             ]
             await through(observer)
             for subject, kind in KINDS.items():
@@ -265,7 +276,7 @@ class TestAnAnswer:
                     targets = [
                         f"evt.{TENANT}.{kind.service}.forged", "$JS.API.STREAM.INFO.DEAD", "cmd.auth.authenticate",
                         *(f"_INBOX.{other}.x" for other in CREDENTIALS if other not in kind.issuers),
-                        "_INBOX.x", "",
+                        f"_INBOX.{issuer}.x", f"_INBOX.{issuer}.{issuer}.x", "_INBOX.x", "",
                     ]  # fmt: skip
                     async with stack.on_bus(issuer) as client:
                         for target in targets:
@@ -296,7 +307,7 @@ class TestAToken:
                 async with stack.on_bus(issuer) as client:  # more than the forger has: audit cannot even send it
                     for token in forgeries(stack, service, issuer, audience, kind.permission):
                         headers = {TOKEN: token, DEADLINE: str(int((time.time() + 5) * 1000))}
-                        reply = await client.request(kind.subject, b"{}", timeout=5, headers=headers)
+                        reply = await (await Replies.subscribe(client)).ask(kind.subject, b"{}", headers, 5)
                         assert (reply.headers or {}).get(ERROR_CODE) == "unauthorized", (service, issuer, audience)
                         count += 1
         tell(f"bus: {count} tokens forged with the keys of other services: all refused")
@@ -312,7 +323,7 @@ class TestAToken:
                 answering = next(iter(kind.issuers))
                 async with stack.on_bus(answering) as client:  # its own credential would not let the others publish
                     headers = {TOKEN: token, DEADLINE: str(int((time.time() + 5) * 1000))}
-                    reply = await client.request(kind.subject, b"[]", timeout=5, headers=headers)
+                    reply = await (await Replies.subscribe(client)).ask(kind.subject, b"[]", headers, 5)
                 code = (reply.headers or {}).get(ERROR_CODE)
                 assert code == ("validation_error" if allowed else "forbidden"), (issuer, kind.subject, code)
 

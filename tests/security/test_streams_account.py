@@ -17,6 +17,7 @@ from typing import Any
 import nats
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
@@ -203,6 +204,30 @@ class TestAStolenCredential:
                 has = await kept(stream, kind)
                 assert has[: len(had)] == had
                 assert all(f".{name}." in subject for subject, _ in has[len(had) :])
+
+    async def test_writes_nowhere_by_answering_what_it_asked_itself(self, bus: Bus, name: str) -> None:
+        """P5: a right to answer, once, whatever reply subject a message has, would be one to publish anything."""
+        rights = topology.permissions(name)
+        own = [subject.replace("*", TENANT, 1).replace(">", "x") for subject in rights.publish]
+        forbidden = [target for target in targets(name) if target.startswith(("evt.", "dead."))]
+        async with bus.connected(OPERATOR) as operator, bus.connected(name) as thief:
+            stream = operator.jetstream()
+            had = {kind.name: len(await kept(stream, kind.name)) for kind in topology.STREAMS}
+
+            async def answer(message: Msg) -> None:
+                if message.reply in forbidden:
+                    await thief.publish(message.reply, b"forged")
+
+            for pattern in rights.subscribe:
+                await thief.subscribe(pattern, cb=answer)
+            for subject in own:
+                for target in forbidden:
+                    await thief.publish(subject, b"own", reply=target)
+            await through(thief, operator)
+            await through(thief, operator)
+
+            for kind, count in had.items():
+                assert b"forged" not in [data for _, data in (await kept(stream, kind))[count:]]
 
     async def test_reads_nothing_but_what_its_own_consumer_delivers(self, bus: Bus, name: str) -> None:
         """P5: no request, whatever its reply subject, leads to the data of others."""

@@ -37,8 +37,19 @@ async def _act(options: argparse.Namespace, stream: JetStreamContext) -> None:
     elif options.action == "show":
         print("\n".join(description(await find(stream, options.number))))
     else:
-        for letter in await chosen(stream, options):
+        await _redrive(stream, await chosen(stream, options))
+
+
+async def _redrive(stream: JetStreamContext, letters: Sequence[RawStreamMsg]) -> None:
+    """Redrive letters; one that cannot be redriven keeps no other back."""
+    refused = []
+    for letter in letters:
+        try:
             print(f"{await redrive(stream, letter)}: given back to {_consumer(letter)}")
+        except SettingsError as error:
+            refused.append(str(error))
+    if refused:
+        raise SettingsError("\n".join(refused))
 
 
 async def letters(stream: JetStreamContext) -> AsyncIterator[RawStreamMsg]:
@@ -71,10 +82,19 @@ async def chosen(stream: JetStreamContext, options: argparse.Namespace) -> Seque
 
 
 async def redrive(stream: JetStreamContext, letter: RawStreamMsg) -> int:
-    """Give a letter back to its consumer, and remove it; its number. A repetition is one delivery."""
+    """Give a letter back to its consumer, and remove it; its number. A repetition is one delivery.
+
+    SettingsError for one of no consumer, and for one that another service wrote than the consumer's: the bus guards the
+    service in its subject, and such a letter would have the consumer handle an event that nobody announced.
+    """
     consumer = next((one for one in topology.CONSUMERS if one.name == _consumer(letter)), None)
     if consumer is None:
         raise SettingsError(f"Letter {letter.seq} is of {_consumer(letter)}, which this version has not.")
+    if (author := _author(letter)) != consumer.service:
+        raise SettingsError(
+            f"Letter {letter.seq} is no event that {consumer.name} failed to handle, since {author} wrote it: "
+            f"change the credential of {author}."
+        )
     headers = {**(letter.headers or {}), "Nats-Msg-Id": f"redrive/{DEAD.name}/{letter.seq}"}
     await stream.publish(topology.redrive(consumer), letter.data or b"", headers=headers)
     await stream.purge_stream(DEAD.name, subject=letter.subject)
@@ -99,6 +119,11 @@ def description(letter: RawStreamMsg) -> list[str]:
         data = f"{len(letter.data or b'')} bytes that are no JSON"
     attributes = [f"{name:<12}{headers[header]}" for header, name in names.items() if header in headers]
     return [f"{'consumer':<12}{_consumer(letter)}", *attributes, data]
+
+
+def _author(letter: RawStreamMsg) -> str:
+    """The service that wrote the letter."""
+    return (letter.subject or "..").split(".")[1]
 
 
 def _consumer(letter: RawStreamMsg) -> str:

@@ -170,12 +170,13 @@ class TestRight:
             TOKEN: tokens("gateway").mint(workspace, "vault"),
             DEADLINE: str(int(time.time() * 1000) + 5000),
         }
-        for reply in ("", f"evt.{workspace.tenant}.vault.secret_written", "_INBOX.auth.x", "dead.vault.x"):
+        inboxes = ("_INBOX.tenancy.vault.x", "_INBOX.gateway.x", "_INBOX.gateway.auth.x")
+        for reply in ("", f"evt.{workspace.tenant}.vault.secret_written", "dead.vault.x", *inboxes):
             await gateway.client.publish(GetSecret.subject, GET.to_json(), reply=reply, headers=headers)
         await gateway.call(workspace, GET)  # what came before it was received
 
         assert len(ran) == 1
-        assert astray._value.get() == before + 4
+        assert astray._value.get() == before + 6
 
 
 class TestDeadline:

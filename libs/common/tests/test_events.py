@@ -22,6 +22,7 @@ from causeloop_common.contracts.tenancy import MemberAdded, WorkspaceCreated
 from causeloop_common.contracts.topology import Consumer
 from causeloop_common.errors import NotFound, Unavailable
 from causeloop_common.messaging import Bus, EventRouter, announced, event_headers, events as following
+from causeloop_common.settings import SettingsError
 
 Connect = Callable[[str], Awaitable[Bus]]
 
@@ -333,6 +334,24 @@ class TestRouter:
         await asyncio.sleep(0.2)
         assert (len(listener.calls), len(other.calls)) == (2, 1)
         assert [one.seq async for one in operator.letters(stream) if one.seq == letter.seq] == []
+
+    async def test_a_dead_letter_that_another_service_wrote_is_not_given_to_a_consumer(
+        self, house: Any, bus: Connect, listen: Listen
+    ) -> None:
+        """P3: an event is of the service that the bus guards, also when it comes as a dead letter."""
+        listener = await listen(attempts=1)
+        forged = an_event()
+        headers = {**event_headers(forged), "Causeloop-Subject": f"evt.{forged.tenant}.{forged.type}"}
+        gateway = await bus("gateway")
+        written = await gateway.jetstream().publish("dead.gateway.auth_listener.1", forged.data, headers=headers)
+        stream = (await house.operator()).jetstream()
+
+        with pytest.raises(SettingsError, match=rf"^Letter {written.seq} is no event that .* since gateway wrote it"):
+            await operator.redrive(stream, await operator.find(stream, written.seq))
+
+        await asyncio.sleep(0.2)
+        assert listener.calls == []
+        await stream.purge_stream("DEAD", subject="dead.gateway.>")
 
     async def test_two_consumers_that_fail_for_one_event_leave_two_dead_letters(
         self, house: Any, listen: Listen, announce: Callable[..., Awaitable[Announced]]

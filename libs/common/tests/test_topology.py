@@ -99,7 +99,7 @@ class TestPermissions:
     def test_no_right_has_a_wildcard_where_it_could_reach_others(self) -> None:
         for service in topology.SERVICES:
             for subject in permissions(service).publish:
-                assert not subject.startswith((">", "*", "$JS.API", "JS.STREAMS.API.>", "_INBOX", "cmd.*", "cmd.>"))
+                assert not subject.startswith((">", "*", "$JS.API", "JS.STREAMS.API.>", "cmd.*", "cmd.>"))
             for subject in permissions(service).subscribe:
                 assert subject.split(".")[0] in (
                     "_INBOX",
@@ -113,6 +113,11 @@ class TestPermissions:
                     "wake",
                 )
                 assert subject not in ("_INBOX.>", "cmd.>", "evt.>")
+
+    def test_a_service_answers_each_of_its_issuers_in_an_inbox_for_its_answers_alone(self) -> None:
+        for service in topology.SERVICES:
+            inboxes = {subject for subject in permissions(service).publish if subject.startswith("_INBOX")}
+            assert inboxes == {f"_INBOX.{issuer}.{service}.>" for issuer, one in topology.pairs() if one == service}
 
     def test_the_operator_makes_streams_and_says_nothing(self) -> None:
         assert permissions(topology.OPERATOR) == topology.BusPermissions(
@@ -327,4 +332,7 @@ class TestServer:
         self, connect: Callable[[str], Awaitable[Refusing]]
     ) -> None:
         for service in topology.SERVICES:
-            assert not await (await connect(service)).publish("_INBOX.gateway.guessed.1")
+            one = await connect(service)
+            assert not await one.publish("_INBOX.gateway.guessed.1")
+            let = {other for other in topology.OWNERS if await one.publish(f"_INBOX.gateway.{other}.seen.1")}
+            assert let == {service} - {"gateway"}

@@ -155,7 +155,7 @@ class TestPoison:
         await send(vault, b"evt.%s.vault.secret_written" % workspace.tenant.encode(), block, b"{}")
         await malformed_before(superuser, vault, event())
 
-    @pytest.mark.parametrize("reply", [b"_INBOX.gateway.\xff", b"_INBOX.gateway.x\x0by"], ids=repr)
+    @pytest.mark.parametrize("reply", [b"_INBOX.gateway.audit.\xff", b"_INBOX.gateway.audit.x\x0by"], ids=repr)
     async def test_a_reply_subject_that_is_no_text_drops_no_other_connection(
         self, servers: Servers, audit: Application, workspace: AuthContext, reply: bytes
     ) -> None:

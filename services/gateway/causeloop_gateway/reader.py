@@ -127,7 +127,7 @@ class Reader:
     def _bind(self, ctx: AuthContext, parameters: dict[str, str]) -> tuple[str, ...]:
         """The scope of a cursor: tenant, person, list and filters, whatever their order."""
         filters = sorted(f"{name}={value}" for name, value in parameters.items() if name not in ("cursor", "limit"))
-        return (ctx.tenant, ctx.principal, self._command.subject, "&".join(filters))
+        return (ctx.tenant, ctx.principal, self._command.subject, *filters)
 
     def _place(self, fields: dict[str, Any], scope: tuple[str, ...]) -> None:
         """Replace the cursor by its position."""

@@ -4,8 +4,15 @@ import base64
 
 import pytest
 
+from causeloop_common import ids
+from causeloop_common.context import AuthContext
+from causeloop_common.contracts import topology
+from causeloop_common.contracts.audit import ListEvents
 from causeloop_common.errors import Malformed
+from causeloop_common.keys import KeyRing
 from causeloop_gateway.cursors import Cursors
+from causeloop_gateway.endpoints import Endpoint
+from causeloop_gateway.reader import Reader
 
 CURSORS = Cursors(b"k" * 32)
 SCOPE = ("ws_1", "usr_1", "cmd.vault.list_secrets", "action=a")
@@ -53,3 +60,11 @@ class TestCursors:
     def test_that_are_none_are_refused(self, text: str) -> None:
         with pytest.raises(Malformed, match=REFUSED):
             CURSORS.open(text, *SCOPE)
+
+    def test_a_filter_with_the_signs_of_a_query_is_not_taken_for_two(self) -> None:
+        keys = KeyRing.derive(b"s" * 64, "gateway", topology.pairs())
+        reader = Reader(Endpoint("GET", "/audit/events", ListEvents), CURSORS, keys, 0)
+        ctx = AuthContext(tenant=ids.new("ws"), principal="svc_gateway", permissions=frozenset())
+        two, one = (reader._bind(ctx, given) for given in ({"action": "a", "target": "b"}, {"action": "a&target=b"}))
+        with pytest.raises(Malformed, match=REFUSED):
+            CURSORS.open(CURSORS.seal("position", *two), *one)

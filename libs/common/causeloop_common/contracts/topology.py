@@ -192,7 +192,7 @@ def pairs() -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class BusPermissions:
-    """The subjects that one credential may publish and subscribe to; it replies only to what it was asked."""
+    """The subjects that one credential may publish and subscribe to."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
@@ -223,6 +223,11 @@ def account(name: str) -> str:
 def inbox(service: str) -> str:
     """The private inbox prefix of a credential."""
     return f"_INBOX.{service}"
+
+
+def answers(issuer: str, audience: str) -> str:
+    """The prefix of the subjects on which a service answers an issuer's commands. Nobody else may publish there."""
+    return f"{inbox(issuer)}.{audience}"
 
 
 def _requests(consumer: Consumer) -> dict[str, str]:
@@ -282,6 +287,7 @@ def permissions(service: str) -> BusPermissions:
             return _reading(service)
     asks = [kind.subject for kind in command_kinds().values() if service in kind.issuers]
     publish = [*sorted(asks), f"evt.*.{service}.*", f"dead.{service}.*.*", *publishes(service)]
+    publish += [f"{answers(issuer, audience)}.>" for issuer, audience in pairs() if audience == service]
     subscribe = [f"{inbox(service)}.>", *listens(service)]
     if service in OWNERS:
         publish += [f"{STREAMS_API}.{_LIST}", wake(service)]
@@ -330,8 +336,6 @@ def _importers() -> Iterator[tuple[str, tuple[str, ...], dict[str, str], list[st
 _RESPONSE_SECONDS = 10
 """For so long the server keeps the way back from a request: longer than any pull waits."""
 
-_REPLIES = ', allow_responses: { max: 1, expires: "1m" }'
-
 
 def _account(name: str, users: Iterable[str], public_keys: dict[str, str], more: str) -> str:
     return f"  {name} {{\n{more}    users: [\n{_lines(_user(user, public_keys) for user in users)}    ]\n  }}\n"
@@ -350,8 +354,7 @@ def _user(name: str, public_keys: dict[str, str]) -> str:
     allowed = permissions(name)
     granted = (*allowed.publish, USER_INFO), allowed.subscribe
     publish, subscribe = (", ".join(f'"{subject}"' for subject in subjects) for subjects in granted)
-    more = _REPLIES if name in OWNERS else ""
-    rights = f"publish: {{ allow: [{publish}] }}, subscribe: {{ allow: [{subscribe}] }}{more}"
+    rights = f"publish: {{ allow: [{publish}] }}, subscribe: {{ allow: [{subscribe}] }}"
     return f"{{ nkey: {public_keys[name]}, permissions: {{ {rights} }} }}"
 
 

@@ -122,7 +122,7 @@ class CommandRouter:
                 handler,
                 metrics.COMMAND_SECONDS.labels(kind.subject),
                 metrics.COMMANDS.labels(kind.subject, "ok"),
-                tuple(f"{topology.inbox(issuer)}." for issuer in kind.issuers),
+                tuple(f"{topology.answers(issuer, kind.service)}." for issuer in kind.issuers),
             )
             subscription = await bus.client.subscribe(kind.subject, queue=bus.service, cb=partial(self._receive, route))
             self._subscriptions.append(subscription)
@@ -143,7 +143,7 @@ class CommandRouter:
 
     async def _receive(self, route: "_Route", message: Msg) -> None:
         if not message.reply.startswith(route.inboxes):
-            # An answer to any other subject would be published with this service's rights, which the asker lacks.
+            # An answer to any other subject would not reach the asker, or would be published with rights it lacks.
             metrics.COMMANDS.labels(route.kind.subject, "astray").inc()
             return
         size = len(message.data)

@@ -1,4 +1,8 @@
-"""Requests on one NATS connection, without a subscription for each."""
+"""Requests on one NATS connection, without a subscription for each.
+
+A reply subject is `_INBOX.<issuer>.<audience>.<connection>.<number>`: the server lets the audience alone publish there,
+so no service answers in another's place, though it has seen the name of the connection.
+"""
 
 import asyncio
 
@@ -14,7 +18,7 @@ class Replies:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._prefix = f"{client.new_inbox()}."
+        self._inbox, _, self._name = client.new_inbox().rpartition(".")
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
         self._sent = 0
         self._loop = asyncio.get_running_loop()  # to ask for it is a system call
@@ -23,13 +27,13 @@ class Replies:
     async def subscribe(cls, client: Client) -> "Replies":
         """The replies on this connection, subscribed."""
         made = cls(client)
-        await client.subscribe(f"{made._prefix}*", cb=made._on_reply)
+        await client.subscribe(f"{made._inbox}.*.{made._name}.*", cb=made._on_reply)
         return made
 
     async def ask(self, subject: str, body: bytes, headers: dict[str, str], seconds: float) -> Msg:
         """The reply; TimeoutError without one in time, NoRespondersError without a subscriber of the subject."""
         self._sent += 1
-        inbox = f"{self._prefix}{self._sent}"
+        inbox = f"{self._inbox}.{subject.split('.', 2)[1]}.{self._name}.{self._sent}"
         waiting: asyncio.Future[Msg] = self._loop.create_future()
         self._waiting[inbox] = waiting
         timer = self._loop.call_later(seconds, _time_out, waiting)
