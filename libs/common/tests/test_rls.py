@@ -126,6 +126,8 @@ GRANTS = [
            "Role 'causeloop_vault' has an undeclared right on tenancy.members: select."),
     Broken("everybody", "GRANT SELECT ON tenancy.members TO PUBLIC",
            "Role 'public' has an undeclared right on tenancy.members: select."),
+    Broken("a sequence without a grant", "REVOKE ALL ON SEQUENCE tenancy.outbox_seq FROM causeloop_tenancy",
+           "Role 'causeloop_tenancy' lacks its right on tenancy.outbox_seq: usage."),
     Broken("a missing grant", "REVOKE INSERT ON tenancy.members FROM causeloop_tenancy",
            "Role 'causeloop_tenancy' lacks its right on tenancy.members: insert."),
 ]  # fmt: skip

@@ -8,6 +8,13 @@ from causeloop_common.rls.later import is_later_role, later_tables
 from causeloop_common.rls.surroundings import Connection, prove_surroundings
 
 _SHOWN = 10
+_UNUSABLE_SEQUENCES = """
+    SELECT DISTINCT current_user::text AS role, s.relname::text AS name
+    FROM pg_depend d JOIN pg_class s ON s.oid = d.refobjid
+    WHERE d.classid = 'pg_attrdef'::regclass AND s.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
+      AND CASE s.relkind WHEN 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') ELSE false END
+"""
+"""The sequences that columns take their numbers from, and from which this role may take none."""
 
 
 class IsolationError(Exception):
@@ -160,7 +167,9 @@ async def _prove_grants(connection: Connection, schema: str, metadata: MetaData,
         f"Role '{g[3]}' has an undeclared right on {schema}.{g[0]}: {g[1]}." for g in sorted(found - declared, key=str)
     ]
     lacking = [f"Role '{g[3]}' lacks its right on {schema}.{g[0]}: {g[1]}." for g in sorted(declared - found, key=str)]
-    return extra + lacking
+    sequences = await connection.fetch(_UNUSABLE_SEQUENCES, schema)
+    numbers = [f"Role '{row['role']}' lacks its right on {schema}.{row['name']}: usage." for row in sequences]
+    return extra + lacking + numbers
 
 
 async def _prove_functions(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
