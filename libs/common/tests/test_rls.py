@@ -287,7 +287,7 @@ class TestDeclarations:
         carried = ("outbox", "outbox_set_aside", "idempotency", "relay_state", "leases", "schedules")
         bookkeeping = {f"{schema}.{table}" for schema in ("auth", "tenancy", "vault", "audit") for table in carried}
         bookkeeping |= {f"{schema}.jobs" for schema in ("auth", "tenancy", "vault", "audit")}
-        log = {f"audit.{table}" for table in ("checkpoints", "entries", "heads", "held", "intake", "nodes")}
+        log = {f"audit.{table}" for table in ("checkpoints", "entries", "heads", "held", "intake", "nodes", "refused")}
         assert unaudited == bookkeeping | log | {"vault.checkpoints", "vault.inbox"}
 
     def test_every_exception_has_its_reason(self) -> None:
