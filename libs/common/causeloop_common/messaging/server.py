@@ -18,8 +18,6 @@ _log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 2.0
 _AGAIN_SECONDS = 5.0
 _REMEMBERED_SECONDS = 15.0
-_ANSWERABLE_NANOSECONDS = 10 * 1_000_000_000
-"""Twice as long as a command waits for its answer."""
 _VERBS = ("publish", "subscribe")
 _OLDER = "The server's configuration is older than this version: `causeloop keys --nats config` prints the accounts"
 _OTHER = (
@@ -115,9 +113,7 @@ class Rights:
 
 
 def _lacking(name: str, permitted: dict[str, Any]) -> Iterable[str]:
-    """The subjects that a credential needs and may not use, each with its verb: `publish wake.vault`; and its answers,
-    if it may not answer for as long as an asker waits.
-    """
+    """The subjects that a credential needs and may not use, each with its verb: `publish wake.vault`."""
     needed = topology.permissions(name)
     for verb, subjects in zip(_VERBS, (needed.publish, needed.subscribe), strict=True):
         rules = permitted.get(verb) or {}
@@ -126,10 +122,6 @@ def _lacking(name: str, permitted: dict[str, Any]) -> Iterable[str]:
             is_allowed = allowed is None or any(_covers(pattern, subject) for pattern in allowed)
             if not is_allowed or any(_covers(one, subject) or _covers(subject, one) for one in denied):
                 yield f"{verb} {subject}"
-    if name in topology.OWNERS:
-        answers = permitted.get("responses") or {}
-        if not answers.get("max") or 0 <= answers.get("ttl", 0) < _ANSWERABLE_NANOSECONDS:
-            yield "answer what it is asked (allow_responses)"
 
 
 def _permits_all(rules: dict[str, Any] | None) -> bool:
