@@ -213,7 +213,7 @@ class _Log:
         self.pruned = 0
         self.earlier_root = self.frontier.root() if earlier_size == 0 else None
         self._earlier_size = earlier_size
-        self._seen: set[tuple[str, str]] = set()
+        self._seen: set[tuple[str, ...]] = set()
 
     def add(self, leaf: Leaf) -> None:
         """One more entry, in the log's order."""

@@ -153,6 +153,25 @@ class TestALog:
         refused(1, "not of the form", LEAVES, signed(LEAVES), pinned="nothing")
 
 
+class TestIds:
+    """A service may announce under the id of another one's event: the log has both, and goes on to verify."""
+
+    @pytest.mark.parametrize("action", ["gateway.access_denied", "audit.malformed"])
+    def test_of_two_services_may_be_alike(self, action: str) -> None:
+        """P3: a stranger who reuses an id does not make the log of a tenant one that is refused for ever."""
+        other = leaf(3, event="evt_0", action=action)
+        verify([LEAVES[0], other], signed([LEAVES[0], other]))
+
+    def test_that_were_claimed_by_what_could_not_be_read_may_be_alike(self) -> None:
+        """P3: neither does one who sends what cannot be read."""
+        two: list[Leaf] = [leaf(number, event="evt_0", action="audit.malformed") for number in range(2)]
+        verify(two, signed(two))
+
+    def test_of_one_service_are_there_once(self) -> None:
+        again = leaf(3, event="evt_0", action="vault.secret_revealed")
+        refused(3, "entry 1 is there a second time", [LEAVES[0], again], signed([LEAVES[0], again]))
+
+
 class TestTheHistory:
     def test_holds_while_the_log_grows(self) -> None:
         for size in range(12):

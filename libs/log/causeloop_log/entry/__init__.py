@@ -9,7 +9,7 @@ A leaf is the bytes of an entry as they are stored and hashed.
 
 from causeloop_log.entry import v1, v2
 from causeloop_log.entry.canonical import NotCanonical, digest_of, read_data
-from causeloop_log.entry.value import ActorKind, Entry, Outcome, Sealed
+from causeloop_log.entry.value import MALFORMED, ActorKind, Entry, Outcome, Sealed
 
 __all__ = [
     "LARGEST",
@@ -26,10 +26,6 @@ __all__ = [
 
 LARGEST = v2.LARGEST
 """Bytes of a leaf that may be entered, in either version: a larger one has no proof that foreign programs read."""
-
-
-MALFORMED = "audit.malformed"
-"""The action of an entry that stands for an event which cannot be entered as it is; its data is `digest_of` it."""
 
 
 def read(leaf: bytes) -> Entry:

@@ -2,6 +2,9 @@
 
 from typing import Any, Literal, NamedTuple
 
+MALFORMED = "audit.malformed"
+"""The action of an entry that stands for an event which cannot be entered as it is; its data is `digest_of` it."""
+
 ActorKind = Literal["person", "service_account", "service"]
 Outcome = Literal["success", "denied", "failure"]
 
@@ -22,7 +25,7 @@ class Entry(NamedTuple):
 
     version: int
     id: str
-    """The event's id; unique in the log together with `source`, in version 1 with `action`."""
+    """The event's id; unique in the log together with the service that announced it."""
     source: str | None
     """The service that announced the event."""
     tenant: str
@@ -54,13 +57,17 @@ class Entry(NamedTuple):
     """32 hexadecimal digits, random: without them nobody can guess a removed entry from its hash."""
 
     @property
-    def identity(self) -> tuple[str, str]:
-        """The part that is unique in a log: the service that announced the event, and its id.
+    def identity(self) -> tuple[str, ...]:
+        """The part that is unique in a log: the announcing service and the event's id.
 
-        Version 1 does not name the service: the action stands for it. Two services can use one id, if only by malice,
-        and their log holds all the same.
+        In version 1 the service is the first part of the action. There the entry of what could not be read names no
+        service, and has the id that it claimed: services may claim one alike, so each such entry is known by its salt.
         """
-        return self.source or self.action, self.id
+        if self.source is not None:
+            return self.source, self.id
+        if self.action == MALFORMED:
+            return self.action, self.id, self.salt
+        return self.action.partition(".")[0], self.id
 
     @property
     def summary(self) -> str:
