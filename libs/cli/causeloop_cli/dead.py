@@ -18,7 +18,7 @@ from causeloop_cli import operating
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import ATTRIBUTES
 from causeloop_common.contracts.topology import DEAD
-from causeloop_common.messaging.cloudevents import FAILURE, SUBJECT
+from causeloop_common.messaging.cloudevents import FAILURE, SUBJECT, letter_headers
 from causeloop_common.settings import SettingsError
 
 
@@ -77,16 +77,19 @@ async def chosen(stream: JetStreamContext, options: argparse.Namespace) -> Seque
     if bool(options.numbers) == options.all:
         raise SettingsError("Name dead letters by their numbers, or ask for --all.")
     if options.all:
-        return [letter async for letter in letters(stream)]
+        return [letter async for letter in letters(stream) if _is_known(letter)]
     return [await find(stream, number) for number in options.numbers]
 
 
 async def redrive(stream: JetStreamContext, letter: RawStreamMsg) -> int:
-    """Give a letter back to its consumer, and remove it; its number. A repetition is one delivery.
+    """Give a letter back to its consumer, and remove it; its number.
 
+    It has no id for the stream, which others could take first: what was interrupted in between is delivered twice, and
+    the consumer's inbox makes that one effect. SettingsError when it is gone by now.
     SettingsError for one of no consumer, and for one that another service wrote than the consumer's: the bus guards the
     service in its subject, and such a letter would have the consumer handle an event that nobody announced.
     """
+    await find(stream, letter.seq or 0)
     consumer = next((one for one in topology.CONSUMERS if one.name == _consumer(letter)), None)
     if consumer is None:
         raise SettingsError(f"Letter {letter.seq} is of {_consumer(letter)}, which this version has not.")
@@ -95,7 +98,8 @@ async def redrive(stream: JetStreamContext, letter: RawStreamMsg) -> int:
             f"Letter {letter.seq} is no event that {consumer.name} failed to handle, since {author} wrote it: "
             f"change the credential of {author}."
         )
-    headers = {**(letter.headers or {}), "Nats-Msg-Id": f"redrive/{DEAD.name}/{letter.seq}"}
+    carried = letter.headers or {}
+    headers = letter_headers("", carried, carried.get(FAILURE, ""))
     await stream.publish(topology.redrive(consumer), letter.data or b"", headers=headers)
     await stream.purge_stream(DEAD.name, subject=letter.subject)
     return letter.seq or 0
@@ -119,6 +123,11 @@ def description(letter: RawStreamMsg) -> list[str]:
         data = f"{len(letter.data or b'')} bytes that are no JSON"
     attributes = [f"{name:<12}{headers[header]}" for header, name in names.items() if header in headers]
     return [f"{'consumer':<12}{_consumer(letter)}", *attributes, data]
+
+
+def _is_known(letter: RawStreamMsg) -> bool:
+    """Whether a letter is of a consumer of this version, and its service wrote it: others hold up none of these."""
+    return (_author(letter), _consumer(letter)) in {(one.service, one.name) for one in topology.CONSUMERS}
 
 
 def _author(letter: RawStreamMsg) -> str:

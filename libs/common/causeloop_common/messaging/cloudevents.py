@@ -16,6 +16,10 @@ SUBJECT = "Causeloop-Subject"
 """The header with the subject of the event that became a dead letter."""
 FAILURE = "Causeloop-Failure"
 """The header with the kind of error for which an event became a dead letter; without its words, which may be secret."""
+_CARRIED = frozenset(
+    ("content-type", "ce-specversion", "ce-source", *(attribute.header for attribute in ATTRIBUTES.values()))
+)
+_LONGEST_SUBJECT = 1024
 _SHORT = re.compile(r"[\x20-\x7e]{0,256}")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -34,6 +38,16 @@ def announced(message: Msg) -> Announced:
     headers = message.headers or {}
     was_dead = message.subject.startswith("redrive.")  # the operator alone publishes there
     return read_event(headers[SUBJECT] if was_dead else public_subject(message.subject), headers, message.data)
+
+
+def letter_headers(subject: str, headers: Mapping[str, str], failure: str) -> dict[str, str]:
+    """The headers of the dead letter of a message that came so; `failure` is the kind of its error.
+
+    It has of the message's own headers those of an event, where they can be read. Others could steer the stream, keep
+    the letter out of it, or make it larger than fits.
+    """
+    carried = {name: text for name, text in headers.items() if name in _CARRIED and _SHORT.fullmatch(text) is not None}
+    return {**carried, SUBJECT: headers.get(SUBJECT, subject)[:_LONGEST_SUBJECT], FAILURE: failure}
 
 
 def read_event(subject: str, headers: Mapping[str, str], data: bytes) -> Announced:

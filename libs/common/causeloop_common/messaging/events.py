@@ -15,10 +15,11 @@ from nats.aio.msg import Msg
 from causeloop_common import ids, telemetry
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
+from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.base import Event
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.messaging.bus import Bus, raw, undecoded
-from causeloop_common.messaging.cloudevents import FAILURE, SUBJECT, announced, public_subject
+from causeloop_common.messaging.cloudevents import announced, letter_headers, public_subject
 from causeloop_common.messaging.progress import Progress
 from causeloop_common.telemetry import SpanKind, metrics
 
@@ -33,7 +34,7 @@ _AT_ONCE = 4
 """Events that a replica handles at the same time. It pulls one by one, so it holds few that it does not work on."""
 
 Handler = Callable[[AuthContext, Any, UUID], Awaitable[None]]
-"""Reacts to one kind of event: `member_removed(ctx, event, event_id)`."""
+"""Reacts to one kind of event: `member_removed(ctx, event, event_id)`. The id is one of the event's `identity`."""
 
 
 class EventRouter:
@@ -119,7 +120,7 @@ class EventRouter:
                         request_id=event.request_id,
                     )
                     telemetry.bind(telemetry.Act(self.consumer.service, ctx.request_id, ctx.tenant))
-                    await handler(ctx, kind.model_validate_json(event.data), ids.decode(event.id, "evt"))
+                    await handler(ctx, kind.model_validate_json(event.data), identity(event))
         except Unavailable as error:
             _log.warning("%s waits: %s", delivery.subject, error.detail)
             await delivery.nak(delay=_delay(tries))
@@ -134,16 +135,13 @@ class EventRouter:
             metrics.CONSUMED.labels(self.consumer.name).inc()
 
     async def _bury(self, delivery: Msg, failure: str) -> None:
-        """Copy what cannot be handled to the dead letters; while that is impossible, it comes again."""
+        """Copy what cannot be handled to the dead letters; while that is impossible, it comes again.
+
+        The letter has no id for the stream: others could take that first. One whose acknowledgement was lost is there
+        twice, under one subject, and is given back once.
+        """
         number = delivery.metadata.sequence.stream
-        carried = delivery.headers or {}
-        headers = {
-            **carried,
-            SUBJECT: carried.get(SUBJECT, public_subject(delivery.subject)),
-            FAILURE: failure,
-            # An id of its own: under the event's, the letter of a second consumer would pass for a duplicate.
-            "Nats-Msg-Id": f"{self.consumer.name}/{number}",
-        }
+        headers = letter_headers(public_subject(delivery.subject), delivery.headers or {}, failure)
         try:
             await self._bus.jetstream().publish(topology.dead(self.consumer, number), delivery.data, headers=headers)
         except (AppError, nats.errors.Error, OSError, TimeoutError) as error:
@@ -152,6 +150,12 @@ class EventRouter:
             return
         metrics.DEAD_LETTERS.labels(self.consumer.name).inc()
         await delivery.term()
+
+
+def identity(event: Announced) -> UUID:
+    """An id of service and id: services may announce under one id, and each such event is another one."""
+    service = event.type.partition(".")[0]
+    return ids.decode(ids.derived("evt", f"{service}/{event.id}".encode()), "evt")
 
 
 def _delay(tries: int) -> float:
