@@ -6,7 +6,7 @@ import os
 
 from causeloop_cli import endings, services, streams
 from causeloop_common import migrations
-from causeloop_common.settings import DEVELOPMENT_SECRET, SettingsError, is_guessable, migrator_url
+from causeloop_common.settings import DEVELOPMENT_SECRET, SettingsError, is_guessable, migrator_url, require_bus_url
 
 UNABLE = endings.NO
 """Its exit code when it refuses, or cannot reach what it migrates: a deployment stops at either."""
@@ -20,7 +20,10 @@ def main(options: argparse.Namespace) -> int:
     secret = os.environ.get("JWT_SECRET") or DEVELOPMENT_SECRET
     if os.environ.get("CAUSELOOP_ENV") == "production" and is_guessable(secret):
         raise SettingsError("Set JWT_SECRET to the installation's secret: the services' passwords are derived from it.")
-    asyncio.run(everything(url.text(), secret, os.environ.get("NATS_URL"), os.environ.get("NATS_NKEY_SEED_OPERATOR")))
+    nats_url, operator_seed = os.environ.get("NATS_URL"), os.environ.get("NATS_NKEY_SEED_OPERATOR")
+    if nats_url and operator_seed:
+        require_bus_url(nats_url, os.environ)  # refused before anything is changed
+    asyncio.run(everything(url.text(), secret, nats_url, operator_seed))
     return 0
 
 

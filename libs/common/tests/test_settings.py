@@ -96,6 +96,31 @@ class TestLoad:
         assert Settings.load("auth", {}).secret() == DEVELOPMENT_SECRET.encode()
 
 
+class TestDevelopment:
+    """Keys that everybody can derive stay on this host, whatever CAUSELOOP_ENV is."""
+
+    ELSEWHERE = "nats://nats.example.com:4222"
+
+    @pytest.mark.parametrize(
+        "secret", ["", "short", DEVELOPMENT_SECRET, f"{DEVELOPMENT_SECRET}\n", f'"{DEVELOPMENT_SECRET}"']
+    )
+    def test_does_not_reach_a_bus_on_another_host(self, secret: str) -> None:
+        """D2: who reaches that bus could make every service's tokens."""
+        environ = {"NATS_URL": self.ELSEWHERE, "JWT_SECRET": secret}
+        for service in topology.SERVICES:
+            with pytest.raises(SettingsError, match="NATS_URL leads to another host, where others could guess"):
+                Settings.load(service, environ)
+
+    def test_does_with_keys_of_its_own(self) -> None:
+        keys = KeyRing.derive(SECRET.encode(), "auth", topology.pairs()).dump()
+        Settings.load("auth", {"NATS_URL": self.ELSEWHERE, "JWT_SECRET": SECRET})
+        Settings.load("auth", {"NATS_URL": self.ELSEWHERE, "CAUSELOOP_KEYS_AUTH": keys})
+
+    @pytest.mark.parametrize("url", ["nats://127.0.0.1:4222", "nats://localhost", "nats://[::1]:4222"])
+    def test_needs_no_secret_on_this_host(self, url: str) -> None:
+        Settings.load("auth", {"NATS_URL": url})
+
+
 class TestProduction:
     def test_takes_safe_values(self) -> None:
         assert Settings.load("auth", SAFE).environment == "production"

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from causeloop_common.database_url import is_loopback
 from causeloop_common.settings import Host, ListeningPort, Origins, Settings
 
 
@@ -59,6 +60,16 @@ class GatewaySettings(Settings):
         examples=["30"],
         description="how long it remembers who a token stands for, should no event end that earlier",
     )
+
+    def exposed(self) -> list[str]:
+        """The common ones, and an address at which others call."""
+        problems = super().exposed()
+        if self.has_guessable_keys and not is_loopback(self.host):
+            problems.append(
+                "HOST lets others call, who could guess the keys of the tokens: set JWT_SECRET to the installation's "
+                "secret, such as the output of `openssl rand -base64 48`."
+            )
+        return problems
 
     @property
     def stop_delay(self) -> int:

@@ -27,6 +27,13 @@ class TestGatewaySettings:
         with pytest.raises(SettingsError, match=f"{variable}: "):
             GatewaySettings.load("gateway", {variable: value})
 
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "gateway.example.com"])
+    def test_lets_nobody_call_under_keys_that_can_be_guessed(self, host: str) -> None:
+        """D2: who reaches the port could make an access token of anybody."""
+        with pytest.raises(SettingsError, match="HOST lets others call, who could guess the keys of the tokens"):
+            GatewaySettings.load("gateway", {"HOST": host})
+        GatewaySettings.load("gateway", {"HOST": host, "JWT_SECRET": "a-secret-of-the-installation-long-enough"})
+
     def test_serves_on_before_it_stops_in_production_alone_unless_set(self) -> None:
         settings = GatewaySettings.load("gateway", {})
         assert settings.stop_delay == 0

@@ -1,9 +1,12 @@
-"""A connection that reads whatever others may publish.
+"""A connection that reads whatever others may publish, and that is over TLS where its address demands it.
 
 nats-py ends its reading when a subject or a status is not UTF-8 or a control line has an unusual space, and takes a
 header of an ordinary message for a status of the server. Each would let one service stop another by one message. So
 such bytes are replaced, and the server's statuses are believed on inboxes alone, where nobody but the server and the
 one who was asked can publish.
+
+nats-py uses TLS where the server asks for it. Who stands in between could answer that it does not, and would get all in
+clear; so to a `tls://` address every connection begins TLS, whatever the server answers.
 """
 
 import re
@@ -24,6 +27,18 @@ _INBOX = b"_INBOX."
 _STATUS = (Header.STATUS.value, Header.DESCRIPTION.value)
 
 Headers = dict[str, str] | None
+
+_read_info = Client._process_info
+
+
+async def _process_info(client: Client, info: dict[str, Any], initial_connection: bool = False) -> None:
+    """Read what a server tells of itself. The first time on a connection decides about its TLS."""
+    if initial_connection and client._current_server is not None and client._current_server.uri.scheme == "tls":
+        info["tls_required"] = True
+    await _read_info(client, info, initial_connection)
+
+
+cast(Any, Client)._process_info = _process_info
 
 
 def tolerate(client: Client) -> None:
@@ -49,7 +64,8 @@ def tolerate(client: Client) -> None:
 
 
 def _text(subject: bytes) -> str:
-    return subject.decode(errors="backslashreplace")
+    """The subject's text; a NUL, which PostgreSQL cannot hold, as other bytes that are no text."""
+    return subject.decode(errors="backslashreplace").replace("\0", "\\x00")
 
 
 def _answerable(reply: bytes) -> str:

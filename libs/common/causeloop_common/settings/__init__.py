@@ -2,6 +2,7 @@
 
 values      kinds of values, each checked where it is read
 roles       the installation's root secret, and the database's address for each role
+bus         the bus's address
 telemetry   where traces and metrics go
 outbound    which destinations outside are reached, and how
 service     the settings of every service
@@ -10,6 +11,7 @@ Each field has its variable and a description; the configuration reference is ma
 `SecretStr`. A production process refuses unsafe values, each with a sentence that names what to set.
 """
 
+from causeloop_common.settings.bus import require_bus_url
 from causeloop_common.settings.roles import (
     DEVELOPMENT_SECRET,
     SHORTEST_SECRET,
@@ -55,6 +57,7 @@ __all__ = [
     "own_name",
     "read_headers",
     "read_key",
+    "require_bus_url",
     "role_password",
     "role_url",
     "with_role",

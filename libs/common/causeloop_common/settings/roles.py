@@ -32,7 +32,7 @@ def role_url(url: str, role: str, secret: bytes) -> str:
 
 def is_guessable(secret: str) -> bool:
     """Whether a root secret is the published one of development, too short, or something short again and again."""
-    return len(secret) < SHORTEST_SECRET or secret == DEVELOPMENT_SECRET or repeats(secret.encode())
+    return len(secret.strip()) < SHORTEST_SECRET or DEVELOPMENT_SECRET in secret or repeats(secret.encode())
 
 
 def migrator_url(environ: Mapping[str, str]) -> DatabaseUrl:

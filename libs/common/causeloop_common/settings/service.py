@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
 from causeloop_common.contracts import topology
-from causeloop_common.database_url import DatabaseUrl, is_loopback
+from causeloop_common.database_url import DatabaseUrl
 from causeloop_common.keys import KeyRing
+from causeloop_common.settings.bus import IN_CLEAR, is_bus_of_this_host, is_protected_bus
 from causeloop_common.settings.outbound import OutboundSettings
 from causeloop_common.settings.roles import (
     DEVELOPMENT_SECRET,
@@ -151,26 +151,43 @@ class Settings(TelemetrySettings, OutboundSettings):
     @model_validator(mode="after")
     def _safe(self) -> Self:
         """Everything unsafe at once, so that an operator needs one look and not five starts."""
-        problems = self.unsafe() if self.environment == "production" else []
+        problems = self.unsafe() if self.environment == "production" else self.exposed()
         if problems:
             raise ValueError(" ".join(problems))
         return self
 
+    def exposed(self) -> list[str]:
+        """The ways to others, a sentence each, on which keys that others can guess would be used; refused always.
+
+        A database's address is one, too: `role_url` refuses it.
+        """
+        problems = []
+        if self.has_guessable_keys and not is_bus_of_this_host(self.nats_url):
+            problems.append(
+                "NATS_URL leads to another host, where others could guess the services' keys: set JWT_SECRET to the "
+                "installation's secret, such as the output of `openssl rand -base64 48`."
+            )
+        return problems
+
+    @property
+    def has_guessable_keys(self) -> bool:
+        """Whether others could guess this service's keys."""
+        secret = self.jwt_secret.get_secret_value() if self.jwt_secret else ""
+        return self.service_keys is None and is_guessable(secret)
+
     def unsafe(self) -> list[str]:
         """The values that production refuses, a sentence each; subclasses add theirs."""
         problems = []
-        if self.service_keys is None:
-            secret = self.jwt_secret.get_secret_value() if self.jwt_secret else ""
-            if is_guessable(secret):
-                problems.append(
-                    f"JWT_SECRET is missing, shorter than {SHORTEST_SECRET} characters, guessable or the development "
-                    "one: set it to the output of `openssl rand -base64 48`, or set "
-                    f"{own_name('CAUSELOOP_KEYS_{SERVICE}', self.service)}."
-                )
+        if self.has_guessable_keys:
+            problems.append(
+                f"JWT_SECRET is missing, shorter than {SHORTEST_SECRET} characters, guessable or the development one: "
+                "set it to the output of `openssl rand -base64 48`, or set "
+                f"{own_name('CAUSELOOP_KEYS_{SERVICE}', self.service)}."
+            )
         if self.nats_nkey_seed is None:
             problems.append(f"Set {own_name('NATS_NKEY_SEED_{SERVICE}', self.service)} to the service's nkey seed.")
-        if urlsplit(self.nats_url).scheme != "tls" and not is_loopback(urlsplit(self.nats_url).hostname or "localhost"):
-            problems.append("NATS_URL leaves this host without TLS: use a tls:// address.")
+        if not is_protected_bus(self.nats_url):
+            problems.append(IN_CLEAR)
         problems += super().unsafe()
         for name, field in type(self).model_fields.items():
             url = getattr(self, name)
