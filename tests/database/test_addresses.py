@@ -149,6 +149,19 @@ class TestPasswords:
                 services.create(name, {"DATABASE_URL": self.URL})
 
 
+class TestRoles:
+    @pytest.mark.parametrize("role", ["RELAY", "JOBS"])
+    async def test_an_address_of_another_role_is_refused_at_the_start(self, servers: Servers, role: str) -> None:
+        """D4: a pooler that logs all in as one role, or the service's own address for its relay."""
+        own = servers.environ["tenancy"]["DATABASE_URL_TENANCY"]
+        environ = servers.environ["tenancy"] | {f"DATABASE_URL_TENANCY_{role}": own}
+        application = services.create("tenancy", environ)
+        sentence = f"DATABASE_URL_TENANCY_{role} logs in as causeloop_tenancy: write causeloop_tenancy_{role.lower()}"
+        with pytest.raises(SettingsError, match=sentence):
+            await application.start()
+        await application.stop()
+
+
 class TestParameters:
     @pytest.mark.parametrize("command", [("migrate",), ("keys", "auth"), ("serve", "auth"), ("doctor",)])
     async def test_each_command_refuses_the_same_by_name(self, command: tuple[str, ...]) -> None:

@@ -1,5 +1,7 @@
 """`causeloop migrate` in bad surroundings: one sentence, exit code 1, in bounded time; and success that is true."""
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -8,7 +10,7 @@ import pytest
 from causeloop_cli import services
 from causeloop_common import ids, migrations
 from causeloop_common.database_url import DatabaseUrl
-from causeloop_common.settings import SettingsError
+from causeloop_common.settings import SettingsError, role_url
 from causeloop_dev.testing import Servers
 from tests.support.commands import causeloop
 from tests.support.ports import free_port
@@ -123,8 +125,12 @@ class TestRefusals:
     async def test_of_a_lock_that_somebody_holds(self, owned: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         """D9: another run's lock is waited for, and not for ever."""
         monkeypatch.setattr(migrations, "TURN_SECONDS", 1)
+        await owned.superuser.execute(
+            "CREATE SCHEMA migrations AUTHORIZATION causeloop_migrator; "
+            f"CREATE TABLE {migrations.TURN} (); ALTER TABLE {migrations.TURN} OWNER TO causeloop_migrator"
+        )
         async with owned.superuser.transaction():
-            await owned.superuser.execute(f"SELECT pg_advisory_xact_lock({migrations.LOCK})")
+            await owned.superuser.execute(f"LOCK TABLE {migrations.TURN}")
             with pytest.raises(SettingsError, match="Another `causeloop migrate` has been at work for 1 seconds"):
                 await migrations.migrate(owned.url, owned.secret.encode(), services.schemas().values())
 
@@ -145,6 +151,39 @@ class TestRefusals:
 
 
 class TestSuccess:
+    async def test_is_kept_by_no_role_of_a_service(self, servers: Servers) -> None:
+        """D3: no number that a service's role holds stops a migration."""
+        url = role_url(servers.database_url, "causeloop_tenancy", servers.jwt_secret.encode())
+        stranger = await asyncpg.connect(url)
+        try:
+            await stranger.execute("SELECT pg_advisory_lock(54246506496)")  # the number of d27513e
+            for forbidden in (f"BEGIN; LOCK TABLE {migrations.TURN}; COMMIT", "CREATE TABLE migrations.other ()"):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await stranger.execute(forbidden)
+            done = await causeloop("migrate", DATABASE_URL=servers.database_url, JWT_SECRET=servers.jwt_secret)
+        finally:
+            await stranger.close()
+
+        assert (done.code, done.errors) == (0, "")
+
+    def test_leaves_no_state_in_its_session(self) -> None:
+        """D4: a pooler gives the session to others, who would go on under the role that a migration took."""
+        statements = re.compile(
+            r"\b(SET (?!LOCAL\b)(SESSION )?\w+ *(=|TO|causeloop_)|pg_advisory_lock|SET SESSION|LISTEN )"
+        )
+        for schema in services.schemas().values():
+            for file in sorted(schema.folder.rglob("*.py")):
+                text = re.sub(
+                    r"(?s)UPDATE .*?SET |ALTER (ROLE|TABLE|DATABASE) .*?SET |DO UPDATE SET ", "", file.read_text()
+                )
+                assert statements.findall(text) == [], file
+
+    async def test_comes_to_runs_that_begin_together(self, owned: Place) -> None:
+        """D9: two first runs at the same moment."""
+        environ = {"DATABASE_URL": owned.url, "JWT_SECRET": owned.secret}
+        for done in await asyncio.gather(*(causeloop("migrate", **environ) for _ in range(2))):
+            assert (done.code, done.errors) == (0, "")
+
     async def test_is_proven_before_it_is_announced(self, owned: Place) -> None:
         """D9: what the services would refuse is no success."""
         await owned.superuser.execute(f"CREATE PUBLICATION p FOR ALL TABLES; GRANT CREATE ON DATABASE "

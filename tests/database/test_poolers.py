@@ -84,8 +84,9 @@ class TestThatIsFit:
             assert await connection.fetchval("SHOW idle_in_transaction_session_timeout") == "10s"
             await connection.close()
         superuser = await asyncpg.connect(servers.superuser_url)
-        low = migrations.LOCK & 0xFFFFFFFF
-        held = await superuser.fetch("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = $1", low)
+        held = await superuser.fetch(
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' OR relation = to_regclass($1)", migrations.TURN
+        )
         await superuser.close()
         assert held == []
 
@@ -102,6 +103,18 @@ class TestThatIsNotFit:
             database = Database(through.role("causeloop_tenancy"), "tenancy", services.tables("tenancy"))
             with pytest.raises(SettingsError, match=UNFIT):
                 await database.start()
+
+    async def test_is_refused_at_the_start_where_one_role_alone_goes_through_it(
+        self, servers: Servers, tmp_path: Path, mode: str, settings: dict[str, object]
+    ) -> None:
+        """D4: the address of a relay, or of a worker, is looked at before the service serves."""
+        with pooled(servers, tmp_path, mode, settings) as through:
+            for role in ("RELAY", "JOBS"):
+                own = {f"DATABASE_URL_TENANCY_{role}": through.role(f"causeloop_tenancy_{role.lower()}")}
+                application = services.create("tenancy", servers.environ["tenancy"] | own)
+                with pytest.raises(SettingsError, match=UNFIT):
+                    await application.start()
+                await application.stop()
 
 
 async def _ready(application: Application) -> None:

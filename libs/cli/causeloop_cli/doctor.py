@@ -20,9 +20,9 @@ from typing import NamedTuple
 from causeloop_cli import running_dev, services, streams
 from causeloop_common import rls
 from causeloop_common.contracts.topology import OPERATOR, OWNERS, SERVICES, readers
-from causeloop_common.database import Database
+from causeloop_common.database import look_at, role_connections
 from causeloop_common.errors import AppError
-from causeloop_common.settings import SettingsError
+from causeloop_common.settings import Settings, SettingsError
 
 FINE = {
     "bus": "The bus lets it in, and permits every subject that it needs.",
@@ -109,18 +109,17 @@ async def _service(name: str, environ: Mapping[str, str]) -> list[Finding]:
     if name in OWNERS:
         own, *others = rls.roles(services.tables(name))
         for role in others:
-            checks[f"role {role.removeprefix(f'{own}_')}"] = await _lets_in(name, application.settings.dsn(role))
+            checks[f"role {role.removeprefix(f'{own}_')}"] = await _lets_in(role, application.settings)
     return [Finding(name, check, result) for check, result in checks.items()]
 
 
-async def _lets_in(schema: str, dsn: str) -> str:
+async def _lets_in(role: str, settings: Settings) -> str:
     try:
-        database = Database(dsn, schema, services.tables(schema), workers=1)
+        connections = role_connections(settings.dsn(role), role, size=1)
         try:
-            await database.start()
-            await database.ping()
+            await look_at(role, connections)
         finally:
-            await database.stop()
+            await connections.close(1)
     except AppError as error:
         return error.detail
     except SettingsError as error:

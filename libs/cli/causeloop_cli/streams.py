@@ -33,7 +33,7 @@ from causeloop_common.contracts.topology import Consumer, Stream
 from causeloop_common.keys import reader_seed
 from causeloop_common.messaging import space
 from causeloop_common.messaging.server import Rights, unfit
-from causeloop_common.settings import SettingsError
+from causeloop_common.settings import SettingsError, require_bus_url
 
 FAULTS = (OSError, TimeoutError, nats.errors.Error)
 """The faults of a bus and of the way to it; `refusal` has a sentence for each."""
@@ -50,7 +50,9 @@ async def declare(url: str, operator_seed: str) -> None:
         for declared in topology.STREAMS:
             await _stream(stream, declared)
         for consumer in topology.CONSUMERS:
-            await stream.add_consumer(consumer.stream, _consumer_config(consumer))
+            info = await stream.add_consumer(consumer.stream, _consumer_config(consumer))
+            if info.paused:
+                await stream.resume_consumer(consumer.stream, consumer.name)
     finally:
         await client.close()
 
@@ -105,6 +107,8 @@ async def _consumer_difference(stream: JetStreamContext, declared: Consumer) -> 
         info = await stream.consumer_info(declared.stream, declared.name)
     except nats.js.errors.NotFoundError:
         return "It is missing: run `causeloop migrate`."
+    if info.paused:
+        return "It is paused, and delivers nothing. Run `causeloop migrate`."
     fields = "ack_policy", "deliver_policy", "ack_wait", "max_ack_pending", "filter_subject", "filter_subjects"
     return _difference(_consumer_config(declared), info.config, fields)
 
@@ -121,6 +125,7 @@ def _difference(declared: Any, found: Any, fields: tuple[str, ...]) -> str:
 
 async def connect(url: str, name: str, seed: str) -> Client:
     """A connection to the bus with the credential `name`. SettingsError names what keeps it from connecting."""
+    require_bus_url(url, os.environ)
     failures: asyncio.Queue[Exception] = asyncio.Queue()
 
     async def connecting() -> Client:
@@ -136,8 +141,8 @@ async def connect(url: str, name: str, seed: str) -> Client:
         )
 
     async def failing() -> Exception:
-        """The client would try for ever: it is given one try at each server."""
-        return [await failures.get() for _ in url.split(",")][-1]
+        """The client would try for ever: it is given one try."""
+        return await failures.get()
 
     tasks = asyncio.create_task(connecting()), asyncio.create_task(failing())
     try:

@@ -208,6 +208,45 @@ class TestExamine:
         assert "max_ack_pending is 7, declared 5000" in told["consumer audit_intake"]
         assert failed(await doctor.examine(environs)) == []  # `migrate` mends it
 
+    async def test_a_consumer_that_is_paused_is_named(
+        self, environs: dict[str, dict[str, str]], servers: Servers
+    ) -> None:
+        """D3: the log stands still, and `migrate` has it go on."""
+        seed = servers.seeds["operator"]
+        client = await streams.connect(servers.nats_url, "operator", seed)
+        await client.jetstream().pause_consumer("EVENTS", "audit_intake", "2099-01-01T00:00:00Z")
+        await client.close()
+        try:
+            [finding] = failed(await doctor.examine(environs))
+        finally:
+            await streams.declare(servers.nats_url, seed)
+        assert finding.check == "consumer audit_intake"
+        assert finding.result == "It is paused, and delivers nothing. Run `causeloop migrate`."
+        assert failed(await doctor.examine(environs)) == []
+
+    async def test_events_that_nobody_publishes_are_named(
+        self, environs: dict[str, dict[str, str]], superuser: asyncpg.Connection
+    ) -> None:
+        """D3: the outbox stands still, and doctor was green."""
+        await superuser.execute(
+            "INSERT INTO tenancy.outbox (workspace_id, event_id, type, occurred_at, data, actor, target, request_id, "
+            "traceparent) VALUES (gen_random_uuid(), gen_random_uuid(), 'tenancy.member_added', "
+            "now() - interval '1 hour', '{}', 'svc_tenancy', 'x', '', '')"
+        )
+        try:
+            [finding] = failed(await doctor.examine(environs))
+        finally:
+            await superuser.execute("DELETE FROM tenancy.outbox WHERE published_at IS NULL")
+        assert (finding.about, finding.check) == ("tenancy", "receipts")
+        assert "1 events have been waiting to be published for ten minutes" in finding.result
+
+    async def test_an_address_of_another_role_is_named(self, environs: dict[str, dict[str, str]]) -> None:
+        """D4: as a pooler would that logs everybody in as one role."""
+        environs["auth"]["DATABASE_URL_AUTH_JOBS"] = environs["auth"]["DATABASE_URL_AUTH"]
+        [finding] = failed(await doctor.examine(environs))
+        assert (finding.about, finding.check) == ("auth", "role jobs")
+        assert "DATABASE_URL_AUTH_JOBS logs in as causeloop_auth: write causeloop_auth_jobs into it" in finding.result
+
     async def test_a_server_of_an_older_version_is_refused(
         self, servers: Servers, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -33,6 +33,7 @@ import nats.errors
 from causeloop_common import leases
 from causeloop_common.database import Connections
 from causeloop_common.errors import AppError, Unavailable
+from causeloop_common.settings import SettingsError
 from causeloop_common.telemetry import metrics
 
 _log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ FAULTS = (
     asyncpg.InternalClientError,
     nats.errors.Error,
     AppError,
+    SettingsError,
     OSError,
     TimeoutError,
 )
@@ -189,7 +191,7 @@ class Leader:
             try:
                 await self.once(work)
             except FAULTS as error:
-                self._failure = error.detail.rstrip(".") if isinstance(error, AppError) else type(error).__name__
+                self._failure = fault_of(error)
                 _log.warning("%s of %s waits: %s: %s", self.name, self._schema, type(error).__name__, error)
             await asyncio.sleep(_BACK_OFF * self._lease)
 
@@ -250,6 +252,13 @@ class Leader:
 
     def _lag(self) -> float:
         return 0.0 if self._waiting_since is None else time.monotonic() - self._waiting_since
+
+
+def fault_of(error: BaseException) -> str:
+    """A fault as half a sentence: its own words where they are ours, else its kind."""
+    if isinstance(error, AppError):
+        return error.detail.rstrip(".")
+    return str(error).rstrip(".") if isinstance(error, SettingsError) else type(error).__name__
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -86,15 +86,17 @@ def add(schema: str, leaders: Mapping[str, str]) -> Iterator[str]:
 def take(schema: str, seconds: float) -> str:
     """Takes the lease of a name for a holder if it is over. The term, if it was taken; and whether another leads.
 
-    It waits for nobody: while a commit of the last term is on its way the lease is not taken.
+    It waits for nobody: while a commit of the last term is on its way the lease is not taken. One that ends later than
+    any that is renewed now counts as over: the server's clock was set back, or somebody wrote it.
     """
-    over = f"SELECT name FROM {schema}.leases WHERE name = $1 AND until < clock_timestamp() FOR UPDATE SKIP LOCKED"  # noqa: S608
+    held = f"until BETWEEN clock_timestamp() AND {_until(2 * seconds)}"
+    over = f"SELECT name FROM {schema}.leases WHERE name = $1 AND NOT ({held}) FOR UPDATE SKIP LOCKED"  # noqa: S608
     return f"""
         WITH taken AS (
             UPDATE {schema}.leases SET term = term + 1, holder = $2, until = {_until(seconds)}
             WHERE name = ({over}) AND {SOON} RETURNING term
         )
-        SELECT (SELECT term FROM taken) AS term, until > clock_timestamp() AS is_led
+        SELECT (SELECT term FROM taken) AS term, {held} AS is_led
         FROM {schema}.leases WHERE name = $1
     """  # noqa: S608
 

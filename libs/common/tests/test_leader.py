@@ -15,6 +15,7 @@ from causeloop_common.context import AuthContext
 from causeloop_common.database import Connections, Database, role_connections
 from causeloop_common.errors import Unavailable
 from causeloop_common.leader import Leader, Work
+from causeloop_common.settings import SettingsError
 
 RELAY = "causeloop_probe_relay"
 PATIENCE = 10.0
@@ -372,3 +373,47 @@ class TestOthers:
         finally:
             await transaction.rollback()
             await stranger.close()
+
+    @pytest.mark.parametrize("until_when", ["'infinity'", "clock_timestamp() + interval '1 hour'"])
+    async def test_a_lease_that_no_leader_has_renewed_holds_nobody_up(
+        self, begin: Callable[..., Steady], superuser: asyncpg.Connection, until_when: str
+    ) -> None:
+        """D3: the server's clock was set back, or the leader's own role wrote the lease: another one takes over."""
+        first = begin()
+        await until(lambda: first.begun)
+        await superuser.execute(
+            f"UPDATE probe.leases SET until = {until_when}, holder = gen_random_uuid(), term = term + 1 "
+            "WHERE name = 'relay'"
+        )
+        second = begin()
+        await until(lambda: first.begun + second.begun > 1, seconds=5)
+        await until(lambda: first.leader.leads or second.leader.leads, seconds=5)
+
+    async def test_a_setting_that_becomes_wrong_ends_a_lead_and_no_process(
+        self, begin: Callable[..., Steady], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """D4: a pooler, or a file of the address, that changes meanwhile is named; mended, the work goes on."""
+        work = begin(lease=0.2)
+        await until(lambda: work.begun)
+        connections = work.leader._connections
+        connect = connections._connect
+
+        async def refuse() -> Any:
+            raise SettingsError("The database's address names a file in sslrootcert that cannot be read: x.")
+
+        connections._connect = refuse
+        connections.turn_away()
+
+        async def is_named() -> bool:
+            try:
+                await work.leader.check()
+            except Unavailable as error:
+                return "names a file in sslrootcert" in error.detail
+            return False
+
+        await until(is_named)
+        connections._connect = connect
+        begun = work.begun
+        await until(lambda: work.begun > begun)
+        await work.leader.check()
+        assert not work.task.done()  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from causeloop_common.application import exports
 from causeloop_common.application.listener import GRACE_SECONDS, Listener
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
-from causeloop_common.database import Connections, Database, role_connections
+from causeloop_common.database import Connections, Database, look_at, role_connections
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.leader import PATIENCE_SECONDS, Leader, Work
 from causeloop_common.memory import Memories
@@ -186,6 +186,9 @@ class Application:
         for database in self._databases:
             await self._patiently(database.start)
         await self._prove()
+        for role, connections in self._connections.items():
+            with contextlib.suppress(Unavailable):  # the role's work waits for its server, the service does not
+                await look_at(role, connections)
         await self._patiently(self.bus.connect)
         for step in self._before:
             await step()

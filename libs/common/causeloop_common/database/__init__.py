@@ -12,8 +12,8 @@ Promises: a refusal leaves nothing behind; `Unavailable` means that nothing was 
 lost the outcome is unknown, which is `Timeout`; a change without an event is refused with `AuditUnavailable`.
 """
 
-from causeloop_common.database.connections import SILENCE_SECONDS, Connections, role_connections
+from causeloop_common.database.connections import SILENCE_SECONDS, Connections, look_at, role_connections
 from causeloop_common.database.database import Database
 from causeloop_common.database.transaction import Transaction
 
-__all__ = ["SILENCE_SECONDS", "Connections", "Database", "Transaction", "role_connections"]
+__all__ = ["SILENCE_SECONDS", "Connections", "Database", "Transaction", "look_at", "role_connections"]

@@ -8,8 +8,10 @@ from typing import Any
 
 import asyncpg
 
-from causeloop_common.postgres import Way
+from causeloop_common.errors import Unavailable
+from causeloop_common.postgres import CONNECTING_FAULTS, Way, reason
 from causeloop_common.rls import STATEMENT_TIMEOUT_SECONDS
+from causeloop_common.settings import SettingsError
 from causeloop_common.telemetry import metrics
 
 SILENCE_SECONDS = STATEMENT_TIMEOUT_SECONDS + 2.0
@@ -141,3 +143,20 @@ def role_connections(dsn: str, role: str, *, size: int = 4) -> Connections:
     """The connections of a role that works across tenants. They have no state of a session, as a pooler demands."""
     name = role.replace("_", "-")
     return Connections(size, Way(dsn, name, command_timeout=SILENCE_SECONDS).connect)
+
+
+async def look_at(role: str, connections: Connections) -> None:
+    """`Unavailable` when the server does not let a role in.
+
+    SettingsError when its address is of another role, or leads through a pooler that is not fit.
+    """
+    try:
+        async with connections.borrowed() as connection:
+            me = await connection.fetchval("SELECT current_user::text")
+    except CONNECTING_FAULTS as error:
+        raise Unavailable(f"PostgreSQL does not let {role} in. {reason(error)}") from error
+    if me != role:
+        raise SettingsError(
+            f"DATABASE_URL_{role.removeprefix('causeloop_').upper()} logs in as {me}: write {role} into it, or have "
+            "the pooler pass the role on."
+        )

@@ -6,7 +6,8 @@ the start-up proof, as the services will. Passwords are sent as SCRAM verifiers 
 server log can hold one.
 
 One at a time: each transaction, one for the roles and one for each service as its owner role, begins with the same
-lock. It ends with the transaction, so no pooler can keep it, and it is not waited for without end.
+lock, on a table that the migrator alone may lock. It ends with the transaction, so no pooler can keep it, and it is not
+waited for without end.
 """
 
 import asyncio
@@ -29,9 +30,10 @@ from causeloop_common.migrations.roles import Schema, database_ddl, schema_ddl, 
 from causeloop_common.postgres import CONNECTING_FAULTS, Way, reason
 from causeloop_common.settings import SettingsError, role_url
 
-__all__ = ["LOCK", "Schema", "migrate", "run", "scram_verifier", "verify"]
+__all__ = ["TURN", "Schema", "migrate", "run", "scram_verifier", "verify"]
 
-LOCK = 0x0_CA05E_0000
+TURN = "migrations.turn"
+"""The empty table whose lock is a run's turn. An advisory lock could be held by any role of the server."""
 TURN_SECONDS = 60
 """So long another run is waited for."""
 LOCK_SECONDS = 12
@@ -64,6 +66,7 @@ async def _migrate(way: Way, secret: bytes, schemas: tuple[Schema, ...]) -> None
     engine = create_async_engine("postgresql+asyncpg://", async_creator=way.connect, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
+            await _make_turn(connection)
             await _take_turn(connection)
             for statement in database_ddl(way.url.database):
                 await connection.exec_driver_sql(statement)
@@ -79,11 +82,24 @@ async def _migrate(way: Way, secret: bytes, schemas: tuple[Schema, ...]) -> None
         await engine.dispose()
 
 
+async def _make_turn(connection: AsyncConnection) -> None:
+    """Make the table of turns, unless another run makes it at this moment."""
+    try:
+        await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{TURN_SECONDS}s'")
+        await connection.exec_driver_sql("CREATE SCHEMA IF NOT EXISTS migrations")
+        await connection.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {TURN} ()")
+        await connection.commit()
+    except DBAPIError as error:
+        if not isinstance(_cause(error), asyncpg.UniqueViolationError | asyncpg.DuplicateTableError):
+            raise
+        await connection.rollback()
+
+
 async def _take_turn(connection: AsyncConnection) -> None:
     """Begin a transaction that no other run is in."""
     await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{TURN_SECONDS}s'")
     try:
-        await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+        await connection.exec_driver_sql(f"LOCK TABLE {TURN} IN EXCLUSIVE MODE")
     except DBAPIError as error:
         if isinstance(_cause(error), asyncpg.LockNotAvailableError):
             raise SettingsError(

@@ -41,7 +41,6 @@ def database_ddl(database: str) -> Iterator[str]:
         "DO $$ BEGIN IF to_regnamespace('public') IS NOT NULL THEN "
         "REVOKE ALL ON SCHEMA public FROM PUBLIC; END IF; END $$"
     )
-    yield "CREATE SCHEMA IF NOT EXISTS migrations"
 
 
 def schema_ddl(schema: Schema, secret: bytes) -> Iterator[str]:

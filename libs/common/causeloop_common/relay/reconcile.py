@@ -23,6 +23,8 @@ async def reconcile(dsn: str, schema: str, since: datetime) -> str:
         raise SettingsError(
             f"The database of {schema} did not answer in time, after {rows} events were taken back. Run it again."
         ) from error
+    except SettingsError:
+        raise
     except FAULTS as error:
         raise SettingsError(f"The database does not let the relay of {schema} in: {type(error).__name__}.") from error
     finally:

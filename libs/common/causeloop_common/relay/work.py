@@ -34,7 +34,7 @@ from causeloop_common import leases, outbox, telemetry
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced, digest
 from causeloop_common.errors import Unavailable
-from causeloop_common.leader import FAULTS, Leader, Work
+from causeloop_common.leader import FAULTS, Leader, Work, fault_of
 from causeloop_common.messaging import Bus
 from causeloop_common.relay.receipts import Receipts
 from causeloop_common.relay.stream import Leaving, StreamPublisher
@@ -89,6 +89,8 @@ _UNRECEIPTED = """
 _LATE = """
     SELECT (SELECT count(*) FROM {schema}.outbox WHERE published_at IS NOT NULL AND confirmed_batch IS NULL
                 AND (published_at < now() - interval '10 minutes' OR attempts >= 7)) AS unconfirmed,
+           (SELECT count(*) FROM {schema}.outbox
+            WHERE published_at IS NULL AND attempts = 0 AND occurred_at < now() - interval '10 minutes') AS unpublished,
            (SELECT count(*) FROM {schema}.outbox_set_aside) AS aside
 """
 """A row is sent again the seventh time ten minutes after the first."""
@@ -175,7 +177,12 @@ class Relay(Work):
         except (asyncpg.InvalidAuthorizationSpecificationError, OSError):
             return  # another check names a database that does not let the relay in
         except FAULTS as error:
-            raise Unavailable(f"It cannot be looked at: {type(error).__name__}.") from error
+            raise Unavailable(f"It cannot be looked at: {fault_of(error)}.") from error
+        if found["unpublished"]:
+            raise Unavailable(
+                f"{found['unpublished']} events have been waiting to be published for ten minutes. Look whether "
+                f"{self._schema} is ready, and who holds the lease 'relay' in {self._schema}.leases."
+            )
         if found["unconfirmed"]:
             raise Unavailable(
                 f"{found['unconfirmed']} events were published ten minutes ago and are not receipted by the log. "

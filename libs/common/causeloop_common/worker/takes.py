@@ -16,7 +16,7 @@ from causeloop_common import ids
 from causeloop_common.contracts import topology
 from causeloop_common.database import Connections
 from causeloop_common.errors import Unavailable
-from causeloop_common.leader import FAULTS
+from causeloop_common.leader import FAULTS, fault_of
 from causeloop_common.messaging import Bus
 from causeloop_common.telemetry import metrics
 
@@ -104,7 +104,7 @@ class Worker:
             try:
                 await self._work()
             except FAULTS as fault:
-                self._failure = type(fault).__name__
+                self._failure = fault_of(fault)
                 _log.warning("jobs wait: %s: %s", type(fault).__name__, fault)
             await asyncio.sleep(0.25)
 

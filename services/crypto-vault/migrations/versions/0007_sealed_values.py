@@ -48,7 +48,7 @@ def _move_sessions(connection: Connection) -> None:
     Auth's owner sees the rows only while the table does not force row security on it, in here. The commit guard rests
     as well: the log has the events of these sessions.
     """
-    op.execute("SET ROLE causeloop_auth_owner")
+    op.execute("SET LOCAL ROLE causeloop_auth_owner")
     op.execute("ALTER TABLE auth.sessions NO FORCE ROW LEVEL SECURITY, DISABLE TRIGGER require_event")
     rows = connection.execute(
         text(
@@ -58,7 +58,7 @@ def _move_sessions(connection: Connection) -> None:
     ).all()
     op.execute("UPDATE auth.sessions SET sealed = NULL WHERE sealed IS NOT NULL")
     op.execute("ALTER TABLE auth.sessions ENABLE TRIGGER require_event, FORCE ROW LEVEL SECURITY")
-    op.execute("SET ROLE causeloop_vault_owner")
+    op.execute("SET LOCAL ROLE causeloop_vault_owner")
     if rows:
         connection.execute(
             text(
