@@ -78,10 +78,10 @@ def _secret(environ: Mapping[str, str]) -> bytes:
             "Set JWT_SECRET to the installation's secret: every key is derived from it. A new installation makes one "
             "with `openssl rand -base64 48`."
         )
-    if environ.get("CAUSELOOP_ENV") == "production" and is_guessable(secret):
+    if is_guessable(secret):  # a service cannot tell it from the keys it is given
         raise SettingsError(
-            f"JWT_SECRET is the development one or shorter than {SHORTEST_SECRET} characters, and production refuses "
-            "it: set it to the output of `openssl rand -base64 48`."
+            f"JWT_SECRET is the development one or shorter than {SHORTEST_SECRET} characters, and others could guess "
+            "the keys: set it to the output of `openssl rand -base64 48`."
         )
     return secret.encode()
 

@@ -12,7 +12,7 @@ import pytest
 
 from causeloop_cli.main import main
 from causeloop_common.contracts import topology
-from causeloop_common.settings import Settings
+from causeloop_common.settings import DEVELOPMENT_SECRET, Settings
 
 SECRET = "a-secret-of-the-installation-for-tests-0123456789"
 URL = "postgresql://migrator:pw@db.example:5432/causeloop?sslmode=verify-full"
@@ -85,8 +85,10 @@ class TestService:
         assert told.startswith("causeloop keys: Set JWT_SECRET to the installation's secret")
         assert "openssl rand" in told
 
-    def test_production_refuses_a_short_one(self, keys: Ask) -> None:
-        [told] = keys("auth", expect=2, JWT_SECRET="short", CAUSELOOP_ENV="production")
+    @pytest.mark.parametrize("secret", ["short", DEVELOPMENT_SECRET, f"{DEVELOPMENT_SECRET} ", " " * 40])
+    def test_keys_that_others_could_guess_are_not_made(self, keys: Ask, secret: str) -> None:
+        """D2: in production, a service could not tell from them that they are."""
+        [told] = keys("auth", expect=2, JWT_SECRET=secret)
         assert "shorter than 32 characters" in told
 
     def test_it_names_a_service_or_the_bus(self, keys: Ask) -> None:
