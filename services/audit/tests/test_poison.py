@@ -263,6 +263,28 @@ class TestHeld:
 
 
 class TestDamage:
+    async def test_of_a_log_and_a_subject_that_no_table_holds_stop_nobody(
+        self, audit: Application, vault: Bus, superuser: asyncpg.Connection, workspace: AuthContext, event: Make
+    ) -> None:
+        """P2: a damaged log's messages are held, whatever bytes are in them."""
+        await publish(vault, first := event())
+        await has(superuser, [first])
+        await superuser.execute(DAMAGE["no peaks"], workspace.tenant_uuid)
+        subject = b"evt.%s.vault.a\x00b" % workspace.tenant.encode()
+        await send(vault, subject, b"NATS/1.0\r\nx: \x00\r\n\r\n", b"{}")
+        await publish(vault, other := event(tenant=ids.new("ws")))
+        await has(superuser, [other])
+
+        async def is_held() -> bool:
+            query = "SELECT count(*) FROM audit.held WHERE workspace_id = $1"
+            return bool(await superuser.fetchval(query, workspace.tenant_uuid) == 1)
+
+        await until(is_held)
+        await publish(vault, another := event(tenant=ids.new("ws")))
+        await has(superuser, [another])
+        assert (await audit.readiness())["intake"] == "ok"
+        await superuser.execute("DELETE FROM audit.held WHERE workspace_id = $1", workspace.tenant_uuid)
+
     @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
     async def test_of_one_head_concerns_its_log_alone(
         self,

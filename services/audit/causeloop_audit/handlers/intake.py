@@ -103,7 +103,11 @@ class Intake(Work):
                 await whole[-1].ack()
             if len(whole) < len(batch):
                 raise Unavailable("A delivery was lost on its way to the log, or came a second time.")
-            if not deliveries.are_cut and len(batch) < BATCH // 2 and (rest := _LINGER_SECONDS - (time.perf_counter() - began)) > 0:
+            if (
+                not deliveries.are_cut
+                and len(batch) < BATCH // 2
+                and (rest := _LINGER_SECONDS - (time.perf_counter() - began)) > 0
+            ):
                 await asyncio.sleep(rest)
 
     async def _enter_held(self) -> None:
