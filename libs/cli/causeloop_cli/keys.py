@@ -80,8 +80,8 @@ def _secret(environ: Mapping[str, str]) -> bytes:
         )
     if is_guessable(secret):  # a service cannot tell it from the keys it is given
         raise SettingsError(
-            f"JWT_SECRET is the development one or shorter than {SHORTEST_SECRET} characters, and others could guess "
-            "the keys: set it to the output of `openssl rand -base64 48`."
+            f"JWT_SECRET is the development one, guessable or shorter than {SHORTEST_SECRET} characters: set it to the "
+            "output of `openssl rand -base64 48`."
         )
     return secret.encode()
 
