@@ -157,9 +157,10 @@ class TestSuccess:
         stranger = await asyncpg.connect(url)
         try:
             await stranger.execute("SELECT pg_advisory_lock(54246506496)")  # the number of d27513e
-            for forbidden in (f"BEGIN; LOCK TABLE {migrations.TURN}; COMMIT", "CREATE TABLE migrations.other ()"):
+            for forbidden in (f"LOCK TABLE {migrations.TURN}", "CREATE TABLE migrations.other ()"):
                 with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                    await stranger.execute(forbidden)
+                    async with stranger.transaction():
+                        await stranger.execute(forbidden)
             done = await causeloop("migrate", DATABASE_URL=servers.database_url, JWT_SECRET=servers.jwt_secret)
         finally:
             await stranger.close()

@@ -78,7 +78,7 @@ def _secret(environ: Mapping[str, str]) -> bytes:
             "Set JWT_SECRET to the installation's secret: every key is derived from it. A new installation makes one "
             "with `openssl rand -base64 48`."
         )
-    if is_guessable(secret):  # a service cannot tell it from the keys it is given
+    if is_guessable(secret):  # the keys do not show it to the service that is given them
         raise SettingsError(
             f"JWT_SECRET is the development one, guessable or shorter than {SHORTEST_SECRET} characters: set it to the "
             "output of `openssl rand -base64 48`."

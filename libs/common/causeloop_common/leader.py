@@ -255,7 +255,7 @@ class Leader:
 
 
 def fault_of(error: BaseException) -> str:
-    """A fault as half a sentence: its own words where they are ours, else its kind."""
+    """A fault as half a sentence: its text where that is ours, else its kind."""
     if isinstance(error, AppError):
         return error.detail.rstrip(".")
     return str(error).rstrip(".") if isinstance(error, SettingsError) else type(error).__name__

@@ -5,8 +5,8 @@ header of an ordinary message for a status of the server. Each would let one ser
 such bytes are replaced, and the server's statuses are believed on inboxes alone, where nobody but the server and the
 one who was asked can publish.
 
-nats-py uses TLS where the server asks for it. Who stands in between could answer that it does not, and would get all in
-clear; so to a `tls://` address every connection begins TLS, whatever the server answers.
+nats-py uses TLS where the server asks for it. An attacker on the way could answer that it does not, and would get all
+in clear; so to a `tls://` address every connection begins TLS, whatever the server answers.
 """
 
 import re
@@ -32,7 +32,7 @@ _read_info = Client._process_info
 
 
 async def _process_info(client: Client, info: dict[str, Any], initial_connection: bool = False) -> None:
-    """Read what a server tells of itself. The first time on a connection decides about its TLS."""
+    """Read a server's INFO. The first one on a connection decides about its TLS."""
     if initial_connection and client._current_server is not None and client._current_server.uri.scheme == "tls":
         info["tls_required"] = True
     await _read_info(client, info, initial_connection)
