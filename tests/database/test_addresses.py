@@ -124,7 +124,12 @@ class TestTls:
         """D1: migrate applies the rule of services."""
         for mode in ("require", "prefer", "disable"):
             url = f"postgresql://u:p@db.example.com/x?sslmode={mode}"
-            done = await causeloop("migrate", CAUSELOOP_ENV="production", JWT_SECRET="s" * 32, DATABASE_URL=url)
+            done = await causeloop(
+                "migrate",
+                CAUSELOOP_ENV="production",
+                JWT_SECRET="a-secret-of-at-least-thirty-two-characters",
+                DATABASE_URL=url,
+            )
 
             assert "DATABASE_URL leaves this host without TLS: add sslmode=verify-full" in done.refusal()
 
@@ -165,7 +170,9 @@ class TestParameters:
     async def test_each_command_refuses_the_same_by_name(self, command: tuple[str, ...]) -> None:
         """D10: one reader for all commands."""
         done = await causeloop(
-            *command, DATABASE_URL="postgresql://u:p@localhost/x?channel_binding=require", JWT_SECRET="s" * 32
+            *command,
+            DATABASE_URL="postgresql://u:p@localhost/x?channel_binding=require",
+            JWT_SECRET="a-secret-of-at-least-thirty-two-characters",
         )
 
         assert "Traceback" not in done.errors + done.output

@@ -16,6 +16,7 @@ from causeloop_dev.authority import Authority
 from causeloop_dev.installation import Installation
 from tests.support.commands import causeloop
 
+SECRET = "a-secret-of-at-least-thirty-two-characters"
 ELSEWHERE = "nats://nats.example.com:4222"
 INSTALLATION = Installation.new()
 OPERATOR = INSTALLATION.seeds["operator"]
@@ -36,7 +37,12 @@ def server(authority: Authority) -> Iterator[EmbeddedNats]:
 
 
 def bus(url: str, **environ: str) -> Bus:
-    given = {"NATS_URL": url, "NATS_NKEY_SEED_AUTH": INSTALLATION.seeds["auth"], "JWT_SECRET": "s" * 32, **environ}
+    given = {
+        "NATS_URL": url,
+        "NATS_NKEY_SEED_AUTH": INSTALLATION.seeds["auth"],
+        "JWT_SECRET": SECRET,
+        **environ,
+    }
     settings = Settings.load("auth", given)
     return Bus(settings, settings.keyring())
 
@@ -102,7 +108,7 @@ class TestTls:
         """D1: an address without TLS on another host is refused before anything is done."""
         database = "postgresql://u:p@db.example.com/x?sslmode=verify-full"
         done = await causeloop(
-            *command, CAUSELOOP_ENV="production", JWT_SECRET="s" * 32, DATABASE_URL=database, NATS_URL=ELSEWHERE,
+            *command, CAUSELOOP_ENV="production", JWT_SECRET=SECRET, DATABASE_URL=database, NATS_URL=ELSEWHERE,
             NATS_NKEY_SEED_OPERATOR=OPERATOR,
         )  # fmt: skip
         assert "NATS_URL leaves this host without TLS: use a tls:// address." in done.refusal()

@@ -389,9 +389,7 @@ class TestOthers:
         await until(lambda: first.begun + second.begun > 1, seconds=5)
         await until(lambda: first.leader.leads or second.leader.leads, seconds=5)
 
-    async def test_a_setting_that_becomes_wrong_ends_a_lead_and_no_process(
-        self, begin: Callable[..., Steady], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_a_setting_that_becomes_wrong_ends_a_lead_and_no_process(self, begin: Callable[..., Steady]) -> None:
         """D4: a pooler, or a file of the address, that changes meanwhile is named; mended, the work goes on."""
         work = begin(lease=0.2)
         await until(lambda: work.begun)
