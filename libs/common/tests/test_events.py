@@ -420,7 +420,11 @@ class TestOthers:
         await until(buried)
         await announce()
         await listener.handled()
-        assert await pending(house) == (0, 0)
+
+        async def acknowledged() -> bool:
+            return await pending(house) == (0, 0)
+
+        await until(acknowledged)
 
     async def test_a_letter_is_kept_whoever_published_first_under_some_id(
         self, house: Any, bus: Connect, listen: Listen, announce: Callable[..., Awaitable[Announced]]
@@ -442,8 +446,8 @@ class TestOthers:
         await until(buried)
         letter = (await dead(house))[-1]
         assert "Nats-Msg-Id" not in letter.headers
-        ahead = {"Nats-Msg-Id": f"redrive/DEAD/{letter.seq}"}
-        await thief.publish(f"evt.{event.tenant}.gateway.x", b"", headers=ahead)
+        stolen = {"Nats-Msg-Id": f"redrive/DEAD/{letter.seq}"}
+        await thief.publish(f"evt.{event.tenant}.gateway.x", b"", headers=stolen)
         await operator.redrive(stream, letter)
         await until(buried)
         assert len(listener.calls) == 2
