@@ -77,7 +77,7 @@ async def test_a_dead_letter_holds_nobody_up_and_is_handled_once_it_is_redriven(
         await sql.execute("DROP TRIGGER refuse ON vault.keyrings")
 
     number = line.split("  ")[0]
-    assert await dead(stack, "redrive", number) == f"{number}: given back to vault_events\n"
+    assert (await dead(stack, "redrive", number)).startswith(f"{number}: given back to vault_events\n")
 
     await until("it is handled", claims)
     assert unlucky not in await dead(stack, "list")

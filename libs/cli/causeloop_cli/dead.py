@@ -1,7 +1,8 @@
 """`causeloop dead`: the events that a service could not handle, listed, shown, and given back to their consumer.
 
 A letter is numbered by its place in the stream DEAD. It is an event as it was announced: attributes and data, in which
-secrets are sealed. `redrive` gives it to the consumer that failed, and to no other, then removes the letter.
+secrets are sealed. `redrive` gives it to the consumer that failed, and to no other, then removes the letter; an event
+that fails again is a new letter. `drop` removes a letter whose event nobody can handle.
 """
 
 import argparse
@@ -21,9 +22,11 @@ from causeloop_common.contracts.topology import DEAD
 from causeloop_common.messaging.cloudevents import FAILURE, SUBJECT, letter_headers
 from causeloop_common.settings import SettingsError
 
+_NONE = "There are no dead letters."
+
 
 def main(options: argparse.Namespace) -> int:
-    """Print or redrive dead letters."""
+    """Print, redrive or drop dead letters."""
     return operating.run(partial(_act, options))
 
 
@@ -33,21 +36,32 @@ async def _act(options: argparse.Namespace, stream: JetStreamContext) -> None:
         async for letter in letters(stream):
             count += 1
             print(line(letter))
-        print(f"{count} dead letters." if count else "There are no dead letters.")
+        print(_NONE if not count else "1 dead letter." if count == 1 else f"{count} dead letters.")
     elif options.action == "show":
         print("\n".join(description(await find(stream, options.number))))
     else:
-        await _redrive(stream, await chosen(stream, options))
+        found = await chosen(stream, options)
+        if not found:
+            print(_NONE)
+        elif options.action == "drop":
+            for letter in found:
+                await drop(stream, letter)
+                print(f"{letter.seq}: removed")
+        else:
+            await _redrive(stream, found)
 
 
-async def _redrive(stream: JetStreamContext, letters: Sequence[RawStreamMsg]) -> None:
+async def _redrive(stream: JetStreamContext, found: Sequence[RawStreamMsg]) -> None:
     """Redrive letters; one that cannot be redriven keeps no other back."""
     refused = []
-    for letter in letters:
+    for letter in found:
         try:
-            print(f"{await redrive(stream, letter)}: given back to {_consumer(letter)}")
+            await redrive(stream, letter)
+            print(f"{letter.seq}: given back to {_consumer(letter)}")
         except SettingsError as error:
             refused.append(str(error))
+    if len(refused) < len(found):
+        print("An event that fails again comes back under a new number: look again in a minute.")
     if refused:
         raise SettingsError("\n".join(refused))
 
@@ -75,14 +89,15 @@ async def find(stream: JetStreamContext, number: int) -> RawStreamMsg:
 async def chosen(stream: JetStreamContext, options: argparse.Namespace) -> Sequence[RawStreamMsg]:
     """The letters that are to be redriven; SettingsError when none is named, or one is not there."""
     if bool(options.numbers) == options.all:
-        raise SettingsError("Name dead letters by their numbers, or ask for --all.")
+        given = "not both" if options.all else "such as `causeloop dead redrive 7 9`"
+        raise SettingsError(f"Name dead letters by their numbers or ask for --all, {given}.")
     if options.all:
         return [letter async for letter in letters(stream) if _is_known(letter)]
     return [await find(stream, number) for number in options.numbers]
 
 
-async def redrive(stream: JetStreamContext, letter: RawStreamMsg) -> int:
-    """Give a letter back to its consumer, and remove it; its number.
+async def redrive(stream: JetStreamContext, letter: RawStreamMsg) -> None:
+    """Give a letter back to its consumer, and remove it.
 
     It has no id for the stream, which others could take first: what was interrupted in between is delivered twice, and
     the consumer's inbox makes that one effect. SettingsError when it is gone by now.
@@ -101,8 +116,12 @@ async def redrive(stream: JetStreamContext, letter: RawStreamMsg) -> int:
     carried = letter.headers or {}
     headers = letter_headers("", carried, carried.get(FAILURE, ""))
     await stream.publish(topology.redrive(consumer), letter.data or b"", headers=headers)
+    await drop(stream, letter)
+
+
+async def drop(stream: JetStreamContext, letter: RawStreamMsg) -> None:
+    """Remove a letter."""
     await stream.purge_stream(DEAD.name, subject=letter.subject)
-    return letter.seq or 0
 
 
 def line(letter: RawStreamMsg) -> str:

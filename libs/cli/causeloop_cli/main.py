@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         help="print, instead, new bus credentials (seeds), the NATS server's configuration for them (config), or both",
     )
 
-    _dead(add(commands, "dead", "list, show and redrive the events that a service could not handle"))
+    _dead(add(commands, "dead", "list, show, redrive and drop the events that a service could not handle"))
     events = add(commands, "events", "handle the stream of events").add_subparsers(
         dest="action", required=True, metavar="action"
     )
@@ -123,22 +123,29 @@ def add(
 
 def _dead(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="action")
-    add(actions, "list", "print a line for each dead letter, oldest first", "causeloop dead list")
+    add(
+        actions,
+        "list",
+        "print a line for each dead letter, oldest first: number, time, consumer, event, workspace, failure",
+        "causeloop dead list",
+    )
     show = add(
         actions,
         "show",
         "print a dead letter: its attributes and its data, in which secrets are sealed",
         "causeloop dead show 7",
     )
-    show.add_argument("number", type=_index, help="the letter's number, as `list` prints it")
+    show.add_argument("number", type=_number, help="the letter's number, as `list` prints it")
     redrive = add(
         actions,
         "redrive",
         "give dead letters back to the consumer that failed, and remove them",
         "causeloop dead redrive 7 9",
     )
-    redrive.add_argument("numbers", type=_index, nargs="*", metavar="number", help="letters' numbers")
-    redrive.add_argument("--all", action="store_true", help="every letter")
+    drop = add(actions, "drop", "remove dead letters that nobody can handle", "causeloop dead drop 7 9")
+    for chosen in (redrive, drop):
+        chosen.add_argument("numbers", type=_number, nargs="*", metavar="number", help="letters' numbers")
+        chosen.add_argument("--all", action="store_true", help="every letter")
 
 
 def _audit(parser: argparse.ArgumentParser) -> None:
@@ -248,6 +255,12 @@ def _gateway(parser: argparse.ArgumentParser) -> None:
 def _index(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 15:
         raise argparse.ArgumentTypeError("not an index, a number from 0")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 15 or not int(text):
+        raise argparse.ArgumentTypeError("not a letter's number, from 1, as `causeloop dead list` prints it")
     return int(text)
 
 

@@ -18,6 +18,13 @@ def environ(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("environ")
 class TestCommand:
+    @pytest.mark.parametrize("action", ["redrive", "drop"])
+    def test_of_all_letters_without_any_it_prints_that_too(
+        self, capsys: pytest.CaptureFixture[str], action: str
+    ) -> None:
+        assert dead.main(argparse.Namespace(action=action, numbers=[], all=True)) == 0
+        assert capsys.readouterr().out == "There are no dead letters.\n"
+
     def test_without_letters_it_prints_that_there_are_none(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert dead.main(argparse.Namespace(action="list")) == 0
         assert capsys.readouterr().out == "There are no dead letters.\n"
@@ -28,7 +35,7 @@ class TestCommand:
 
     def test_a_redrive_names_letters_or_asks_for_all(self) -> None:
         for numbers, everything in (([], False), ([1], True)):
-            with pytest.raises(SettingsError, match="Name dead letters by their numbers, or ask for --all"):
+            with pytest.raises(SettingsError, match="Name dead letters by their numbers or ask for --all"):
                 dead.main(argparse.Namespace(action="redrive", numbers=numbers, all=everything))
 
 

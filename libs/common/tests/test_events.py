@@ -354,6 +354,23 @@ class TestRouter:
         assert listener.calls == []
         await stream.purge_stream("DEAD", subject="dead.gateway.>")
 
+    async def test_a_dead_letter_that_nobody_can_handle_is_dropped_alone(
+        self, house: Any, listen: Listen, announce: Callable[..., Awaitable[Announced]]
+    ) -> None:
+        before = len(await dead(house))
+        (await listen(attempts=1)).failures = [ValueError("no"), ValueError("no")]
+        for _ in range(2):
+            await announce()
+
+        async def buried() -> bool:
+            return len(await dead(house)) == before + 2
+
+        await until(buried)
+        stream = (await house.operator()).jetstream()
+        *others, letter = [letter async for letter in operator.letters(stream)]
+        await operator.drop(stream, letter)
+        assert [one.seq async for one in operator.letters(stream)] == [one.seq for one in others]
+
     async def test_two_consumers_that_fail_for_one_event_leave_two_dead_letters(
         self, house: Any, listen: Listen, announce: Callable[..., Awaitable[Announced]]
     ) -> None:

@@ -23,7 +23,10 @@ def declare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     )
 
     servers = add(
-        commands, "servers", "run only PostgreSQL and NATS, migrated, and print their addresses", "causeloop servers"
+        commands,
+        "servers",
+        "run only PostgreSQL and NATS, migrated, and print their addresses, until standard input ends",
+        "sleep infinity | causeloop servers &",
     )
     servers.add_argument("--fsync", action="store_true", help="write durably, as in production")
     servers.add_argument("--containers", action="store_true", help="run them in containers")

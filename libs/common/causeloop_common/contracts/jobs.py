@@ -45,19 +45,26 @@ class JobView(Message):
     id: JobId
     kind: str = JobKind
     state: State = Field(
-        description="`waiting` before its first step; `cancelling` until the step that runs has ended."
+        description="`waiting` before its first step; `cancelling` until the step that runs has ended.",
+        examples=["running"],
     )
     progress: JobProgress
-    result: str | None = Field(description="The result of a job that is done, a sentence for people.")
-    error: str | None = Field(description="The reason why it failed, or why its last attempt did; for people.")
+    result: str | None = Field(description="The result of a job that is done, a sentence for people.", examples=[None])
+    error: str | None = Field(
+        description="The reason why it failed, or why its last attempt did; for people.", examples=[None]
+    )
     attempts: int = Field(description="How often its next step was begun already, without success.", examples=[0])
-    retry_at: Timestamp | None = Field(description="The time of the next attempt, after one that failed.")
+    retry_at: Timestamp | None = Field(
+        description="The time of the next attempt, after one that failed.", examples=[None]
+    )
     created_by: str = Field(
         description="The principal it acts for: the one who began it.", examples=[example_id("usr")]
     )
     created_at: Timestamp = Field(description="The time at which it was asked for.")
-    started_at: Timestamp | None = Field(description="The end of its first step.")
-    ended_at: Timestamp | None = Field(description="The time at which it ended; it is kept for 7 days more.")
+    started_at: Timestamp | None = Field(description="The time at which its first step was done; null before.")
+    ended_at: Timestamp | None = Field(
+        description="The time at which it ended; it is kept for 7 days more.", examples=[None]
+    )
 
     @classmethod
     def waiting(cls, job_id: str, kind: str, principal: str, now: datetime) -> Self:

@@ -189,10 +189,8 @@ class Bus(Connection):
         except nats.errors.NoRespondersError as error:
             raise Unavailable(f"The {kind.service} service is not running. Nothing was done; try again.") from error
         except (nats.errors.Error, TimeoutError, OSError) as error:
-            raise Timeout(
-                f"The {kind.service} service did not answer in time; it may have acted. "
-                "Retry with the same Idempotency-Key."
-            ) from error
+            again = "; it may have acted. Retry with the same Idempotency-Key." if kind.keyed else ". Try again."
+            raise Timeout(f"The {kind.service} service did not answer in time{again}") from error
         answered = message.headers or {}
         if (code := answered.get(ERROR_CODE)) is not None:
             if (clock := answered.get(CLOCK)) is not None:

@@ -19,6 +19,7 @@ from causeloop_common.context import STEP_UP_SECONDS
 from causeloop_common.contracts.base import Nothing, example_id
 from causeloop_common.contracts.limits import EVERYWHERE, Limit
 from causeloop_common.contracts.lists import Page
+from causeloop_common.contracts.vault.keyrings import ReencryptKeyring
 from causeloop_common.errors import (
     AppError,
     Forbidden,
@@ -37,6 +38,7 @@ from causeloop_common.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from causeloop_common.permissions import OF_THE_JOB
 from causeloop_gateway.documents.parts import frame, words
 from causeloop_gateway.endpoints import RECORDED, SESSION, Endpoint
 from causeloop_gateway.inbound import ANONYMOUS_BODY_BYTES, BODY_BYTES, HEADER_BYTES
@@ -99,7 +101,8 @@ def refusals(endpoint: Endpoint) -> Iterator[AppError]:
     if endpoint.credentials == SESSION:
         yield Forbidden("This cannot be done with a token. Use a session.")
     elif endpoint.credentials:
-        yield Forbidden.lacking(command.permission)
+        is_of_job = command.permission == OF_THE_JOB
+        yield Forbidden.lacking(ReencryptKeyring.permission if is_of_job else command.permission)
     if command.step_up:
         yield MfaRequired(
             f"This needs a sign-in of the last {STEP_UP_SECONDS // 60} minutes. Sign in again, then repeat it."

@@ -232,3 +232,6 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
         for task in running:
             task.cancel()
         await asyncio.wait(running, timeout=0.1)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # one of them has the reason of the end; another may have failed by it, too
