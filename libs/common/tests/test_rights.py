@@ -180,11 +180,13 @@ class TestRights:
     @pytest.mark.parametrize(
         ("changed", "to", "lack"),
         [
+            (r', "_INBOX\.gateway\.auth\.>"', "", "does not permit auth to publish _INBOX.gateway.auth.>"),
+            (r"(?<=\] \}) \}", ", allow_responses: true }", "permits auth to answer to any subject (allow_responses)"),
             (r", permissions: .* \}(?=,? *\})", "", "permits auth to publish and subscribe every subject"),
             (r"subscribe: \{ allow: \[[^]]*\] \}", 'subscribe: ">"', "permits auth to subscribe every subject"),
             (r"publish: \{ allow: \[[^]]*\] \}", 'publish: ">"', "permits auth to publish every subject"),
         ],
-        ids=["no permissions", "subscribe all", "publish all"],
+        ids=["no answers", "answers to all", "no permissions", "subscribe all", "publish all"],
     )
     async def test_a_credential_with_other_rights_is_not_ready(
         self, older: Older, changed: str, to: str, lack: str

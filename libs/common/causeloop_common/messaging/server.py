@@ -81,6 +81,8 @@ class Rights:
             self.lack = f"NATS has {self.name} in the account {account}, not in {declared}. {_OTHER}."
         elif unbounded := [verb for verb in _VERBS if _permits_all(permitted.get(verb))]:
             self.lack = f"NATS permits {self.name} to {' and '.join(unbounded)} every subject. {_OTHER}."
+        elif permitted.get("responses"):
+            self.lack = f"NATS permits {self.name} to answer to any subject (allow_responses). {_OTHER}."
         elif lacking:
             shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
             self.lack = f"NATS does not permit {self.name} to {shown}. {_OLDER}."
