@@ -143,12 +143,12 @@ class TestPasswords:
         for command in (("migrate",), ("serve", "tenancy")):
             done = await causeloop(*command, DATABASE_URL=self.URL, **secret)
 
-            assert "others could guess the passwords of the roles: set JWT_SECRET" in done.refusal()
+            assert "others could guess the passwords of the database's roles" in done.refusal()
 
     def test_nor_does_a_service_use_them(self) -> None:
         """D2: a service is not composed with such an address."""
         for name in ("tenancy", "audit"):
-            with pytest.raises(SettingsError, match="others could guess the passwords of the roles"):
+            with pytest.raises(SettingsError, match="others could guess the passwords of the database's roles"):
                 services.create(name, {"DATABASE_URL": self.URL})
 
 

@@ -2,15 +2,19 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import asyncpg
 import pytest
 
 from causeloop_cli import services
-from causeloop_common import ids, migrations
+from causeloop_cli.embedded import Janitor
+from causeloop_common import ids, migrations, rls
+from causeloop_common.contracts import topology
 from causeloop_common.database_url import DatabaseUrl
-from causeloop_common.settings import SettingsError, role_url
+from causeloop_common.migrations.roles import schema_ddl
+from causeloop_common.settings import DEVELOPMENT_SECRET, SettingsError, role_url
+from causeloop_dev.postgres import EmbeddedPostgres
 from causeloop_dev.testing import Servers
 from tests.support.commands import causeloop
 from tests.support.ports import free_port
@@ -204,3 +208,64 @@ class TestSuccess:
         done = await causeloop("migrate", DATABASE_URL=owned.url, JWT_SECRET=owned.secret)
 
         assert (done.code, done.errors) == (0, "")
+
+
+SECRET, OTHER = "the root secret of an installation, long enough", "another root secret of it, and long enough, too"
+
+
+class TestSecrets:
+    @pytest.fixture
+    def alone(self) -> Iterator[str]:
+        """The migrator's address on a server of the test's own, whose roles it may lock out."""
+        with Janitor() as janitor, EmbeddedPostgres(janitor=janitor) as postgres:
+            yield postgres.prepare()
+
+    @pytest.mark.parametrize("secret", ["", "short", DEVELOPMENT_SECRET], ids=["none", "short", "development"])
+    async def test_that_others_could_guess_are_refused(self, servers: Servers, secret: str) -> None:
+        """D2: without a secret of its own no database gets passwords, on this host neither."""
+        refused = await causeloop("migrate", DATABASE_URL=servers.database_url, JWT_SECRET=secret)
+
+        assert "JWT_SECRET is missing, shorter than 32 characters or guessable" in refused.refusal()
+        await self.log_in(servers.database_url, servers.jwt_secret)
+
+    @pytest.mark.slow
+    async def test_of_another_installation_lock_nobody_out(self, alone: str) -> None:
+        """D8: passwords of roles that are there stay, unless an option replaces them; those that changed come back."""
+        assert (await causeloop("migrate", DATABASE_URL=alone, JWT_SECRET=SECRET)).code == 0
+        refused = await causeloop("migrate", DATABASE_URL=alone, JWT_SECRET=OTHER)
+        assert "JWT_SECRET is not the secret that their passwords were derived from" in refused.refusal()
+        assert SECRET not in refused.errors
+        await self.log_in(alone, SECRET)
+
+        migrator = await asyncpg.connect(alone)
+        await migrator.execute("ALTER ROLE causeloop_audit PASSWORD 'its own'")
+        assert (await causeloop("migrate", DATABASE_URL=alone, JWT_SECRET=SECRET)).code == 0
+        await self.log_in(alone, SECRET)
+
+        for service in topology.OWNERS:
+            for role in rls.roles(services.tables(service)):
+                await migrator.execute(f"ALTER ROLE {role} PASSWORD NULL")
+        await migrator.close()
+        restored = await causeloop("migrate", DATABASE_URL=alone, JWT_SECRET=SECRET)
+        assert "add --replace-passwords" in restored.refusal()
+
+        replaced = await causeloop("migrate", "--replace-passwords", DATABASE_URL=alone, JWT_SECRET=OTHER)
+        assert (replaced.code, replaced.errors) == (0, "")
+        await self.log_in(alone, OTHER)
+
+    async def test_of_one_that_is_not_seen_change_nothing(self, owned: Place) -> None:
+        """D8: two first runs at once with two secrets: the second finds roles that were not there, and keeps them."""
+        schema = services.schemas()["auth"]
+
+        statements = [one for one in schema_ddl(schema, OTHER.encode(), ()) if "PASSWORD" in one]
+
+        assert all("IF NOT EXISTS" in one for one in statements)
+        for one in statements:
+            await owned.superuser.execute(one)
+        await self.log_in(owned.owned.on("causeloop").text(), owned.secret)
+
+    async def log_in(self, url: str, secret: str) -> None:
+        """Each role opens with the passwords of this secret."""
+        for service in topology.OWNERS:
+            for role in rls.roles(services.tables(service)):
+                await (await asyncpg.connect(role_url(url, role, secret.encode()))).close()

@@ -59,11 +59,16 @@ def parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("services", nargs="+", choices=SERVICES, metavar="service", help=", ".join(SERVICES))
 
-    add(
+    migrate = add(
         commands,
         "migrate",
         "bring the database at DATABASE_URL, streams and consumers to this version",
-        "DATABASE_URL=postgresql://migrator:…@db.internal/causeloop?sslmode=verify-full causeloop migrate",
+        "set -a; . ./.env; set +a\n  causeloop migrate",
+    )
+    migrate.add_argument(
+        "--replace-passwords",
+        action="store_true",
+        help="JWT_SECRET replaces the one that the passwords in the database were derived from; restart every service",
     )
     add(commands, "doctor", "prove tenant isolation and check everything a service needs", "causeloop doctor")
 

@@ -8,6 +8,9 @@ server log can hold one.
 One at a time: each transaction, one for the roles and one for each service as its owner role, begins with the same
 lock, on a table that the migrator alone may lock. It ends with the transaction, so no pooler can keep it, and it is not
 waited for without end.
+
+The passwords of roles that are there are those of another root secret if it opens none of them: then nothing is
+changed, unless `replace_passwords` asks for it.
 """
 
 import asyncio
@@ -25,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from causeloop_common import rls
+from causeloop_common.migrations.passwords import Passwords
 from causeloop_common.migrations.preflight import preflight
 from causeloop_common.migrations.roles import Schema, database_ddl, schema_ddl, scram_verifier
 from causeloop_common.postgres import CONNECTING_FAULTS, Way, reason
@@ -40,14 +44,14 @@ LOCK_SECONDS = 12
 """So long a table's lock is waited for: longer than any statement of a service. Others on the table wait meanwhile."""
 
 
-async def migrate(url: str, secret: bytes, schemas: Iterable[Schema]) -> None:
+async def migrate(url: str, secret: bytes, schemas: Iterable[Schema], *, replace_passwords: bool = False) -> None:
     """Bring the roles, schemas and tables of services up to date. SettingsError or IsolationError is one sentence."""
     schemas = tuple(schemas)
     for schema in schemas:
         role_url(url, f"causeloop_{schema.name}", secret)  # refused before anything is changed
     way = Way(url, "causeloop-migrate")
     try:
-        await _migrate(way, secret, schemas)
+        await _migrate(way, secret, schemas, replace_passwords)
     except DBAPIError as error:
         raise _refusal(error) from error
     except CommandError as error:
@@ -56,10 +60,11 @@ async def migrate(url: str, secret: bytes, schemas: Iterable[Schema]) -> None:
         raise SettingsError(f"DATABASE_URL does not let the migrator in. {reason(error)}") from error
 
 
-async def _migrate(way: Way, secret: bytes, schemas: tuple[Schema, ...]) -> None:
+async def _migrate(way: Way, secret: bytes, schemas: tuple[Schema, ...], replace_passwords: bool) -> None:
     connection = await way.connect()
     try:
-        if findings := await preflight(connection, way.url, secret, schemas):
+        passwords = Passwords(way.url, secret, replace_passwords)
+        if findings := await preflight(connection, passwords, schemas):
             raise SettingsError(" ".join(findings))
     finally:
         connection.terminate()
@@ -71,7 +76,7 @@ async def _migrate(way: Way, secret: bytes, schemas: tuple[Schema, ...]) -> None
             for statement in database_ddl(way.url.database):
                 await connection.exec_driver_sql(statement)
             for schema in schemas:
-                for statement in schema_ddl(schema, secret):
+                for statement in schema_ddl(schema, secret, passwords.renewed):
                     await connection.exec_driver_sql(statement)
             await connection.commit()
             for schema in schemas:

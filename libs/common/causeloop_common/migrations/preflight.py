@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import asyncpg
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from causeloop_common import rls
-from causeloop_common.database_url import DatabaseUrl
+from causeloop_common.migrations.passwords import Passwords
 from causeloop_common.migrations.roles import Schema
-from causeloop_common.postgres import Way
-from causeloop_common.settings import role_url
 
 _ABOUT = """
     SELECT current_user::text AS me, current_database()::text AS database, m.rolsuper OR m.rolcreaterole AS makes_roles,
@@ -37,8 +34,8 @@ _SCHEMAS = """
 """
 
 
-async def preflight(connection: Any, url: DatabaseUrl, secret: bytes, schemas: Sequence[Schema]) -> list[str]:
-    """Sentences about all that would stop the migration, or let it succeed in vain."""
+async def preflight(connection: Any, passwords: Passwords, schemas: Sequence[Schema]) -> list[str]:
+    """Sentences about all that would stop the migration, or let it succeed in vain or lock the services out."""
     about = await connection.fetchrow(_ABOUT)
     me, database = about["me"], about["database"]
     if about["reads_only"]:
@@ -48,41 +45,26 @@ async def preflight(connection: Any, url: DatabaseUrl, secret: bytes, schemas: S
     if not about["makes_roles"]:
         return [f"The role {me} may not create roles: ALTER ROLE {me} CREATEROLE."]
     return [
-        *await _about_roles(connection, me, url, secret, schemas),
+        *await _about_roles(connection, me, passwords, schemas),
         *await _about_schemas(connection, schemas),
         *await _about_revisions(connection, schemas),
     ]
 
 
-async def _about_roles(
-    connection: Any, me: str, url: DatabaseUrl, secret: bytes, schemas: Sequence[Schema]
-) -> list[str]:
+async def _about_roles(connection: Any, me: str, passwords: Passwords, schemas: Sequence[Schema]) -> list[str]:
     logins = [role for schema in schemas for role in rls.roles(schema.tables)]
     names = [*logins, *(schema.owner for schema in schemas)]
     elsewhere = [row["database"] for row in await connection.fetch(_ELSEWHERE, names)]
     foreign = [row["role"] for row in await connection.fetch(_FOREIGN_ROLES, names)]
     there = [row["role"] for row in await connection.fetch(_THERE, logins)]
-    if elsewhere and (foreign or not await _opens(url, secret, there)):
+    refusal = await passwords.refusal(there)
+    if elsewhere and (foreign or refusal):
         other = f"another installation, in the database {elsewhere[0]}, whose passwords would be replaced"
         return [f"Causeloop's roles on this server belong to {other}: use another server, or that one's JWT_SECRET."]
     if foreign:
         grant = f"GRANT {foreign[0]} TO {me} WITH ADMIN OPTION"
         return [f"The role {foreign[0]} is there, and {me} may not change it: {grant}."]
-    return []
-
-
-async def _opens(url: DatabaseUrl, secret: bytes, roles: Sequence[str]) -> bool:
-    """Whether our password is that of any role that is there: a role may have changed its own."""
-    for role in roles:
-        try:
-            connection = await Way(role_url(url.text(), role, secret), "causeloop-migrate").connect()
-            connection.terminate()
-        except asyncpg.InvalidPasswordError:
-            continue
-        except asyncpg.PostgresError:
-            return True  # the password is right, and the database is not open to it yet
-        return True
-    return not roles
+    return [refusal] if refusal else []
 
 
 async def _about_schemas(connection: Any, schemas: Sequence[Schema]) -> list[str]:

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import hmac
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,15 +43,20 @@ def database_ddl(database: str) -> Iterator[str]:
     )
 
 
-def schema_ddl(schema: Schema, secret: bytes) -> Iterator[str]:
-    """The owner, the login roles with passwords, settings and limits as declared, and the schema."""
+def schema_ddl(schema: Schema, secret: bytes, renewed: Container[str]) -> Iterator[str]:
+    """The owner, the login roles with settings and limits as declared, and the schema.
+
+    A role is made with its password; one that is there gets it again only if it is among the `renewed`.
+    """
     yield _create_role(schema.owner, "NOLOGIN")
     yield f"GRANT {schema.owner} TO CURRENT_USER WITH SET TRUE, INHERIT TRUE"
     yield f"CREATE SCHEMA IF NOT EXISTS {schema.name} AUTHORIZATION {schema.owner}"
     yield f"GRANT USAGE, CREATE ON SCHEMA migrations TO {schema.owner}"
     for role in rls.roles(schema.tables):
-        yield _create_role(role, "LOGIN NOINHERIT")
-        yield f"ALTER ROLE {role} PASSWORD '{scram_verifier(role_password(secret, role))}'"
+        password = f"PASSWORD '{scram_verifier(role_password(secret, role))}'"
+        yield _create_role(role, f"LOGIN NOINHERIT {password}")
+        if role in renewed:
+            yield f"ALTER ROLE {role} {password}"
         yield f"ALTER ROLE {role} RESET ALL"
         yield _here(f"ALTER ROLE {role} IN DATABASE %I RESET ALL")
         for name, value in rls.ROLE_SETTINGS.items():

@@ -22,10 +22,11 @@ def with_role(url: str, role: str, password: str) -> str:
 
 def role_url(url: str, role: str, secret: bytes) -> str:
     """The database address of one of our roles, with its derived password. SettingsError if others could guess it."""
-    if not DatabaseUrl.read(url).is_local and is_guessable(secret.decode()):
+    if is_guessable(secret.decode()):
         raise SettingsError(
-            "DATABASE_URL leads to another host, where others could guess the passwords of the roles: set JWT_SECRET "
-            "to the installation's secret, such as the output of `openssl rand -base64 48`."
+            f"JWT_SECRET is missing, shorter than {SHORTEST_SECRET} characters or guessable, and others could guess "
+            "the passwords of the database's roles, which are derived from it: set it to the installation's secret, "
+            "such as the output of `openssl rand -base64 48`."
         )
     return with_role(url, role, role_password(secret, role))
 
