@@ -1,9 +1,10 @@
 """`causeloop doctor`: the checks of every service's start, made at once and printed line by line.
 
 For each service, as that service: its database role gets in and the isolation proof holds (the very proof of its
-start), so do its other roles, the bus lets it in, the master key opens the database, and the identity provider's keys
-can be fetched. Then streams and consumers against the contracts, and every table that may change without an audit
-event, with the reason.
+start), so do its other roles, the bus lets it in, the master key opens the database, the log has receipted its acts,
+and the identity provider's keys can be fetched. Then the logs, streams and consumers against the contracts, and every
+table that may change without an audit event, with the reason. A check that cannot look fails. The processes that run
+are not asked: their `/ready` has what they remember of their work.
 
 The settings come from the environment; without a database there, from the `causeloop dev` that runs in this folder.
 """
@@ -41,7 +42,7 @@ FINE = {
     "role": "The database lets it in.",
     "logs": "Not many have lost their end.",
     "witness": "Every log continues what the vault signed of it.",
-    "receipts": "The log has receipted what was published ten minutes ago.",
+    "receipts": "The log has receipted every act of ten minutes ago, and no row is set aside.",
 }
 """The sentence for a check that holds, by the first word of its name."""
 

@@ -4,11 +4,12 @@
 events again. Events that are not in the logs yet stay. A restored copy of audit's database is completed from the
 stream; what was purged since the copy comes from the outboxes, in another order, and its logs do not continue.
 
-`reconcile` has every service ask the log for its events since a time: their confirmations are taken back, so that the
+`reconcile` has every service ask the log for its acts since a time: their confirmations are taken back, so that the
 relay sends each again, at most 200 a second. The log passes over what it has, enters what it lacks, and receipts both.
+It prints how many will be sent again, and how many waited for a receipt before. Nobody lost them, so no alarm follows.
 Sent again, an event comes after younger ones of its service. Outboxes are certain to have the events of one day; older
 ones may be missing for good, and `reconcile` prints so. The databases are those of the environment, else those of the
-`causeloop dev` that runs in this folder.
+`causeloop dev` that runs in this folder; of a service's settings, it reads its database and keys alone.
 """
 
 import argparse
@@ -21,12 +22,12 @@ from pathlib import Path
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
 
-from causeloop_cli import operating, running_dev, services
+from causeloop_cli import operating, running_dev
 from causeloop_cli.doctor import environments
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import OWNERS
 from causeloop_common.relay.reconcile import reconcile
-from causeloop_common.settings import SettingsError
+from causeloop_common.settings import RoleSettings, SettingsError
 
 _KEPT = timedelta(days=1)
 """An outbox is certain to have an event for so long."""
@@ -52,7 +53,7 @@ async def _reconcile(environs: Mapping[str, Mapping[str, str]], since: datetime)
     for name in OWNERS:
         if name in environs:
             role = f"causeloop_{name}_relay"
-            print(f"{name}: {await reconcile(services.create(name, environs[name]).settings.dsn(role), name, since)}")
+            print(f"{name}: {await reconcile(RoleSettings.load(name, environs[name]).dsn(role), name, since)}")
 
 
 async def _purge(stream: JetStreamContext) -> None:

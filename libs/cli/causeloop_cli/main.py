@@ -6,7 +6,7 @@ The commands of the development stack (`dev`, `demo`, …) are there where libs/
 import argparse
 import logging
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -100,11 +100,15 @@ def parser() -> argparse.ArgumentParser:
     reconcile = add(
         events,
         "reconcile",
-        "have every service ask the log for its events since a time, and send again what it lacks",
+        "have every service send its acts since a time to the log again, which enters what it lacks",
         "causeloop events reconcile --since 2026-01-02T03:04Z",
     )
     reconcile.add_argument(
-        "--since", required=True, type=_moment, metavar="TIME", help="a time with its zone, such as 2026-01-02T03:04Z"
+        "--since",
+        required=True,
+        type=_moment,
+        metavar="TIME",
+        help="when the first of these acts happened, with its zone, such as 2026-01-02T03:04Z",
     )
     _audit(add(commands, "audit", "follow, export and verify a workspace's log, as any client can; recover logs"))
     if find_spec("causeloop_dev") is not None:
@@ -281,6 +285,8 @@ def _reason(text: str) -> str:
     return text
 
 
+_FIRST_YEAR = 2000
+"""Of an act that an outbox may have."""
 _NO_TIME = "not a time with its zone, such as 2026-01-02T03:04Z"
 
 
@@ -289,8 +295,10 @@ def _moment(text: str) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(_NO_TIME) from None
-    if moment.tzinfo is None:
+    if moment.tzinfo is None or moment.year < _FIRST_YEAR:
         raise argparse.ArgumentTypeError(_NO_TIME)
+    if moment > datetime.now(UTC):
+        raise argparse.ArgumentTypeError("in the future: give the time of an act that is past")
     return moment
 
 

@@ -16,14 +16,18 @@ import nats
 import pytest
 from nats.js.api import ConsumerConfig, StreamConfig
 
-from causeloop_cli import doctor, streams
+from causeloop_cli import doctor, services, streams
 from causeloop_cli.doctor import Finding
+from causeloop_common import ids
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import BusPermissions
-from causeloop_common.settings import SettingsError
+from causeloop_common.database import Database
+from causeloop_common.settings import RoleSettings, SettingsError
 from causeloop_dev.installation import Installation
 from causeloop_dev.issuer import SigningKey
-from causeloop_dev.testing import Servers
+from causeloop_dev.testing import Servers, context
+from tests.support import outboxes
+from tests.support.relaying import announce
 
 
 @pytest.fixture(scope="session")
@@ -59,9 +63,10 @@ def environs(servers: Servers, auth: dict[str, str]) -> dict[str, dict[str, str]
     return made
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 async def superuser(servers: Servers) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(servers.superuser_url)
+    await outboxes.settle(connection)
     yield connection
     await connection.close()
 
@@ -106,9 +111,44 @@ class TestExamine:
     async def test_a_role_that_is_not_let_in_is_named(self, environs: dict[str, dict[str, str]]) -> None:
         good = environs["auth"]["DATABASE_URL_AUTH_RELAY"]
         environs["auth"]["DATABASE_URL_AUTH_RELAY"] = good.replace("auth_relay:", "auth_relay:not")
-        [finding] = failed(await doctor.examine(environs))
-        assert (finding.about, finding.check) == ("auth", "role relay")
-        assert "The server refuses the password." in finding.result
+        finding, role = failed(await doctor.examine(environs))
+        assert (role.about, role.check) == ("auth", "role relay")
+        assert "The server refuses the password." in role.result
+        assert finding == ("auth", "receipts", "It cannot be looked at: InvalidPasswordError.")
+
+    async def test_what_could_not_be_looked_at_is_not_well(self, environs: dict[str, dict[str, str]]) -> None:
+        """F8: with every password refused, and with no bus, no check is green that needs it."""
+        for owner in topology.OWNERS:
+            environs[owner]["JWT_SECRET"] = "another-secret-of-more-than-thirty-two-characters"
+            for name in [one for one in environs[owner] if one.startswith("DATABASE_URL")]:
+                environs[owner][name] = environs[owner][name].replace("@", "not@", 1)
+        well = {f.check for f in await doctor.examine(environs) if f.result == "ok" and f.about in topology.OWNERS}
+        assert well == {"bus", "identity provider"}
+
+    async def test_without_the_bus_no_check_of_it_is_well(self, environs: dict[str, dict[str, str]]) -> None:
+        for environ in environs.values():
+            environ["NATS_URL"] = "nats://127.0.0.1:9"
+        found = await doctor.examine(environs)
+        assert {(f.about, f.check) for f in found if "bus" in (f.about, f.check)} <= {
+            (f.about, f.check) for f in failed(found)
+        }
+        assert "operator" in {f.about for f in failed(found)}
+
+    async def test_an_act_that_the_log_has_not_receipted_is_named_by_its_own_age(
+        self, environs: dict[str, dict[str, str]], superuser: asyncpg.Connection
+    ) -> None:
+        """E15: after each sending the publication is new, and so doctor was green while audit stood still."""
+        dsn = RoleSettings.load("tenancy", environs["tenancy"]).dsn("causeloop_tenancy")
+        database = Database(dsn, "tenancy", services.tables("tenancy"), workers=1)
+        await database.start()
+        await announce(database, context(ids.new("ws")), "one", "two")
+        await database.stop()
+        long_ago = "occurred_at = now() - interval '963 seconds'"
+        for marks in (", attempts = 1", ", published_at = now(), stream_seq = 1"):
+            await superuser.execute(f"UPDATE tenancy.outbox SET {long_ago}{marks} WHERE confirmed_batch IS NULL")
+            [finding] = failed(await doctor.examine(environs))
+            assert (finding.about, finding.check) == ("tenancy", "receipts")
+            assert finding.result.startswith("2 events are not receipted by the log, the oldest of an act 96")
 
     async def test_a_foreign_owner_is_named(
         self, environs: dict[str, dict[str, str]], superuser: asyncpg.Connection

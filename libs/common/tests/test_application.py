@@ -23,6 +23,7 @@ from causeloop_common.errors import NotFound, Unavailable
 from causeloop_common.messaging import Bus, CommandRouter
 from causeloop_common.rls import IsolationError
 from causeloop_common.settings import Settings
+from tests.support import outboxes
 
 Compose = Callable[..., Application]
 
@@ -229,13 +230,26 @@ class TestReadiness:
 
 
 class TestExamine:
-    async def test_tells_what_a_start_would_prove_without_serving(self, make: Compose) -> None:
+    async def test_tells_what_a_start_would_prove_without_serving(
+        self, make: Compose, superuser: asyncpg.Connection
+    ) -> None:
+        await outboxes.settle(superuser)
         application = make(CommandRouter({}))
 
         assert await application.examine() == dict.fromkeys(
             ("database", "postgres", "isolation", "bus", "clock", "receipts"), "ok"
         )
         assert not application.bus.is_connected
+
+    async def test_leaves_out_what_only_a_running_process_remembers(self, make: Compose) -> None:
+        """F8: `restore` was green, though nothing was looked at."""
+        application = make(CommandRouter({}))
+
+        async def unlooked() -> None:
+            """Nothing runs, so nothing is wrong."""
+
+        application.state("restore", unlooked)
+        assert "restore" not in await application.examine()
 
     @pytest.mark.usefixtures("unprotected")
     async def test_tells_what_would_keep_it_from_starting(self, make: Compose) -> None:

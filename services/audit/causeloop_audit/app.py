@@ -22,7 +22,7 @@ def create(environ: Mapping[str, str]) -> Application:
     service = LogService(database, LogWriter(intake), application.keys.own("entry-salt/v1"))
     entering = Intake(application.bus, service, intake)
     application.leads(intake, entering)
-    application.check("restore", entering.check)
+    application.state("restore", entering.check)
     pause = settings.checkpoint_seconds
     signer = application.leader(database, "signer", patience=pause + PATIENCE_SECONDS)
     checkpoints = CheckpointService(database, application.bus)

@@ -30,7 +30,7 @@ def create(environ: Mapping[str, str]) -> Application:
     application.jobs(database)
     application.commands(handlers.router(sessions, tokens))
     application.background("identity_provider", provider.keep)
-    application.check("identity_provider", provider.check)
+    application.state("identity_provider", provider.check)
     application.examination("identity provider", provider.examine)
     application.after_serving(provider.close)
     return application

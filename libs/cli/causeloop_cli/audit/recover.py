@@ -23,6 +23,7 @@ from nats.js import JetStreamContext
 
 from causeloop_audit.repository import LogWatch
 from causeloop_audit.service import RecoveryService
+from causeloop_audit.settings import AuditSettings
 from causeloop_cli import operating, running_dev, services
 from causeloop_cli.doctor import environments
 from causeloop_common import ids
@@ -31,7 +32,7 @@ from causeloop_common.database import Connections, Database, role_connections
 from causeloop_common.errors import AppError, Conflict
 from causeloop_common.leader import FAULTS
 from causeloop_common.messaging import StreamEnds
-from causeloop_common.settings import Settings, SettingsError
+from causeloop_common.settings import RoleSettings, Settings, SettingsError
 from causeloop_log.tlog import NotVerified, merkle
 from causeloop_vault.domain.witness import EMPTY, Head
 from causeloop_vault.repository import Signed, of_all_logs
@@ -184,7 +185,8 @@ async def _entered(stream: JetStreamContext, recovery: RecoveryService) -> bool:
 @asynccontextmanager
 async def _opened(environs: Mapping[str, Mapping[str, str]]) -> AsyncIterator[Logs]:
     """The logs, over connections of each service's own roles. SettingsError when a database does not let one in."""
-    of = {name: services.create(name, environs[name]).settings for name in OWNERS if name in environs}
+    of: dict[str, Settings] = {name: RoleSettings.load(name, environs[name]) for name in OWNERS if name in environs}
+    of["audit"] = AuditSettings.load("audit", environs["audit"])  # it has the writer's address
     async with AsyncExitStack() as stack:
         try:
             audit, vault = [await _database(stack, of, name) for name in ("audit", "vault")]

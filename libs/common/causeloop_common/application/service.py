@@ -58,6 +58,7 @@ class Application:
         self._before: list[Check] = []
         self._after: list[Check] = []
         self._checks: dict[str, Check] = {"bus": self._check_bus}
+        self._states: dict[str, Check] = {}
         self._examinations: dict[str, Check] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._proven_at = float("-inf")
@@ -119,7 +120,7 @@ class Application:
     def leads(self, leader: Leader, work: Work) -> None:
         """Do this work in one replica at a time."""
         self.background(leader.name, partial(leader.run, work))
-        self.check(leader.name, leader.check)
+        self.state(leader.name, leader.check)
 
     def relay(self, database: Database) -> None:
         """Put the events of this database on the bus."""
@@ -142,21 +143,29 @@ class Application:
             worker = Worker(self.connections(schedules.role(self.name)), self.name, self.bus, runs.run)
             database.enqueued = worker.wake
             self.background("jobs", worker.run)
-            self._checks["jobs"] = worker.check
+            self.state("jobs", worker.check)
 
     def events(self, router: EventRouter) -> None:
         """Follow a durable consumer."""
         router.attach(self.bus)
         self.background(router.consumer.name, router.run)
-        self.check(router.consumer.name, router.check)
+        self.state(router.consumer.name, router.check)
 
     def background(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """A task that runs as long as the service; if it ends by itself the process stops, to be started again."""
         self._background.append((name, run))
 
     def check(self, name: str, check: Check) -> None:
-        """A readiness check: raises AppError with a sentence."""
+        """A check of something outside this process, for readiness and `causeloop doctor`: raises AppError with a
+        sentence, also when it cannot look.
+        """
         self._checks[name] = check
+
+    def state(self, name: str, check: Check) -> None:
+        """A readiness check of what this process remembers of its work. Where it does not run there is nothing to look
+        at, so `causeloop doctor` leaves it out.
+        """
+        self._states[name] = check
 
     def examination(self, name: str, check: Check) -> None:
         """A check for `causeloop doctor` alone, of something that the service can do without for a while."""
@@ -243,8 +252,8 @@ class Application:
         if self._not_serving is not None:
             return {"started": self._not_serving}
 
-        names = list(self._checks)
-        return dict(zip(names, await asyncio.gather(*map(_finding, self._checks.values())), strict=True))
+        checks = self._checks | self._states
+        return dict(zip(checks, await asyncio.gather(*map(_finding, checks.values())), strict=True))
 
     async def examine(self) -> dict[str, str]:
         """The checks of a start, once and without serving; by name 'ok' or a sentence with what is wrong."""
@@ -252,9 +261,7 @@ class Application:
         for database in self._databases:
             steps |= {"database": database.start, "postgres": database.examine, "isolation": self._prove}
         steps["bus"] = self.bus.connect
-        known = {*steps, *(name for name, _ in self._background)}  # a task that does not run has no state to check
-        steps |= {name: check for name, check in self._checks.items() if name not in known}
-        steps |= self._examinations
+        steps |= {name: check for name, check in self._checks.items() if name not in steps} | self._examinations
         try:
             return {name: await _finding(step, seconds=10) for name, step in steps.items()}
         finally:

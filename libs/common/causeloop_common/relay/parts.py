@@ -8,21 +8,28 @@ BEGINNING = (-1, 0)
 """The place (bucket, seq) before the first row."""
 
 BY_BATCH = "confirmed_batch > $1::bigint"
-BY_TIME = "published_at >= $1::timestamptz AND stream_seq IS NOT NULL AND confirmed_batch IS NOT NULL"
+BY_ACT = "occurred_at >= $1::timestamptz AND stream_seq IS NOT NULL AND confirmed_batch IS NOT NULL"
+WAITING = "occurred_at >= $1::timestamptz AND confirmed_batch IS NULL"
+ASKED = "confirmed_batch = NULL, digest = NULL"
+"""The marks of what an operator asks for. A published row without digest and confirmation is nothing else."""
 
 
-def take_back(schema: str, condition: str, held: str = "true") -> str:
-    """The statement that takes back the confirmations of one part, if `held` holds.
+def take_back(
+    schema: str, condition: str, *, held: str = "true", marks: str = "confirmed_batch = NULL", waiting: str = "false"
+) -> str:
+    """The statement that takes back the confirmations of one part, if `held` holds, by setting `marks`.
 
     $1 is the value of the condition, ($2, $3) the place after which the part begins. Its row has how many were taken
-    back, and the last place of the part; it has no row when no part is left.
+    back, how many others were `waiting`, and the last place of the part; it has no row when no part is left.
     """
     return f"""
         WITH held AS MATERIALIZED (SELECT {held}),
-             part AS MATERIALIZED (SELECT bucket, seq, {condition} AS goes FROM {schema}.outbox
+             part AS MATERIALIZED (SELECT bucket, seq, {condition} AS goes, {waiting} AS waits
+                                   FROM {schema}.outbox
                                    WHERE (bucket, seq) > ($2::smallint, $3::bigint)
                                    ORDER BY bucket, seq LIMIT {PART}),
-             back AS (UPDATE {schema}.outbox o SET confirmed_batch = NULL FROM held, part p
+             back AS (UPDATE {schema}.outbox o SET {marks} FROM held, part p
                       WHERE p.goes AND o.bucket = p.bucket AND o.seq = p.seq RETURNING 1)
-        SELECT (SELECT count(*) FROM back) AS rows, bucket, seq FROM part ORDER BY bucket DESC, seq DESC LIMIT 1
+        SELECT (SELECT count(*) FROM back) AS rows, (SELECT count(*) FROM part WHERE waits) AS waiting, bucket, seq
+        FROM part ORDER BY bucket DESC, seq DESC LIMIT 1
     """  # noqa: S608  our own names

@@ -101,12 +101,17 @@ _SEND_AGAIN = """
                        AND published_at < now() - least($3 * power(2, least(attempts, 16)), $4) * interval '1 second'
                      ORDER BY published_at LIMIT $5),
          again AS (UPDATE {schema}.outbox o SET published_at = NULL, attempts = least(o.attempts + 1, 32000)
-                   FROM held, missing m WHERE o.bucket = m.bucket AND o.seq = m.seq RETURNING o.event_id)
-    SELECT event_id FROM again
+                   FROM held, missing m WHERE o.bucket = m.bucket AND o.seq = m.seq
+                   RETURNING o.event_id, o.digest IS NULL AS is_asked)
+    SELECT event_id, is_asked FROM again
 """
 """The pause doubles with each attempt."""
 
 
+_SENT = {
+    "asked": "%d events of %s are sent again, as `causeloop events reconcile` asks: the first is %s",
+    "lost": "%d events of %s are acknowledged and not in the log: sent again, the first is %s",
+}
 _STATE = "SELECT term, confirmed_batch FROM {schema}.relay_state"
 _BEGIN_TERM = """
     UPDATE {schema}.relay_state SET term = $1, confirmed_batch = least(confirmed_batch, $2)
@@ -266,7 +271,7 @@ class Receipts:
             if place == parts.BEGINNING:
                 self.forget()
             held = "{fence} AND {soon}".format(**own)
-            statement = parts.take_back(self._schema, parts.BY_BATCH, held)
+            statement = parts.take_back(self._schema, parts.BY_BATCH, held=held)
             for done in await self._leader.fetch(statement, began, *place):
                 self._leader.works()
                 metrics.TAKEN_BACK.labels(self._schema).inc(done["rows"])
@@ -310,12 +315,15 @@ class Receipts:
             self._looked_whole_at = float("-inf") if rows else now
         if rows:
             self.forget()
-            metrics.SENT_AGAIN.labels(self._schema).inc(len(rows))
-            _log.error(
-                "%d events of %s are acknowledged and not in the log: sent again, the first is %s",
-                len(rows), self._schema, ids.encode("evt", rows[0]["event_id"]),
-            )  # fmt: skip
+            self._note_sent([row["event_id"] for row in rows if row["is_asked"]], "asked", logging.INFO)
+            self._note_sent([row["event_id"] for row in rows if not row["is_asked"]], "lost", logging.ERROR)
         return bool(rows)
+
+    def _note_sent(self, events: Sequence[UUID], why: str, level: int) -> None:
+        """Count and log what is sent again: that it was lost is an alarm, that an operator asked for it is none."""
+        if events:
+            metrics.SENT_AGAIN.labels(self._schema, why).inc(len(events))
+            _log.log(level, _SENT[why], len(events), self._schema, ids.encode("evt", events[0]))
 
     async def _on_entered(self, message: Msg) -> None:
         try:

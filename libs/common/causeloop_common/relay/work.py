@@ -66,12 +66,13 @@ _MARK = """
 """A lost mark only means that an event is published twice, so the disk is not waited for."""
 _REWIND = """
     UPDATE {schema}.outbox SET published_at = NULL
-    WHERE published_at IS NOT NULL AND (
+    WHERE published_at IS NOT NULL AND (digest IS NOT NULL OR confirmed_batch IS NOT NULL) AND (
         stream_seq > $1
         OR $2 AND stream_seq IS NOT NULL AND (
             confirmed_batch IS NULL
             OR published_at > (SELECT max(published_at) FROM {schema}.outbox) - interval '5 minutes'))
 """
+"""A row that an operator asked for keeps its mark, and is sent again in its turn."""
 _REMEMBER = """
     INSERT INTO {schema}.relay_state (id, last_sequence, server_id) VALUES (1, $1, $2)
     ON CONFLICT (id) DO UPDATE SET last_sequence = excluded.last_sequence, server_id = excluded.server_id
@@ -82,18 +83,18 @@ _OLDEST = """
     FROM {schema}.outbox WHERE published_at IS NULL ORDER BY seq LIMIT 1
 """
 _UNRECEIPTED = """
-    SELECT coalesce(extract(epoch FROM clock_timestamp() - min(occurred_at))::float8, 0) AS seconds
-    FROM {schema}.outbox WHERE published_at IS NOT NULL AND confirmed_batch IS NULL
+    SELECT count(*) AS events, count(*) FILTER (WHERE is_unsent AND age > $1) AS unpublished,
+           coalesce(max(age), 0) AS seconds
+    FROM (SELECT is_unsent, CASE WHEN isfinite(occurred_at)
+                            THEN extract(epoch FROM clock_timestamp() - occurred_at)::float8 END AS age
+          FROM (SELECT occurred_at, attempts = 0 AS is_unsent FROM {schema}.outbox WHERE published_at IS NULL
+                UNION ALL
+                SELECT occurred_at, false FROM {schema}.outbox
+                WHERE published_at IS NOT NULL AND confirmed_batch IS NULL) late) aged
 """
-"""By the time of the act: a row that is sent again is published anew."""
-_LATE = """
-    SELECT (SELECT count(*) FROM {schema}.outbox WHERE published_at IS NOT NULL AND confirmed_batch IS NULL
-                AND (published_at < now() - interval '10 minutes' OR attempts >= 7)) AS unconfirmed,
-           (SELECT count(*) FROM {schema}.outbox
-            WHERE published_at IS NULL AND attempts = 0 AND occurred_at < now() - interval '10 minutes') AS unpublished,
-           (SELECT count(*) FROM {schema}.outbox_set_aside) AS aside
-"""
-"""A row is sent again the seventh time ten minutes after the first."""
+"""By the time of the act: a row that is sent again is published anew. Each half has an index of its own."""
+_LATE_SECONDS = 600.0
+_ASIDE = "SELECT count(*) AS rows FROM {schema}.outbox_set_aside"
 _STALE = """
     SELECT count(*) FILTER (WHERE confirmed_batch IS NULL) AS pending, max(published_at) AS newest
     FROM {schema}.outbox WHERE bucket = $1
@@ -171,26 +172,28 @@ class Relay(Work):
         return float(rows[0]["seconds"]) if rows else 0.0
 
     async def examine(self) -> None:
-        """For doctor: Unavailable when the log has not receipted what was published long ago, or rows are set aside."""
+        """For doctor: Unavailable when the log has not receipted an act of long ago, rows are set aside, or nobody can
+        look.
+        """
         try:
-            (found,) = await self._leader.fetch(_LATE.format(schema=self._schema))
-        except (asyncpg.InvalidAuthorizationSpecificationError, OSError):
-            return  # another check names a database that does not let the relay in
+            late = await self._unreceipted()
+            (aside,) = await self._leader.fetch(_ASIDE.format(schema=self._schema))
         except FAULTS as error:
             raise Unavailable(f"It cannot be looked at: {fault_of(error)}.") from error
-        if found["unpublished"]:
+        if late["unpublished"]:
             raise Unavailable(
-                f"{found['unpublished']} events have been waiting to be published for ten minutes. Look whether "
+                f"{late['unpublished']} events have been waiting to be published for ten minutes. Look whether "
                 f"{self._schema} is ready, and who holds the lease 'relay' in {self._schema}.leases."
             )
-        if found["unconfirmed"]:
+        if late["seconds"] > _LATE_SECONDS:
             raise Unavailable(
-                f"{found['unconfirmed']} events were published ten minutes ago and are not receipted by the log. "
-                "Look whether audit is ready, and for critical lines in its log."
+                f"{late['events']} events are not receipted by the log, the oldest of an act {late['seconds']:.0f} s "
+                f"ago. Look whether {self._schema} and audit are ready, and for critical lines in their logs; after "
+                "`causeloop events reconcile` look again until none is left."
             )
-        if found["aside"]:
+        if aside["rows"]:
             raise Unavailable(
-                f"{found['aside']} rows are set aside: they can never be announced, or the log has another event under "
+                f"{aside['rows']} rows are set aside: they can never be announced, or the log has another event under "
                 "their id. Find out what wrote them, and empty "
                 f"{self._schema}.outbox_set_aside."
             )
@@ -224,8 +227,12 @@ class Relay(Work):
         return len(rows)
 
     async def _measure_unreceipted(self) -> None:
-        (found,) = await self._leader.fetch(_UNRECEIPTED.format(schema=self._schema))
-        metrics.UNRECEIPTED.labels(self._schema).set(max(found["seconds"], 0))
+        metrics.UNRECEIPTED.labels(self._schema).set(max((await self._unreceipted())["seconds"], 0))
+
+    async def _unreceipted(self) -> Any:
+        """How many events the log has not receipted, and the age of the oldest one's act in seconds."""
+        (found,) = await self._leader.fetch(_UNRECEIPTED.format(schema=self._schema), _LATE_SECONDS)
+        return found
 
     async def _move(self, stream: StreamPublisher) -> int:
         pending = _PENDING.format(event=", ".join(outbox.EVENT), schema=self._schema, batch=BATCH)

@@ -21,7 +21,7 @@ from causeloop_common.settings.roles import (
     role_url,
     with_role,
 )
-from causeloop_common.settings.service import Settings
+from causeloop_common.settings.service import RoleSettings, Settings
 from causeloop_common.settings.values import (
     Authority,
     DatabaseAddress,
@@ -47,6 +47,7 @@ __all__ = [
     "ListeningPort",
     "Network",
     "Origins",
+    "RoleSettings",
     "Seed",
     "Settings",
     "SettingsError",

@@ -184,16 +184,20 @@ class Settings(TelemetrySettings, OutboundSettings):
                 "set it to the output of `openssl rand -base64 48`, or set "
                 f"{own_name('CAUSELOOP_KEYS_{SERVICE}', self.service)}."
             )
-        if self.nats_nkey_seed is None:
-            problems.append(f"Set {own_name('NATS_NKEY_SEED_{SERVICE}', self.service)} to the service's nkey seed.")
-        if not is_protected_bus(self.nats_url):
-            problems.append(IN_CLEAR)
-        problems += super().unsafe()
+        problems += self._unsafe_bus() + super().unsafe()
         for name, field in type(self).model_fields.items():
             url = getattr(self, name)
             is_database = field.alias is not None and field.alias.startswith("DATABASE_URL")
             if is_database and url is not None and not is_protected(DatabaseUrl.read(url.get_secret_value())):
                 problems.append(leaves_without_tls(own_name(field.alias or "", self.service)))
+        return problems
+
+    def _unsafe_bus(self) -> list[str]:
+        problems = []
+        if self.nats_nkey_seed is None:
+            problems.append(f"Set {own_name('NATS_NKEY_SEED_{SERVICE}', self.service)} to the service's nkey seed.")
+        if not is_protected_bus(self.nats_url):
+            problems.append(IN_CLEAR)
         return problems
 
     def secret(self) -> bytes:
@@ -221,3 +225,20 @@ class Settings(TelemetrySettings, OutboundSettings):
                 f"Set DATABASE_URL, or {own_name('DATABASE_URL_{SERVICE}', self.service)}, to a PostgreSQL 16 address."
             )
         return role_url(self.database_url.get_secret_value(), role, self.secret())
+
+
+class RoleSettings(Settings):
+    """Enough for the database addresses of a service's roles: its addresses and keys. Nothing else is read."""
+
+    @classmethod
+    def load(cls, service: str, environ: Mapping[str, str]) -> Self:
+        """As for the service; SettingsError begins with its name."""
+        own = ("CAUSELOOP_ENV", "JWT_SECRET", own_name("CAUSELOOP_KEYS_{SERVICE}", service))
+        read = {name: text for name, text in environ.items() if name in own or name.startswith("DATABASE_URL")}
+        try:
+            return super().load(service, read)
+        except SettingsError as error:
+            raise SettingsError(f"{service}: {error}") from None
+
+    def _unsafe_bus(self) -> list[str]:
+        return []

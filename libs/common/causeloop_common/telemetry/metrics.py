@@ -60,13 +60,13 @@ STREAM_USED = Gauge("causeloop_stream_used_ratio", "The part of its space that a
 CONFIRMED = Counter("causeloop_outbox_confirmed_total", "Events that the log has receipted.", ["service"])
 UNRECEIPTED = Gauge(
     "causeloop_outbox_unreceipted_seconds",
-    "Age of the oldest published event that the log has not receipted; 0 without one, and where another leads.",
+    "Age of the oldest event that the log has not receipted; 0 without one, and where another leads.",
     ["service"],
 )
 SENT_AGAIN = Counter(
     "causeloop_outbox_sent_again_total",
-    "Events sent again: acknowledged by the intake, and not in the log.",
-    ["service"],
+    "Events sent again: acknowledged by the intake, and not in the log; or since an operator asked for it.",
+    ["service", "why"],
 )
 RECEIPT_ALARMS = Counter(
     "causeloop_outbox_receipt_alarms_total",
