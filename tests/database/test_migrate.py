@@ -85,7 +85,16 @@ class TestRefusals:
         """D9: the migrator does not own the database."""
         await place.superuser.execute(f"ALTER DATABASE {place.owned.database} OWNER TO postgres")
 
-        assert "does not own the database" in await place.refusal()
+        refused = await place.refusal()
+        assert f"does not own the database {place.owned.database}, which belongs to postgres" in refused
+        assert "ALTER DATABASE" not in refused
+
+    async def test_of_a_services_role(self, servers: Servers) -> None:
+        """D9: the address of a service gives nobody's database to its role."""
+        environ = {"DATABASE_URL": servers.environ["auth"]["DATABASE_URL_AUTH"], "JWT_SECRET": servers.jwt_secret}
+        refused = (await causeloop("migrate", **environ)).refusal()
+        assert "the address of causeloop_auth, a service's role: use the migrator's" in refused
+        assert "ALTER" not in refused
 
     async def test_of_another_migrators_roles(self, place: Place) -> None:
         """D8: a second installation with another migrator."""

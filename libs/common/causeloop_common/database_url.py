@@ -6,6 +6,7 @@ from the environment (PGHOST, PGSSLMODE, a password file): what a process connec
 """
 
 import ipaddress
+import re
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -48,9 +49,12 @@ _ADVICE = {
     "service": "write host, database and user into the URL",
     "sslcrl": "leave it out: revoke by a new authority in sslrootcert",
     "ssl": "write sslmode=verify-full instead",
+    "sslmode": "write sslmode=verify-full",
     "target_session_attrs": "leave it out or write read-write: services write",
 }
-"""The advice for a parameter that does not work, by the beginning of its name."""
+"""The advice for a parameter that does not work."""
+_FAMILIES = ("keepalives", "service", "sslcrl")
+"""Parameters whose advice is that of all whose names begin so."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,16 +84,18 @@ class DatabaseUrl:
             authority, _, query = authority.partition("?")
             tail = f"?{query}"
         credentials, _, hosts = authority.rpartition("@")
+        if "@" in credentials:
+            raise ValueError("has an @ in its user or password: percent-encode the password (@ as %40)")
         path, _, query = tail.partition("?")
         given = dict(_parameters(query))
         user, _, password = credentials.partition(":")
         for name, value in {"host": hosts, "dbname": path, "user": user, "password": password}.items():
             if value and name in given:
                 raise ValueError(f"has the {'database' if name == 'dbname' else name} twice: write it once")
-        database = given.pop("dbname", unquote(path))
+        database = given.pop("dbname", _decoded(path))
         if not database:
             raise ValueError("names no database: end it with /causeloop, or what the database is called")
-        user, password = given.pop("user", unquote(user)), given.pop("password", unquote(password))
+        user, password = given.pop("user", _decoded(user)), given.pop("password", _decoded(password))
         read = cls(_hosts(hosts, given), database, user or None, password or None, given)
         read._check()
         return read
@@ -219,7 +225,7 @@ def _parameters(query: str) -> Iterator[tuple[str, str]]:
     seen = set()
     for pair in filter(None, query.split("&")):
         name, separator, value = pair.partition("=")
-        name, value = unquote(name), unquote(value)
+        name, value = _decoded(name), _decoded(value)
         if not separator:
             raise ValueError("has a parameter without a value: write name=value")
         if name in seen:
@@ -239,13 +245,28 @@ def _parameters(query: str) -> Iterator[tuple[str, str]]:
 
 
 def _advice(name: str) -> str:
-    return next((advice for start, advice in _ADVICE.items() if name.startswith(start)), "leave it out")
+    family = next((start for start in _FAMILIES if name.startswith(start)), name)
+    return _ADVICE.get(family, "leave it out")
+
+
+def _decoded(text: str) -> str:
+    """Percent-encoded text, under libpq's rules: what is not encoded well is refused, not passed on as it is."""
+    try:
+        decoded = unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        decoded = "\0"
+    if "\0" in decoded or re.search("%(?![0-9A-Fa-f]{2})", text):
+        raise ValueError(
+            "has a % that does not begin an encoded character: percent-encode the password and what else has special "
+            "characters (% as %25)"
+        )
+    return decoded
 
 
 def _hosts(authority: str, given: dict[str, str]) -> tuple[tuple[str, int], ...]:
     """Each host with its port, from the URL's authority or from its parameters `host` and `port`."""
     if "host" not in given and authority:
-        pairs = [_split(unquote(part)) for part in authority.split(",")]
+        pairs = [_split(_decoded(part)) for part in authority.split(",")]
         names, ports = [host for host, _ in pairs], [port for _, port in pairs]
         if "port" in given:
             if any(ports):

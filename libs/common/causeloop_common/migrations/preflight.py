@@ -13,7 +13,7 @@ from causeloop_common.migrations.roles import Schema
 _ABOUT = """
     SELECT current_user::text AS me, current_database()::text AS database, m.rolsuper OR m.rolcreaterole AS makes_roles,
            current_setting('transaction_read_only') = 'on' AS reads_only,
-           pg_has_role(current_user, d.datdba, 'USAGE') AS owns
+           pg_has_role(current_user, d.datdba, 'USAGE') AS owns, pg_get_userbyid(d.datdba)::text AS owner
     FROM pg_roles m, pg_database d WHERE m.rolname = current_user AND d.datname = current_database()
 """
 _THERE = "SELECT rolname::text AS role FROM pg_roles WHERE rolname = ANY($1) ORDER BY 1"
@@ -40,8 +40,11 @@ async def preflight(connection: Any, passwords: Passwords, schemas: Sequence[Sch
     me, database = about["me"], about["database"]
     if about["reads_only"]:
         return ["The database accepts no writes: connect to its primary, or end its read-only mode."]
+    if me in {role for schema in schemas for role in (schema.owner, *rls.roles(schema.tables))}:
+        return [f"DATABASE_URL is the address of {me}, a service's role: use the migrator's, which owns the database."]
     if not about["owns"]:
-        return [f"The role {me} does not own the database: ALTER DATABASE {database} OWNER TO {me}."]
+        whose = f"the database {database}, which belongs to {about['owner']}"
+        return [f"The role {me} does not own {whose}: name Causeloop's own database and its owner in DATABASE_URL."]
     if not about["makes_roles"]:
         return [f"The role {me} may not create roles: ALTER ROLE {me} CREATEROLE."]
     return [
