@@ -192,7 +192,8 @@ def advance(schema: str) -> str:
         UPDATE {schema}.jobs SET settled_term = lease_term, cursor = $3, done = done + $4, total = coalesce($5, total),
             detail = coalesce($6, detail),
             result = $7, error = $8, outcome = $9, started_at = coalesce(started_at, clock_timestamp()),
-            due_at = CASE WHEN $9::text IS NULL THEN clock_timestamp() + $10 * interval '1 second' END,
+            due_at = CASE WHEN $9::text IS NULL THEN clock_timestamp()
+                + CASE WHEN cancelled_at IS NULL THEN $10::float8 ELSE 0 END * interval '1 second' END,
             lease_until = CASE WHEN $9::text IS NULL AND $10 = 0 THEN lease_until END,
             ended_at = CASE WHEN $9::text IS NOT NULL THEN clock_timestamp() END,
             expires_at = CASE WHEN $9::text IS NOT NULL THEN clock_timestamp() + interval '{KEPT_DAYS} days' END

@@ -8,7 +8,7 @@ import pytest
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.jobs import CancelJob, GetJob, ListJobs
-from causeloop_common.errors import Forbidden, NotFound
+from causeloop_common.errors import Forbidden, NotFound, Unavailable
 from causeloop_dev.testing import context
 from tests.support.counting import Counting, Step
 
@@ -50,6 +50,22 @@ class TestCancelJob:
         await counting.start()
         await counting.settled(workspace, job, "cancelled")
         assert counting.contexts == []
+
+    async def test_while_a_step_fails_waits_for_no_other_attempt(
+        self, counting: Counting, workspace: AuthContext
+    ) -> None:
+        job = await counting.enqueue(workspace, 9)
+        await counting.superuser.execute(
+            "UPDATE vault.jobs SET lease_term = settled_term + 6"
+        )  # the next attempt is a minute away
+
+        async def cancel_and_fail(step: Step) -> None:
+            await counting.service.cancel_job(workspace, CancelJob(id=job))
+            raise Unavailable("Later.")
+
+        counting.before = cancel_and_fail
+        await counting.start()
+        await counting.settled(workspace, job, "cancelled")
 
     async def test_of_one_that_ended_changes_nothing(self, counting: Counting, workspace: AuthContext) -> None:
         await counting.start()

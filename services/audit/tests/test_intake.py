@@ -125,8 +125,10 @@ class TestBegin:
         assert [ids.encode("evt", row["event_id"]) for row in entered] == [one.id for one in batch]
 
 
-class TestAMissingConsumer:
-    async def test_is_not_ready_until_it_is_there(self, servers: Servers) -> None:
+class TestAWrongConsumer:
+    @pytest.mark.parametrize("is_missing", [True, False])
+    async def test_is_not_ready_until_it_is_as_it_should_be(self, servers: Servers, is_missing: bool) -> None:
+        """P1: a consumer that was removed, or whose filter was narrowed, enters nothing of what it leaves out."""
         operator = servers.seeds["operator"]
         audit = app.create(servers.environ["audit"])
 
@@ -140,7 +142,13 @@ class TestAMissingConsumer:
             await until(is_ready=True)
             client = await streams.connect(servers.nats_url, topology.OPERATOR, operator)
             try:
-                await client.jetstream().delete_consumer(AUDIT_INTAKE.stream, AUDIT_INTAKE.name)
+                stream = client.jetstream()
+                if is_missing:
+                    await stream.delete_consumer(AUDIT_INTAKE.stream, AUDIT_INTAKE.name)
+                else:
+                    config = (await stream.consumer_info(AUDIT_INTAKE.stream, AUDIT_INTAKE.name)).config
+                    config.filter_subject, config.filter_subjects = "evt.*.vault.>", None
+                    await stream.add_consumer(AUDIT_INTAKE.stream, config)
             finally:
                 await client.close()
             await until(is_ready=False)

@@ -25,7 +25,7 @@ from causeloop_common.messaging.bus import Answer, Bus, StreamEnds
 from causeloop_common.messaging.cloudevents import announced, public_subject, read_event
 from causeloop_common.messaging.commands import CommandRouter
 from causeloop_common.messaging.events import EventRouter
-from causeloop_common.messaging.progress import Progress
+from causeloop_common.messaging.progress import Progress, WrongConsumer, consumer_state
 from causeloop_common.messaging.wire import invalid_input
 from causeloop_common.messaging.workers import aside
 
@@ -36,8 +36,10 @@ __all__ = [
     "EventRouter",
     "Progress",
     "StreamEnds",
+    "WrongConsumer",
     "announced",
     "aside",
+    "consumer_state",
     "event_headers",
     "invalid_input",
     "public_subject",

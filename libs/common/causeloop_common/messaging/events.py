@@ -20,7 +20,7 @@ from causeloop_common.contracts.base import Event
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.messaging.bus import Bus, raw, undecoded
 from causeloop_common.messaging.cloudevents import announced, letter_headers, public_subject
-from causeloop_common.messaging.progress import Progress
+from causeloop_common.messaging.progress import Progress, WrongConsumer
 from causeloop_common.telemetry import SpanKind, metrics
 
 _log = logging.getLogger(__name__)
@@ -81,8 +81,8 @@ class EventRouter:
                 if not self._subscriber.running:
                     await self._subscriber.start()
                 self._fault = None
-            except nats.js.errors.NotFoundError:
-                self._fault = f"The consumer {self.consumer.name} is missing. Run `causeloop migrate`."
+            except WrongConsumer as error:
+                self._fault = error.detail
                 await self._subscriber.stop()  # or it would ask without a pause
             except AppError as error:
                 self._fault = error.detail

@@ -2,8 +2,27 @@
 
 import time
 
+import nats.js.errors
+from nats.js.api import ConsumerInfo
+
 from causeloop_common.contracts.topology import Consumer
+from causeloop_common.errors import Unavailable
 from causeloop_common.messaging.connection import Reader
+
+
+class WrongConsumer(Unavailable):
+    """The consumer is missing, or delivers other events than it should."""
+
+
+async def consumer_state(reader: Reader, consumer: Consumer) -> ConsumerInfo:
+    """A consumer as the server has it; WrongConsumer if it is not as it should be, `Unavailable` without the bus."""
+    try:
+        info: ConsumerInfo = await reader.jetstream().consumer_info(consumer.stream, consumer.name)
+    except nats.js.errors.NotFoundError as error:
+        raise WrongConsumer(f"The consumer {consumer.name} is missing. Run `causeloop migrate`.") from error
+    if {info.config.filter_subject, *(info.config.filter_subjects or ())} - {None} != set(consumer.subjects):
+        raise WrongConsumer(f"The filter of the consumer {consumer.name} was changed. Run `causeloop migrate`.")
+    return info
 
 
 class Progress:
@@ -22,9 +41,9 @@ class Progress:
     async def waiting(self) -> float:
         """The seconds for which an event has been waiting that was there at an earlier look; 0 without one.
 
-        NATS's NotFoundError when there is no such consumer, `Unavailable` without the bus.
+        Raises what `consumer_state` raises.
         """
-        info = await self._reader.jetstream().consumer_info(self._consumer.stream, self._consumer.name)
+        info = await consumer_state(self._reader, self._consumer)
         assert info.delivered is not None  # noqa: S101  a consumer has both
         assert info.ack_floor is not None  # noqa: S101
         if not info.num_pending and not info.num_ack_pending:

@@ -45,10 +45,11 @@ class _Statements(NamedTuple):
 
 def _statements(schema: str) -> _Statements:
     mine = "WHERE id = $1 AND lease_term = $2"
-    again = (
-        f"UPDATE {schema}.jobs SET due_at = clock_timestamp() + $3 * interval '1 second', "  # noqa: S608
-        f"error = coalesce($4, error), lease_until = NULL {mine}"
-    )
+    again = f"""
+        UPDATE {schema}.jobs SET error = coalesce($4, error), lease_until = NULL,
+            due_at = clock_timestamp() + CASE WHEN cancelled_at IS NULL THEN $3::float8 ELSE 0 END * interval '1 second'
+        {mine}
+    """  # noqa: S608
     return _Statements(
         Statement.raw(
             f"SELECT {_COLUMNS} FROM {schema}.jobs {mine} AND lease_until > clock_timestamp()",  # noqa: S608

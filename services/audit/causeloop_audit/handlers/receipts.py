@@ -18,8 +18,8 @@ from causeloop_audit.repository import Appended, Stored
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.topology import AUDIT_INTAKE
-from causeloop_common.errors import AppError, Unavailable
-from causeloop_common.messaging import Bus
+from causeloop_common.errors import AppError
+from causeloop_common.messaging import Bus, WrongConsumer, consumer_state
 from causeloop_log.entry import MALFORMED
 
 _FLOOR_SECONDS = 1.0
@@ -67,13 +67,13 @@ class Receipts:
             return
         self._floor_at, self._came = time.monotonic(), False
         try:
-            consumer = await self._bus.reader.jetstream().consumer_info(AUDIT_INTAKE.stream, AUDIT_INTAKE.name)
+            consumer = await consumer_state(self._bus.reader, AUDIT_INTAKE)
             _, first, last = await self._bus.ends()
             floor = consumer.ack_floor.stream_seq if consumer.ack_floor is not None else 0
             body = orjson.dumps({**self._lead, "floor": floor, "first": first, "last": last})
             await self._bus.client.publish(topology.FLOOR, body)
-        except nats.js.errors.NotFoundError as error:
-            raise Unavailable(f"The consumer {AUDIT_INTAKE.name} is missing. Run `causeloop migrate`.") from error
+        except WrongConsumer:
+            raise
         except _FAULTS:
             return  # the next one follows
 
