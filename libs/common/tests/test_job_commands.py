@@ -10,7 +10,7 @@ from causeloop_common.context import AuthContext
 from causeloop_common.contracts.jobs import CancelJob, GetJob, ListJobs
 from causeloop_common.errors import Forbidden, NotFound, Unavailable
 from causeloop_dev.testing import context
-from tests.support.counting import Counting, Step
+from tests.support.counting import Counting, CountThings, Step
 
 
 class TestCancelJob:
@@ -52,8 +52,9 @@ class TestCancelJob:
         assert counting.contexts == []
 
     async def test_while_a_step_fails_waits_for_no_other_attempt(
-        self, counting: Counting, workspace: AuthContext
+        self, counting: Counting, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(CountThings, "attempts", 10)
         job = await counting.enqueue(workspace, 9)
         await counting.superuser.execute(
             "UPDATE vault.jobs SET lease_term = settled_term + 6"
