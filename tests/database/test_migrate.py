@@ -159,8 +159,14 @@ class TestRefusals:
         broken = await causeloop("migrate", **environ, NATS_URL=servers.nats_url, NATS_NKEY_SEED_OPERATOR="SU")
 
         assert "Nothing listens at NATS_URL" in down.refusal()
-        assert "bus" in refused.refusal()
-        assert "is not the seed of a user's nkey" in broken.refusal()
+        assert "NATS_NKEY_SEED_OPERATOR is another credential than the operator's" in refused.refusal()
+        assert "NATS_NKEY_SEED_OPERATOR is not the seed of a user's nkey" in broken.refusal()
+
+    async def test_of_another_credential_on_the_bus(self, servers: Servers) -> None:
+        """E33: another's credential is named as such, by the operator's commands and by `migrate`."""
+        other = {"NATS_URL": servers.nats_url, "NATS_NKEY_SEED_OPERATOR": servers.seeds["auth"]}
+        listed = await causeloop("dead", "list", **other)
+        assert "NATS_NKEY_SEED_OPERATOR is another credential than the operator's" in listed.refusal()
 
 
 class TestSuccess:

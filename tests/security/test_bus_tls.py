@@ -9,6 +9,7 @@ import pytest
 
 from causeloop_cli import streams
 from causeloop_cli.embedded import EmbeddedNats, Janitor
+from causeloop_cli.keys import new_seeds
 from causeloop_common.errors import Unavailable
 from causeloop_common.messaging import Bus
 from causeloop_common.settings import Settings, SettingsError
@@ -92,6 +93,19 @@ class TestTls:
             await streams.declare(url, OPERATOR)
         with pytest.raises(Unavailable, match="NATS does not let auth in"):
             await bus(url, **trusted).connect()
+
+    @pytest.mark.parametrize(
+        ("seed", "why"),
+        [("", "NATS_NKEY_SEED_AUTH is not set"), (new_seeds()["auth"], "the server does not know NATS_NKEY_SEED_AUTH")],
+        ids=["unset", "unknown"],
+    )
+    async def test_a_credential_that_is_not_let_in_is_named(
+        self, server: EmbeddedNats, authority: Authority, seed: str, why: str
+    ) -> None:
+        """F9: a service without its credential on the bus names the setting, not the class of an error."""
+        given = {"NATS_CA_FILE": str(authority.ca_file), "NATS_NKEY_SEED_AUTH": seed}
+        with pytest.raises(Unavailable, match=f"NATS does not let auth in: {why}"):
+            await bus(f"tls://localhost:{server.port}", **given).connect()
 
     async def test_who_stands_in_between_cannot_turn_it_off(self) -> None:
         """D1: a tls:// address is never used in clear, whatever the server answers."""

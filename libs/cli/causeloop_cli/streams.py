@@ -148,25 +148,43 @@ async def connect(url: str, name: str, seed: str) -> Client:
     try:
         await asyncio.wait(tasks, timeout=_CONNECT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if tasks[0].done():
-            return tasks[0].result()
+            client = tasks[0].result()
+            if name == topology.OPERATOR:
+                await _is_operators(client, tasks[1])
+            return client
         raise tasks[1].result() if tasks[1].done() else TimeoutError
     except (*FAULTS, nkeys.NkeysError, ValueError) as error:
-        raise SettingsError(refusal(error)) from error
+        raise SettingsError(refusal(error, name)) from error
     finally:
         for task in tasks:
             task.cancel()
 
 
-def refusal(error: BaseException) -> str:
-    """Why the bus cannot be used, as a sentence that names the setting. No credential is in it."""
+async def _is_operators(client: Client, failing: asyncio.Task[Exception]) -> None:
+    """Ask the server what only the operator may ask; SettingsError if it refuses, which it answers by no reply."""
+    asking = asyncio.create_task(client.jetstream(timeout=5).account_info())
+    await asyncio.wait((asking, failing), return_when=asyncio.FIRST_COMPLETED)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    if failing.done() and "permissions violation" in str(failing.result()).lower():
+        await client.close()
+        raise SettingsError(
+            "NATS_NKEY_SEED_OPERATOR is another credential than the operator's: the bus at NATS_URL does not "
+            "let it act on streams."
+        )
+
+
+def refusal(error: BaseException, name: str = topology.OPERATOR) -> str:
+    """Why the bus cannot be used with the credential `name`, as a sentence that names the setting; no seed is in it."""
+    seed = f"NATS_NKEY_SEED_{name.removesuffix('_reader').upper()}"
     if isinstance(error, nkeys.NkeysError | binascii.Error):
-        return "NATS_NKEY_SEED_… is not the seed of a user's nkey (SU…): `causeloop keys --nats seeds` makes them."
+        return f"{seed} is not the seed of a user's nkey (SU…): `causeloop keys --nats seeds` makes them."
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"NATS_CA_FILE does not name the authority of the bus's certificate ({error.verify_message})."
     if isinstance(error, ssl.SSLError):
         return "NATS_CA_FILE is no PEM file of certificates, or the bus at NATS_URL fails in TLS."
     if isinstance(error, nats.errors.AuthorizationError) or "authorization" in str(error).lower():
-        return "The bus at NATS_URL refuses the credential: NATS_NKEY_SEED_… and the server's configuration differ."
+        return f"The bus at NATS_URL refuses the credential: {seed} and the server's configuration differ."
     if isinstance(error, socket.gaierror):
         return "The name of the host in NATS_URL cannot be resolved."
     if isinstance(error, FileNotFoundError):

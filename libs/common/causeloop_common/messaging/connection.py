@@ -20,7 +20,7 @@ from causeloop_common.errors import Unavailable
 from causeloop_common.keys import reader_seed
 from causeloop_common.messaging.server import Rights, is_final, is_refusal
 from causeloop_common.messaging.tolerance import tolerate
-from causeloop_common.settings import Settings
+from causeloop_common.settings import Settings, own_name
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +69,8 @@ class Connection:
 
     def __init__(self, settings: Settings, name: str, seed: SecretStr | None) -> None:
         self.name = name
+        variable = own_name("NATS_NKEY_SEED_{SERVICE}", settings.service)
+        self._unknown = f"the server does not know {variable}" if seed else f"{variable} is not set"
         self.broker = _broker(
             settings,
             name,
@@ -88,7 +90,8 @@ class Connection:
         try:
             self._client = await asyncio.wait_for(self.broker.connect(), timeout=5)
         except (OSError, nats.errors.Error, TimeoutError) as error:
-            raise Unavailable(f"NATS does not let {self.name} in: {type(error).__name__}.{self.hint}") from error
+            why = self._unknown if "authorization" in str(error).lower() else type(error).__name__
+            raise Unavailable(f"NATS does not let {self.name} in: {why}.{self.hint}") from error
         tolerate(self._client)
         await self._rights.ask(self._client)
         self.check()
