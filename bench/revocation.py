@@ -18,7 +18,7 @@ from bench.run import Effort, Row
 from causeloop_cli.embedded import Janitor
 from tests.support.endings import data_key_outlived, end_membership
 from tests.support.poller import outlived
-from tests.support.stack import Person, Stack, told
+from tests.support.stack import Person, Stack, content_of
 
 REPLICAS = 3
 RATE = 200.0
@@ -70,7 +70,7 @@ async def _revoke(person: Person, ports: list[int]) -> float:
     made = await person.personal_token("workspace:read")
 
     async def revoke() -> None:
-        told(await person.delete(f"/api-tokens/{made['id']}"), 204)
+        content_of(await person.delete(f"/api-tokens/{made['id']}"), 204)
 
     return await outlived(ports, made["token"], RATE, revoke)
 

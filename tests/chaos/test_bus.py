@@ -21,7 +21,7 @@ from causeloop_common.settings import Settings
 from tests.support.load import DEADLINE, Load, assert_kept
 from tests.support.log import completed_log
 from tests.support.proxy import Proxy
-from tests.support.stack import Person, Stack, refused, told, until
+from tests.support.stack import Person, Stack, content_of, refused, until
 
 pytestmark = pytest.mark.chaos
 
@@ -67,7 +67,7 @@ class TestABusThatIsKilled:
     async def test_readiness_says_so_and_a_remembered_caller_is_refused_too(
         self, fragile: Stack, person: Person
     ) -> None:
-        told(await person.get("/workspace"))  # the gateway remembers the caller now
+        content_of(await person.get("/workspace"))  # the gateway remembers the caller now
         os.kill(fragile.nats.pid, signal.SIGKILL)
         try:
 
@@ -155,7 +155,7 @@ class TestABusWhoseHostIsGone:
 class TestABusThatLostWhatItAcknowledged:
     async def test_is_given_it_again(self, fragile: Stack, person: Person, tmp_path: Path) -> None:
         """As after a power failure: the server syncs its files every two minutes."""
-        told(await person.put("/secrets/before", json={"value": "v"}))
+        content_of(await person.put("/secrets/before", json={"value": "v"}))
         await completed_log(fragile, person)
         fragile.kill("audit")  # so that nobody has read what is to be lost
         os.kill(fragile.nats.pid, signal.SIGKILL)
@@ -165,7 +165,7 @@ class TestABusThatLostWhatItAcknowledged:
         fragile.nats.restart()
         await comes_back(person)
         for number in range(5):
-            told(await person.put(f"/secrets/lost/{number}", json={"value": "v"}))
+            content_of(await person.put(f"/secrets/lost/{number}", json={"value": "v"}))
         await until("the bus acknowledged them", lambda: nothing_waits(fragile))
         os.kill(fragile.nats.pid, signal.SIGKILL)
         await until("the server has ended", lambda: has_ended(fragile))
@@ -173,7 +173,7 @@ class TestABusThatLostWhatItAcknowledged:
         shutil.copytree(kept, streams)
         fragile.nats.restart()
         await comes_back(person)
-        told(await person.put("/secrets/after", json={"value": "v"}))  # a number that was given before
+        content_of(await person.put("/secrets/after", json={"value": "v"}))  # a number that was given before
         await fragile.start("audit")
         entries = await completed_log(fragile, person)
         written = [entry["action"] for entry in entries].count("vault.secret_written")

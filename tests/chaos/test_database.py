@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.load import DEADLINE, Load, assert_kept
-from tests.support.stack import Person, Stack, refused, told, until
+from tests.support.stack import Person, Stack, content_of, refused, until
 
 pytestmark = pytest.mark.chaos
 
@@ -45,7 +45,7 @@ class TestADatabaseThatIsKilled:
         tell(f"chaos: PostgreSQL killed: {load.summary()}; {took * 1000:.0f} ms after its return 30 more; nothing lost")
 
     async def test_is_named_by_readiness_and_by_the_refusal(self, fragile: Stack, person: Person) -> None:
-        told(await person.get("/workspace"))
+        content_of(await person.get("/workspace"))
         os.kill(fragile.postgres.pid, signal.SIGKILL)
         try:
 
@@ -61,11 +61,11 @@ class TestADatabaseThatIsKilled:
         finally:
             fragile.postgres.restart()
         await fragile.ready()
-        told(await person.put("/secrets/x", json={"value": "v"}))
+        content_of(await person.put("/secrets/x", json={"value": "v"}))
 
     async def test_whose_sessions_are_cut_is_reached_again_at_once(self, fragile: Stack, person: Person) -> None:
         """As a failover or an operator does."""
-        told(await person.put("/secrets/x", json={"value": "v"}))
+        content_of(await person.put("/secrets/x", json={"value": "v"}))
         async with fragile.sql() as sql:
             await sql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE 'causeloop%'")
 

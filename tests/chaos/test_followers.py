@@ -11,7 +11,7 @@ from causeloop_cli import dead
 from causeloop_common import ids
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import VAULT_EVENTS
-from tests.support.stack import Person, Stack, told, until
+from tests.support.stack import Person, Stack, content_of, until
 
 pytestmark = pytest.mark.chaos
 
@@ -35,7 +35,7 @@ async def test_every_new_workspace_gets_one_keyring_whatever_is_killed(
         async def create(number: int) -> None:
             body = {"name": f"Followed {number}", "slug": "followed"}
             answer = await person.post("/workspaces", json=body, token=person.realm_token)
-            made.append(ids.tenant_uuid(told(answer, 201)["id"]))
+            made.append(ids.tenant_uuid(content_of(answer, 201)["id"]))
 
         async def counted(query: str, *values: Any) -> dict[UUID, int]:
             async with fragile.sql() as sql:

@@ -24,7 +24,7 @@ from causeloop_common.contracts.vault import OpenSealedValue, StoreSealedValue
 from causeloop_common.permissions import Internal
 from tests.support.bus import asking
 from tests.support.forks import PROBE
-from tests.support.stack import Person, Stack, told, until
+from tests.support.stack import Person, Stack, content_of, until
 
 pytestmark = pytest.mark.chaos
 
@@ -57,7 +57,7 @@ class Workspace:
 
     async def fill(self) -> None:
         async def put(number: int) -> None:
-            told(await self.person.put(f"/secrets/s/{number}", json={"value": f"value {number}"}))
+            content_of(await self.person.put(f"/secrets/s/{number}", json={"value": f"value {number}"}))
 
         await each(put, range(self.secrets))
         ctx = asking(self.person.workspace, self.person.id, *Internal, issuer="auth")
@@ -73,7 +73,7 @@ class Workspace:
         """Each of these secrets and values opens, and is what was put there."""
 
         async def reveal(number: int) -> None:
-            shown = told(await self.person.post(f"/secrets/s/{number}/reveal"))
+            shown = content_of(await self.person.post(f"/secrets/s/{number}/reveal"))
             assert shown["value"] == f"value {number}"
 
         await each(reveal, secrets)
@@ -87,7 +87,7 @@ class Workspace:
             await each(open_, values)
 
     async def rotate(self) -> str:
-        return str(told(await self.person.post("/keyring/rotate"), 202)["id"])
+        return str(content_of(await self.person.post("/keyring/rotate"), 202)["id"])
 
     async def ended(self, job: str) -> dict[str, Any]:
         """The job, once it has ended."""
@@ -254,7 +254,7 @@ class TestAReencryption:
         job = await workspace.rotate()
         async with watched(fragile, job) as progress:
             await progress.reached(total // 4)
-            told(await person.delete(f"/jobs/{job}"), 202)
+            content_of(await person.delete(f"/jobs/{job}"), 202)
             view = await workspace.ended(job)
         under = await workspace.sealed_under()
         assert view["state"] == "cancelled"
@@ -270,13 +270,13 @@ class TestAReencryption:
         assert await workspace.sealed_under() == {3: total}
         assert sum(await workspace.counted(3)) == total
         await workspace.opens(sample, range(workspace.values))
-        listed = [one["id"] for one in told(await person.get("/jobs"))["data"]]
+        listed = [one["id"] for one in content_of(await person.get("/jobs"))["data"]]
         assert listed == [again, job]
         tell(f"chaos: a re-encryption cancelled after {under[2]} of {total}; begun again, it did all {total}")
 
     async def test_of_a_vault_that_is_away_is_named_by_the_list(self, fragile: Stack, person: Person) -> None:
-        told(await person.get("/workspace"))
+        content_of(await person.get("/workspace"))
         fragile.kill("vault")
-        assert told(await person.get("/jobs"))["unanswered"] == ["vault"]
+        assert content_of(await person.get("/jobs"))["unanswered"] == ["vault"]
         await fragile.start("vault")
-        assert told(await person.get("/jobs"))["unanswered"] == []
+        assert content_of(await person.get("/jobs"))["unanswered"] == []

@@ -13,7 +13,7 @@ from tests.support.stack import Stack
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 
-async def test_one_leads_at_a_time_whoever_is_killed_or_stopped(
+async def test_one_leads_at_a_time_whichever_is_killed_or_stopped(
     janitor: Janitor, tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
     stack = Stack(tmp_path, janitor)

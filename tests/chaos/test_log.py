@@ -13,7 +13,7 @@ from causeloop_common.contracts import topology
 from tests.support.faults import answer_commit, commits_without_saying_so, has_committed
 from tests.support.load import Load, assert_kept
 from tests.support.log import completed_log
-from tests.support.stack import Person, Stack, refused, told, until
+from tests.support.stack import Person, Stack, content_of, refused, until
 
 pytestmark = pytest.mark.chaos
 
@@ -44,7 +44,7 @@ class TestTheLog:
     async def test_has_in_order_what_a_killed_intake_held_in_its_hand(self, fragile: Stack, person: Person) -> None:
         """One acknowledgement covers all before it: a later one must not cover what was delivered and never entered."""
         await stop_between_batches(fragile)
-        held = [told(await person.put(f"/secrets/held/{n}", json={"value": "v"}))["id"] for n in range(3)]
+        held = [content_of(await person.put(f"/secrets/held/{n}", json={"value": "v"}))["id"] for n in range(3)]
         await until("all are on the bus", lambda: all_are_published(fragile))
         async with fragile.sql() as sql, sql.transaction():
             await sql.execute("LOCK TABLE audit.entries IN EXCLUSIVE MODE")
@@ -54,7 +54,7 @@ class TestTheLog:
             await sql.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'causeloop_audit_writer'"
             )
-        later = [told(await person.put(f"/secrets/later/{n}", json={"value": "v"}))["id"] for n in range(3)]
+        later = [content_of(await person.put(f"/secrets/later/{n}", json={"value": "v"}))["id"] for n in range(3)]
         await fragile.start("audit")
         entries = await completed_log(fragile, person)
         written = [entry["target"] for entry in entries if entry["action"] == "vault.secret_written"]
@@ -65,7 +65,7 @@ class TestTheLog:
     ) -> None:
         await stop_between_batches(fragile)
         for number in range(3):
-            told(await person.put(f"/secrets/entered/{number}", json={"value": "v"}))
+            content_of(await person.put(f"/secrets/entered/{number}", json={"value": "v"}))
         await until("all are on the bus", lambda: all_are_published(fragile))
         async with commits_without_saying_so(fragile):
             os.kill(fragile.processes["audit"].pid, signal.SIGCONT)
@@ -74,26 +74,26 @@ class TestTheLog:
             await until("they are entered", lambda: has_committed(fragile, "causeloop_audit_writer"))
             fragile.kill("audit")
         await fragile.start("audit")
-        told(await person.put("/secrets/later", json={"value": "v"}))
+        content_of(await person.put("/secrets/later", json={"value": "v"}))
         entries = await completed_log(fragile, person)
         assert [entry["action"] for entry in entries].count("vault.secret_written") == 4
 
     async def test_catches_up_with_what_happened_while_audit_was_away(self, fragile: Stack, person: Person) -> None:
         fragile.kill("audit")
         for number in range(20):
-            told(await person.put(f"/secrets/away/{number}", json={"value": "v"}))
+            content_of(await person.put(f"/secrets/away/{number}", json={"value": "v"}))
         refused(await person.get("/audit/events"), 503, "unavailable")
         await fragile.start("audit")
         entries = await completed_log(fragile, person)
         assert [entry["action"] for entry in entries].count("vault.secret_written") == 20
 
 
-class TestAServiceThatIsToldToStop:
+class TestAServiceThatIsNotedToStop:
     @pytest.mark.parametrize("service", ["vault", "tenancy", "auth"])
     async def test_finishes_what_it_began_and_leaves_nobody_without_an_answer(
         self, fragile: Stack, person: Person, service: str
     ) -> None:
-        told(await person.put("/secrets/x", json={"value": "v"}))
+        content_of(await person.put("/secrets/x", json={"value": "v"}))
         async with Load(person, pace=0.01) as load:
 
             async def running() -> bool:

@@ -23,7 +23,7 @@ import pytest
 from causeloop_common import ids
 from tests.support.faults import commits_without_saying_so, has_committed
 from tests.support.log import completed_log
-from tests.support.stack import Person, Stack, refused, told, until
+from tests.support.stack import Person, Stack, content_of, refused, until
 
 pytestmark = pytest.mark.chaos
 
@@ -66,18 +66,18 @@ async def lose_the_answer(stack: Stack, service: str, ask: Callable[[], Any]) ->
 class TestAnAnswerLostBetweenCommitAndReply:
     async def test_of_the_vault_is_replayed_and_the_secret_written_once(self, fragile: Stack, person: Person) -> None:
         # The workspace's keyring is there: it is made in a transaction before the put's.
-        told(await person.post("/keys", json={"name": "first", "type": "aes256-gcm"}), 201)
+        content_of(await person.post("/keys", json={"name": "first", "type": "aes256-gcm"}), 201)
         headers = keyed()
 
         async def ask() -> httpx.Response:
             return await person.put("/secrets/once", json={"value": "v"}, headers=headers)
 
         again = await lose_the_answer(fragile, "vault", ask)
-        assert told(again)["version"] == 1
+        assert content_of(again)["version"] == 1
         assert again.headers["idempotency-replayed"] == "true"
         entries = await completed_log(fragile, person)
         assert [entry["action"] for entry in entries].count("vault.secret_written") == 1
-        assert told(await person.post("/secrets/once/reveal"))["value"] == "v"
+        assert content_of(await person.post("/secrets/once/reveal"))["value"] == "v"
 
     async def test_of_tenancy_is_replayed_and_the_workspace_made_once(self, fragile: Stack) -> None:
         person, headers = await fragile.sign_up(workspace=False), keyed()
@@ -86,9 +86,9 @@ class TestAnAnswerLostBetweenCommitAndReply:
             return await person.post("/workspaces", json={"name": "Once", "slug": "once"}, headers=headers)
 
         again = await lose_the_answer(fragile, "tenancy", ask)
-        made = told(again, 201)
+        made = content_of(again, 201)
         assert again.headers["idempotency-replayed"] == "true"
-        assert [m["workspace_id"] for m in told(await person.get("/me/workspaces"))["data"]] == [made["id"]]
+        assert [m["workspace_id"] for m in content_of(await person.get("/me/workspaces"))["data"]] == [made["id"]]
         await person.move(made["id"])
         entries = await completed_log(fragile, person)
         acts = [entry["action"] for entry in entries if entry["action"].startswith("tenancy.")]
@@ -102,7 +102,7 @@ class TestAnAnswerLostBetweenCommitAndReply:
             return await person.post("/api-tokens", json=body, headers=headers)
 
         again = await lose_the_answer(fragile, "auth", ask)
-        (token,) = told(await person.get("/api-tokens"))["data"]
+        (token,) = content_of(await person.get("/api-tokens"))["data"]
         assert refused(again, 409, "secret_already_shown")["errors"] == {"id": [token["id"]]}
         entries = await completed_log(fragile, person)
         assert [entry["action"] for entry in entries].count("auth.token_created") == 1
@@ -113,7 +113,7 @@ class TestAnAnswerLostBetweenCommitAndReply:
         async def ask() -> httpx.Response:
             return await person.put("/secrets/once", json={"value": "v"}, headers=headers)
 
-        told(await person.put("/secrets/first", json={"value": "v"}))  # nothing but the put is still to be asked
+        content_of(await person.put("/secrets/first", json={"value": "v"}))  # nothing but the put is still to be asked
         async with fragile.sql() as sql:
             async with sql.transaction():
                 await sql.execute("LOCK TABLE vault.secret_versions IN ACCESS EXCLUSIVE MODE")
@@ -128,16 +128,16 @@ class TestAnAnswerLostBetweenCommitAndReply:
             await first
         await fragile.start("gateway")
         again = await insist(ask)
-        assert (told(again)["version"], again.headers["idempotency-replayed"]) == (1, "true")
+        assert (content_of(again)["version"], again.headers["idempotency-replayed"]) == (1, "true")
 
     async def test_of_a_refresh_logs_nobody_out(self, fragile: Stack, person: Person) -> None:
         async def ask() -> httpx.Response:
             return await fragile.http.post("/v1/auth/refresh", json={"refresh_token": person.refresh_token})
 
-        granted = told(await lose_the_answer(fragile, "auth", ask))
-        told(await person.get("/workspace", token=granted["access_token"]))
+        granted = content_of(await lose_the_answer(fragile, "auth", ask))
+        content_of(await person.get("/workspace", token=granted["access_token"]))
         body = {"refresh_token": granted["refresh_token"]}
-        told(await fragile.http.post("/v1/auth/refresh", json=body))
+        content_of(await fragile.http.post("/v1/auth/refresh", json=body))
 
 
 class TestCrashesAtRandom:
@@ -178,11 +178,11 @@ class TestCrashesAtRandom:
         puts = {name: both for name, both in answers.items() if name.startswith("s")}
         founded = {name: both for name, both in answers.items() if name.startswith("w")}
         for first, second in puts.values():
-            assert told(first) == told(second)
-            assert told(first)["version"] == 1
+            assert content_of(first) == content_of(second)
+            assert content_of(first)["version"] == 1
             assert second.headers["idempotency-replayed"] == "true"
         for first, second in founded.values():
-            assert told(first, 201) == told(second, 201)
+            assert content_of(first, 201) == content_of(second, 201)
         entries = await completed_log(fragile, person)
         assert [entry["action"] for entry in entries].count("vault.secret_written") == len(puts)
         mine = [membership["workspace_id"] async for membership in founder.pages("/me/workspaces?limit=100")]

@@ -12,7 +12,7 @@ from causeloop_common.relay.reconcile import reconcile
 from tests.chaos.test_log import all_are_published, stop_between_batches
 from tests.support.copies import Copy
 from tests.support.log import completed_log
-from tests.support.stack import Person, Stack, told, until
+from tests.support.stack import Person, Stack, content_of, until
 
 pytestmark = pytest.mark.chaos
 
@@ -25,13 +25,13 @@ class TestLoss:
         await stop_between_batches(fragile)
         try:
             for number in range(10):
-                told(await person.put(f"/secrets/lost/{number}", json={"value": "v"}))
+                content_of(await person.put(f"/secrets/lost/{number}", json={"value": "v"}))
             await until("all are on the bus", lambda: all_are_published(fragile))
             async with fragile.on_bus("operator") as operator:
                 await operator.jetstream().purge_stream("EVENTS")
         finally:
             os.kill(fragile.processes["audit"].pid, signal.SIGCONT)
-        told(await person.put("/secrets/later", json={"value": "v"}))
+        content_of(await person.put("/secrets/later", json={"value": "v"}))
 
         entries = await completed_log(fragile, person)
         assert [entry["action"] for entry in entries].count("vault.secret_written") == 11
@@ -47,7 +47,7 @@ class TestLoss:
         """E15: `causeloop events reconcile` has the log enter what it lost behind the back of its receipts."""
         began = datetime.now(UTC)
         for number in range(3):
-            told(await person.put(f"/secrets/gone/{number}", json={"value": "v"}))
+            content_of(await person.put(f"/secrets/gone/{number}", json={"value": "v"}))
         await completed_log(fragile, person)
         workspace = ids.tenant_uuid(person.workspace)
 
@@ -84,7 +84,7 @@ class TestRestore:
 
         async def write(*numbers: int) -> list[str]:
             for number in numbers:
-                told(await person.put(f"/secrets/kept/{number}", json={"value": "v"}))
+                content_of(await person.put(f"/secrets/kept/{number}", json={"value": "v"}))
             return [entry["leaf"] for entry in await completed_log(fragile, person)]
 
         copy = Copy("audit")
@@ -92,7 +92,7 @@ class TestRestore:
         async with fragile.sql() as sql:
             await copy.take(sql)
         before = await write(3, 4, 5)
-        signed = told(await person.get("/audit/checkpoint"))
+        signed = content_of(await person.get("/audit/checkpoint"))
 
         fragile.kill("audit")
         async with fragile.sql() as sql:
@@ -100,7 +100,7 @@ class TestRestore:
         await fragile.start("audit")
 
         assert [entry["leaf"] for entry in await completed_log(fragile, person)] == before
-        assert told(await person.get("/audit/checkpoint")) == signed
+        assert content_of(await person.get("/audit/checkpoint")) == signed
         after = await write(6)
         assert after[: len(before)] == before
-        assert told(await person.get("/audit/checkpoint"))["size"] == len(after)
+        assert content_of(await person.get("/audit/checkpoint"))["size"] == len(after)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.chaos
 
 class TestAStream:
     @pytest.mark.alone
-    async def test_whose_gateway_loses_the_bus_is_told_within_a_second(
+    async def test_whose_gateway_loses_the_bus_is_ended_within_a_second(
         self, fragile: Stack, person: Person, tell: Callable[[str], None]
     ) -> None:
         waited = {}
@@ -40,8 +40,8 @@ class TestAStream:
             else:
                 fragile.nats.restart()
             await fragile.ready()
-        told = ", ".join(f"{how.name} {seconds * 1000:.0f} ms" for how, seconds in waited.items())
-        tell(f"stream: told of the bus's loss after {told}")
+        shown = ", ".join(f"{how.name} {seconds * 1000:.0f} ms" for how, seconds in waited.items())
+        tell(f"stream: ended after the bus's loss within {shown}")
 
     async def test_does_not_hold_up_a_gateway_that_stops(
         self, fragile: Stack, person: Person, tell: Callable[[str], None]

@@ -15,7 +15,7 @@ from causeloop_common import ids
 from causeloop_common.contracts import topology
 from causeloop_common.permissions import Permission
 from causeloop_log.tlog.merkle import EMPTY_ROOT
-from tests.support.stack import Person, Stack, told, until
+from tests.support.stack import Person, Stack, content_of, until
 
 EVERYTHING = tuple(permission for permission in Permission if permission != Permission.WORKSPACE_CREATE)
 
@@ -124,7 +124,7 @@ class Tenants:
         if name == "subject_token":
             return await stack.session(self.b.person.subject)
         if name == "refresh_token":
-            return told(await stack.exchange(self.b.person.subject))["refresh_token"]
+            return content_of(await stack.exchange(self.b.person.subject))["refresh_token"]
         if name not in known:
             raise AssertionError(f"Say in {__name__} what the field '{name}' of '{operation}' could name of a's.")
         return known[name]
@@ -165,23 +165,27 @@ async def _furnish(stack: Stack, name: str) -> Things:
     person = await stack.sign_up(workspace=False)
     key = {"idempotency-key": f"key-of-{name}"}
     body = {"name": f"Workspace {name}", "slug": f"slug-{name}"}
-    made = told(await person.post("/workspaces", json=body, headers=key), 201)
+    made = content_of(await person.post("/workspaces", json=body, headers=key), 201)
     await person.move(made["id"])
     path = f"{name}/db/password"
     secret: dict[str, Any] = {}
     for value in (f"value-of-{name}", f"second-of-{name}"):
-        secret = told(await person.put(f"/secrets/{path}", json={"value": value}, headers={"idempotency-key": value}))
-    told(await person.put(f"/secrets/{name}/other", json={"value": f"other-of-{name}"}))
-    told(await person.post(f"/secrets/{path}/reveal"))
+        secret = content_of(
+            await person.put(f"/secrets/{path}", json={"value": value}, headers={"idempotency-key": value})
+        )
+    content_of(await person.put(f"/secrets/{name}/other", json={"value": f"other-of-{name}"}))
+    content_of(await person.post(f"/secrets/{path}/reveal"))
     keys = [
-        told(await person.post("/keys", json={"name": f"key-of-{name}{more}", "type": "aes256-gcm"}), 201)
+        content_of(await person.post("/keys", json={"name": f"key-of-{name}{more}", "type": "aes256-gcm"}), 201)
         for more in ("", "-2")
     ]
     encrypted = {"plaintext": "b2YgYQ==", "context": {"of": "a"}}
-    ciphertext = told(await person.post(f"/keys/{keys[0]['name']}/encrypt", json=encrypted))["ciphertext"]
+    ciphertext = content_of(await person.post(f"/keys/{keys[0]['name']}/encrypt", json=encrypted))["ciphertext"]
     scopes = [str(permission) for permission in EVERYTHING]
     tokens = [
-        told(await person.post("/api-tokens", json={"name": f"token-of-{name}", "scopes": scopes}, headers=key), 201)
+        content_of(
+            await person.post("/api-tokens", json={"name": f"token-of-{name}", "scopes": scopes}, headers=key), 201
+        )
     ]
     tokens.append(await person.personal_token("secrets:read", name=f"second-token-of-{name}"))
     entries = await person.log(least=9)
@@ -192,7 +196,7 @@ async def _furnish(stack: Stack, name: str) -> Things:
         "list_api_tokens": "/api-tokens",
         "list_events": "/audit/events",
     }.items():
-        cursors[operation] = told(await person.get(f"{list_path}?limit=1"))["page"]["next_cursor"]
+        cursors[operation] = content_of(await person.get(f"{list_path}?limit=1"))["page"]["next_cursor"]
 
     async def realm_settled() -> bool:
         async with stack.sql() as sql:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.isolation.tenants import EVERYTHING, Tenants, makes_its_own, operations
-from tests.support.stack import Person, Stack, told
+from tests.support.stack import Person, Stack, content_of
 
 NOT_FOUND, REFUSED = {404}, {400, 422}
 ALLOWED: dict[str, set[int]] = {
@@ -82,7 +82,7 @@ async def attempts(tenants: Tenants, path: str, method: str, operation: dict[str
 
 @pytest.fixture(scope="module")
 async def openapi(stack: Stack) -> dict[str, Any]:
-    document: dict[str, Any] = told(await stack.http.get("/openapi.json"))
+    document: dict[str, Any] = content_of(await stack.http.get("/openapi.json"))
 
     def resolved(node: dict[str, Any]) -> dict[str, Any]:
         *_, kind, name = node.get("$ref", "//").split("/")
@@ -135,7 +135,7 @@ class TestEveryRoute:
                         assert not answer.is_success, where
                     found += answer.status_code in (200, 201, 204)
         assert await tenants.footprint() == before
-        told(await tenants.a.person.get("/secrets", token=tenants.a.token["token"]))
+        content_of(await tenants.a.person.get("/secrets", token=tenants.a.token["token"]))
         tell(
             f"isolation: {len(ALLOWED)} routes, {count} requests of a second tenant with the first one's ids: "
             f"{found} answered with its own, {count - found} refused, nothing of another tenant"

@@ -12,7 +12,7 @@ import pytest
 
 from causeloop_client.calls import CreatedApiToken
 from tests.support.log import stored_log
-from tests.support.stack import Person, Stack, told, until
+from tests.support.stack import Person, Stack, content_of, until
 
 pytestmark = pytest.mark.slow
 
@@ -41,8 +41,8 @@ class Tail:
         """How it ended, and what it printed about that."""
         assert self.process.stderr is not None
         async with asyncio.timeout(10):
-            said = await self.process.stderr.read()
-            return await self.process.wait(), said.decode()
+            shown = await self.process.stderr.read()
+            return await self.process.wait(), shown.decode()
 
 
 @asynccontextmanager
@@ -77,7 +77,7 @@ class TestAuditTail:
     ) -> None:
         async with tail(stack, token["token"], "--from", "0") as running:
             lines = await running.printed(4)
-            told(await owner.put("/secrets/tailed", json={"value": "v"}))
+            content_of(await owner.put("/secrets/tailed", json={"value": "v"}))
             lines = await running.printed(5)
             running.process.send_signal(signal.SIGINT)
             assert await running.ended() == (0, "")
@@ -101,12 +101,12 @@ class TestAuditTail:
     ) -> None:
         async with tail(stack, token["token"], "--from", "0") as running:
             await running.printed(3)
-            told(await owner.delete(f"/api-tokens/{token['id']}"), 204)
-            code, said = await running.ended()
+            content_of(await owner.delete(f"/api-tokens/{token['id']}"), 204)
+            code, shown = await running.ended()
         assert code == 2
-        assert said.startswith("causeloop audit: ")
-        assert said.endswith(".\n")
-        assert token["token"] not in said
+        assert shown.startswith("causeloop audit: ")
+        assert shown.endswith(".\n")
+        assert token["token"] not in shown
 
     @pytest.mark.parametrize(
         ("scope", "options", "words"),
@@ -120,9 +120,9 @@ class TestAuditTail:
     ) -> None:
         made = await owner.personal_token(scope)
         async with tail(stack, made["token"], *options) as running:
-            code, said = await running.ended()
+            code, shown = await running.ended()
         assert code == 2
-        assert words in said
+        assert words in shown
 
     @pytest.mark.chaos
     async def test_goes_on_over_restarts_of_the_gateway(self, fragile: Stack) -> None:
@@ -132,7 +132,7 @@ class TestAuditTail:
             for number in range(2):
                 await running.printed(3 + number)
                 await fragile.restart("gateway")
-                told(await person.put(f"/secrets/tailed/{number}", json={"value": "v"}))
+                content_of(await person.put(f"/secrets/tailed/{number}", json={"value": "v"}))
             lines = await running.printed(5)
         entries, _ = await stored_log(fragile, person.workspace)
         assert lines == [entry["leaf"] for entry in entries]

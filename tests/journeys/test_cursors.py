@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from causeloop_client.calls import EventView
-from tests.support.stack import Person, Stack, refused, told
+from tests.support.stack import Person, Stack, content_of, refused
 
 PATHS = sorted(f"s/{number:02}" for number in range(11))
 
@@ -14,17 +14,17 @@ PATHS = sorted(f"s/{number:02}" for number in range(11))
 async def person(stack: Stack) -> Person:
     person = await stack.sign_up()
     for path in reversed(PATHS):
-        told(await person.put(f"/secrets/{path}", json={"value": path}))
+        content_of(await person.put(f"/secrets/{path}", json={"value": path}))
     for number in range(4):
         await person.personal_token("secrets:read", name=str(number))
         body = {"name": str(number), "slug": "w"}
-        told(await person.post("/workspaces", json=body, token=person.realm_token), 201)
+        content_of(await person.post("/workspaces", json=body, token=person.realm_token), 201)
     await person.log(least=18)
     return person
 
 
 async def cursor_of(person: Person, path: str) -> str:
-    return str(told(await person.get(path))["page"]["next_cursor"])
+    return str(content_of(await person.get(path))["page"]["next_cursor"])
 
 
 class TestPages:
@@ -49,25 +49,25 @@ class TestPages:
         assert seen in (sorted(seen), sorted(seen, reverse=True))
 
     async def test_say_whether_there_is_more(self, person: Person) -> None:
-        page = told(await person.get("/secrets?limit=10"))["page"]
+        page = content_of(await person.get("/secrets?limit=10"))["page"]
         assert page["has_more"] is True
-        last = told(await person.get(f"/secrets?limit=10&cursor={page['next_cursor']}"))
+        last = content_of(await person.get(f"/secrets?limit=10&cursor={page['next_cursor']}"))
         assert last["page"] == {"next_cursor": None, "has_more": False}
-        assert told(await person.get("/secrets?limit=11"))["page"]["has_more"] is False
+        assert content_of(await person.get("/secrets?limit=11"))["page"]["has_more"] is False
 
     async def test_go_on_where_they_were_while_the_list_grows(self, stack: Stack) -> None:
         person = await stack.sign_up()
         for path in ("b", "d", "f"):
-            told(await person.put(f"/secrets/{path}", json={"value": "v"}))
+            content_of(await person.put(f"/secrets/{path}", json={"value": "v"}))
         cursor = await cursor_of(person, "/secrets?limit=2")
         for path in ("a", "e"):
-            told(await person.put(f"/secrets/{path}", json={"value": "v"}))
-        rest = told(await person.get(f"/secrets?limit=2&cursor={cursor}"))["data"]
+            content_of(await person.put(f"/secrets/{path}", json={"value": "v"}))
+        rest = content_of(await person.get(f"/secrets?limit=2&cursor={cursor}"))["data"]
         assert [secret["path"] for secret in rest] == ["e", "f"]
 
     async def test_may_change_their_size_on_the_way(self, person: Person) -> None:
         cursor = await cursor_of(person, "/secrets?limit=2")
-        page = told(await person.get(f"/secrets?limit=5&cursor={cursor}"))
+        page = content_of(await person.get(f"/secrets?limit=5&cursor={cursor}"))
         assert [secret["path"] for secret in page["data"]] == PATHS[2:7]
 
     @pytest.mark.parametrize("limit", ["0", "101", "-1", "ten", "1.5", ""])
@@ -112,12 +112,12 @@ class TestACursor:
     )
     async def test_of_another_list_or_filter_is_malformed(self, person: Person, made_for: str, used_for: str) -> None:
         cursor = await cursor_of(person, made_for)
-        told(await person.get(f"{made_for}&cursor={cursor}"))
+        content_of(await person.get(f"{made_for}&cursor={cursor}"))
         refused(await person.get(f"{used_for}&cursor={cursor}"), 400, "malformed")
 
     async def test_does_not_care_for_the_order_of_parameters(self, person: Person) -> None:
         cursor = await cursor_of(person, "/audit/events?limit=2&action=vault.&order=index")
-        told(await person.get(f"/audit/events?cursor={cursor}&order=index&action=vault.&limit=7"))
+        content_of(await person.get(f"/audit/events?cursor={cursor}&order=index&action=vault.&limit=7"))
 
     async def test_is_not_to_be_had_by_its_inner_name(self, person: Person) -> None:
         refused(await person.get("/secrets?position=s/03"), 422, "validation_error")
@@ -137,7 +137,7 @@ class TestFilters:
         ],
     )
     async def test_an_action_is_a_prefix_and_no_pattern(self, person: Person, query: str, actions: set[str]) -> None:
-        page = told(await person.get(f"/audit/events?limit=100&{query}"))["data"]
+        page = content_of(await person.get(f"/audit/events?limit=100&{query}"))["data"]
         assert {entry["action"] for entry in page} == actions
 
     async def test_narrow_by_actor_target_and_time(self, person: Person) -> None:

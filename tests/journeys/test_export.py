@@ -19,7 +19,7 @@ from causeloop_common.telemetry.export import Metrics, Spans
 from causeloop_dev.authority import Authority
 from tests.support.collector import Collector
 from tests.support.ports import free_port
-from tests.support.stack import Stack, told, until
+from tests.support.stack import Stack, content_of, until
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -74,8 +74,8 @@ def silent() -> Iterator[str]:
 
 
 class TestACollector:
-    async def test_is_told_what_there_was_when_the_service_stops(self, own_collector: Collector) -> None:
-        said = counted("vault")
+    async def test_is_sent_what_there_was_when_the_service_stops(self, own_collector: Collector) -> None:
+        shown = counted("vault")
         async with tracing("vault", own_collector.url) as tracer:
             for _ in range(3):
                 with working(tracer.start_span("cmd.vault.put_secret", cause(PARENT), SpanKind.SERVER)) as span:
@@ -83,7 +83,7 @@ class TestACollector:
             unkept = tracer.start_span("cmd.vault.put_secret", cause(f"{PARENT[:-2]}00"), SpanKind.SERVER)
             unkept.end()
 
-        assert len(own_collector.spans) == said("delivered") == 3
+        assert len(own_collector.spans) == shown("delivered") == 3
         first = own_collector.spans[0]
         assert (first.trace_id, first.parent) == (PARENT[3:35], PARENT[36:52])
         assert first.resource == {"service.name": "causeloop-vault", "service.version": "0.1.0"}
@@ -107,7 +107,7 @@ class TestACollector:
 
     async def test_of_a_private_authority_is_trusted_by_its_file(self, tmp_path: Path) -> None:
         authority = Authority(tmp_path)
-        said = counted("vault")
+        shown = counted("vault")
         collector = Collector(tls=authority.server("127.0.0.1"))
         try:
             for ca_file in (None, str(authority.ca_file)):
@@ -117,7 +117,7 @@ class TestACollector:
             collector.close()
 
         assert [span.name for span in collector.spans] == [f"with {authority.ca_file}"]
-        assert (said("undelivered"), said("delivered")) == (1, 1)
+        assert (shown("undelivered"), shown("delivered")) == (1, 1)
 
     async def test_is_not_sent_what_the_list_does_not_allow(self, own_collector: Collector) -> None:
         canary = "canary-7c1f"
@@ -134,7 +134,7 @@ class TestACollector:
 
     @pytest.mark.alone
     async def test_that_is_away_costs_the_spans_and_one_line(self, away: str, caplog: pytest.LogCaptureFixture) -> None:
-        said = counted("vault")
+        shown = counted("vault")
         began = time.monotonic()
         async with tracing("vault", away) as tracer:
             for _ in range(2 * export.QUEUE):
@@ -143,18 +143,18 @@ class TestACollector:
         assert time.monotonic() - began < export.STOP_SECONDS + 2
 
         async def all_lost() -> bool:
-            return said("overflow") + said("undelivered") == 2 * export.QUEUE
+            return shown("overflow") + shown("undelivered") == 2 * export.QUEUE
 
         await until("every span is counted as lost", all_lost)
-        assert said("delivered") == 0
-        assert said("overflow") > 0
+        assert shown("delivered") == 0
+        assert shown("overflow") > 0
         lines = [record for record in caplog.records if record.levelname in ("WARNING", "ERROR", "CRITICAL")]
         assert [line.name for line in lines] == ["causeloop_common.telemetry.export"]
         assert "the trace collector does not take spans" in lines[0].getMessage()
 
     @pytest.mark.alone
     async def test_that_never_answers_does_not_keep_a_service_from_stopping(self, silent: str) -> None:
-        said = counted("vault")
+        shown = counted("vault")
         spans = spans_to("vault", silent)
         spans.start()
         for _ in range(100):
@@ -167,16 +167,16 @@ class TestACollector:
             return not [thread for thread in threading.enumerate() if thread.name.startswith(("Otel", "causeloop-"))]
 
         await until("no thread is left", ended)
-        assert said("undelivered") == 100
+        assert shown("undelivered") == 100
 
-    async def test_that_comes_back_is_told_what_happens_from_then_on(self) -> None:
+    async def test_that_comes_back_is_sent_what_happens_from_then_on(self) -> None:
         port = free_port()
-        said = counted("vault")
+        shown = counted("vault")
         async with tracing("vault", f"http://127.0.0.1:{port}") as tracer:
             tracer.start_span("before").end()
 
             async def lost() -> bool:
-                return said("undelivered") == 1
+                return shown("undelivered") == 1
 
             await until("the first is lost", lost)
             collector = Collector(port)
@@ -331,7 +331,7 @@ class TestAHouseThatStops:
         try:
             await house.start_all()
             person = await house.sign_up()
-            told(await person.put("/secrets/last", json={"value": "v"}, headers={"traceparent": PARENT}))
+            content_of(await person.put("/secrets/last", json={"value": "v"}, headers={"traceparent": PARENT}))
         finally:
             await house.stop_all()
 
@@ -356,7 +356,7 @@ class TestAHouseWithoutItsCollector:
             slowest = 0.0
             for _ in range(20):
                 began = time.monotonic()
-                told(await person.put("/secrets/a", json={"value": "v"}))
+                content_of(await person.put("/secrets/a", json={"value": "v"}))
                 slowest = max(slowest, time.monotonic() - began)
                 await asyncio.sleep(0.05)
             assert slowest < 2

@@ -11,7 +11,7 @@ import pytest
 
 from causeloop_common import ids
 from causeloop_common.contracts import topology
-from tests.support.stack import Person, Stack, refused, told, until
+from tests.support.stack import Person, Stack, content_of, refused, until
 
 
 def keyed(key: str | None = None) -> dict[str, str]:
@@ -62,13 +62,13 @@ class TestARepeatedRequest:
         headers = keyed()
         first = await owner.put("/secrets/once", json={"value": "v"}, headers=headers)
         again = await owner.put("/secrets/once", json={"value": "v"}, headers=headers)
-        assert told(first) == told(again)
-        assert told(again)["version"] == 1
+        assert content_of(first) == content_of(again)
+        assert content_of(again)["version"] == 1
         assert (is_replay(first), is_replay(again)) == (False, True)
         assert (await actions(owner, least=4)).count("vault.secret_written") == 1
 
     async def test_without_a_key_is_another_request(self, owner: Person) -> None:
-        versions = [told(await owner.put("/secrets/twice", json={"value": "v"}))["version"] for _ in range(2)]
+        versions = [content_of(await owner.put("/secrets/twice", json={"value": "v"}))["version"] for _ in range(2)]
         assert versions == [1, 2]
 
     async def test_that_answered_nothing_is_replayed_as_nothing(self, owner: Person) -> None:
@@ -80,12 +80,12 @@ class TestARepeatedRequest:
 
     async def test_that_showed_a_secret_tells_the_id_and_shows_it_no_more(self, stack: Stack, owner: Person) -> None:
         body, headers = {"name": "shown once", "scopes": ["secrets:read"]}, keyed()
-        first = told(await owner.post("/api-tokens", json=body, headers=headers), 201)
+        first = content_of(await owner.post("/api-tokens", json=body, headers=headers), 201)
         answer = await owner.post("/api-tokens", json=body, headers=headers)
         problem = refused(answer, 409, "secret_already_shown")
         assert problem["errors"] == {"id": [first["id"]]}
         assert first["token"] not in answer.text
-        assert [t["id"] for t in told(await owner.get("/api-tokens"))["data"]] == [first["id"]]
+        assert [t["id"] for t in content_of(await owner.get("/api-tokens"))["data"]] == [first["id"]]
         async with stack.sql() as sql:
             kept = await sql.fetchval("SELECT reply FROM auth.idempotency WHERE key = $1", headers["idempotency-key"])
         assert first["token"] not in kept
@@ -97,12 +97,12 @@ class TestARepeatedRequest:
     )
     async def test_with_another_request_s_key_is_a_mismatch(self, owner: Person, path: str, body: Any) -> None:
         headers = keyed()
-        told(await owner.put("/secrets/one", json={"value": "v"}, headers=headers))
+        content_of(await owner.put("/secrets/one", json={"value": "v"}, headers=headers))
         refused(await owner.put(path, json=body, headers=headers), 422, "idempotency_mismatch")
-        assert [s["version"] for s in told(await owner.get("/secrets"))["data"]] == [1]
+        assert [s["version"] for s in content_of(await owner.get("/secrets"))["data"]] == [1]
 
-    async def test_is_told_to_wait_while_the_first_one_runs(self, stack: Stack, owner: Person) -> None:
-        told(await owner.put("/secrets/busy", json={"value": "v"}))
+    async def test_is_asked_to_wait_while_the_first_one_runs(self, stack: Stack, owner: Person) -> None:
+        content_of(await owner.put("/secrets/busy", json={"value": "v"}))
         headers = keyed()
 
         async def attempt() -> httpx.Response:
@@ -121,9 +121,9 @@ class TestARepeatedRequest:
             refused(told_to_wait, 409, "idempotency_in_progress")
             assert told_to_wait.headers["retry-after"] == "1"
             assert not first.done()
-        assert told(await first)["version"] == 2
+        assert content_of(await first)["version"] == 2
         again = await attempt()
-        assert (told(again)["version"], is_replay(again)) == (2, True)
+        assert (content_of(again)["version"], is_replay(again)) == (2, True)
 
     async def test_has_one_effect_however_many_come_at_once(self, owner: Person) -> None:
         headers = keyed()
@@ -136,28 +136,28 @@ class TestARepeatedRequest:
                 refused(answer, 409, "idempotency_in_progress")
 
         answers = await asyncio.gather(*(insist() for _ in range(40)))
-        assert [told(answer)["version"] for answer in answers] == [1] * 40
+        assert [content_of(answer)["version"] for answer in answers] == [1] * 40
         assert [is_replay(answer) for answer in answers].count(False) == 1
         assert (await actions(owner, least=4)).count("vault.secret_written") == 1
 
     async def test_is_remembered_for_a_day(self, stack: Stack, owner: Person) -> None:
         headers, body = keyed(), {"value": "v"}
-        told(await owner.put("/secrets/day", json=body, headers=headers))
+        content_of(await owner.put("/secrets/day", json=body, headers=headers))
         await age(stack, "vault", headers, "23 hours 59 minutes")
         assert is_replay(await owner.put("/secrets/day", json=body, headers=headers))
         await age(stack, "vault", headers, "2 minutes")
         late = await owner.put("/secrets/day", json=body, headers=headers)
-        assert (told(late)["version"], is_replay(late)) == (2, False)
+        assert (content_of(late)["version"], is_replay(late)) == (2, False)
 
     async def test_whose_first_was_refused_is_done_when_it_can_be(self, owner: Person) -> None:
         headers, body = keyed(), {"value": "v", "version": 1}
         for _ in range(2):  # only committed effects are kept
             refused(await owner.put("/secrets/cas", json=body, headers=headers), 409, "conflict")
-        told(await owner.put("/secrets/cas", json={"value": "first"}))
+        content_of(await owner.put("/secrets/cas", json={"value": "first"}))
         done = await owner.put("/secrets/cas", json=body, headers=headers)
-        assert (told(done)["version"], is_replay(done)) == (2, False)
+        assert (content_of(done)["version"], is_replay(done)) == (2, False)
         refused(await owner.put("/secrets/cas", json={}, headers=keyed("bad")), 422, "validation_error")
-        told(await owner.put("/secrets/cas", json={"value": "w"}, headers=keyed("bad")))
+        content_of(await owner.put("/secrets/cas", json={"value": "w"}, headers=keyed("bad")))
 
 
 class TestAKey:
@@ -165,31 +165,31 @@ class TestAKey:
         headers = keyed()
         for person in (owner, stranger):
             answer = await person.put("/secrets/own", json={"value": person.id}, headers=headers)
-            assert (told(answer)["version"], is_replay(answer)) == (1, False)
+            assert (content_of(answer)["version"], is_replay(answer)) == (1, False)
         made = await owner.post("/api-tokens", json={"name": "n", "scopes": ["secrets:read"]}, headers=headers)
-        told(made, 201)
+        content_of(made, 201)
         assert not is_replay(made)
 
-    async def test_of_a_token_is_not_told_apart_from_its_owner_s(self, owner: Person) -> None:
+    async def test_of_a_token_is_not_distinguished_from_its_owner_s(self, owner: Person) -> None:
         """The key is the principal's: a retry with a renewed credential is still the same request."""
         headers = keyed()
-        told(await owner.put("/secrets/same", json={"value": "v"}, headers=headers))
+        content_of(await owner.put("/secrets/same", json={"value": "v"}, headers=headers))
         await owner.move(owner.workspace)
         assert is_replay(await owner.put("/secrets/same", json={"value": "v"}, headers=headers))
 
     async def test_is_ignored_by_acts_that_change_nothing(self, stack: Stack, owner: Person) -> None:
         headers = keyed()
-        told(await owner.put("/secrets/read", json={"value": "v"}))
+        content_of(await owner.put("/secrets/read", json={"value": "v"}))
         for body in ({}, {"version": 1}):
             answer = await owner.post("/secrets/read/reveal", json=body, headers=headers)
-            assert (told(answer)["value"], is_replay(answer)) == ("v", False)
+            assert (content_of(answer)["value"], is_replay(answer)) == ("v", False)
         assert (await actions(owner, least=6)).count("vault.secret_revealed") == 2
         for _ in range(2):  # exchange and refresh as well
             session = await stack.session(owner.subject)
             answer = await stack.http.post("/v1/auth/exchange", json={"subject_token": session}, headers=headers)
             assert not is_replay(answer)
-            body = {"refresh_token": told(answer)["refresh_token"]}
-            told(await stack.http.post("/v1/auth/refresh", json=body, headers=headers))
+            body = {"refresh_token": content_of(answer)["refresh_token"]}
+            content_of(await stack.http.post("/v1/auth/refresh", json=body, headers=headers))
 
 
 class TestAWorkspace:
@@ -206,7 +206,7 @@ class TestAWorkspace:
 
         made = set(await asyncio.gather(*(insist() for _ in range(40))))
         assert len(made) == 1
-        assert [m["workspace_id"] for m in told(await person.get("/me/workspaces"))["data"]] == list(made)
+        assert [m["workspace_id"] for m in content_of(await person.get("/me/workspaces"))["data"]] == list(made)
         await person.move(made.pop())
         begun = ["tenancy.workspace_created", "tenancy.member_added", "vault.keyring_created"]
         assert await actions(person, least=3) == begun
@@ -214,11 +214,11 @@ class TestAWorkspace:
     async def test_is_found_again_by_a_retry_after_days(self, stack: Stack) -> None:
         person = await stack.sign_up(workspace=False)
         headers, body = keyed(), {"name": "Late", "slug": "late"}
-        first = told(await person.post("/workspaces", json=body, headers=headers), 201)
+        first = content_of(await person.post("/workspaces", json=body, headers=headers), 201)
         await age(stack, "tenancy", headers, "3 days")
-        again = told(await person.post("/workspaces", json=body, headers=headers), 201)
+        again = content_of(await person.post("/workspaces", json=body, headers=headers), 201)
         assert again == first
-        assert len(told(await person.get("/me/workspaces"))["data"]) == 1
+        assert len(content_of(await person.get("/me/workspaces"))["data"]) == 1
         await person.move(first["id"])
         assert len(await person.log(least=3)) == 3
 
@@ -232,12 +232,12 @@ class TestAWorkspace:
             lambda: other.post("/workspaces", json=body, headers=headers),
             lambda: one.post("/workspaces", json=body, headers=keyed()),
         )
-        made = [told(await ask(), 201)["id"] for ask in asks]
+        made = [content_of(await ask(), 201)["id"] for ask in asks]
         assert len(set(made)) == len(asks)
 
     async def test_of_the_same_key_and_another_name_is_a_mismatch(self, stack: Stack) -> None:
         person, headers = await stack.sign_up(workspace=False), keyed()
-        told(await person.post("/workspaces", json={"name": "A", "slug": "a"}, headers=headers), 201)
+        content_of(await person.post("/workspaces", json={"name": "A", "slug": "a"}, headers=headers), 201)
         other = await person.post("/workspaces", json={"name": "B", "slug": "b"}, headers=headers)
         refused(other, 422, "idempotency_mismatch")
 

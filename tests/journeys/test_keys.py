@@ -3,7 +3,7 @@
 import base64
 from typing import Any
 
-from tests.support.stack import Person, refused, told
+from tests.support.stack import Person, content_of, refused
 
 CREATE = {"name": "orders", "type": "aes256-gcm"}
 
@@ -13,25 +13,25 @@ def b64(text: str) -> str:
 
 
 async def sealed(person: Person, text: str, **context: str) -> str:
-    answer = told(await person.post("/keys/orders/encrypt", json={"plaintext": b64(text), "context": context}))
+    answer = content_of(await person.post("/keys/orders/encrypt", json={"plaintext": b64(text), "context": context}))
     assert set(answer) == {"ciphertext"}
     return str(answer["ciphertext"])
 
 
 class TestNamedKeys:
     async def test_encrypt_and_decrypt_one_and_many(self, owner: Person) -> None:
-        made = told(await owner.post("/keys", json=CREATE), 201)
+        made = content_of(await owner.post("/keys", json=CREATE), 201)
         assert (made["name"], made["type"], made["version"]) == ("orders", "aes256-gcm", 1)
-        assert told(await owner.get("/keys"))["data"] == [made]
+        assert content_of(await owner.get("/keys"))["data"] == [made]
 
         ciphertext = await sealed(owner, "zwei ✓", row="2")
         back = await owner.post("/keys/orders/decrypt", json={"ciphertext": ciphertext, "context": {"row": "2"}})
-        assert told(back) == {"plaintext": b64("zwei ✓")}
+        assert content_of(back) == {"plaintext": b64("zwei ✓")}
 
         texts = [f"text {number}" for number in range(1000)]
         items: list[dict[str, Any]] = [{"plaintext": b64(t), "context": {"row": str(n)}} for n, t in enumerate(texts)]
         items[500]["plaintext"] = "no base64"
-        many = told(await owner.post("/keys/orders/encrypt", json={"items": items}))["results"]
+        many = content_of(await owner.post("/keys/orders/encrypt", json={"items": items}))["results"]
         assert many[500] == {"error": {"code": "validation_error", "detail": "The plaintext is not base64."}}
         assert {frozenset(one) for one in many} == {frozenset({"ciphertext"}), frozenset({"error"})}
 
@@ -39,7 +39,7 @@ class TestNamedKeys:
             {"ciphertext": one.get("ciphertext", "clv1:1:x"), "context": {"row": str(number)}}
             for number, one in enumerate(many)
         ]
-        shown = told(await owner.post("/keys/orders/decrypt", json={"items": asked}))["results"]
+        shown = content_of(await owner.post("/keys/orders/decrypt", json={"items": asked}))["results"]
         not_opened = {
             "error": {
                 "code": "validation_error",
@@ -57,7 +57,7 @@ class TestNamedKeys:
 
     async def test_a_ciphertext_is_worth_nothing_elsewhere(self, owner: Person, stranger: Person) -> None:
         for person in (owner, stranger):
-            told(await person.post("/keys", json=CREATE), 201)
+            content_of(await person.post("/keys", json=CREATE), 201)
         ciphertext = await sealed(owner, "mine")
         answer = await stranger.post("/keys/orders/decrypt", json={"ciphertext": ciphertext})
         problem = refused(answer, 422, "validation_error")
@@ -68,9 +68,9 @@ class TestNamedKeys:
         reads, uses, writes = [
             (await owner.personal_token(scope))["token"] for scope in ("keys:read", "keys:use", "keys:write")
         ]
-        told(await owner.post("/keys", json=CREATE, token=writes), 201)
-        told(await owner.get("/keys", token=reads))
-        told(await owner.post("/keys/orders/encrypt", json={"plaintext": ""}, token=uses))
+        content_of(await owner.post("/keys", json=CREATE, token=writes), 201)
+        content_of(await owner.get("/keys", token=reads))
+        content_of(await owner.post("/keys/orders/encrypt", json={"plaintext": ""}, token=uses))
         for token in (reads, uses):
             refused(await owner.post("/keys", json=CREATE, token=token), 403, "forbidden")
         for token in (writes, uses):
@@ -80,7 +80,7 @@ class TestNamedKeys:
                 refused(await owner.post(f"/keys/orders/{verb}", json={"plaintext": ""}, token=token), 403, "forbidden")
 
     async def test_what_is_no_request_is_refused_by_field(self, owner: Person) -> None:
-        told(await owner.post("/keys", json=CREATE), 201)
+        content_of(await owner.post("/keys", json=CREATE), 201)
         refused(await owner.post("/keys", json=CREATE), 409, "conflict")
         forms: dict[str, dict[str, Any]] = {
             "plaintext": {},

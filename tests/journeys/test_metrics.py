@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from causeloop_common.contracts import topology
-from tests.support.stack import Person, Stack, told, until
+from tests.support.stack import Person, Stack, content_of, until
 
 
 def values(text: str, name: str) -> list[float]:
@@ -18,7 +18,7 @@ def values(text: str, name: str) -> list[float]:
 @pytest.fixture
 async def worked(stack: Stack, owner: Person) -> Person:
     for _ in range(3):
-        told(await owner.put("/secrets/counted", json={"value": "v"}))
+        content_of(await owner.put("/secrets/counted", json={"value": "v"}))
     await owner.log(least=6)
     return owner
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from tests.support.stack import Person, Stack, refused, told
+from tests.support.stack import Person, Stack, content_of, refused
 
 
 class TestListEvents:
@@ -12,13 +12,13 @@ class TestListEvents:
         for number in range(20):
             made = await owner.put("/secrets/awaited", json={"value": str(number)})
             path = f"/audit/events?limit=1&wait_for={made.headers['x-request-id']}"
-            page = told(await owner.get(path))
+            page = content_of(await owner.get(path))
             assert page["data"][0]["request_id"] == made.headers["x-request-id"]
 
     async def test_waits_for_an_event_by_its_id(self, stack: Stack, owner: Person) -> None:
         """F4: an event's id does as well."""
         newest = (await owner.log())[-1]
-        assert told(await owner.get(f"/audit/events?wait_for={newest['id']}"))["data"]
+        assert content_of(await owner.get(f"/audit/events?wait_for={newest['id']}"))["data"]
 
     async def test_does_not_wait_for_ever_and_not_for_another_workspace(self, stack: Stack, owner: Person) -> None:
         """F4: bounded."""

@@ -8,7 +8,7 @@ import pytest
 
 from causeloop_common import ids
 from tests.support.log import assert_computes, stored_log
-from tests.support.stack import Person, Stack, refused, told, until
+from tests.support.stack import Person, Stack, content_of, refused, until
 
 
 class TestThePath:
@@ -16,22 +16,22 @@ class TestThePath:
     async def test_a_secret_travels_through_all_services_and_every_act_is_in_the_log(self, stack: Stack) -> None:
         # A session of the issuer becomes a realm token, which has no workspace.
         person = Person(stack, "path@example.test")
-        granted = told(await stack.exchange(person.subject))
+        granted = content_of(await stack.exchange(person.subject))
         assert granted["workspace_id"] is None
         assert granted["token_type"] == "Bearer"
         assert granted["scope"].split() == ["self", "workspace:create"]
         person.realm_token, person.refresh_token = granted["access_token"], granted["refresh_token"]
         refused(await person.get("/secrets", token=person.realm_token), 403, "forbidden")
-        assert told(await person.get("/me/workspaces"))["data"] == []
+        assert content_of(await person.get("/me/workspaces"))["data"] == []
 
         # Create a workspace, move into it.
         body = {"name": "Path & Co", "slug": "path", "timezone": "Europe/Berlin"}
-        workspace = told(await person.post("/workspaces", json=body), 201)
+        workspace = content_of(await person.post("/workspaces", json=body), 201)
         assert workspace.items() >= body.items()
         refused(await person.get("/workspace"), 403, "forbidden")  # the realm token stays the realm's
         await person.move(workspace["id"])
-        assert told(await person.get("/workspace")) == workspace
-        (membership,) = told(await person.get("/me/workspaces"))["data"]
+        assert content_of(await person.get("/workspace")) == workspace
+        (membership,) = content_of(await person.get("/me/workspaces"))["data"]
         assert (membership["workspace_id"], membership["role"]) == (workspace["id"], "owner")
         await person.log(least=3)
 
@@ -40,16 +40,16 @@ class TestThePath:
         await person.log(least=4)
 
         # Put and reveal a secret with it.
-        written = told(await person.put("/secrets/prod/db/url", json={"value": "först"}, token=token["token"]))
+        written = content_of(await person.put("/secrets/prod/db/url", json={"value": "först"}, token=token["token"]))
         assert (written["path"], written["version"]) == ("prod/db/url", 1)
         await person.log(least=5)
-        revealed = told(await person.post("/secrets/prod/db/url/reveal", token=token["token"]))
+        revealed = content_of(await person.post("/secrets/prod/db/url/reveal", token=token["token"]))
         assert (revealed["value"], revealed["version"], revealed["id"]) == ("först", 1, written["id"])
         refused(await person.get("/secrets/prod/db/url", token=token["token"]), 403, "forbidden")  # beyond its scopes
         await person.log(least=6)
 
         # The token is revoked and refused.
-        told(await person.delete(f"/api-tokens/{token['id']}"), 204)
+        content_of(await person.delete(f"/api-tokens/{token['id']}"), 204)
 
         async def is_refused() -> bool:
             answer = await person.post("/secrets/prod/db/url/reveal", token=token["token"])
@@ -76,11 +76,11 @@ class TestThePath:
         newest = [entry async for entry in person.pages("/audit/events?limit=3")]
         assert newest == list(reversed([e async for e in person.pages("/audit/events?limit=100&order=index")]))
         for entry in log:
-            assert told(await person.get(f"/audit/events/{entry['id']}")) == entry
+            assert content_of(await person.get(f"/audit/events/{entry['id']}")) == entry
 
     async def test_the_log_is_computed_again_from_the_stored_leaves(self, stack: Stack, owner: Person) -> None:
         for number in range(5):
-            told(await owner.put(f"/secrets/s{number}", json={"value": "x"}))
+            content_of(await owner.put(f"/secrets/s{number}", json={"value": "x"}))
         shown = await owner.log(least=8)
         entries, head = await stored_log(stack, owner.workspace)
         assert_computes(entries, head, owner.workspace)
@@ -95,12 +95,12 @@ class TestThePath:
         person = Person(stack, "user_realm")
         session = await stack.session(person.subject, email="realm@example.test")
         agent = "a very particular browser"
-        granted = told(
+        granted = content_of(
             await stack.http.post("/v1/auth/exchange", json={"subject_token": session}, headers={"user-agent": agent})
         )
         person.realm_token, person.refresh_token = granted["access_token"], granted["refresh_token"]
         await person.create_workspace()
-        realm = told(await person.get("/workspace"))["created_by"]
+        realm = content_of(await person.get("/workspace"))["created_by"]
 
         async def arrived() -> list[Any] | None:
             entries, _ = await stored_log(stack, realm)
@@ -121,14 +121,14 @@ class TestThePath:
             assert person.subject not in entry["leaf"]
 
     async def test_acts_of_one_service_are_in_the_order_they_were_done(self, owner: Person) -> None:
-        written = [told(await owner.put(f"/secrets/in-order/{n}", json={"value": "x"}))["id"] for n in range(12)]
+        written = [content_of(await owner.put(f"/secrets/in-order/{n}", json={"value": "x"}))["id"] for n in range(12)]
         log = await owner.log(least=3 + len(written))
         assert [entry["target"] for entry in log if entry["action"] == "vault.secret_written"] == written
 
 
 class TestASecondWorkspace:
     async def test_sees_none_of_it(self, owner: Person, stranger: Person) -> None:
-        told(await owner.put("/secrets/only/mine", json={"value": "v"}))
+        content_of(await owner.put("/secrets/only/mine", json={"value": "v"}))
         token = await owner.personal_token("secrets:read")
         entry = (await owner.log(least=5))[-1]
         for answer in (
@@ -138,11 +138,13 @@ class TestASecondWorkspace:
             await stranger.delete(f"/api-tokens/{token['id']}"),
         ):
             refused(answer, 404, "not_found")
-        assert told(await stranger.get("/secrets"))["data"] == []
-        assert told(await stranger.get("/api-tokens"))["data"] == []
+        assert content_of(await stranger.get("/secrets"))["data"] == []
+        assert content_of(await stranger.get("/api-tokens"))["data"] == []
         assert {entry["actor"] for entry in await stranger.log()} == {stranger.id, "svc_vault"}
-        assert [m["workspace_id"] for m in told(await stranger.get("/me/workspaces"))["data"]] == [stranger.workspace]
-        told(await owner.get("/secrets/only/mine", token=token["token"]))  # and the token still works
+        assert [m["workspace_id"] for m in content_of(await stranger.get("/me/workspaces"))["data"]] == [
+            stranger.workspace
+        ]
+        content_of(await owner.get("/secrets/only/mine", token=token["token"]))  # and the token still works
 
     async def test_cannot_be_entered_by_who_does_not_belong(
         self, stack: Stack, owner: Person, stranger: Person
@@ -155,10 +157,10 @@ class TestASecondWorkspace:
         await stranger.move(stranger.workspace)  # the refused attempt cost nothing
 
     async def test_is_entered_at_once_by_who_belongs(self, stack: Stack, owner: Person) -> None:
-        granted = told(await stack.exchange(owner.subject, workspace_id=owner.workspace))
+        granted = content_of(await stack.exchange(owner.subject, workspace_id=owner.workspace))
         assert granted["workspace_id"] == owner.workspace
         assert "secrets:write" in granted["scope"].split()
-        told(await owner.get("/workspace", token=granted["access_token"]))
+        content_of(await owner.get("/workspace", token=granted["access_token"]))
 
 
 class TestAPersonalAccessToken:
@@ -176,11 +178,11 @@ class TestAPersonalAccessToken:
     async def test_is_listed_without_its_secret_and_revoked_once(self, stack: Stack, owner: Person) -> None:
         made = await owner.personal_token("secrets:read", name="listed")
         answer = await owner.get("/api-tokens")
-        (listed,) = told(answer)["data"]
+        (listed,) = content_of(answer)["data"]
         assert listed == {name: value for name, value in made.items() if name != "token"}
         assert made["token"] not in answer.text
         for _ in range(2):
-            told(await owner.delete(f"/api-tokens/{made['id']}"), 204)
+            content_of(await owner.delete(f"/api-tokens/{made['id']}"), 204)
         log = await owner.log(least=5)
         assert [entry["action"] for entry in log].count("auth.token_revoked") == 1
         async with stack.sql() as sql:

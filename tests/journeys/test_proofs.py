@@ -18,7 +18,7 @@ from causeloop_log.tlog.checkpoint import Checkpoint
 from causeloop_log.tlog.note import VerifierKey
 from causeloop_log.tlog.proof import LogProof
 from tests.support.log import tree_hash
-from tests.support.stack import Person, Stack, refused, told, until
+from tests.support.stack import Person, Stack, content_of, refused, until
 
 TEXT = {"accept": "text/plain"}
 
@@ -30,7 +30,7 @@ async def person(stack: Stack) -> Person:
     """Somebody with a workspace and a few acts in its log."""
     someone = await stack.sign_up()
     for number in range(5):
-        told(await someone.put(f"/secrets/s{number}", json={"value": "v"}))
+        content_of(await someone.put(f"/secrets/s{number}", json={"value": "v"}))
     await someone.log(least=8)
     return someone
 
@@ -95,9 +95,9 @@ async def is_signed(stack: Stack, person: Person) -> bool:
 
 class TestCheckpoint:
     async def test_is_the_root_of_the_entries_that_are_shown(self, person: Person) -> None:
-        told_of = told(await person.get("/audit/checkpoint"))
+        told_of = content_of(await person.get("/audit/checkpoint"))
         entries = [entry async for entry in person.pages("/audit/events?order=index&limit=100")]
-        proofs = [told(await person.get(f"/audit/events/{entry['id']}/proof")) for entry in entries]
+        proofs = [content_of(await person.get(f"/audit/events/{entry['id']}/proof")) for entry in entries]
         leaves = [proof["leaf"].encode() for proof in proofs]
         assert told_of["size"] == len(entries)
         assert told_of["root"] == tree_hash(leaves).hex()
@@ -142,13 +142,13 @@ class TestProof:
 
     async def test_of_growth_leads_from_any_earlier_checkpoint_to_a_later_one(self, person: Person) -> None:
         earlier = await checkpoint_of(person)
-        told(await person.put("/secrets/later", json={"value": "v"}))
+        content_of(await person.put("/secrets/later", json={"value": "v"}))
         await person.log(least=earlier.size + 1)
         later = await checkpoint_of(person)
-        answer = told(await person.get(f"/audit/consistency?from={earlier.size}&to={later.size}"))
+        answer = content_of(await person.get(f"/audit/consistency?from={earlier.size}&to={later.size}"))
         path = [bytes.fromhex(sibling) for sibling in answer["path"]]
         merkle.verify_consistency(earlier.size, earlier.root, later.size, later.root, path)
-        assert answer == told(await person.get(f"/audit/consistency?from={earlier.size}"))
+        assert answer == content_of(await person.get(f"/audit/consistency?from={earlier.size}"))
 
     @pytest.mark.parametrize(
         ("query", "field"), [("", "from"), ("from=x", "from"), ("from=-1", "from"), ("from=5&to=4", "from"),
@@ -174,7 +174,7 @@ class TestAnAuditor:
         assert code == 0, output
         assert "VERIFIED: causeloop.localhost/log/" in output
 
-        told(await person.put("/secrets/later", json={"value": "v"}))
+        content_of(await person.put("/secrets/later", json={"value": "v"}))
         code, output = await causeloop("verify", "--key", "key", "--kept", "kept")
         assert code == 0, output
         assert "  6  ok      history" in output
@@ -190,7 +190,7 @@ class TestAnAuditor:
         assert code == 0, output
         assert f"Its index is {entry['index']}, in a log of" in output
 
-    async def test_is_told_by_the_vault_s_refusal_of_a_log_that_lost_its_end(
+    async def test_is_warned_by_the_vault_s_refusal_of_a_log_that_lost_its_end(
         self, stack: Stack, person: Person, causeloop: Command
     ) -> None:
         size = (await checkpoint_of(person)).size
@@ -240,7 +240,7 @@ class TestAnAuditor:
             problem = refused(await person.get(f"/audit/events/{newest['id']}"), 409, "conflict")
             assert f"Entry {newest['index']} of the log was changed" in problem["detail"]
 
-    async def test_is_told_of_a_log_that_was_rewritten_at_its_size_and_gets_no_old_checkpoint_for_it(
+    async def test_is_warned_of_a_log_that_was_rewritten_at_its_size_and_gets_no_old_checkpoint_for_it(
         self, stack: Stack, person: Person
     ) -> None:
         await checkpoint_of(person)
@@ -249,7 +249,7 @@ class TestAnAuditor:
             problem = refused(await person.get("/audit/checkpoint"), 409, "conflict")
             assert "another root than was signed at the same size" in problem["detail"]
 
-    async def test_is_told_of_a_log_that_lost_entries_and_audit_goes_on_for_everybody_else(
+    async def test_is_warned_of_a_log_that_lost_entries_and_audit_goes_on_for_everybody_else(
         self, stack: Stack, person: Person
     ) -> None:
         """What is missing for a proof ends nobody's signing but its own."""

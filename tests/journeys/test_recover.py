@@ -17,7 +17,7 @@ from causeloop_log.tlog import NotVerified
 from causeloop_log.tlog.checkpoint import Checkpoint
 from causeloop_log.tlog.merkle import Frontier
 from causeloop_log.tlog.note import VerifierKey
-from tests.support.stack import Person, Stack, refused, told, until
+from tests.support.stack import Person, Stack, content_of, refused, until
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ async def person(stack: Stack) -> Person:
     """Somebody with a few acts in the log of their workspace, all of them signed."""
     someone = await stack.sign_up()
     for number in range(5):
-        told(await someone.put(f"/secrets/s{number}", json={"value": "v"}))
+        content_of(await someone.put(f"/secrets/s{number}", json={"value": "v"}))
     await someone.log(least=8)
     return someone
 
@@ -108,7 +108,7 @@ async def test_a_log_that_lost_its_end_for_good_begins_a_new_epoch_that_shows_th
     assert Checkpoint.verified(note, new_key).size >= old.size - 2
     with pytest.raises(NotVerified, match="not signed by the key"):
         Checkpoint.verified(note, old_key)
-    assert told(await person.get("/audit/checkpoint"))["epoch"] == 2
+    assert content_of(await person.get("/audit/checkpoint"))["epoch"] == 2
 
     async def opened() -> list[dict[str, Any]]:
         return [entry["data"] or {} for entry in await person.log() if entry["action"] == EpochOpened.type]
@@ -141,7 +141,7 @@ async def test_a_log_is_behind_until_audit_has_entered_the_stream_again_and_then
     stack: Stack, person: Person, recover: Recover
 ) -> None:
     """P6: a log that will continue by itself gets no epoch."""
-    size = told(await person.get("/audit/checkpoint"))["size"]
+    size = content_of(await person.get("/audit/checkpoint"))["size"]
     one = ("--workspace", person.workspace)
     stack.kill("audit")
     try:
@@ -160,13 +160,13 @@ async def test_a_log_is_behind_until_audit_has_entered_the_stream_again_and_then
 
     await until("the log continues what was signed", is_signed)
     assert await recover(*one) == (0, "All 1 logs continue what was signed of them.\n")
-    checkpoint = told(await person.get("/audit/checkpoint"))
+    checkpoint = content_of(await person.get("/audit/checkpoint"))
     assert (checkpoint["epoch"], checkpoint["size"] >= size) == (1, True)
 
 
 @pytest.mark.parametrize("service", topology.SERVICES)
 async def test_no_credential_of_the_bus_opens_an_epoch(stack: Stack, service: str) -> None:
-    """P6: no message does it, whoever sends it."""
+    """P6: no message does it, from any sender."""
     async with stack.on_bus(service) as bus:
         with pytest.raises((nats.errors.Error, TimeoutError)):
             await bus.request("cmd.vault.open_epoch", b"{}", timeout=0.3)

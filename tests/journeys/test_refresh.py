@@ -5,13 +5,15 @@ from typing import Any
 import pytest
 
 from causeloop_common import ids
-from tests.support.stack import Person, Stack, refused, told, until
+from tests.support.stack import Person, Stack, content_of, refused, until
 
 pytestmark = pytest.mark.alone
 
 
 async def rotate(stack: Stack, token: str, **more: Any) -> dict[str, Any]:
-    granted: dict[str, Any] = told(await stack.http.post("/v1/auth/refresh", json={"refresh_token": token, **more}))
+    granted: dict[str, Any] = content_of(
+        await stack.http.post("/v1/auth/refresh", json={"refresh_token": token, **more})
+    )
     assert granted["refresh_token"] != token
     return granted
 
@@ -35,12 +37,12 @@ class TestRefresh:
         second = await rotate(stack, first["refresh_token"])
         assert first["workspace_id"] == second["workspace_id"] == owner.workspace
         for granted in (first, second):
-            told(await owner.get("/workspace", token=granted["access_token"]))
+            content_of(await owner.get("/workspace", token=granted["access_token"]))
 
     async def test_a_used_token_ends_the_whole_family(self, stack: Stack, owner: Person) -> None:
         first = await rotate(stack, owner.refresh_token)
         second = await rotate(stack, first["refresh_token"])
-        told(await owner.get("/me/workspaces", token=second["access_token"]))  # and so the gateway remembers it
+        content_of(await owner.get("/me/workspaces", token=second["access_token"]))  # and so the gateway remembers it
         await is_dead(stack, owner.refresh_token)
         for token in (second["refresh_token"], first["refresh_token"], owner.refresh_token):
             await is_dead(stack, token)
@@ -48,14 +50,14 @@ class TestRefresh:
             await soon_refused(owner, granted["access_token"])
         other = Person(stack, owner.subject)
         await other.sign_in()  # another session of the same person is not touched
-        told(await other.get("/me/workspaces"))
+        content_of(await other.get("/me/workspaces"))
 
     async def test_the_predecessor_is_accepted_while_its_successor_is_unused(self, stack: Stack, owner: Person) -> None:
         """E14: what it got twice is good twice."""
         lost = await rotate(stack, owner.refresh_token)
         again = await rotate(stack, owner.refresh_token)
         following = await rotate(stack, again["refresh_token"])
-        told(await owner.get("/workspace", token=following["access_token"]))
+        content_of(await owner.get("/workspace", token=following["access_token"]))
         other = await rotate(stack, lost["refresh_token"])  # another tab of the client has it
         for token in (following["refresh_token"], other["refresh_token"]):
             await rotate(stack, token)
@@ -86,14 +88,14 @@ class TestRefresh:
 class TestLogout:
     async def test_ends_the_session_with_all_its_tokens(self, stack: Stack, owner: Person) -> None:
         pat = await owner.personal_token("secrets:read")
-        told(await owner.post("/auth/logout"), 204)
+        content_of(await owner.post("/auth/logout"), 204)
         await soon_refused(owner, owner.token)
         await soon_refused(owner, owner.realm_token)
         await is_dead(stack, owner.refresh_token)
-        told(await owner.get("/secrets", token=pat["token"]))  # a personal access token is no session's
+        content_of(await owner.get("/secrets", token=pat["token"]))  # a personal access token is no session's
 
     async def test_is_in_the_log_of_the_person_s_realm(self, stack: Stack, owner: Person) -> None:
-        told(await owner.post("/auth/logout"), 204)
+        content_of(await owner.post("/auth/logout"), 204)
 
         async def reasons() -> Any:
             async with stack.sql() as sql:
@@ -109,7 +111,7 @@ class TestLogout:
     ) -> None:
         other = Person(stack, owner.subject)
         await other.sign_in()
-        told(await owner.post("/auth/logout"), 204)
+        content_of(await owner.post("/auth/logout"), 204)
 
         async def kept() -> bool:
             async with stack.sql() as sql:

@@ -17,7 +17,7 @@ from causeloop_common.contracts.tenancy import MemberAdded
 from tests.support.endings import announce, data_key_outlived, end_membership
 from tests.support.poller import Poller, have, outlived
 from tests.support.proxy import Proxy
-from tests.support.stack import Person, Stack, told
+from tests.support.stack import Person, Stack, content_of
 
 pytestmark = pytest.mark.alone
 
@@ -39,20 +39,20 @@ async def ports(stack: Stack) -> AsyncIterator[list[int]]:
 
 
 async def revoke(person: Person, token: CreatedApiToken) -> None:
-    told(await person.delete(f"/api-tokens/{token['id']}"), 204)
+    content_of(await person.delete(f"/api-tokens/{token['id']}"), 204)
 
 
 async def sign_out(person: Person) -> None:
-    told(await person.post("/auth/logout"), 204)
+    content_of(await person.post("/auth/logout"), 204)
 
 
 def assert_soon(what: str, after: list[float], tell: Callable[[str], None]) -> None:
     last = sorted(after)
-    told = ", ".join(
+    shown = ", ".join(
         f"{name} {seconds * 1000:.0f} ms"
         for name, seconds in (("median", statistics.median(last)), ("slowest", last[-1]))
     )
-    tell(f"revocation: {len(after)} × {what}: last success {told} after the answer")
+    tell(f"revocation: {len(after)} × {what}: last success {shown} after the answer")
     assert statistics.median(last) <= SOON, last
     assert last[-1] <= AT_LAST, last
 
@@ -102,10 +102,10 @@ class TestOfAStanding:
     async def test_other_people_are_not_forgotten_with_them(self, stack: Stack, owner: Person) -> None:
         """The whole workspace would be asked about again otherwise."""
         async with stack.bus_of("tenancy") as tenancy:
-            told(await owner.get("/workspace"))
+            content_of(await owner.get("/workspace"))
             await announce(tenancy, MemberAdded, owner.workspace, ids.realm("https://elsewhere.test", "somebody"))
             before = await stack.metric("gateway", 'causeloop_memory_lookups_total{memory="standings",result="miss"}')
-            told(await owner.get("/workspace"))
+            content_of(await owner.get("/workspace"))
             after = await stack.metric("gateway", 'causeloop_memory_lookups_total{memory="standings",result="miss"}')
         assert after == before
 
@@ -166,7 +166,7 @@ class TestWithTheBusCut:
 
 
 class TestWithoutARelay:
-    async def test_a_revocation_is_told_before_it_is_answered(
+    async def test_a_revocation_is_published_before_it_is_answered(
         self, stack: Stack, ports: list[int], owner: Person, tell: Callable[[str], None]
     ) -> None:
         """Or a crash of auth right after its answer would leave the token good until auth is back."""

@@ -10,7 +10,7 @@ import pytest
 from nats.aio.client import Client
 
 from tests.support.log import stored_log
-from tests.support.stack import Person, Stack, told, until
+from tests.support.stack import Person, Stack, content_of, until
 from tests.support.streams import Follower, announce, assert_exactly_once
 
 EVENTS = int(os.environ.get("STREAM_EVENTS", "1000"))
@@ -74,8 +74,8 @@ class TestAListener:
         ours, theirs = Follower(stack, owner.token, start=0), Follower(stack, stranger.token, start=0)
         following = [await opened(ours), await opened(theirs)]
         for number in range(3):
-            told(await owner.put(f"/secrets/ours/{number}", json={"value": "x"}))
-            told(await stranger.put(f"/secrets/theirs/{number}", json={"value": "x"}))
+            content_of(await owner.put(f"/secrets/ours/{number}", json={"value": "x"}))
+            content_of(await stranger.put(f"/secrets/theirs/{number}", json={"value": "x"}))
         entries = [await person.log(least=6) for person in (owner, stranger)]
 
         async def all_came() -> bool:
@@ -96,7 +96,7 @@ class TestAListener:
         following = await opened(follower)
         waited = []
         for number in range(20):
-            told(await owner.put(f"/secrets/soon/{number}", json={"value": "x"}))
+            content_of(await owner.put(f"/secrets/soon/{number}", json={"value": "x"}))
             answered = time.monotonic()
 
             async def came(least: int = number + 1) -> bool:
@@ -120,7 +120,7 @@ class TestItsEnd:
             made = await owner.personal_token("audit:stream")
             follower = Follower(stack, made["token"])
             following = await opened(follower)
-            told(await owner.delete(f"/api-tokens/{made['id']}"), 204)
+            content_of(await owner.delete(f"/api-tokens/{made['id']}"), 204)
             answered = time.monotonic()
             await following
             assert follower.ended == "unauthorized"
@@ -134,7 +134,7 @@ class TestItsEnd:
     async def test_comes_with_the_end_of_its_session(self, stack: Stack, owner: Person) -> None:
         follower = Follower(stack, owner.token)
         following = await opened(follower)
-        told(await owner.post("/auth/logout"), 204)
+        content_of(await owner.post("/auth/logout"), 204)
         await following
         assert follower.ended == "unauthorized"
 

@@ -9,7 +9,7 @@ from causeloop_common import ids
 from causeloop_common.telemetry.tracing import ATTRIBUTES
 from tests.support.bus import through
 from tests.support.collector import Collected, Collector
-from tests.support.stack import Person, Stack, refused, told, until
+from tests.support.stack import Person, Stack, content_of, refused, until
 
 
 def trace() -> tuple[str, str]:
@@ -25,7 +25,7 @@ class TestTheSpansOfARequest:
         traceparent, trace_id = trace()
         request_id = f"client-{secrets.token_hex(6)}"
         headers = {"traceparent": traceparent, "x-request-id": request_id}
-        told(await owner.put("/secrets/spans", json={"value": "v"}, headers=headers))
+        content_of(await owner.put("/secrets/spans", json={"value": "v"}, headers=headers))
         entry = next(entry for entry in await owner.log(least=4) if entry["action"] == "vault.secret_written")
 
         async def arrived() -> list[Collected]:
@@ -60,7 +60,7 @@ class TestTheSpansOfARequest:
         self, stack: Stack, owner: Person, collector: Collector
     ) -> None:
         request_id = f"client-{secrets.token_hex(6)}"
-        told(await owner.get("/workspace", headers={"x-request-id": request_id}))
+        content_of(await owner.get("/workspace", headers={"x-request-id": request_id}))
 
         async def arrived() -> list[Collected]:
             mine = [span for span in collector.spans if span.attributes.get("causeloop.request_id") == request_id]
@@ -90,7 +90,7 @@ class TestTheSpansOfARequest:
         traceparent, trace_id = trace()
         request_id = f"client-{secrets.token_hex(6)}"
         headers = {"traceparent": f"{traceparent[:-2]}00", "x-request-id": request_id}
-        told(await owner.put("/secrets/unsampled", json={"value": "v"}, headers=headers))
+        content_of(await owner.put("/secrets/unsampled", json={"value": "v"}, headers=headers))
         await owner.log(least=4)
         async with stack.sql() as sql:
             kept = await sql.fetchval("SELECT traceparent FROM vault.outbox WHERE request_id = $1 LIMIT 1", request_id)
@@ -98,7 +98,7 @@ class TestTheSpansOfARequest:
         assert kept.endswith("-00")  # and it is passed on to the next
 
         later, later_id = trace()
-        told(await owner.put("/secrets/sampled", json={"value": "v"}, headers={"traceparent": later}))
+        content_of(await owner.put("/secrets/sampled", json={"value": "v"}, headers={"traceparent": later}))
 
         async def arrived() -> list[Collected]:
             return [span for span in collector.trace(later_id) if span.name == "audit.append"]
@@ -108,7 +108,7 @@ class TestTheSpansOfARequest:
 
     async def test_have_names_of_which_there_are_few(self, owner: Person, collector: Collector) -> None:
         for number in range(3):
-            told(await owner.put(f"/secrets/many/{number}", json={"value": "v"}))
+            content_of(await owner.put(f"/secrets/many/{number}", json={"value": "v"}))
         refused(await owner.get("/nowhere/at/all"), 404, "not_found")
         await owner.log(least=4)
         names = {span.name for span in collector.spans}
@@ -139,7 +139,7 @@ class TestARequest:
             await through(observer)
             answer = await owner.put("/secrets/traced", json={"value": "v"}, headers=headers)
             command, event = await asked.next_msg(5), await heard.next_msg(5)
-        told(answer)
+        content_of(answer)
 
         assert answer.headers["x-request-id"] == request_id
         asked_with, heard_with = command.headers or {}, event.headers or {}
@@ -165,7 +165,7 @@ class TestARequest:
 
     async def test_leads_from_log_line_to_audit_entry_without_a_collector_too(self, fragile: Stack) -> None:
         person, request_id = await fragile.sign_up(), f"client-{secrets.token_hex(6)}"
-        told(await person.put("/secrets/traced", json={"value": "v"}, headers={"x-request-id": request_id}))
+        content_of(await person.put("/secrets/traced", json={"value": "v"}, headers={"x-request-id": request_id}))
 
         async def logged() -> list[dict[str, object]]:
             return [line for line in fragile.log("gateway") if line.get("request_id") == request_id]
@@ -180,7 +180,7 @@ class TestARequest:
     async def test_that_fails_in_a_service_is_found_in_the_log_of_that_service(
         self, stack: Stack, owner: Person
     ) -> None:
-        told(await owner.put("/secrets/broken", json={"value": "v"}))
+        content_of(await owner.put("/secrets/broken", json={"value": "v"}))
         async with stack.sql() as sql, sql.transaction():
             await sql.execute("SET LOCAL session_replication_role = replica")
             await sql.execute(
@@ -221,7 +221,7 @@ class TestARequest:
     ) -> None:
         request_id = f"client-{secrets.token_hex(6)}"
         headers = {"traceparent": given, "x-request-id": request_id}
-        told(await owner.put("/secrets/t", json={"value": "v"}, headers=headers))
+        content_of(await owner.put("/secrets/t", json={"value": "v"}, headers=headers))
         async with stack.sql() as sql:
             kept = await sql.fetchval("SELECT traceparent FROM vault.outbox WHERE request_id = $1 LIMIT 1", request_id)
         assert re.fullmatch(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-03", kept)  # sampled, a random id

@@ -13,7 +13,7 @@ import pytest
 from causeloop_common import ids
 from tests.isolation.tenants import tenant_tables
 from tests.security.wire import Answer, head, say
-from tests.support.stack import Person, Stack, told
+from tests.support.stack import Person, Stack, content_of
 
 SLOW = 30
 
@@ -47,7 +47,7 @@ async def begun(stack: Stack) -> AsyncIterator[Begun]:
 @pytest.fixture(scope="module")
 async def person(stack: Stack) -> Person:
     person = await stack.sign_up()
-    told(await person.put("/secrets/there", json={"value": "v"}))
+    content_of(await person.put("/secrets/there", json={"value": "v"}))
     await person.personal_token("secrets:read")
     return person
 
@@ -63,8 +63,8 @@ async def bystander(stack: Stack, tell: Callable[[str], None]) -> AsyncIterator[
         nonlocal slowest, count
         while not stopped.is_set():
             begun = time.perf_counter()
-            told(await person.put("/secrets/work", json={"value": "w"}))
-            assert told(await person.post("/secrets/work/reveal"))["value"] == "w"
+            content_of(await person.put("/secrets/work", json={"value": "w"}))
+            assert content_of(await person.post("/secrets/work/reveal"))["value"] == "w"
             slowest, count = max(slowest, time.perf_counter() - begun), count + 2
             await asyncio.sleep(0.005)
 

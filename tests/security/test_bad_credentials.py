@@ -18,7 +18,7 @@ from causeloop_common.context import ServiceTokens
 from causeloop_common.keys import KeyRing
 from tests.security.wire import head, is_problem, say
 from tests.support.bus import asking
-from tests.support.stack import PARTY, Person, Stack, refused, told
+from tests.support.stack import PARTY, Person, Stack, content_of, refused
 
 pytestmark = pytest.mark.usefixtures("bystander", "nothing_changes")
 
@@ -48,8 +48,10 @@ class TestACredential:
         def signed(key: Any = key, algorithm: str = "HS256", typ: str = "at+jwt", **other: Any) -> str:
             return jwt.encode({**claims, **other}, key, algorithm=algorithm, headers={"typ": typ})
 
-        told(await person.get("/workspace", token=made()))  # so that each of the others is wrong in one thing alone
-        told(await person.get("/workspace", token=signed()))
+        content_of(
+            await person.get("/workspace", token=made())
+        )  # so that each of the others is wrong in one thing alone
+        content_of(await person.get("/workspace", token=signed()))
         pat = (await person.get("/api-tokens")).json()["data"][0]
         unknown = handles.make("pat", person.workspace, pat["id"], secrets.token_bytes(32))
         auths = KeyRing.derive(secret, "auth", [("gateway", "auth")])
@@ -144,6 +146,6 @@ class TestACredential:
 
 class TestACursor:
     async def test_of_somebody_else_is_malformed(self, person: Person, bystander: Person) -> None:
-        told(await bystander.put("/secrets/another", json={"value": "v"}))
-        cursor = told(await bystander.get("/secrets?limit=1"))["page"]["next_cursor"]
+        content_of(await bystander.put("/secrets/another", json={"value": "v"}))
+        cursor = content_of(await bystander.get("/secrets?limit=1"))["page"]["next_cursor"]
         refused(await person.get(f"/secrets?limit=1&cursor={cursor}"), 400, "malformed")

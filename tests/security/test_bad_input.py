@@ -234,7 +234,7 @@ class TestAnAddress:
             ("GET", "/v1/audit/events/evt_zzzzzzzzzzzzzzzzzzzzzzzzzz", 422, "validation_error"),
         ],
     )
-    async def test_that_is_wrong_is_told_so(
+    async def test_that_is_wrong_is_refused(
         self, stack: Stack, person: Person, method: str, path: str, status: int, code: str
     ) -> None:
         body = b'{"value":"v"}' if method == "PUT" else b""
@@ -270,7 +270,7 @@ class TestAnAddress:
             ("&".join(f"p{n}=1" for n in range(51)), 400, "malformed"),
         ],
     )
-    async def test_with_a_wrong_query_is_told_so(self, person: Person, query: str, status: int, code: str) -> None:
+    async def test_with_a_wrong_query_is_refused(self, person: Person, query: str, status: int, code: str) -> None:
         refused(await person.get(f"/audit/events?{query}"), status, code)
 
 

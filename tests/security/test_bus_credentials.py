@@ -195,8 +195,8 @@ class TestEveryCredential:
                     await client.publish(subject, mark)
                 await through(client, observer)
                 # What audit's consumer delivers, the observer receives as well, with its partition.
-                said = {public_subject(subject) async for subject, data in heard(everything) if data == mark}
-            assert said == {subject for subject in subjects if may_say(service, subject)}, service
+                shown = {public_subject(subject) async for subject, data in heard(everything) if data == mark}
+            assert shown == {subject for subject in subjects if may_say(service, subject)}, service
             count += len(subjects)
         tell(f"bus: {len(CREDENTIALS)} credentials, {count} publications: heard where the architecture has it only")
 

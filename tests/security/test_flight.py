@@ -10,7 +10,7 @@ import httpx
 import orjson
 import pytest
 
-from tests.support.stack import Person, Stack, told, until
+from tests.support.stack import Person, Stack, content_of, until
 
 MIB = 1024 * 1024
 PARALLEL = 60
@@ -33,8 +33,8 @@ class TestLargeRequests:
     async def test_at_once_are_bounded_and_keep_nobody_waiting(self, stack: Stack) -> None:
         """E5: 60 encrypts of a mebibyte at once, three times."""
         heavy, neighbour = await stack.sign_up(), await stack.sign_up()
-        told(await heavy.post("/keys", json={"name": "large", "type": "aes256-gcm"}), 201)
-        told(await neighbour.put("/secrets/a", json={"value": "v"}))
+        content_of(await heavy.post("/keys", json={"name": "large", "type": "aes256-gcm"}), 201)
+        content_of(await neighbour.put("/secrets/a", json={"value": "v"}))
         heavy.headers = {"authorization": f"Bearer {heavy.token}", "content-type": "application/json"}
         plaintext = base64.b64encode(bytes(48 * 1024)).decode()
         body = orjson.dumps({"items": [{"plaintext": plaintext}] * 15})
@@ -46,7 +46,7 @@ class TestLargeRequests:
         async def beside() -> None:
             while not done.is_set():
                 began = time.monotonic()
-                told(await neighbour.post("/secrets/a/reveal"))
+                content_of(await neighbour.post("/secrets/a/reveal"))
                 waited.append(time.monotonic() - began)
                 await asyncio.sleep(0.02)
 

@@ -26,7 +26,7 @@ from causeloop_vault.domain import envelope
 from tests.security.wire import head, say
 from tests.support.bus import through
 from tests.support.collector import Collector
-from tests.support.stack import Person, Stack, handle_tenant, told, until
+from tests.support.stack import Person, Stack, content_of, handle_tenant, until
 
 
 class Search(NamedTuple):
@@ -87,7 +87,7 @@ class Life:
         subject_token = await stack.session(person.subject, email=f"{self.canary('e-mail')}@example.test")
         self.keep("subject token", subject_token)
         body = {"subject_token": subject_token}
-        granted = told(await stack.http.post("/v1/auth/exchange", json=body, headers=person.headers))
+        granted = content_of(await stack.http.post("/v1/auth/exchange", json=body, headers=person.headers))
         person.realm_token, person.refresh_token = granted["access_token"], granted["refresh_token"]
         person.id = handle_tenant(person.refresh_token)
         self.keep("access token of the realm", person.realm_token)
@@ -95,11 +95,11 @@ class Life:
         await person.create_workspace()
         self.keep("access token", person.token)
         self.keep("second refresh token", person.refresh_token)
-        first = told(await stack.http.post("/v1/auth/refresh", json={"refresh_token": person.refresh_token}))
+        first = content_of(await stack.http.post("/v1/auth/refresh", json={"refresh_token": person.refresh_token}))
         self.keep("third refresh token", first["refresh_token"])
 
         key = {"idempotency-key": secrets.token_hex(8)}
-        made = told(
+        made = content_of(
             await person.post("/api-tokens", json={"name": "n", "scopes": ["secrets:reveal"]}, headers=key), 201
         )
         self.keep("personal access token", made["token"])
@@ -112,23 +112,25 @@ class Life:
             self.note(await person.put("/secrets/leak/value", **put), 200)
         other = {**put, "json": {"value": self.canary("value of a mismatch")}}
         self.note(await person.put("/secrets/leak/value", **other), 422)
-        assert told(await person.post("/secrets/leak/value/reveal"))["value"] == value
+        assert content_of(await person.post("/secrets/leak/value/reveal"))["value"] == value
         revealed = await person.post("/secrets/leak/value/reveal", token=made["token"])
-        assert told(revealed)["value"] == value
+        assert content_of(revealed)["value"] == value
         self.note(await person.get("/secrets/leak/value"), 200)
         self.note(await person.get("/secrets"), 200)
         long = self.canary("long secret value") * 1000
         self.note(await person.put("/secrets/leak/long", json={"value": long}), 200)
-        told(await person.post("/secrets/leak/long/reveal"))
+        content_of(await person.post("/secrets/leak/long/reveal"))
 
-        told(await person.post("/keys", json={"name": "leak-key", "type": "aes256-gcm"}), 201)
+        content_of(await person.post("/keys", json={"name": "leak-key", "type": "aes256-gcm"}), 201)
         one, many = self.canary("plaintext"), [self.canary(f"plaintext {number}") for number in range(3)]
         plain = [base64.b64encode(text.encode()).decode() for text in (one, *many)]
-        told(await person.post("/keys/leak-key/encrypt", json={"plaintext": plain[0]}))
-        sealed = told(await person.post("/keys/leak-key/encrypt", json={"items": [{"plaintext": p} for p in plain]}))
+        content_of(await person.post("/keys/leak-key/encrypt", json={"plaintext": plain[0]}))
+        sealed = content_of(
+            await person.post("/keys/leak-key/encrypt", json={"items": [{"plaintext": p} for p in plain]})
+        )
         back = [{"ciphertext": result["ciphertext"]} for result in sealed["results"]]
-        assert told(await person.post("/keys/leak-key/decrypt", json=back[0])) == {"plaintext": plain[0]}
-        shown = told(await person.post("/keys/leak-key/decrypt", json={"items": back}))
+        assert content_of(await person.post("/keys/leak-key/decrypt", json=back[0])) == {"plaintext": plain[0]}
+        shown = content_of(await person.post("/keys/leak-key/decrypt", json={"items": back}))
         assert [result["plaintext"] for result in shown["results"]] == plain
 
         await self._make_mistakes(person)
@@ -182,8 +184,8 @@ class Life:
         await thief.sign_in()
         reused = {"refresh_token": thief.refresh_token}
         self.keep("refresh token that is reused", thief.refresh_token)
-        newer = told(await stack.http.post("/v1/auth/refresh", json=reused))["refresh_token"]
-        told(await stack.http.post("/v1/auth/refresh", json={"refresh_token": newer}))
+        newer = content_of(await stack.http.post("/v1/auth/refresh", json=reused))["refresh_token"]
+        content_of(await stack.http.post("/v1/auth/refresh", json={"refresh_token": newer}))
         self.note(await stack.http.post("/v1/auth/refresh", json=reused), 401)
         large = self.canary("value of a large body").encode() * 40_000
         for more in ({"Content_Length": str(len(large))}, {"X_Secret": large[:40_000]}):
@@ -209,7 +211,7 @@ class Life:
                 await sql.execute("SELECT pg_terminate_backend($1)", pid)
                 self.note(await writing, 503)
             body = {"value": self.canary("value that no longer opens")}
-            told(await person.put("/secrets/leak/broken", json=body))
+            content_of(await person.put("/secrets/leak/broken", json=body))
             async with sql.transaction():
                 await sql.execute("SET LOCAL session_replication_role = replica")
                 await sql.execute(
@@ -289,9 +291,9 @@ async def remains(stack: Stack, collector: Collector) -> Remains:
             while everything.pending_msgs:
                 message = await everything.next_msg(1)
                 heard.append(b"\n".join((message.subject.encode(), repr(message.headers).encode(), message.data)))
-            return any(last in said for said in heard[-50:])
+            return any(last in received for received in heard[-50:])
 
-        await until("the last event was said", all_said)
+        await until("the last event was received", all_said)
 
     async def all_traced() -> bool:
         mine = [span for span in collector.spans if span.attributes.get("causeloop.tenant") in (person.id, workspace)]

@@ -6,11 +6,11 @@ from datetime import timedelta
 
 from causeloop_common import ids
 from tests.security.conftest import SLOW, Begun
-from tests.support.stack import Person, Stack, refused, told, until
+from tests.support.stack import Person, Stack, content_of, refused, until
 
 
 class TestASlowClient:
-    async def test_whose_body_does_not_arrive_is_told_so(self, begun: Begun) -> None:
+    async def test_whose_body_does_not_arrive_is_refused(self, begun: Begun) -> None:
         answers = await asyncio.gather(*begun.bodies)
         assert time.monotonic() - begun.since >= 14
         for answer in answers:
@@ -44,7 +44,7 @@ class TestACredential:
                 timedelta(seconds=1),
             )
         refused(await owner.get("/secrets", token=token["token"]), 401, "unauthorized")
-        told(await owner.get("/secrets"))
+        content_of(await owner.get("/secrets"))
 
     async def test_of_a_session_is_refused_once_the_session_has_expired(self, stack: Stack, owner: Person) -> None:
         async with stack.sql() as sql, sql.transaction():

@@ -18,8 +18,8 @@ class Answer(NamedTuple):
     def problem(self) -> dict[str, object]:
         """The problem details it carries."""
         assert self.headers.get("content-type") == "application/problem+json", self
-        told: dict[str, object] = orjson.loads(self.body)
-        return told
+        shown: dict[str, object] = orjson.loads(self.body)
+        return shown
 
 
 async def say(port: int, *parts: bytes, pause: float = 0, seconds: float = 30) -> Answer:

@@ -12,7 +12,7 @@ from causeloop_common.contracts.tenancy import MemberAdded
 from causeloop_common.contracts.vault import KeyringRotated
 from causeloop_common.messaging import Bus
 from tests.support.poller import outlived
-from tests.support.stack import Person, told
+from tests.support.stack import Person, content_of
 
 
 async def end_membership(tenancy: Bus, person: Person) -> None:
@@ -25,7 +25,7 @@ async def data_key_outlived(vault: Bus, person: Person, rate: float) -> float:
     """Seconds from the end of a workspace's data key to the last reveal of a secret by any replica of the vault; 0 when
     there was none. NATS chooses the replica for each request: so many before, that each has had some.
     """
-    told(await person.put("/secrets/a", json={"value": "a"}))
+    content_of(await person.put("/secrets/a", json={"value": "a"}))
     return await outlived(
         [person.stack.port],
         person.token,

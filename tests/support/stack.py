@@ -65,11 +65,11 @@ async def until(what: str, ask: Callable[[], Awaitable[T]], *, seconds: float = 
     """Ask again and again until the answer is true; it. Fails with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
-        told = await ask()
-        if told:
-            return told
+        found = await ask()
+        if found:
+            return found
         if time.monotonic() > deadline:
-            raise AssertionError(f"After {seconds:g} s it is still not so: {what}. The last answer was {told!r}.")
+            raise AssertionError(f"After {seconds:g} s it is still not so: {what}. The last answer was {found!r}.")
         await asyncio.sleep(every)
 
 
@@ -151,7 +151,7 @@ class Person:
         cursor: str | None = None
         joint = "&" if "?" in path else "?"
         while True:
-            page = told(await self.get(path if cursor is None else f"{path}{joint}cursor={cursor}", **more))
+            page = content_of(await self.get(path if cursor is None else f"{path}{joint}cursor={cursor}", **more))
             for item in page["data"]:
                 yield item
             cursor = page["page"]["next_cursor"]
@@ -159,7 +159,7 @@ class Person:
                 return
 
 
-def told(response: httpx.Response, status: int = 200) -> Any:
+def content_of(response: httpx.Response, status: int = 200) -> Any:
     """The JSON of an answer that has to have this status."""
     assert response.status_code == status, (response.status_code, response.text[:500])
     return response.json() if response.content else None
@@ -403,7 +403,7 @@ class Stack:
     async def session(self, subject: str, **more: Any) -> str:
         """A session token of the mock issuer."""
         body = {"subject": subject, **more}
-        return str(told(await self.issuer_http.post(f"{self.issuer_url}/v1/sessions", json=body))["token"])
+        return str(content_of(await self.issuer_http.post(f"{self.issuer_url}/v1/sessions", json=body))["token"])
 
     async def exchange(self, subject: str, **more: Any) -> httpx.Response:
         """Exchange a fresh session of a subject."""

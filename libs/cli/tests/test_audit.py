@@ -31,12 +31,12 @@ class TestGateway:
     @pytest.fixture
     def dev(self) -> None:
         Path(".causeloop").mkdir()
-        told = {
+        answer = {
             "gateway_url": "http://127.0.0.1:4000",
             "tokens": {"owner": "of-dev"},
             "pids": {"supervisor": os.getpid()},
         }
-        Path(".causeloop/dev.json").write_text(json.dumps(told))
+        Path(".causeloop/dev.json").write_text(json.dumps(answer))
 
     @pytest.mark.usefixtures("dev")
     def test_is_that_of_the_dev_that_runs_here_with_its_owner_s_token(self) -> None:
@@ -79,7 +79,7 @@ class TestGateway:
         with pytest.raises(SettingsError, match=r"^(Give a|The) token in CAUSELOOP_TOKEN or "):
             client.gateway(options("http://x", "token"))
 
-    def test_without_one_it_is_said_what_to_do(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_without_one_the_refusal_has_what_to_do(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["audit", "tail"]) == 2
         assert capsys.readouterr().err == (
             "causeloop audit: Give the gateway's address in CAUSELOOP_URL or with --url, such as "
@@ -113,13 +113,13 @@ class TestTail:
             assert is_selected(**{name: value})
             assert not is_selected(**{name: "another"})
 
-    def test_of_nobody_is_told_as_a_sentence(
+    def test_of_nobody_is_reported_as_a_sentence(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setenv(client.TOKEN, "mine")
         assert main(["audit", "tail", "--url", "http://127.0.0.1:9"]) == 2
-        said = capsys.readouterr().err
-        assert said == "causeloop audit: Nobody answers at http://127.0.0.1:9: Connection refused.\n"
+        received = capsys.readouterr().err
+        assert received == "causeloop audit: Nobody answers at http://127.0.0.1:9: Connection refused.\n"
 
     @pytest.mark.parametrize(
         ("version", "name", "line"),

@@ -101,7 +101,7 @@ class TestExamine:
         assert (finding.about, finding.check) == ("vault", "isolation")
         assert "vault.secrets has a policy that is not declared: open for select" in finding.result
 
-    async def test_another_master_key_is_told(self, environs: dict[str, dict[str, str]]) -> None:
+    async def test_another_master_key_is_reported(self, environs: dict[str, dict[str, str]]) -> None:
         await doctor.examine(environs)  # the canary is there
         environs["vault"]["CAUSELOOP_MASTER_KEY"] = Installation.new().master_key
         [finding] = failed(await doctor.examine(environs))
@@ -182,7 +182,9 @@ class TestExamine:
         findings = {one.check: one.result for one in failed(await doctor.examine(environs)) if one.about == "audit"}
         assert "names a file in sslrootcert that cannot be read: /not/there.pem" in findings["database"]
 
-    async def test_settings_that_cannot_be_read_are_told_by_variable(self, environs: dict[str, dict[str, str]]) -> None:
+    async def test_settings_that_cannot_be_read_are_reported_by_variable(
+        self, environs: dict[str, dict[str, str]]
+    ) -> None:
         del environs["auth"]["CLERK_JWKS_URL"]
         [finding] = failed(await doctor.examine(environs))
         assert (finding.about, finding.check) == ("auth", "settings")
@@ -237,15 +239,15 @@ class TestExamine:
         intake = (await manager.consumer_info("EVENTS", "audit_intake")).config
         await manager.add_consumer("EVENTS", ConsumerConfig(**{**vars(intake), "max_ack_pending": 7}))
         try:
-            told = {finding.check: finding.result for finding in failed(await doctor.examine(environs))}
+            shown = {finding.check: finding.result for finding in failed(await doctor.examine(environs))}
         finally:
             await manager.delete_stream("STRANGE")
             await client.close()
             await streams.declare(servers.nats_url, seed)
-        assert set(told) == {"stream DEAD", "stream STRANGE", "consumer audit_intake"}
-        assert "max_bytes is 12345, declared" in told["stream DEAD"]
-        assert "It is not declared" in told["stream STRANGE"]
-        assert "max_ack_pending is 7, declared 5000" in told["consumer audit_intake"]
+        assert set(shown) == {"stream DEAD", "stream STRANGE", "consumer audit_intake"}
+        assert "max_bytes is 12345, declared" in shown["stream DEAD"]
+        assert "It is not declared" in shown["stream STRANGE"]
+        assert "max_ack_pending is 7, declared 5000" in shown["consumer audit_intake"]
         assert failed(await doctor.examine(environs)) == []  # `migrate` mends it
 
     async def test_a_consumer_that_is_paused_is_named(
@@ -340,15 +342,15 @@ class TestCommand:
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert doctor.main(argparse.Namespace()) == 0
-        told = capsys.readouterr().out
-        assert "Settings from the environment." in told
-        lines = [" ".join(line.split()) for line in told.splitlines()]
+        shown = capsys.readouterr().out
+        assert "Settings from the environment." in shown
+        lines = [" ".join(line.split()) for line in shown.splitlines()]
         assert "ok vault master_key The master key opens this database's keys." in lines
         assert "ok auth identity provider Its keys can be fetched." in lines
-        assert "FAIL" not in told
+        assert "FAIL" not in shown
         for table, reason in doctor.unaudited():
-            assert f"{table:<26}{reason}" in told
-        assert told.endswith("checks hold.\n")
+            assert f"{table:<26}{reason}" in shown
+        assert shown.endswith("checks hold.\n")
 
     @pytest.mark.usefixtures("environ")
     def test_a_failure_is_a_line_and_the_exit_code(self) -> None:

@@ -32,8 +32,8 @@ def keys(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
         assert main(["keys", *arguments]) == expect
-        told = capsys.readouterr()
-        return (told.err if expect else told.out).splitlines()
+        shown = capsys.readouterr()
+        return (shown.err if expect else shown.out).splitlines()
 
     return ask
 
@@ -77,19 +77,19 @@ class TestService:
         }
         assert "//causeloop_audit_writer:" in given["DATABASE_URL_AUDIT_WRITER"]
 
-    def test_without_a_database_only_the_keys_are_told(self, keys: Ask) -> None:
+    def test_without_a_database_only_the_keys_are_reported(self, keys: Ask) -> None:
         assert list(as_environ(keys("vault", JWT_SECRET=SECRET))) == ["CAUSELOOP_KEYS_VAULT"]
 
     def test_a_missing_secret_is_refused_with_what_to_do(self, keys: Ask) -> None:
-        [told] = keys("auth", expect=2)
-        assert told.startswith("causeloop keys: Set JWT_SECRET to the installation's secret")
-        assert "openssl rand" in told
+        [shown] = keys("auth", expect=2)
+        assert shown.startswith("causeloop keys: Set JWT_SECRET to the installation's secret")
+        assert "openssl rand" in shown
 
     @pytest.mark.parametrize("secret", ["short", DEVELOPMENT_SECRET, f"{DEVELOPMENT_SECRET} ", " " * 40])
     def test_keys_that_others_could_guess_are_not_made(self, keys: Ask, secret: str) -> None:
         """D2: in production, a service could not tell from them that they are."""
-        [told] = keys("auth", expect=2, JWT_SECRET=secret)
-        assert "shorter than 32 characters" in told
+        [shown] = keys("auth", expect=2, JWT_SECRET=secret)
+        assert "shorter than 32 characters" in shown
 
     def test_it_names_a_service_or_the_bus(self, keys: Ask) -> None:
         assert keys(expect=2) == ["causeloop keys: Name one service, or ask for --nats."]

@@ -99,7 +99,7 @@ class Supervisor:
                 self.folders.append(Path(facts["folder"]))
             if key in facts:
                 return facts[key]
-        raise AssertionError(f"The supervisor ended before it told {key!r}.")
+        raise AssertionError(f"The supervisor ended before it sent {key!r}.")
 
     def everything_gone(self) -> bool:
         """Whether neither the janitor nor any folder, nor any process that names one, is left."""
@@ -290,7 +290,7 @@ class TestJanitor:
             assert child.wait(5) == -signal.SIGTERM
             assert not folder.exists()
 
-    def test_a_killed_helper_is_replaced_and_told_everything(self, tmp_path: Path) -> None:
+    def test_a_killed_helper_is_replaced_and_given_everything(self, tmp_path: Path) -> None:
         janitor = Janitor()
         first = janitor.make_folder(tmp_path, "first")
         assert janitor.pid

@@ -149,10 +149,10 @@ class TestStart:
 
 
 class TestReadiness:
-    async def test_before_it_is_started_only_that_is_told(self, make: Compose) -> None:
+    async def test_before_it_is_started_only_that_is_reported(self, make: Compose) -> None:
         assert await make().readiness() == {"started": "The service is starting."}
 
-    async def test_every_check_is_told_by_name(self, make: Compose) -> None:
+    async def test_every_check_is_reported_by_name(self, make: Compose) -> None:
         application = make()
         await application.start()
 
@@ -160,7 +160,7 @@ class TestReadiness:
             ("bus", "database", "clock", "isolation", "relay", "schedule"), "ok"
         )
 
-    async def test_what_fails_is_told_with_its_sentence_and_the_rest_goes_on(
+    async def test_what_fails_is_reported_with_its_sentence_and_the_rest_goes_on(
         self, make: Compose, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         application = make()
@@ -186,10 +186,10 @@ class TestReadiness:
             "odd": "The check failed: ZeroDivisionError.",
         }
 
-    async def test_a_check_that_hangs_is_told(self, make: Compose) -> None:
-        told = await rooms._finding(asyncio.Event().wait, seconds=0.01)  # type: ignore[arg-type]
+    async def test_a_check_that_hangs_is_reported(self, make: Compose) -> None:
+        shown = await rooms._finding(asyncio.Event().wait, seconds=0.01)  # type: ignore[arg-type]
 
-        assert told == "No answer within 0.01 seconds."
+        assert shown == "No answer within 0.01 seconds."
 
     async def test_isolation_is_proved_again_while_it_runs(
         self, make: Compose, superuser: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
@@ -206,7 +206,7 @@ class TestReadiness:
         assert (await application.readiness())["isolation"] == "ok"
 
     @pytest.mark.parametrize(("seconds", "where"), [(6.0, "ahead of"), (-6.0, "behind")])
-    async def test_a_clock_that_is_apart_is_told(
+    async def test_a_clock_that_is_apart_is_reported(
         self, make: Compose, monkeypatch: pytest.MonkeyPatch, seconds: float, where: str
     ) -> None:
         """E34: a host whose clock is some seconds off is not ready, and doctor names it."""
@@ -219,7 +219,7 @@ class TestReadiness:
                 rf"This host's clock is [56]\.\d s {where} the database's\. Set both by NTP", found["clock"]
             )
 
-    async def test_a_lost_bus_is_told(self, make: Compose) -> None:
+    async def test_a_lost_bus_is_reported(self, make: Compose) -> None:
         application = make()
         await application.start()
         await application.bus.close()
@@ -253,10 +253,10 @@ class TestExamine:
 
     @pytest.mark.usefixtures("unprotected")
     async def test_tells_what_would_keep_it_from_starting(self, make: Compose) -> None:
-        told = await make().examine()
+        shown = await make().examine()
 
-        assert "Table or view tenancy.forgotten is not declared" in told["isolation"]
-        assert told["bus"] == "ok"
+        assert "Table or view tenancy.forgotten is not declared" in shown["isolation"]
+        assert shown["bus"] == "ok"
 
 
 class TestStop:
@@ -363,7 +363,7 @@ class TestRun:
             asyncio.get_running_loop().remove_signal_handler(number)
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    async def test_serves_until_it_is_told_to_stop(self, make: Compose, number: signal.Signals) -> None:
+    async def test_serves_until_it_is_asked_to_stop(self, make: Compose, number: signal.Signals) -> None:
         application, stopped = make(CommandRouter({})), asyncio.Event()
 
         async def after() -> None:

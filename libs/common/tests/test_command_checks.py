@@ -64,8 +64,8 @@ async def raw(vault: Bus, bus: Connect) -> Raw:
         kind: Any, token: str, body: bytes, headers: dict[str, str] | None = None, sender: str = "gateway"
     ) -> Msg:
         honest = {TOKEN: token, DEADLINE: str(int(time.time() * 1000) + 5000)}
-        told = {name: value for name, value in {**honest, **(headers or {})}.items() if value}
-        return await connections[sender]._replies.ask(kind.subject, body, told, 2)
+        shown = {name: value for name, value in {**honest, **(headers or {})}.items() if value}
+        return await connections[sender]._replies.ask(kind.subject, body, shown, 2)
 
     return send
 
@@ -226,7 +226,7 @@ class TestFields:
             (b"[]", {"body": ["Input should be an object"]}),
         ],
     )
-    async def test_what_does_not_fit_is_told_field_by_field(
+    async def test_what_does_not_fit_is_reported_field_by_field(
         self,
         raw: Raw,
         ran: list[Any],

@@ -139,7 +139,7 @@ OF_A_REQUEST: dict[str, Any] = {"request_id": "", "idempotency": None}
 
 
 class TestMint:
-    def test_the_audience_reads_what_the_issuer_said(
+    def test_the_audience_reads_what_the_issuer_signed(
         self, tokens: Callable[[str], ServiceTokens], workspace: AuthContext
     ) -> None:
         caller = tokens("vault").verify(tokens("gateway").mint(workspace, "vault"))
@@ -165,9 +165,9 @@ class TestMint:
     def test_lives_for_a_minute(
         self, tokens: Callable[[str], ServiceTokens], workspace: AuthContext, clock: Clock
     ) -> None:
-        said = jwt.decode(tokens("gateway").mint(workspace, "vault"), options={"verify_signature": False})
+        found = jwt.decode(tokens("gateway").mint(workspace, "vault"), options={"verify_signature": False})
 
-        assert (said["iat"], said["exp"]) == (int(clock.now), int(clock.now) + 60)
+        assert (found["iat"], found["exp"]) == (int(clock.now), int(clock.now) + 60)
 
     def test_is_reused_to_half_its_life(
         self, tokens: Callable[[str], ServiceTokens], workspace: AuthContext, clock: Clock
@@ -204,8 +204,8 @@ class TestMint:
         # A field that is added later belongs to a request, to the issuer's signature, or here.
         assert {*others} == {*context.CLAIMS}
         assert {field.name for field in fields(AuthContext)} == {*others, *OF_A_REQUEST, "issuer"}
-        told = replace(workspace, **others)
-        assert tokens("vault").verify(gateway.mint(told, "vault")) == replace(told, issuer="gateway", **OF_A_REQUEST)
+        shown = replace(workspace, **others)
+        assert tokens("vault").verify(gateway.mint(shown, "vault")) == replace(shown, issuer="gateway", **OF_A_REQUEST)
 
     def test_a_service_cannot_speak_for_a_pair_it_does_not_belong_to(
         self, tokens: Callable[[str], ServiceTokens], workspace: AuthContext
@@ -237,7 +237,7 @@ class TestVerify:
             pytest.param({"headers": {"kid": "auth"}}, id="another issuer's name"),
             pytest.param({"headers": {"kid": ""}}, id="no issuer"),
             pytest.param(
-                {"key": pair("auth", "vault"), "headers": {"kid": "auth"}}, id="signed by one, said by another"
+                {"key": pair("auth", "vault"), "headers": {"kid": "auth"}}, id="signed by one, named by another"
             ),
             pytest.param({"aud": "auth"}, id="for another audience"),
             pytest.param({"aud": None}, id="for nobody"),

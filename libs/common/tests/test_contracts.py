@@ -130,9 +130,9 @@ class TestEvents:
 
     def test_a_reader_passes_over_fields_it_does_not_know(self) -> None:
         person = ids.realm("https://issuer.test", "user_1")
-        told = {"person_id": person, "role": "owner", "added_in_a_later_version": {"deep": 1}}
+        answer = {"person_id": person, "role": "owner", "added_in_a_later_version": {"deep": 1}}
 
-        event = MemberAdded.model_validate_json(json.dumps(told))
+        event = MemberAdded.model_validate_json(json.dumps(answer))
 
         assert event == MemberAdded(person_id=person, role="owner")
         assert event.target_id == person
@@ -273,9 +273,9 @@ class TestSealed:
         with pytest.raises(ValidationError) as refused:
             PutSecret.model_validate({"path": "/no/", "value": CANARY, "surprise": CANARY, "version": CANARY})
 
-        told = invalid_input(refused.value)
-        assert set(told.fields or {}) == {"path", "version", "surprise"}
-        for text in (str(refused.value), repr(refused.value), str(told), repr(told.fields)):
+        answer = invalid_input(refused.value)
+        assert set(answer.fields or {}) == {"path", "version", "surprise"}
+        for text in (str(refused.value), repr(refused.value), str(answer), repr(answer.fields)):
             assert CANARY not in text
 
     def test_too_long_is_refused_without_repeating_it(self) -> None:
@@ -409,8 +409,8 @@ class TestPersonalData:
     )
     def test_an_event_with_some_in_clear_is_refused(self, shape: Any) -> None:
         body = {"__annotations__": {"id": str, "mail": shape}, "__module__": __name__}
-        with pytest.raises(TypeError, match=r"^Told has personal data in clear, for ever: mail\.$"):
-            new_class("Told", (Event,), {"target": "id"}, lambda namespace: namespace.update(body))
+        with pytest.raises(TypeError, match=r"^Noted has personal data in clear, for ever: mail\.$"):
+            new_class("Noted", (Event,), {"target": "id"}, lambda namespace: namespace.update(body))
 
     def test_every_event_has_its_in_the_vault_s_format(self) -> None:
         marked = {
@@ -425,11 +425,11 @@ class TestPersonalData:
             auth.SessionStarted(session_id=ids.new("ses"), sealed="203.0.113.9")
 
     def test_a_message_s_text_leaves_it_out(self) -> None:
-        class Told(Message):
+        class Noted(Message):
             name: str
             mail: Annotated[str, EMAIL]
 
-        told = Told(name="a", mail="alice@example.com")
-        assert repr(told) == "Told(name='a', mail='[personal]')"
-        assert "alice" not in str(told)
-        assert told.to_json() == b'{"name":"a","mail":"alice@example.com"}'
+        answer = Noted(name="a", mail="alice@example.com")
+        assert repr(answer) == "Noted(name='a', mail='[personal]')"
+        assert "alice" not in str(answer)
+        assert answer.to_json() == b'{"name":"a","mail":"alice@example.com"}'

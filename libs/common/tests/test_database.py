@@ -82,8 +82,8 @@ class TestTenant:
             assert not (await tx.fetchrow(SETTINGS))["tenant"]
         async with database.transaction(other) as tx:
             assert (await tx.fetchrow(BACKEND)) == first
-            told = await tx.fetchrow(SETTINGS)
-            assert (told["tenant"], told["p"] or None) == (str(other.tenant_uuid), None)
+            shown = await tx.fetchrow(SETTINGS)
+            assert (shown["tenant"], shown["p"] or None) == (str(other.tenant_uuid), None)
         async with database._borrowed() as connection:
             assert not (await connection.fetchrow(SETTINGS.sql))["tenant"]
             assert await connection.fetch(NAMES.sql) == []
@@ -353,16 +353,16 @@ class TestGuard:
 
 
 class TestClaim:
-    async def test_the_first_delivery_of_an_event_is_told_from_the_second(
+    async def test_the_first_delivery_of_an_event_is_distinguished_from_the_second(
         self, probe: Probe, workspace: AuthContext
     ) -> None:
         database, event = await probe(), ids.uuid7()
-        told = []
+        shown = []
         for consumer in ("mail", "mail", "search"):
             async with database.transaction(workspace) as tx:
-                told.append(await tx.claim(consumer, event))
+                shown.append(await tx.claim(consumer, event))
 
-        assert told == [True, False, True]
+        assert shown == [True, False, True]
 
     async def test_another_tenants_claim_is_not_seen(self, probe: Probe, workspace: AuthContext) -> None:
         database, event = await probe(), ids.uuid7()

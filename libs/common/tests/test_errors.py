@@ -28,9 +28,9 @@ class TestTree:
 class TestFromWire:
     @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.code)
     def test_an_error_arrives_as_it_was_raised(self, kind: type[AppError]) -> None:
-        told = kind("Do this next.", fields={"name": ["is too long"]}, retry_after=7)
+        shown = kind("Do this next.", fields={"name": ["is too long"]}, retry_after=7)
 
-        heard = AppError.from_wire(told.code, told.detail, told.fields, told.retry_after)
+        heard = AppError.from_wire(shown.code, shown.detail, shown.fields, shown.retry_after)
 
         assert type(heard) is kind
         assert (heard.detail, heard.fields, heard.retry_after) == ("Do this next.", {"name": ["is too long"]}, 7)
@@ -56,6 +56,6 @@ class TestInvalidInput:
 
 
 class TestUnavailable:
-    def test_asks_to_retry_after_a_second_unless_told_otherwise(self) -> None:
+    def test_asks_to_retry_after_a_second_unless_set_otherwise(self) -> None:
         assert Unavailable("Try again.").retry_after == 1
         assert Unavailable("Try again.", retry_after=30).retry_after == 30

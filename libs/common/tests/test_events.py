@@ -50,9 +50,9 @@ def an_event(tenant: str = "", **changed: Any) -> Announced:
 
 def arrived(event: Announced, *, subject: str | None = None, **headers: str | None) -> Any:
     """The event as a message, some headers changed, those that are None left out."""
-    told = {**event_headers(event), **{name.replace("_", "-"): value for name, value in headers.items()}}
+    shown = {**event_headers(event), **{name.replace("_", "-"): value for name, value in headers.items()}}
     where = subject if subject is not None else f"evt.{event.tenant}.{event.type}"
-    return SimpleNamespace(subject=where, headers={k: v for k, v in told.items() if v is not None}, data=event.data)
+    return SimpleNamespace(subject=where, headers={k: v for k, v in shown.items() if v is not None}, data=event.data)
 
 
 class TestAnnounced:

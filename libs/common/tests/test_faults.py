@@ -111,9 +111,9 @@ class TestBeforeCommit:
                 await both.wait()
                 await tx.fetch(lock, key=second)
 
-        told = await asyncio.gather(take(one, two), take(two, one), return_exceptions=True)
+        shown = await asyncio.gather(take(one, two), take(two, one), return_exceptions=True)
 
-        (refused,) = (error for error in told if error is not None)
+        (refused,) = (error for error in shown if error is not None)
         assert isinstance(refused, Unavailable)
         assert NOTHING_DONE in refused.detail
 
@@ -201,11 +201,11 @@ class _Deaf:
         self._error = error
 
     async def execute(self, sql: str, *args: Any) -> str:
-        told = str(await self._connection.execute(sql, *args))
+        shown = str(await self._connection.execute(sql, *args))
         if sql == "COMMIT":
             self._connection.terminate()
             raise self._error
-        return told
+        return shown
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)

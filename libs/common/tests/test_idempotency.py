@@ -167,7 +167,7 @@ class TestMismatch:
 
 
 class TestTwins:
-    async def test_while_the_first_is_running_its_twin_is_told_to_wait(
+    async def test_while_the_first_is_running_its_twin_is_asked_to_wait(
         self, probe: Probe, workspace: AuthContext
     ) -> None:
         database, pause = await probe(), asyncio.Barrier(2)
@@ -189,11 +189,11 @@ class TestTwins:
     ) -> None:
         database = await probe(workers=8)
 
-        told = await asyncio.gather(*(put(database, keyed(workspace)) for _ in range(30)), return_exceptions=True)
+        found = await asyncio.gather(*(put(database, keyed(workspace)) for _ in range(30)), return_exceptions=True)
 
-        acted = [one for one in told if isinstance(one, SecretView)]
+        acted = [one for one in found if isinstance(one, SecretView)]
         assert len(acted) == 1
-        assert all(isinstance(one, Replayed | IdempotencyInProgress) for one in told if one not in acted)
+        assert all(isinstance(one, Replayed | IdempotencyInProgress) for one in found if one not in acted)
         assert await things(database, workspace) == 1
 
     async def test_a_first_one_that_failed_leaves_the_key_to_its_twin(
@@ -217,12 +217,12 @@ class TestShownOnce:
         now = datetime.now(UTC)
         async with database.transaction(ctx, CreateApiToken(name="ci", scopes=[Permission.SECRETS_READ])) as tx:
             tx.publish(SOMETHING)
-            told = {"id": ids.new("tok"), "name": "ci", "scopes": [], "owner": ctx.principal, "token": CANARY}
+            found = {"id": ids.new("tok"), "name": "ci", "scopes": [], "owner": ctx.principal, "token": CANARY}
             return tx.answer(
-                CreatedApiToken.model_validate({**told, "created_at": now, "expires_at": now, "revoked_at": None})
+                CreatedApiToken.model_validate({**found, "created_at": now, "expires_at": now, "revoked_at": None})
             )
 
-    async def test_a_retry_is_told_the_id_and_not_the_secret(self, probe: Probe, workspace: AuthContext) -> None:
+    async def test_a_retry_is_shown_the_id_and_not_the_secret(self, probe: Probe, workspace: AuthContext) -> None:
         database = await probe()
         made = await self.make(database, keyed(workspace))
 

@@ -167,10 +167,10 @@ class TestKeyRing:
         assert loaded.own("cursors/v1") == made.own("cursors/v1")
 
     def test_a_dump_holds_neither_the_root_secret_nor_other_pairs(self) -> None:
-        told = base64.urlsafe_b64decode(KeyRing.derive(SECRET, "audit", topology.pairs()).dump())
+        shown = base64.urlsafe_b64decode(KeyRing.derive(SECRET, "audit", topology.pairs()).dump())
 
-        assert SECRET not in told
-        assert set(json.loads(told)["pairs"]) == {"audit>vault", "gateway>audit"}
+        assert SECRET not in shown
+        assert set(json.loads(shown)["pairs"]) == {"audit>vault", "gateway>audit"}
 
     def test_the_keys_of_another_service_are_refused(self) -> None:
         dump = KeyRing.derive(SECRET, "auth", topology.pairs()).dump()

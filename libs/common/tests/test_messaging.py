@@ -118,7 +118,7 @@ class TestCall:
 
         assert heard == [Idempotency("key-1", "print"), None, None]
 
-    async def test_a_replay_is_told_as_one(self, bus: Connect, serve: Serve, workspace: AuthContext) -> None:
+    async def test_a_replay_is_reported_as_one(self, bus: Connect, serve: Serve, workspace: AuthContext) -> None:
         await serve("vault", answering(PutSecret, reply=Replayed(VIEW.to_json())))
 
         answer = await (await bus("gateway")).request(workspace, PutSecret, PUT.to_json())
@@ -175,7 +175,7 @@ class TestClocks:
     async def test_that_are_apart_are_named_by_the_one_who_asks(
         self, bus: Connect, serve: Serve, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch, seconds: float
     ) -> None:
-        """E34: whoever asks with a wrong clock is refused, is not ready, and names both."""
+        """E34: a service that asks with a wrong clock is refused, is not ready, and names both."""
 
         async def get_secret(ctx: AuthContext, command: GetSecret) -> SecretView:
             return VIEW
@@ -487,8 +487,8 @@ class TestSealing:
     async def test_no_secret_is_readable_in_an_answer_on_the_bus(
         self, bus: Connect, serve: Serve, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        told = {"id": VIEW.id, "path": "a/b", "version": 1, "value": CANARY}
-        await serve("vault", answering(RevealSecret, reply=RevealedSecret.model_validate(told)))
+        shown = {"id": VIEW.id, "path": "a/b", "version": 1, "value": CANARY}
+        await serve("vault", answering(RevealSecret, reply=RevealedSecret.model_validate(shown)))
         gateway, command = await bus("gateway"), RevealSecret(path="a/b")
 
         on_the_bus = overhear(gateway, monkeypatch)
@@ -506,8 +506,8 @@ class TestSealing:
     async def test_an_answer_opens_for_its_tenant_and_command_only(
         self, bus: Connect, serve: Serve, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        told = {"id": VIEW.id, "path": "a/b", "version": 1, "value": CANARY}
-        await serve("vault", answering(RevealSecret, reply=RevealedSecret.model_validate(told)))
+        shown = {"id": VIEW.id, "path": "a/b", "version": 1, "value": CANARY}
+        await serve("vault", answering(RevealSecret, reply=RevealedSecret.model_validate(shown)))
         gateway, command = await bus("gateway"), RevealSecret(path="a/b")
         on_the_bus = overhear(gateway, monkeypatch)
         answer = await gateway.request(workspace, RevealSecret, command.to_json())

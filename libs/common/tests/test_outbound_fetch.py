@@ -244,7 +244,7 @@ class TestWhere:
 
 
 class TestUnreachable:
-    async def test_an_unknown_name_is_told_apart_from_a_closed_port(self, world: "World", counted: Counted) -> None:
+    async def test_an_unknown_name_is_distinguished_from_a_closed_port(self, world: "World", counted: Counted) -> None:
         unknown = await refused(
             world.operators().fetch("GET", "https://unknown.test/"), "The name unknown.test does not resolve: check how"
         )

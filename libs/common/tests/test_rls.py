@@ -206,7 +206,7 @@ class TestProve:
     async def test_finds_and_names(self, superuser: asyncpg.Connection, broken: Broken) -> None:
         findings = await prove(superuser, "tenancy", broken.sql)
 
-        assert [told for told in findings if told.startswith(broken.says)], findings
+        assert [shown for shown in findings if shown.startswith(broken.says)], findings
 
     async def test_finds_a_writer_of_the_log_that_may_change_it(self, superuser: asyncpg.Connection) -> None:
         findings = await prove(superuser, "audit", "GRANT UPDATE ON audit.entries TO causeloop_audit_writer")

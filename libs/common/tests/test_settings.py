@@ -88,7 +88,7 @@ class TestLoad:
         with pytest.raises(SettingsError, match=says):
             Settings.load("auth", {variable: value})
 
-    def test_everything_wrong_is_told_at_once(self) -> None:
+    def test_everything_wrong_is_reported_at_once(self) -> None:
         with pytest.raises(SettingsError, match=r"(?s)DATABASE_WORKERS: .*\nLOG_LEVEL: "):
             Settings.load("auth", {"DATABASE_WORKERS": "0", "LOG_LEVEL": "LOUD"})
 
@@ -219,9 +219,14 @@ class TestSecrets:
         keys = KeyRing.derive(SECRET.encode(), "auth", topology.pairs()).dump()
         settings = Settings.load("auth", {**SAFE, "CAUSELOOP_KEYS_AUTH": keys, "DATABASE_URL_AUTH": "postgresql:///x"})
 
-        for told in (repr(settings), str(settings), settings.model_dump_json(), json.dumps(str(settings.model_dump()))):
+        for shown in (
+            repr(settings),
+            str(settings),
+            settings.model_dump_json(),
+            json.dumps(str(settings.model_dump())),
+        ):
             for canary in (*CANARIES, keys, "postgresql://"):
-                assert canary not in told
+                assert canary not in shown
 
     def test_every_field_that_holds_one_hides_it(self) -> None:
         hidden = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}

@@ -37,18 +37,18 @@ CREDENTIALS = {
 class TestRedact:
     @pytest.mark.parametrize("credential", CREDENTIALS.values(), ids=CREDENTIALS.keys())
     def test_strikes_out_every_credential(self, credential: str) -> None:
-        told = redact(f'before "{credential}", after')
+        found = redact(f'before "{credential}", after')
 
-        assert told == 'before "[redacted]", after'
+        assert found == 'before "[redacted]", after'
 
     @pytest.mark.parametrize("credential", CREDENTIALS.values(), ids=CREDENTIALS.keys())
     def test_strikes_out_every_one_of_several(self, credential: str) -> None:
         assert redact(f"{credential} {credential}") == "[redacted] [redacted]"
 
     def test_strikes_out_user_and_password_of_an_address_and_keeps_where_it_leads(self) -> None:
-        told = redact("cannot reach postgresql://causeloop_auth:p%40ss:word@db.example.com:5432/causeloop?sslmode=x")
+        found = redact("cannot reach postgresql://causeloop_auth:p%40ss:word@db.example.com:5432/causeloop?sslmode=x")
 
-        assert told == "cannot reach postgresql://[redacted]@db.example.com:5432/causeloop?sslmode=x"
+        assert found == "cannot reach postgresql://[redacted]@db.example.com:5432/causeloop?sslmode=x"
 
     @pytest.mark.parametrize(
         "text",

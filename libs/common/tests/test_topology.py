@@ -211,7 +211,7 @@ class Refusing:
         self.refused: list[str] = []
         self.client: Client
 
-    async def told(self, error: Exception) -> None:
+    async def on_error(self, error: Exception) -> None:
         self.refused.append(str(error))
 
     async def publish(self, subject: str) -> bool:
@@ -240,7 +240,7 @@ async def connect(house: Any) -> AsyncIterator[Callable[[str], Awaitable[Refusin
         one = Refusing()
         seed = house.installation.seeds[service]
         one.client = await nats.connect(
-            house.nats.url, nkeys_seed_str=seed, inbox_prefix=topology.inbox(service), error_cb=one.told
+            house.nats.url, nkeys_seed_str=seed, inbox_prefix=topology.inbox(service), error_cb=one.on_error
         )
         made.append(one)
         return one

@@ -234,13 +234,13 @@ class TestWithoutACollector:
     def test_nothing_of_the_sdk_is_loaded(self) -> None:
         imports = "; ".join(f"import causeloop_{name}.app" for name in ("gateway", "auth", "tenancy", "vault", "audit"))
         heavy = ["opentelemetry.sdk", "opentelemetry.exporter", "google.protobuf", "requests"]
-        said = subprocess.run(
+        shown = subprocess.run(
             [sys.executable, "-c", f"{imports}; import sys; print([name for name in {heavy} if name in sys.modules])"],
             capture_output=True,
             check=True,
             text=True,
         )
-        assert said.stdout.strip() == "[]"
+        assert shown.stdout.strip() == "[]"
 
     def test_a_disabled_sdk_passes_traces_on_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OTEL_SDK_DISABLED", "true")

@@ -50,7 +50,7 @@ class TestDemo:
 
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stderr == ""
-        assert re.findall(r"(?m)^(\d)  (.+)$", done.stdout) == [(str(n), told) for n, told in enumerate(HEADINGS, 1)]
+        assert re.findall(r"(?m)^(\d)  (.+)$", done.stdout) == [(str(n), found) for n, found in enumerate(HEADINGS, 1)]
         assert re.findall(r"REFUSED  by step (\d)", done.stdout) == ["5", "4", "2", "6"]
         assert "201 replayed" in done.stdout
         assert "resumed exactly" in done.stdout

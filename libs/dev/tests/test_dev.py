@@ -29,10 +29,10 @@ PATIENCE = 60.0
 def until(what: str, holds: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """Ask until the answer is true; it."""
     deadline = time.monotonic() + seconds
-    while not (told := holds()):
+    while not (shown := holds()):
         assert time.monotonic() < deadline, f"after {seconds:g} s still not: {what}"
         time.sleep(0.02)
-    return told
+    return shown
 
 
 def ask(method: str, url: str, **more: Any) -> list[httpx.Response]:
@@ -75,31 +75,31 @@ class Dev:
 
     def ready(self) -> "Dev":
         """Wait until it prints so, and note what belongs to it."""
-        until("ready", lambda: self.process.poll() is not None or "Causeloop is ready" in self.said)
-        assert self.process.poll() is None, self.said
+        until("ready", lambda: self.process.poll() is not None or "Causeloop is ready" in self.printed)
+        assert self.process.poll() is None, self.printed
         for pid in family(self.process.pid):
             if (moment := janitor_program.started(pid)) is not None:
                 self.belongings.add((pid, moment))
-        socket_folder = re.search(r"host=([^&]+)", self.told["database_url"])
+        socket_folder = re.search(r"host=([^&]+)", self.left_for_scripts["database_url"])
         assert socket_folder is not None
-        arguments = Path(f"/proc/{self.told['pids']['nats']}/cmdline").read_bytes().split(b"\0")
+        arguments = Path(f"/proc/{self.left_for_scripts['pids']['nats']}/cmdline").read_bytes().split(b"\0")
         self.places = [Path(socket_folder[1]).parent, Path(os.fsdecode(arguments[2])).parent]
         assert all(place.exists() for place in self.places)
         return self
 
     @property
-    def said(self) -> str:
+    def printed(self) -> str:
         return self.output.read_text()
 
     @property
-    def told(self) -> dict[str, Any]:
+    def left_for_scripts(self) -> dict[str, Any]:
         return dict(json.loads(self.path.read_text()))
 
     def call(self, method: str, path: str, body: Any = None, role: str = "owner") -> httpx.Response:
         """The answer to a request with the role's token, asked again while the house recovers."""
 
         def answered() -> list[httpx.Response]:
-            ready = self.told
+            ready = self.left_for_scripts
             bearer = {"authorization": f"Bearer {ready['tokens'][role]}"}
             answer = ask(method, f"{ready['gateway_url']}/v1{path}", json=body, headers=bearer)
             return [one for one in answer if one.status_code not in (503, 504)]
@@ -109,9 +109,9 @@ class Dev:
 
     def kill(self, name: str) -> None:
         """SIGKILL one of its processes and wait until another has taken its place."""
-        before = self.told["pids"][name]
+        before = self.left_for_scripts["pids"][name]
         os.kill(before, signal.SIGKILL)
-        until(f"{name} is started again", lambda: self.told["pids"][name] != before)
+        until(f"{name} is started again", lambda: self.left_for_scripts["pids"][name] != before)
         self.belongings |= {
             (pid, moment) for pid in family(self.process.pid) if (moment := janitor_program.started(pid)) is not None
         }
@@ -159,19 +159,19 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
 
 class TestReady:
     def test_dev_json_tells_scripts_everything_and_only_its_owner(self, dev: Dev) -> None:
-        told = dev.told
+        shown = dev.left_for_scripts
         assert dev.path.stat().st_mode & 0o777 == 0o600
-        assert set(told["ops_urls"]) == SERVICES
-        assert set(told["tokens"]) == {"owner", "viewer"}
-        assert told["workspace_id"].startswith("ws_")
-        assert told["nats_url"].startswith("nats://127.0.0.1:")
-        assert told["pids"]["supervisor"] == dev.process.pid
-        assert set(told["pids"]) == SERVICES | {"issuer", "postgres", "nats", "supervisor", "janitor"}
-        assert len({told["pids"][name] for name in SERVICES}) == 5
-        assert set(told["pids"].values()) <= family(dev.process.pid)
+        assert set(shown["ops_urls"]) == SERVICES
+        assert set(shown["tokens"]) == {"owner", "viewer"}
+        assert shown["workspace_id"].startswith("ws_")
+        assert shown["nats_url"].startswith("nats://127.0.0.1:")
+        assert shown["pids"]["supervisor"] == dev.process.pid
+        assert set(shown["pids"]) == SERVICES | {"issuer", "postgres", "nats", "supervisor", "janitor"}
+        assert len({shown["pids"][name] for name in SERVICES}) == 5
+        assert set(shown["pids"].values()) <= family(dev.process.pid)
 
     def test_every_process_is_ready(self, dev: Dev) -> None:
-        for url in (*dev.told["ops_urls"].values(), dev.told["gateway_url"]):
+        for url in (*dev.left_for_scripts["ops_urls"].values(), dev.left_for_scripts["gateway_url"]):
             [answer] = ask("GET", f"{url}/ready")
             assert answer.status_code == 200
 
@@ -179,7 +179,7 @@ class TestReady:
         """F12: nothing that was printed led to a session, which six operations need."""
         lines = [
             line.strip()
-            for line in dev.said.splitlines()
+            for line in dev.printed.splitlines()
             if line.strip().startswith(("export CAUSELOOP_TOKEN=", "curl ", "SESSION=", "ACCESS_TOKEN="))
         ]
         assert len(lines) == 7
@@ -194,7 +194,7 @@ class TestReady:
         assert put["version"] == 1
         assert revealed["value"] == "world"
         assert {"index", "action", "actor", "target"} <= set(events["data"][0])
-        assert dev.told["workspace_id"] in [workspace["workspace_id"] for workspace in workspaces["data"]]
+        assert dev.left_for_scripts["workspace_id"] in [workspace["workspace_id"] for workspace in workspaces["data"]]
 
     def test_the_demo_secret_is_there_and_its_reveal_is_on_record(self, dev: Dev) -> None:
         assert dev.call("POST", "/secrets/demo/greeting/reveal", {}).json()["value"] == "Hello from Causeloop."
@@ -209,8 +209,8 @@ class TestReady:
         assert dev.call("POST", "/secrets/demo/greeting/reveal", {}, role="viewer").status_code == 403
 
     def test_no_token_is_shown_or_logged(self, dev: Dev) -> None:
-        written = dev.said + "".join(log.read_text() for log in (dev.path.parent / "logs").iterdir())
-        assert not [role for role, token in dev.told["tokens"].items() if token in written]
+        written = dev.printed + "".join(log.read_text() for log in (dev.path.parent / "logs").iterdir())
+        assert not [role for role, token in dev.left_for_scripts["tokens"].items() if token in written]
 
     def test_the_doctor_finds_it_healthy(self, dev: Dev) -> None:
         command = [sys.executable, "-m", "causeloop_cli", "doctor"]
@@ -240,13 +240,13 @@ class TestCrashes:
     def test_a_killed_service_is_back_at_once(self, dev: Dev) -> None:
         dev.kill("vault")
         assert dev.call("POST", "/secrets/demo/greeting/reveal", {}).status_code == 200
-        assert "vault was killed (SIGKILL); starting it again now" in dev.said
+        assert "vault was killed (SIGKILL); starting it again now" in dev.printed
 
     def test_a_killed_gateway_and_issuer_are_back_at_once(self, dev: Dev) -> None:
         dev.kill("gateway")
         dev.kill("issuer")
         assert dev.call("GET", "/workspace").status_code == 200
-        sessions = f"{dev.told['issuer_url']}/v1/sessions"
+        sessions = f"{dev.left_for_scripts['issuer_url']}/v1/sessions"
         [session] = until("a session", lambda: ask("POST", sessions, json={"subject": "bob"}))
         assert session.status_code == 200
 
@@ -263,8 +263,8 @@ class TestCrashes:
 class TestEnd:
     def test_killed_without_warning_nothing_is_left_and_the_next_one_starts(self, start: Callable[..., Dev]) -> None:
         dev = start("--no-seed").ready()
-        assert dev.told["tokens"] == {}
-        assert dev.told["workspace_id"] is None
+        assert dev.left_for_scripts["tokens"] == {}
+        assert dev.left_for_scripts["workspace_id"] is None
 
         assert dev.end(signal.SIGKILL) == -signal.SIGKILL
         next_one = start("--no-seed").ready()  # the old dev.json and lock do not stand in its way
@@ -273,19 +273,19 @@ class TestEnd:
         assert next_one.end(signal.SIGTERM) == 0
         assert next_one.left() == []
 
-    def test_a_taken_port_is_told_with_what_to_do(self, dev: Dev, start: Callable[..., Dev]) -> None:
-        port = dev.told["gateway_url"].rpartition(":")[2]
+    def test_a_taken_port_is_reported_with_what_to_do(self, dev: Dev, start: Callable[..., Dev]) -> None:
+        port = dev.left_for_scripts["gateway_url"].rpartition(":")[2]
         refused = start("--port", port)
         assert refused.process.wait(PATIENCE) == 2
-        assert f"Port {port} is taken by another program." in refused.said
-        assert "PORT=" in refused.said
+        assert f"Port {port} is taken by another program." in refused.printed
+        assert "PORT=" in refused.printed
 
     @pytest.mark.parametrize("port", ["65536", "99999", "-1", "x", "4000.0"])
     def test_a_port_that_is_none_is_refused(self, start: Callable[..., Dev], port: str) -> None:
         """F11: a traceback for PORT=99999."""
         refused = start(f"--port={port}")
         assert refused.process.wait(PATIENCE) == 2
-        assert "is no port: a number from 1 to 65535, such as 4000" in refused.said
+        assert "is no port: a number from 1 to 65535, such as 4000" in refused.printed
 
     def test_a_port_that_is_open_to_root_alone_is_named_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """F11: PORT=80 of an ordinary user was "taken by another program"."""
@@ -303,7 +303,7 @@ class TestEnd:
         (tmp_path / "docs" / "mine.txt").write_text("mine")
         refused = start("--data", str(tmp_path / "docs"))
         assert refused.process.wait(PATIENCE) == 2
-        assert "has files of something else, such as mine.txt. Name a new or an empty folder" in refused.said
+        assert "has files of something else, such as mine.txt. Name a new or an empty folder" in refused.printed
         assert [path.name for path in (tmp_path / "docs").iterdir()] == ["mine.txt"]
 
     def test_a_data_folder_in_a_repository_is_no_part_of_it(self, tmp_path: Path) -> None:
@@ -323,10 +323,10 @@ class TestEnd:
         time.sleep(seconds)
         dev.process.send_signal(signal.SIGINT)
         assert dev.process.wait(PATIENCE) in (0, 130, -signal.SIGINT)  # the last before our first line has run
-        assert "Error" not in dev.said
-        assert "Exception" not in dev.said
+        assert "Error" not in dev.printed
+        assert "Exception" not in dev.printed
         if dev.process.returncode != -signal.SIGINT:
-            assert "Traceback" not in dev.said
+            assert "Traceback" not in dev.printed
 
     def test_asked_to_stop_while_starting_it_stops(self, start: Callable[..., Dev]) -> None:
         dev = start()
@@ -334,20 +334,20 @@ class TestEnd:
         belongings = {(pid, janitor_program.started(pid)) for pid in family(dev.process.pid)}
         assert dev.end(signal.SIGTERM) == 0
         assert not [pid for pid, moment in belongings if moment and janitor_program.started(pid) == moment]
-        assert dev.said == ""
+        assert dev.printed == ""
 
-    def test_a_service_that_cannot_start_is_told_and_given_up(
+    def test_a_service_that_cannot_start_is_reported_and_given_up(
         self, start: Callable[..., Dev], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("ACCESS_TOKEN_SECONDS", "1")  # passed on to auth, which refuses it
         dev = start("--no-seed")
         assert dev.process.wait(PATIENCE) == 2
-        told = dev.said.splitlines()
-        assert told[0] == (
+        shown = dev.printed.splitlines()
+        assert shown[0] == (
             "causeloop dev: ACCESS_TOKEN_SECONDS: Input should be greater than or equal to 60. Example: 900."
         )
-        assert told[1].startswith("causeloop dev: auth ended with code 1; starting it again now (its log: /")
-        assert told[-1] == "causeloop dev: auth did not become ready. See the logs: .causeloop/logs"
+        assert shown[1].startswith("causeloop dev: auth ended with code 1; starting it again now (its log: /")
+        assert shown[-1] == "causeloop dev: auth did not become ready. See the logs: .causeloop/logs"
         assert not dev.path.exists()
 
 
@@ -390,20 +390,20 @@ class TestEnvironment:
 class TestData:
     def test_a_lasting_folder_keeps_people_workspace_tokens_and_secrets(self, start: Callable[..., Dev]) -> None:
         first = start("--data", "kept").ready()
-        before = first.told
+        before = first.left_for_scripts
         assert first.call("PUT", "/secrets/mine", {"value": "precious"}).status_code == 200
         assert first.end(signal.SIGTERM) == 0
 
         second = start("--data", "kept", "--one-process").ready()
 
-        after = second.told
+        after = second.left_for_scripts
         assert after["workspace_id"] == before["workspace_id"]
         assert after["tokens"] == before["tokens"]
         assert len({after["pids"][name] for name in SERVICES}) == 1
         assert len(set(after["ops_urls"].values())) == 1
         assert second.call("POST", "/secrets/mine/reveal", {}).json()["value"] == "precious"
         os.kill(after["pids"]["vault"], signal.SIGKILL)
-        until("started again", lambda: second.told["pids"]["vault"] != after["pids"]["vault"])
+        until("started again", lambda: second.left_for_scripts["pids"]["vault"] != after["pids"]["vault"])
         assert second.call("GET", "/secrets/mine").json()["version"] == 1
         assert second.end(signal.SIGINT) == 0
         assert second.left() == []

@@ -140,7 +140,7 @@ class TestRefusals:
         assert (await issuer.post(address, content=body)).json()["token"]
         assert (await issuer.post("/")).status_code == 405
 
-    async def test_unknown_paths_methods_and_hosts_are_told_apart(self, issuer: httpx.AsyncClient) -> None:
+    async def test_unknown_paths_methods_and_hosts_are_distinguished(self, issuer: httpx.AsyncClient) -> None:
         assert (await issuer.get("/nowhere")).status_code == 404
         assert (await issuer.get("/v1/sessions")).status_code == 405
         rebound = await issuer.post("/v1/sessions", json={"subject": "u"}, headers={"host": "evil.example:4010"})

@@ -45,11 +45,11 @@ class TestOwner:
     @pytest.mark.parametrize("name", topology.ANNOUNCERS)
     def test_every_message_is_there_with_what_it_needs(self, name: str) -> None:
         owner = topology.ANNOUNCERS[name]
-        told = schemas.of_owner(name, owner)
-        assert set(told["commands"]) == {kind.__name__ for kind in commands(owner)}
-        assert set(told["events"]) == {kind.__name__ for kind in events(owner)}
+        shown = schemas.of_owner(name, owner)
+        assert set(shown["commands"]) == {kind.__name__ for kind in commands(owner)}
+        assert set(shown["events"]) == {kind.__name__ for kind in events(owner)}
         for kind in commands(owner):
-            command = told["commands"][kind.__name__]
+            command = shown["commands"][kind.__name__]
             assert command["subject"] == kind.subject
             assert command["permission"] == kind.permission
             assert command["issuers"] == sorted(kind.issuers)
@@ -57,12 +57,12 @@ class TestOwner:
             assert set(command["reply"].get("properties", {})) == set(kind.reply.fields())
             assert command["message"]["additionalProperties"] is False  # a command refuses unknown fields
         for event in events(owner):
-            assert told["events"][event.__name__]["type"] == event.type
-            assert "additionalProperties" not in told["events"][event.__name__]["message"]  # its reader ignores them
+            assert shown["events"][event.__name__]["type"] == event.type
+            assert "additionalProperties" not in shown["events"][event.__name__]["message"]  # its reader ignores them
 
     def test_sealed_fields_are_marked(self) -> None:
-        told = schemas.of_owner("vault", topology.OWNERS["vault"])
-        assert told["commands"]["PutSecret"]["message"]["properties"]["value"]["x-sealed"] is True
+        shown = schemas.of_owner("vault", topology.OWNERS["vault"])
+        assert shown["commands"]["PutSecret"]["message"]["properties"]["value"]["x-sealed"] is True
 
 
 def test_documents_are_the_same_every_time() -> None:

@@ -116,7 +116,7 @@ class TestCrash:
         assert pause_until_restart(supervisor, ward, clock) == 0
         assert supervisor.crashes("ward") == 1
 
-    def test_a_start_that_fails_is_told_and_tried_again(
+    def test_a_start_that_fails_is_reported_and_tried_again(
         self, watching: tuple[Supervisor, Ward], clock: Clock, capsys: pytest.CaptureFixture[str]
     ) -> None:
         supervisor, ward = watching
@@ -124,17 +124,17 @@ class TestCrash:
         supervisor.sleep(0)
         ward.refuses = False
         assert pause_until_restart(supervisor, ward, clock) > 0
-        told = capsys.readouterr().err.splitlines()
-        assert told[0] == "causeloop dev: ward has ended; starting it again now"
-        assert told[1] == "causeloop dev: ward could not be started; again in 0.2 s: The port is taken."
+        shown = capsys.readouterr().err.splitlines()
+        assert shown[0] == "causeloop dev: ward has ended; starting it again now"
+        assert shown[1] == "causeloop dev: ward could not be started; again in 0.2 s: The port is taken."
 
-    def test_whoever_keeps_the_process_ids_is_told(self, clock: Clock) -> None:
-        told: list[int] = []
+    def test_the_keeper_of_the_process_ids_is_called(self, clock: Clock) -> None:
+        shown: list[int] = []
         ward = Ward()
-        with Supervisor(changed=lambda: told.append(ward.pid)) as supervisor:
+        with Supervisor(changed=lambda: shown.append(ward.pid)) as supervisor:
             supervisor.watch(ward)
             pause_until_restart(supervisor, ward, clock)
-        assert told == [2]
+        assert shown == [2]
 
 
 class TestStop:

@@ -46,8 +46,8 @@ async def announce(servers: Servers, audit: Application) -> AsyncIterator[Announ
     async with servers.connected("vault") as bus:
 
         async def publish(event: Announced, subject: str = "", headers: dict[str, str] | None = None) -> None:
-            told = event_headers(event) if headers is None else headers
-            await bus.jetstream().publish(subject or f"evt.{event.tenant}.{event.type}", event.data, headers=told)
+            shown = event_headers(event) if headers is None else headers
+            await bus.jetstream().publish(subject or f"evt.{event.tenant}.{event.type}", event.data, headers=shown)
 
         yield publish
 
@@ -202,23 +202,23 @@ class TestIntake:
 
         assert [entry.id for entry in await entered(workspace, 1)] == [good.id]
 
-    async def test_the_new_size_of_a_log_is_told_once_its_entries_can_be_read(
+    async def test_the_new_size_of_a_log_is_reported_once_its_entries_can_be_read(
         self, gateway: Bus, announce: Announce, workspace: AuthContext, event: Make
     ) -> None:
-        told: asyncio.Queue[tuple[bytes, int]] = asyncio.Queue()
+        shown: asyncio.Queue[tuple[bytes, int]] = asyncio.Queue()
 
         async def heard(message: Any) -> None:
-            told.put_nowait((message.data, (await gateway.call(workspace, ReadStream(start=0))).size))
+            shown.put_nowait((message.data, (await gateway.call(workspace, ReadStream(start=0))).size))
 
         subscription = await gateway.subscribe(topology.head(workspace.tenant), heard)
         await gateway.flush()
         for size in (1, 2):
             await announce(event())
             async with asyncio.timeout(PATIENCE):
-                assert await told.get() == (str(size).encode(), size)
+                assert await shown.get() == (str(size).encode(), size)
         await announce(event(tenant=ids.new("ws")))
         await subscription.unsubscribe()
-        assert told.empty()
+        assert shown.empty()
 
     async def test_it_goes_on_when_its_database_connection_was_cut(
         self,

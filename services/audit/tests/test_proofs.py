@@ -23,8 +23,8 @@ class TestGetEventProof:
             events += await witnessed.grow(size - len(events))
             leaves = await witnessed.hashes()
             for index in {0, size // 2, max(0, size - 2), size - 1, min(255, size - 1), min(256, size - 1)}:
-                told = await witnessed.proof(events[index])
-                proof = LogProof.parse(told.tlog_proof)
+                shown = await witnessed.proof(events[index])
+                proof = LogProof.parse(shown.tlog_proof)
                 checkpoint = proof.verified(key, leaves[index])
                 assert index < checkpoint.size <= size
                 assert proof.leaf is not None
@@ -50,9 +50,9 @@ class TestGetEventProof:
         await witnessed.superuser.execute(
             "UPDATE audit.entries SET leaf = NULL WHERE workspace_id = $1 AND index = 0", witnessed.ctx.tenant_uuid
         )
-        told = await witnessed.proof(first)
-        assert told.leaf is None
-        LogProof.parse(told.tlog_proof).verified(key, bytes.fromhex(told.leaf_hash))
+        shown = await witnessed.proof(first)
+        assert shown.leaf is None
+        LogProof.parse(shown.tlog_proof).verified(key, bytes.fromhex(shown.leaf_hash))
 
     async def test_another_tenant_finds_nothing(self, witnessed: Witnessed) -> None:
         (one,) = await witnessed.grow(1)
@@ -80,10 +80,10 @@ class TestGetConsistency:
         sizes = [(0, 0), (0, 600), (600, 600), (255, 256), (256, 257), (256, 512), (511, 513)]
         sizes += [(min(pair), max(pair)) for pair in (chance.sample(range(601), 2) for _ in range(100))]
         for old, new in sizes:
-            told = await witnessed.checkpoints.get_consistency(
+            shown = await witnessed.checkpoints.get_consistency(
                 witnessed.ctx, GetConsistency.model_validate({"from": old, "to": new})
             )
-            path = [bytes.fromhex(sibling) for sibling in told.path]
+            path = [bytes.fromhex(sibling) for sibling in shown.path]
             merkle.verify_consistency(old, roots[old], new, roots[new], path)
 
     @pytest.mark.parametrize(

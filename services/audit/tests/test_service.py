@@ -370,7 +370,7 @@ class TestReadStream:
         single = await log.read_stream(workspace, ReadStream(start=5, max_bytes=1))
         assert [entry.index for entry in single.entries] == [5]
 
-    async def test_what_retention_removed_is_told_by_its_hash(
+    async def test_what_retention_removed_is_reported_by_its_hash(
         self, log: LogService, workspace: AuthContext, event: Make, superuser: asyncpg.Connection
     ) -> None:
         await log.append([event() for _ in range(3)])

@@ -244,7 +244,7 @@ class House:
         answer = await self.bus.call(asking, OpenSealedValue(purpose=purpose, record=record))
         return answer.plaintext.get_secret_value()
 
-    async def told(self, tenant: str) -> list[Announcement]:
+    async def announced(self, tenant: str) -> list[Announcement]:
         """What auth announced in a tenant, in order."""
         rows = await self.superuser.fetch(
             "SELECT type, target, actor, credential, data FROM auth.outbox WHERE workspace_id = $1 ORDER BY seq",
@@ -260,7 +260,7 @@ class House:
         return [dict(row) for row in found]
 
     async def types(self, tenant: str) -> list[str]:
-        return [one.type for one in await self.told(tenant)]
+        return [one.type for one in await self.announced(tenant)]
 
     def caller(self, tenant: str, principal: str | None = None, role: str = "owner", key: str = "") -> AuthContext:
         """Somebody with a session in a workspace."""

@@ -124,11 +124,11 @@ class TestTokens:
     async def test_a_replay_says_that_it_is_one(self, asker: Bus, workspace: AuthContext) -> None:
         made = await asker.call(workspace, CREATE)
         keyed = replace(workspace, idempotency=Idempotency("key", "print"))
-        told = [
+        shown = [
             (await asker.request(keyed, RevokeApiToken, RevokeApiToken(id=made.id).to_json())).replayed
             for _ in range(2)
         ]
-        assert told == [False, True]
+        assert shown == [False, True]
 
 
 class TestRights:

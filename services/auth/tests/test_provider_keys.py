@@ -50,8 +50,8 @@ class TestKeys:
         asking = [asyncio.create_task(provider.verify(issuer.sign(f"user_{n}"))) for n in range(20)]
         await asyncio.sleep(0)
         issuer.open.set()
-        told = await asyncio.gather(*asking, return_exceptions=True)
-        assert all(isinstance(one, Unavailable) for one in told)
+        shown = await asyncio.gather(*asking, return_exceptions=True)
+        assert all(isinstance(one, Unavailable) for one in shown)
         assert issuer.fetches == 1
 
     async def test_an_unknown_one_refetches_at_a_bounded_rate(
@@ -110,7 +110,7 @@ class TestKeys:
             await provider.verify(issuer.sign())
         assert issuer.fetches == 4  # an attempt each time, never one for each token
 
-    async def test_that_were_never_fetched_cannot_be_told_from_an_outage_and_nobody_is_refused_for_it(
+    async def test_that_were_never_fetched_cannot_be_distinguished_from_an_outage_and_nobody_is_refused_for_it(
         self, issuer: "Door", provider: IdentityProvider, time: Time
     ) -> None:
         issuer.instead = (503, b"")

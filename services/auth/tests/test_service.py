@@ -65,7 +65,7 @@ class TestExchange:
         for workspace in (await house.create_workspace(house.person(stranger)), ids.new("ws")):
             with pytest.raises(NotFound, match=NOWHERE):
                 await house.sign_in(subject, workspace)
-        assert await house.told(house.person(subject)) == []
+        assert await house.announced(house.person(subject)) == []
 
     async def test_a_subject_token_that_is_not_good_is_refused_before_anything_else(self, house: "House") -> None:
         subject, stranger = house.subject(), house.subject()
@@ -73,13 +73,13 @@ class TestExchange:
         for where in (None, workspace, ids.new("ws")):
             with pytest.raises(InvalidGrant, match="has expired"):
                 await house.sign_in(subject, where, subject_token=house.issuer.sign(subject, exp=1))
-        assert await house.told(house.person(subject)) == []
+        assert await house.announced(house.person(subject)) == []
 
     async def test_is_announced_in_the_realm_by_the_person_with_the_session(self, house: "House") -> None:
         subject = house.subject()
         session = session_of(await house.sign_in(subject))
 
-        (started,) = await house.told(house.person(subject))
+        (started,) = await house.announced(house.person(subject))
         assert started[:4] == ("auth.session_started", session, house.person(subject), session)
 
     async def test_address_and_device_are_sealed_and_never_stored_in_clear(self, house: "House") -> None:
@@ -87,7 +87,7 @@ class TestExchange:
         subject = house.subject()
         await house.sign_in(subject, address=address, device=device)
 
-        (started,) = await house.told(house.person(subject))
+        (started,) = await house.announced(house.person(subject))
         sealed = json.loads(started.data)["sealed"]
         assert sealed.startswith("clv1:1:")
         (row,) = await house.rows("sessions", house.person(subject))
@@ -99,7 +99,7 @@ class TestExchange:
     async def test_a_session_that_says_nothing_of_itself_is_sealed_too(self, house: "House") -> None:
         subject = house.subject()
         await house.sign_in(subject)
-        (started,) = await house.told(house.person(subject))
+        (started,) = await house.announced(house.person(subject))
         assert json.loads(started.data)["sealed"].startswith("clv1:1:")
 
     async def test_address_and_device_are_stored_by_the_vault(self, house: "House") -> None:
@@ -146,7 +146,7 @@ class TestRefresh:
         workspace = await house.create_workspace(house.person(subject))
         grant = await house.refresh(await house.sign_in(subject), workspace)
 
-        _, refreshed = await house.told(house.person(subject))
+        _, refreshed = await house.announced(house.person(subject))
         assert refreshed[:2] == ("auth.session_refreshed", session_of(grant))
         assert json.loads(refreshed.data) == {"session_id": session_of(grant), "workspace_id": workspace}
 
@@ -202,7 +202,7 @@ class TestRefresh:
         with pytest.raises(InvalidGrant, match=REFUSED):
             await house.refresh(first)
 
-        ended = (await house.told(house.person(subject)))[-1]
+        ended = (await house.announced(house.person(subject)))[-1]
         assert (ended.type, ended.target) == ("auth.session_ended", session_of(first))
         assert json.loads(ended.data)["reason"] == "refresh_reuse"
         for grant in (second, third):
@@ -262,7 +262,7 @@ class TestRefresh:
         secret = handles.issued_secret(house.refresh_key, person, session, bytes(16))
         with pytest.raises(InvalidGrant, match=REFUSED):
             await house.refresh(handles.make("rt", person, session, secret))
-        assert await house.told(person) == []
+        assert await house.announced(person) == []
 
     async def test_a_session_is_over_after_thirty_days_whatever_happened_since(self, house: "House") -> None:
         subject = house.subject()
@@ -309,7 +309,7 @@ class TestRefresh:
         back = await house.refresh(grant)
         assert (back.workspace_id, back.scope) == (None, REALM_SCOPE)
         assert (await house.authenticate(back.access_token)).tenant == person
-        assert json.loads((await house.told(person))[-1].data)["workspace_id"] is None
+        assert json.loads((await house.announced(person))[-1].data)["workspace_id"] is None
         with pytest.raises(NotFound, match=NOWHERE):
             await house.refresh(back, workspace)
 
@@ -344,11 +344,11 @@ class TestLogout:
                 await house.authenticate(grant.access_token)
             with pytest.raises(InvalidGrant, match=REFUSED):
                 await house.refresh(grant)
-        ended = (await house.told(house.person(subject)))[-1]
+        ended = (await house.announced(house.person(subject)))[-1]
         assert (ended.type, ended.target) == ("auth.session_ended", session_of(first))
         assert json.loads(ended.data)["reason"] == "logout"
 
-    async def test_from_within_a_workspace_is_told_in_the_realm(self, house: "House") -> None:
+    async def test_from_within_a_workspace_is_announced_in_the_realm(self, house: "House") -> None:
         subject = house.subject()
         workspace = await house.create_workspace(house.person(subject))
         grant = await house.sign_in(subject, workspace)
@@ -356,7 +356,7 @@ class TestLogout:
         assert await house.types(house.person(subject)) == ["auth.session_started", "auth.session_ended"]
         assert await house.types(workspace) == []
 
-    async def test_twice_is_told_once(self, house: "House") -> None:
+    async def test_twice_is_announced_once(self, house: "House") -> None:
         subject = house.subject()
         grant = await house.sign_in(subject)
         for _ in range(2):

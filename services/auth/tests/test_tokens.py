@@ -49,9 +49,9 @@ class TestCreateApiToken:
     async def test_is_announced_with_its_scopes_and_without_its_secret(self, house: "House") -> None:
         ctx = house.caller(ids.new("ws"))
         made = await make(house, ctx)
-        (told,) = await house.told(ctx.tenant)
-        assert told[:4] == ("auth.token_created", made.id, ctx.principal, ctx.credential)
-        assert made.token.get_secret_value() not in told.data
+        (answer,) = await house.announced(ctx.tenant)
+        assert answer[:4] == ("auth.token_created", made.id, ctx.principal, ctx.credential)
+        assert made.token.get_secret_value() not in answer.data
 
     async def test_only_the_digest_is_stored_and_printing_shows_stars(self, house: "House") -> None:
         ctx = house.caller(ids.new("ws"), key="k")
@@ -75,7 +75,7 @@ class TestCreateApiToken:
         with pytest.raises(Forbidden, match=r"^You cannot grant what you do not hold: audit:read, keys:write\.$"):
             await make(house, ctx, "secrets:read", "keys:write", "audit:read")
         assert await house.rows("tokens", ctx.tenant) == []
-        assert await house.told(ctx.tenant) == []
+        assert await house.announced(ctx.tenant) == []
 
     async def test_a_person_in_their_realm_holds_nothing_to_grant(self, house: "House") -> None:
         realm = house.person(house.subject())
@@ -89,7 +89,7 @@ class TestCreateApiToken:
         with pytest.raises(SecretAlreadyShown, match=rf"its secret was shown then\. It made {made.id}\.$") as again:
             await make(house, ctx)
         assert again.value.fields == {"id": [made.id]}
-        assert len(await house.rows("tokens", ctx.tenant)) == len(await house.told(ctx.tenant)) == 1
+        assert len(await house.rows("tokens", ctx.tenant)) == len(await house.announced(ctx.tenant)) == 1
 
     async def test_another_request_under_the_key_is_refused(self, house: "House") -> None:
         ctx = house.caller(ids.new("ws"), key="k")
@@ -158,9 +158,9 @@ class TestRevokeApiToken:
         await house.tokens.revoke_api_token(ctx, RevokeApiToken(id=made.id))
         with pytest.raises(Unauthorized, match=INVALID):
             await house.authenticate(made.token)
-        assert (await house.told(ctx.tenant))[-1][:3] == ("auth.token_revoked", made.id, ctx.principal)
+        assert (await house.announced(ctx.tenant))[-1][:3] == ("auth.token_revoked", made.id, ctx.principal)
 
-    async def test_twice_is_told_once_and_keeps_the_first_time(self, house: "House") -> None:
+    async def test_twice_is_announced_once_and_keeps_the_first_time(self, house: "House") -> None:
         ctx = house.caller(ids.new("ws"))
         made = await make(house, ctx)
         at = house.now

@@ -202,7 +202,7 @@ class TestKeys:
         assert shown.plaintext is not None
         assert (shown.plaintext.get_secret_value(), shown.error) == (PLAIN, None)
 
-    async def test_what_does_not_open_is_said_of_the_field(self, gateway: Bus, workspace: AuthContext) -> None:
+    async def test_what_does_not_open_is_reported_of_the_field(self, gateway: Bus, workspace: AuthContext) -> None:
         await gateway.call(workspace, EXAMPLES[CreateKey])
         with pytest.raises(InvalidInput) as refused:
             await gateway.call(workspace, Decrypt(name="orders", ciphertext="clv1:1:x"))
@@ -296,7 +296,7 @@ class TestCheckpoints:
 
             await until("the bus refused it", refused)
 
-    async def test_a_log_that_lost_its_end_is_told_where_to_begin(self, audit: Bus, workspace: AuthContext) -> None:
+    async def test_a_log_that_lost_its_end_is_shown_where_to_begin(self, audit: Bus, workspace: AuthContext) -> None:
         asking = replace(workspace, permissions=frozenset({Internal.SIGN_CHECKPOINT}))
         await audit.call(asking, SIGN)
 

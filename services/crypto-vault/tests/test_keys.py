@@ -40,13 +40,13 @@ def decrypt(ciphertext: str | None, context: dict[str, str] | None = None, name:
 
 
 def encrypt_all(*items: tuple[str, dict[str, str]]) -> Encrypt:
-    told = [{"plaintext": b64(text), "context": context} for text, context in items]
-    return Encrypt.model_validate({"name": "orders", "items": told})
+    received = [{"plaintext": b64(text), "context": context} for text, context in items]
+    return Encrypt.model_validate({"name": "orders", "items": received})
 
 
 def decrypt_all(*items: tuple[str | None, dict[str, str]]) -> Decrypt:
-    told = [{"ciphertext": text, "context": context} for text, context in items]
-    return Decrypt.model_validate({"name": "orders", "items": told})
+    received = [{"ciphertext": text, "context": context} for text, context in items]
+    return Decrypt.model_validate({"name": "orders", "items": received})
 
 
 async def events(superuser: asyncpg.Connection, ctx: AuthContext) -> list[tuple[str, dict[str, Any]]]:
@@ -110,8 +110,8 @@ class TestCreateKey:
         )
 
         assert len([one for one in ended if isinstance(one, Conflict)]) == 49
-        told = [kind for kind, _ in await events(superuser, workspace)]
-        assert sorted(told) == ["vault.key_created", "vault.keyring_created"]
+        received = [kind for kind, _ in await events(superuser, workspace)]
+        assert sorted(received) == ["vault.key_created", "vault.keyring_created"]
         sealed = await vaults[0].keys.encrypt(workspace, encrypt())
         for vault in vaults[1:4]:
             assert await opened(vault, workspace, decrypt(sealed.ciphertext)) == "hunter2"

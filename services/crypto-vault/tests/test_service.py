@@ -66,9 +66,9 @@ class TestPutSecret:
         written = await asyncio.gather(*(vault.secrets.put_secret(workspace, put()) for vault in vaults))
 
         assert sorted(secret.version for secret in written) == list(range(1, 51))
-        told = await events(superuser, workspace)
-        assert told.count("vault.keyring_created") == 1
-        assert told.count("vault.secret_written") == 50
+        answer = await events(superuser, workspace)
+        assert answer.count("vault.keyring_created") == 1
+        assert answer.count("vault.secret_written") == 50
         for version in (1, 25, 50):
             shown = await vaults[0].secrets.reveal_secret(workspace, RevealSecret(path="db/password", version=version))
             assert shown.value.get_secret_value() == "hunter2"

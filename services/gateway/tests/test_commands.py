@@ -215,7 +215,7 @@ class TestAnswers:
         for token in (made["id"], ids.new("tok")):
             await house.refused(404, "not_found", "DELETE", f"/api-tokens/{token}", stranger.token)
 
-    async def test_an_address_or_method_that_is_not_offered_is_told_apart(self, house: "House") -> None:
+    async def test_an_address_or_method_that_is_not_offered_is_distinguished(self, house: "House") -> None:
         await house.refused(404, "not_found", "GET", "/nowhere")
         await house.refused(404, "not_found", "GET", "/workspace/")
         await house.refused(405, "method_not_allowed", "DELETE", "/workspace")

@@ -93,7 +93,7 @@ class TestSums:
         assert SigninFailed.model_validate_json(event.data).count == 2
         assert event.actor == "svc_gateway"
 
-    async def test_begin_anew_once_they_are_told(self, bus: Bus, stream: JetStreamContext) -> None:
+    async def test_begin_anew_once_they_are_reported(self, bus: Bus, stream: JetStreamContext) -> None:
         await bus.connect()
         denials, tenant = Denials(bus), ids.new("ws")
         for count in (2, 1):

@@ -210,7 +210,7 @@ class TestWhatIsNotHttp:
         ],
         ids=["tls", "ssh", "a word", "no colon", "no number", "two lengths", "length and chunks"],
     )
-    async def test_is_told_so_and_the_connection_ends(self, wire: Connect, data: bytes) -> None:
+    async def test_is_refused_and_the_connection_ends(self, wire: Connect, data: bytes) -> None:
         connection = await wire()
         await connection.send(data)
         await refused(connection, 400, "malformed", "This is not an HTTP/1.1 request.")

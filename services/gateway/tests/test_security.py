@@ -214,7 +214,7 @@ class TestRequire:
         with pytest.raises(Forbidden, match=r"^This cannot be done with a token\. Use a session\.$"):
             require(await caller(security, made["token"]), "secrets:read", frozenset({"session"}))
 
-    async def test_without_the_permission_one_is_told_what_to_do(
+    async def test_without_the_permission_the_refusal_has_what_to_do(
         self, house: "House", security: Security, owner: "Person"
     ) -> None:
         either = frozenset({"session", "token"})

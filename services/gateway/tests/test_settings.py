@@ -7,7 +7,7 @@ from causeloop_gateway.settings import GatewaySettings
 
 
 class TestGatewaySettings:
-    def test_listens_on_the_loopback_and_trusts_nobody_unless_told_to(self) -> None:
+    def test_listens_on_the_loopback_and_trusts_nobody_unless_set_to(self) -> None:
         settings = GatewaySettings.load("gateway", {})
 
         assert (settings.host, settings.port) == ("127.0.0.1", 4000)

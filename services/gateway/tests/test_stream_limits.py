@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("log")
 
 class TestHowMany:
     @pytest.mark.parametrize(
-        ("limit", "said"),
+        ("limit", "shown"),
         [
             ("OF_PRINCIPAL", "2 streams of yours"),
             ("OF_WORKSPACE", "of this workspace"),
@@ -40,7 +40,7 @@ class TestHowMany:
         streams: Streams,
         monkeypatch: pytest.MonkeyPatch,
         limit: str,
-        said: str,
+        shown: str,
     ) -> None:
         monkeypatch.setattr(registry, limit, 2)
         async with listening(house, token["token"]) as one:
@@ -49,7 +49,7 @@ class TestHowMany:
                 await two.opened()
                 answer = await house.call("GET", "/audit/stream", token["token"])
                 assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
-                assert said in answer.json()["detail"]
+                assert shown in answer.json()["detail"]
                 assert answer.headers["retry-after"] == "30"
             await so(lambda: len(streams._open) < 2)
             async with listening(house, token["token"]) as again:
@@ -144,7 +144,7 @@ class TestAClientThatDoesNotRead:
         assert b"event: end" not in came
         assert read[-1] < 600
 
-    async def test_is_told_nothing_more_after_its_token_is_revoked(
+    async def test_is_sent_nothing_more_after_its_token_is_revoked(
         self,
         house: "House",
         owner: "Person",

@@ -57,7 +57,7 @@ class TestWhatIsSaid:
         assert headers["x-request-id"] == "mine-and-mine"
         assert "content-length" not in headers
 
-    async def test_an_entry_that_retention_removed_is_told_by_its_hash(
+    async def test_an_entry_that_retention_removed_is_reported_by_its_hash(
         self, house: "House", owner: "Person", token: dict[str, Any]
     ) -> None:
         where = "workspace_id = $1 AND index = 1"
@@ -85,7 +85,7 @@ class TestWhatIsSaid:
                 assert (int(event.id), json.loads(event.data)["id"]) == (position + number, made)
                 assert time.monotonic() - began < module.POLL_SECONDS / 2
 
-    async def test_goes_on_though_nobody_told_that_the_log_grew(
+    async def test_goes_on_though_nobody_published_that_the_log_grew(
         self, house: "House", owner: "Person", announce: "Announce", monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "POLL_SECONDS", 0.2)

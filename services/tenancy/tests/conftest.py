@@ -51,7 +51,7 @@ class House:
             idempotency=Idempotency(key, "print") if key else None,
         )
 
-    async def told(self, tenant: str) -> list[Announcement]:
+    async def announced(self, tenant: str) -> list[Announcement]:
         rows = await self.superuser.fetch(
             "SELECT type, target, actor, data FROM tenancy.outbox WHERE workspace_id = $1 ORDER BY seq",
             ids.tenant_uuid(tenant),

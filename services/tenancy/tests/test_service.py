@@ -45,7 +45,7 @@ class TestCreateWorkspace:
     async def test_is_announced_in_the_workspace_and_its_owner_with_it(self, house: "House") -> None:
         ctx = house.creator()
         await house.service.create_workspace(ctx, ACME)
-        created, added = await house.told(ctx.tenant)
+        created, added = await house.announced(ctx.tenant)
         assert created[:3] == ("tenancy.workspace_created", ctx.tenant, ctx.principal)
         assert added[:3] == ("tenancy.member_added", ctx.principal, ctx.principal)
         assert "Acme" not in created.data + added.data
@@ -62,9 +62,9 @@ class TestCreateWorkspace:
 
         assert again == first
         assert len(await house.rows("members", ctx.tenant)) == 1
-        assert len(await house.told(ctx.tenant)) == 2
+        assert len(await house.announced(ctx.tenant)) == 2
 
-    async def test_the_same_id_by_another_person_is_a_conflict_and_nothing_is_told(self, house: "House") -> None:
+    async def test_the_same_id_by_another_person_is_a_conflict_and_nothing_is_announced(self, house: "House") -> None:
         ctx = house.creator()
         await house.service.create_workspace(ctx, ACME)
         for key in ("", "k"):
@@ -73,7 +73,7 @@ class TestCreateWorkspace:
                 await house.service.create_workspace(other, ACME)
             assert (await house.service.resolve(other, Resolve(principal=other.principal))).role is None
 
-        assert len(await house.told(ctx.tenant)) == 2
+        assert len(await house.announced(ctx.tenant)) == 2
         assert len(await house.rows("members", ctx.tenant)) == 1
         assert await house.rows("idempotency", ctx.tenant) == []
 
@@ -93,12 +93,12 @@ class TestCreateWorkspace:
     @pytest.mark.parametrize("key", ["", "k"])
     async def test_of_many_at_once_one_is_made(self, house: "House", key: str) -> None:
         ctx = house.creator(key=key)
-        told = await asyncio.gather(
+        shown = await asyncio.gather(
             *(house.service.create_workspace(ctx, ACME) for _ in range(12)), return_exceptions=True
         )
-        assert all(isinstance(one, WorkspaceView | Replayed | IdempotencyInProgress) for one in told)
-        assert len({one.id for one in told if isinstance(one, WorkspaceView)}) == 1
-        assert len(await house.told(ctx.tenant)) == 2
+        assert all(isinstance(one, WorkspaceView | Replayed | IdempotencyInProgress) for one in shown)
+        assert len({one.id for one in shown if isinstance(one, WorkspaceView)}) == 1
+        assert len(await house.announced(ctx.tenant)) == 2
 
     async def test_a_slug_is_a_label_that_tells_nothing_of_others(self, house: "House") -> None:
         made = [await house.service.create_workspace(house.creator(), ACME) for _ in range(2)]
@@ -188,7 +188,9 @@ class TestResolve:
         standing = await house.service.resolve(ctx, Resolve(principal=person()))
         assert (standing.role, standing.permissions) == (None, [])
 
-    async def test_a_workspace_that_is_not_there_cannot_be_told_from_a_foreign_one(self, house: "House") -> None:
+    async def test_a_workspace_that_is_not_there_cannot_be_distinguished_from_a_foreign_one(
+        self, house: "House"
+    ) -> None:
         ctx, other = house.creator(), house.creator()
         await house.service.create_workspace(other, ACME)
         for tenant in (other.tenant, ids.new("ws"), ctx.principal):
