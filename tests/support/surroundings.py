@@ -83,17 +83,22 @@ def serve() -> None:
     """In the process: import every command, then fork for each line."""
     for name in ("causeloop_cli", "causeloop_dev"):
         for module in walk_packages(import_module(name).__path__, f"{name}."):
-            if not module.name.endswith(("__main__", ".testing", ".schedule")):
+            if not module.name.endswith((".testing", ".schedule")):
                 import_module(module.name)
     import_module("causeloop_cli.services").preload()
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     for line in requests:
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as error:
             one, began = json.loads(line), time.monotonic()
+            is_ready, ready = os.pipe()
             pid = os.fork()
             if pid == 0:
                 requests.close()
-                _become(one, output.fileno(), error.fileno())
+                os.close(is_ready)
+                _become(one, output.fileno(), error.fileno(), ready)
+            os.close(ready)
+            os.read(is_ready, 1)
+            os.close(is_ready)
             code = _ended(pid, one["seconds"])
             for file in (output, error):
                 file.seek(0)
@@ -118,8 +123,8 @@ def _ended(pid: int, seconds: float) -> int:
         time.sleep(0.01)
 
 
-def _become(one: dict[str, object], output: int, error: int) -> NoReturn:
-    """In the fork: take the surroundings, run the command, and end with its code."""
+def _become(one: dict[str, object], output: int, error: int, ready: int) -> NoReturn:
+    """In the fork: take the surroundings, note that it is ready, run the command, and end with its code."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(one["environ"])  # type: ignore[call-overload]
@@ -141,7 +146,9 @@ def _become(one: dict[str, object], output: int, error: int) -> NoReturn:
     sys.argv = ["causeloop", *one["arguments"]]  # type: ignore[misc]
     code = 99
     try:
-        code = import_module("causeloop_cli.__main__").run()
+        run = import_module("causeloop_cli.__main__").run
+        os.close(ready)
+        code = run()
         if sys.stdout is not None:
             sys.stdout.flush()
     except BaseException:  # noqa: BLE001  a command lets none pass; the test looks for it

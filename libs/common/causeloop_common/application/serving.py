@@ -53,6 +53,8 @@ async def run(applications: Sequence[Application], *, ready: Check | None = None
             while not starting.done():  # a library may swallow a cancellation: ask again
                 starting.cancel()
                 await asyncio.wait([starting], timeout=0.2)
+            if not starting.cancelled():
+                starting.exception()  # or it would be reported as lost
             if served[0].done():
                 await served[0]
             return
