@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from causeloop_common.contracts.audit import GetCheckpoint
+from causeloop_common.contracts.audit import GetCheckpoint, ReadStream
 from causeloop_common.errors import Conflict, Unavailable
 from causeloop_log.tlog.checkpoint import Checkpoint
 from causeloop_log.tlog.merkle import EMPTY_ROOT
@@ -66,9 +66,10 @@ class TestGetCheckpoint:
         await witnessed.cut(7)
         for forget in (False, True):
             if forget:
-                await witnessed.superuser.execute(
-                    "DELETE FROM audit.checkpoints WHERE workspace_id = $1", witnessed.ctx.tenant_uuid
-                )
+                for table in ("checkpoints", "refused"):
+                    await witnessed.superuser.execute(
+                        f"DELETE FROM audit.{table} WHERE workspace_id = $1", witnessed.ctx.tenant_uuid
+                    )
             before = broken()
             with pytest.raises(Conflict, match="it has 7 entries, and 9 were signed"):
                 await witnessed.checkpoint()
@@ -101,6 +102,53 @@ class TestGetCheckpoint:
         with pytest.raises(Conflict, match="entries or nodes of it are missing"):
             await witnessed.checkpoint()
         assert broken() == before + 1
+
+    @pytest.mark.parametrize(
+        ("damage", "why"),
+        [
+            ("DELETE FROM audit.entries WHERE workspace_id = $1 AND index = 9", "entries or nodes of it are missing"),
+            ("UPDATE audit.heads SET peaks = '' WHERE workspace_id = $1", "its head is damaged"),
+        ],
+        ids=["a hash is gone", "the head is damaged"],
+    )
+    async def test_damage_that_audit_finds_itself_refuses_the_log_in_every_way(
+        self, witnessed: Witnessed, damage: str, why: str
+    ) -> None:
+        """P6: a log that is damaged, whoever finds it, is neither streamed nor proven, and doctor's check names it."""
+        first, *_ = await witnessed.grow(9)
+        await witnessed.checkpoint()
+        await witnessed.grow(2)
+        await witnessed.superuser.execute(damage, witnessed.ctx.tenant_uuid)
+        for asked in (
+            witnessed.checkpoint(),
+            witnessed.proof(first),
+            witnessed.log.read_stream(witnessed.ctx, ReadStream(start=0)),
+        ):
+            with pytest.raises(Conflict, match=why):
+                await asked
+        kept = "SELECT size, entries, why FROM audit.refused WHERE workspace_id = $1"
+        row = await witnessed.superuser.fetchrow(kept, witnessed.ctx.tenant_uuid)
+        assert row is not None
+        assert tuple(row) == (9, 11, why)
+
+    async def test_of_a_refused_log_asks_nobody_until_it_may_continue(self, witnessed: Witnessed) -> None:
+        """P6: a reader who asks often raises no alarm, neither here nor at the vault."""
+        await witnessed.grow(7)
+        older = await witnessed.checkpoint()
+        await witnessed.grow(2)
+        await witnessed.checkpoint()
+        await witnessed.shorten(7, older.checkpoint)
+        with pytest.raises(Conflict, match="it has 7 entries, and 9 were signed"):
+            await witnessed.checkpoints.sign(witnessed.ctx, anew=True)
+        before = broken()
+        for _ in range(3):
+            with pytest.raises(Conflict, match="it has 7 entries, and 9 were signed"):
+                await witnessed.away.get_checkpoint(witnessed.ctx, GetCheckpoint())
+        assert broken() == before
+        await witnessed.reenter()
+        with pytest.raises(Unavailable):
+            await witnessed.away.get_checkpoint(witnessed.ctx, GetCheckpoint())
+        assert (await witnessed.checkpoint()).size == 9
 
     async def test_waits_for_a_vault_that_is_away(self, witnessed: Witnessed) -> None:
         before = broken()

@@ -46,6 +46,8 @@ _WAITING = """
     SELECT DISTINCT workspace_id FROM {schema}.outbox
     WHERE confirmed_batch IS NULL AND occurred_at < now() - interval '30 seconds'
 """
+_BEGUN = "SELECT term FROM {schema}.relay_state"
+"""A relay that has never been at work has no row, and no event either."""
 
 
 class Found(NamedTuple):
@@ -68,8 +70,11 @@ def main(options: argparse.Namespace) -> int:
     if options.open_epoch and not (options.workspace and options.reason):
         raise SettingsError("An epoch is opened of one log, for a reason: give --workspace ws_… and --reason TEXT.")
     environs, where = environments(os.environ, Path(running_dev.NAME))
-    if missing := [name for name in ("audit", "vault") if name not in environs]:
-        raise SettingsError(f"The logs of audit and the vault are compared, and {missing[0]} is not in {where}.")
+    if missing := [name for name in OWNERS if name not in environs]:
+        raise SettingsError(
+            f"What the log, the vault and every outbox have is compared, and {missing[0]} is not in {where}. Run this "
+            "with the settings of all services."
+        )
     return operating.run(partial(_recover, options, environs))
 
 
@@ -115,7 +120,7 @@ class Logs:
             signed = {log: one for log, one in signed.items() if log == ids.tenant_uuid(workspace)}
         waiting = None if await _entered(stream, self._recovery) else "audit has not entered all of the stream again"
         heads = await self._recovery.heads()
-        unsent: set[UUID] | None = None
+        unsent: dict[UUID, str] | None = None
         found = []
         for log, (epoch, last) in sorted(signed.items()):
             here = heads.get(log)
@@ -128,8 +133,10 @@ class Logs:
                 continue
             waits = None
             if head.size < last.size:
-                unsent = await self._unsent() if unsent is None else unsent
-                waits = waiting or ("an outbox still has events of it" if log in unsent else None)
+                if unsent is None:
+                    waiting = waiting or await self._unbegun()
+                    unsent = await self._unsent()
+                waits = waiting or unsent.get(log)
             found.append(Found(tenant, Signed(epoch, last), head, proof, why, waits))
         return found, len(signed)
 
@@ -154,12 +161,25 @@ class Logs:
             return head, proof, f"{head.size} entries here, other than the {signed.size} signed"
         return head, proof, None
 
-    async def _unsent(self) -> set[UUID]:
-        """The tenants of whose events an outbox has some that the log has not receipted."""
-        tenants = set()
+    async def _unbegun(self) -> str | None:
+        """The relay, if any, that has not begun the log's last term: it may have to take back confirmations of what
+        went with a restore, and until then these look as if the log had them.
+        """
+        term = await self._recovery.term()
         for schema, connections in self._relays.items():
             async with connections.borrowed() as connection:
-                tenants |= {row["workspace_id"] for row in await connection.fetch(_WAITING.format(schema=schema))}
+                begun = [row["term"] for row in await connection.fetch(_BEGUN.format(schema=schema))]
+            if any(one != term for one in begun):
+                return f"the relay of {schema} has not compared its outbox with the log since audit's last start"
+        return None
+
+    async def _unsent(self) -> dict[UUID, str]:
+        """The tenants of whose events an outbox has some that the log has not receipted, with that reason."""
+        tenants = {}
+        for schema, connections in self._relays.items():
+            async with connections.borrowed() as connection:
+                for row in await connection.fetch(_WAITING.format(schema=schema)):
+                    tenants[row["workspace_id"]] = f"the outbox of {schema} still has events of it"
         return tenants
 
 
@@ -185,7 +205,7 @@ async def _entered(stream: JetStreamContext, recovery: RecoveryService) -> bool:
 @asynccontextmanager
 async def _opened(environs: Mapping[str, Mapping[str, str]]) -> AsyncIterator[Logs]:
     """The logs, over connections of each service's own roles. SettingsError when a database does not let one in."""
-    of: dict[str, Settings] = {name: RoleSettings.load(name, environs[name]) for name in OWNERS if name in environs}
+    of: dict[str, Settings] = {name: RoleSettings.load(name, environs[name]) for name in OWNERS}
     of["audit"] = AuditSettings.load("audit", environs["audit"])  # it has the writer's address
     async with AsyncExitStack() as stack:
         try:

@@ -32,13 +32,17 @@ class SignedHead:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The vault signs the log no more: it signed a head of `size` entries, and the log, when it had so many `entries`,
-    did not continue that one. A log that had fewer may still get them; one that had as many has others.
+    """The log is signed no more: the vault signed a head of `size` entries, and the log, when it had so many `entries`,
+    did not continue that one. A log that had fewer may still get them; one that had as many has others, or is damaged.
     """
 
     size: int
     entries: int
     why: str
+
+    def may_be_over(self, size: int) -> bool:
+        """Whether the log, now of this size, may continue: it has what was signed, and more entries than then."""
+        return size >= self.size and size > self.entries
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ _MOVE_HEADS = """
 _ADVANCE = "UPDATE audit.intake SET position = coalesce($1, position)"
 
 _TERMS = "SELECT batch, terms FROM audit.intake FOR UPDATE"
+_LAST_TERM = "SELECT coalesce(terms -> -1 ->> 0, '') AS term FROM audit.intake"
 _KEEP_TERMS = "UPDATE audit.intake SET terms = $1"
 
 _BEHIND = """
@@ -300,6 +301,11 @@ class LogWatch:
         """How far the stream is entered."""
         (row,) = await self._fetch(POSITION)
         return Position(row["stream"], row["position"])
+
+    async def term(self) -> str:
+        """The last term of the intake; empty before the first."""
+        (row,) = await self._fetch(_LAST_TERM)
+        return str(row["term"])
 
     async def count(self) -> int:
         """How many logs there are."""

@@ -2,7 +2,7 @@
 
 The vault signs; here is what it needs to see: the head, and a proof that it continues what was signed before. The
 last checkpoint is kept, so that a proof of an old entry asks nobody. The refusal of a log that does not continue what
-the vault signed is kept, too: until the log does, nothing is proven or streamed of it.
+the vault signed, or is damaged, is kept, too: until the log continues, nothing is proven or streamed of it.
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,14 @@ from causeloop_common.contracts.audit import (
 )
 from causeloop_common.contracts.vault import SignCheckpoint
 from causeloop_common.database import Database, Transaction
-from causeloop_common.errors import Conflict, InvalidInput, Timeout, Unavailable
+from causeloop_common.errors import Conflict, InvalidInput
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import Internal
 from causeloop_log.tlog import NotVerified, merkle
 from causeloop_log.tlog.merkle import Span
 from causeloop_log.tlog.proof import LogProof
 
+_MISSING = "entries or nodes of it are missing"
 _TRIES = 3
 """The vault may have signed a later head than the one known here; its refusal names that size, for the next try."""
 
@@ -75,31 +76,30 @@ class CheckpointService:
         )
 
     async def sign(self, ctx: AuthContext, *, anew: bool = False, fence: str | None = None) -> SignedHead:
-        """The head's checkpoint, signed by the vault unless it was. Conflict when the vault refuses the log.
+        """The head's checkpoint, signed by the vault unless it was. Conflict when the log is refused: by the vault, or
+        because what it would have to see is damaged.
 
-        `anew` asks the vault in any case: it shows whether it signed more than is here. With a `fence` the answer is
-        kept in a leader's term only.
+        `anew` asks in any case: the vault shows whether it signed more than is here. Otherwise a log that was refused
+        is refused again, and nobody asked, until it has grown so that it may continue: a reader who asks often raises
+        no alarm. With a `fence` the answer is kept in a leader's term only.
         """
         async with self._database.transaction(ctx) as tx:
             known = await repository.state(tx)
-        head, signed = known.head, known.signed
-        if anew or known.refusal is not None or signed is None or signed.head != head:
-            try:
-                signed = await self._ask_vault(ctx, _begin(known))
-            except _Refused as refused:
-                async with self._database.transaction(ctx, fence=fence) as tx:
-                    is_new = await repository.keep_refusal(tx, refused.refusal)
-                raise broken(ctx, refused.refusal.why, is_known=not is_new) from refused
-            except (Unavailable, Timeout):
-                if head.is_whole:
-                    raise
-            else:
-                if signed != known.signed or known.refusal is not None:
-                    async with self._database.transaction(ctx, fence=fence) as tx:
-                        await repository.keep_checkpoint(tx, signed)
-                        await repository.forget_refusal(tx)
-        if signed is None or not head.is_whole:
-            raise broken(ctx, "its head is damaged")
+        head, signed, refusal = known.head, known.signed, known.refusal
+        if refusal is not None and not anew and not refusal.may_be_over(head.size):
+            raise not_continued(refusal.why)
+        if signed is not None and signed.head == head and head.is_whole and refusal is None and not anew:
+            return signed
+        try:
+            signed = await self._ask_vault(ctx, _begin(known))
+        except _Refused as refused:
+            async with self._database.transaction(ctx, fence=fence) as tx:
+                is_new = await repository.keep_refusal(tx, refused.refusal)
+            raise broken(ctx, refused.refusal.why, is_known=not is_new) from refused
+        if signed != known.signed or refusal is not None:
+            async with self._database.transaction(ctx, fence=fence) as tx:
+                await repository.keep_checkpoint(tx, signed)
+                await repository.forget_refusal(tx)
         return signed
 
     async def _entry_proof(self, tx: Transaction, entry: StoredEntry, signed: SignedHead) -> EventProof:
@@ -129,16 +129,21 @@ class CheckpointService:
         for _ in range(_TRIES):
             async with self._database.transaction(ctx) as tx:
                 head = await repository.head(tx)
+                if not head.is_whole:
+                    raise _Refused(Refusal(old_size, head.size, "its head is damaged"))
                 if head.size < old_size:
                     why = f"it has {head.size} entries, and {old_size} were signed"
                     raise _Refused(Refusal(old_size, head.size, why))
-                path = await path_of(tx, merkle.consistency_spans(old_size, head.size))
+                try:
+                    path = await _stored(tx, merkle.consistency_spans(old_size, head.size))
+                except ValueError as error:
+                    raise _Refused(Refusal(old_size, head.size, _MISSING)) from error
             try:
                 command = SignCheckpoint(
                     old_size=old_size, size=head.size, root=head.root.hex(), proof=[sibling.hex() for sibling in path]
                 )
             except ValidationError as error:
-                raise broken(ctx, "its head is none") from error
+                raise _Refused(Refusal(old_size, head.size, "its hashes are none")) from error
             try:
                 answer = await self._bus.call(asking, command)
             except Conflict as refusal:
@@ -154,7 +159,7 @@ class CheckpointService:
 
 
 class _Refused(Exception):
-    """The vault signs the log no more."""
+    """The log is signed no more: the vault refuses it, or what the vault would have to see is damaged."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.why)
@@ -175,9 +180,14 @@ async def _continued(tx: Transaction) -> State:
 
 
 async def path_of(tx: Transaction, spans: Sequence[Span]) -> list[bytes]:
-    """The roots of these subtrees, from stored hashes. A hash that is missing below the head's size was removed."""
-    stored = await repository.hashes(tx, [run for span in spans for run in merkle.runs(span)])
+    """The roots of these subtrees. Conflict where a hash is missing below the head's size: it was removed."""
     try:
-        return merkle.proof(spans, iter(stored))
+        return await _stored(tx, spans)
     except ValueError as error:
-        raise broken(tx.ctx, "entries or nodes of it are missing") from error
+        raise broken(tx.ctx, _MISSING) from error
+
+
+async def _stored(tx: Transaction, spans: Sequence[Span]) -> list[bytes]:
+    """The roots of these subtrees, from stored hashes. ValueError where one is missing."""
+    stored = await repository.hashes(tx, [run for span in spans for run in merkle.runs(span)])
+    return merkle.proof(spans, iter(stored))

@@ -30,6 +30,10 @@ class RecoveryService:
         begin = again_from(position, stream=stream.created, first=stream.first, last=stream.last, floor=floor)
         return begin is None
 
+    async def term(self) -> str:
+        """The last term of the intake; empty before the first."""
+        return await self._watch.term()
+
     async def growth(self, tenant: str, size: int) -> tuple[Head, list[bytes]]:
         """A log's head, and the consistency proof from a size on, which is empty where the log has less.
 
