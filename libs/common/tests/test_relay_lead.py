@@ -84,3 +84,23 @@ class TestLead:
 
         await announce(database, workspace, "two")
         await arrived(house, workspace, "one", "two")
+
+    @pytest.mark.parametrize(
+        ("look", "values"), [("_SET_ASIDE", ""), ("_STALE", ", $1::int"), ("_LONGEST", "")], ids=str.lower
+    )
+    async def test_a_look_that_takes_too_long_holds_up_no_event(
+        self,
+        house: Any,
+        run: Run,
+        database: Database,
+        workspace: AuthContext,
+        monkeypatch: pytest.MonkeyPatch,
+        look: str,
+        values: str,
+    ) -> None:
+        """E15: after a long outage the timeout of a gauge's statement ended each lead before it had moved anything."""
+        monkeypatch.setattr(rooms, look, f"SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(5){values}")
+        relay = await run()
+        await announce(database, workspace, "one")
+        await arrived(house, workspace, "one")
+        await relay.leader.check()

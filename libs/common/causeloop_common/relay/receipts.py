@@ -95,19 +95,22 @@ _SET_ASIDE = """
 """The log keeps what it has: sent again, the row would be refused again, without end."""
 _SEND_AGAIN = """
     WITH held AS MATERIALIZED (SELECT {fence} AND {soon}),
-         missing AS (SELECT bucket, seq FROM {schema}.outbox
-                     WHERE published_at IS NOT NULL AND confirmed_batch IS NULL
-                       AND stream_seq >= $6 AND (stream_seq <= $1 OR stream_seq > $2)
-                       AND published_at < now() - least($3 * power(2, least(attempts, 16)), $4) * interval '1 second'
-                     ORDER BY published_at LIMIT $5),
+         missing AS ((SELECT bucket, seq FROM {schema}.outbox
+                      WHERE published_at IS NOT NULL AND confirmed_batch IS NULL
+                        AND stream_seq >= $6 AND stream_seq <= $1 AND {due} ORDER BY stream_seq LIMIT $5)
+                     UNION ALL
+                     (SELECT bucket, seq FROM {schema}.outbox
+                      WHERE published_at IS NOT NULL AND confirmed_batch IS NULL
+                        AND stream_seq >= $6 AND stream_seq > $2 AND {due} ORDER BY stream_seq LIMIT $5)
+                     LIMIT $5),
          again AS (UPDATE {schema}.outbox o SET published_at = NULL, attempts = least(o.attempts + 1, 32000)
                    FROM held, missing m WHERE o.bucket = m.bucket AND o.seq = m.seq
                    RETURNING o.event_id, o.digest IS NULL AS is_asked)
     SELECT event_id, is_asked FROM again
 """
+"""In the order of the index, from its two ends: neither what is only late nor all that is missing is read."""
+_DUE = "published_at < now() - least($3 * power(2, least(attempts, 16)), $4) * interval '1 second'"
 """The pause doubles with each attempt."""
-
-
 _SENT = {
     "asked": "%d events of %s are sent again, as `causeloop events reconcile` asks: the first is %s",
     "lost": "%d events of %s are acknowledged and not in the log: sent again, the first is %s",
@@ -307,7 +310,7 @@ class Receipts:
         if not self._floors or now - self._floors[0].at <= GRACE_SECONDS or now - self._floors[-1].at > _FRESH_SECONDS:
             return False
         self._looked_at = now
-        statement = _SEND_AGAIN.format(fence=self._leader.fence, soon=leases.SOON, schema=self._schema)
+        statement = _SEND_AGAIN.format(fence=self._leader.fence, soon=leases.SOON, schema=self._schema, due=_DUE)
         passed, last = self._floors[0].passed, self._floors[-1].last
         begin = 0 if whole else min(self._places)
         rows = await self._leader.fetch(statement, passed, last, GRACE_SECONDS, LONGEST_PAUSE_SECONDS, AT_ONCE, begin)
@@ -334,12 +337,13 @@ class Receipts:
     async def _on_floor(self, message: Msg) -> None:
         try:
             body = orjson.loads(message.data)
-            self._note_term(body)
             floor = _Floor(time.monotonic(), max(int(body["floor"]), int(body["first"]) - 1), int(body["last"]))
+            self._note_term(body)
         except (ValueError, KeyError, TypeError) as error:
             _log.warning("a floor cannot be read: %s", type(error).__name__)
         else:
-            self._floors.append(floor)
+            if body["term"] == self._term:  # else of an intake before: it may have passed more of the stream
+                self._floors.append(floor)
 
     def _receive(self, body: Any) -> None:
         batch = int(body["batch"])

@@ -93,6 +93,16 @@ _UNRECEIPTED = """
                 WHERE published_at IS NOT NULL AND confirmed_batch IS NULL) late) aged
 """
 """By the time of the act: a row that is sent again is published anew. Each half has an index of its own."""
+_LONGEST = """
+    SELECT coalesce(max(CASE WHEN isfinite(occurred_at)
+                        THEN extract(epoch FROM clock_timestamp() - occurred_at)::float8 END), 0) AS seconds
+    FROM ((SELECT occurred_at FROM {schema}.outbox WHERE published_at IS NULL ORDER BY seq LIMIT {first})
+          UNION ALL
+          (SELECT occurred_at FROM {schema}.outbox
+           WHERE published_at IS NOT NULL AND confirmed_batch IS NULL ORDER BY stream_seq LIMIT {first})) late
+"""
+"""The first of each half, by its index: what an outage of days left is too much to be looked at while it leaves."""
+_FIRST = 1000
 _LATE_SECONDS = 600.0
 _ASIDE = "SELECT count(*) AS rows FROM {schema}.outbox_set_aside"
 _STALE = """
@@ -101,13 +111,16 @@ _STALE = """
 """
 _SET_ASIDE = """
     WITH held AS MATERIALIZED (SELECT {fence}),
-         odd AS (SELECT o.bucket, o.seq, to_jsonb(o) AS event FROM held, {schema}.outbox o
-                 WHERE published_at IS NULL AND NOT ({form})),
+         odd AS (SELECT o.bucket, o.seq, to_jsonb(o) AS event
+                 FROM held, (SELECT * FROM {schema}.outbox WHERE published_at IS NULL ORDER BY seq LIMIT {most}) o
+                 WHERE NOT ({form})),
          kept AS (INSERT INTO {schema}.outbox_set_aside (event, reason) SELECT event, 'its form' FROM odd),
          done AS (UPDATE {schema}.outbox o SET published_at = now(), confirmed_batch = 0
                   FROM odd WHERE o.bucket = odd.bucket AND o.seq = odd.seq RETURNING o.seq)
     SELECT seq FROM done
 """
+_MOST_LOOKED_AT = 100_000
+"""Unpublished rows whose form one statement checks, well within its timeout; the relay reads the first of them."""
 
 
 class Relay(Work):
@@ -133,9 +146,7 @@ class Relay(Work):
                 self._wake.clear()
                 if time.monotonic() - looked_at > _LOOK_SECONDS:
                     looked_at = time.monotonic()
-                    await self._set_aside()
-                    await self._empty_old_bucket()
-                    await self._measure_unreceipted()
+                    await self._look()
                 if self._bus.server_id != server:
                     server = await self._catch_up_with_stream()
                 moved = await self._move(stream)
@@ -215,9 +226,19 @@ class Relay(Work):
             await connection.execute(_REMEMBER.format(schema=self._schema), end, server)
         return server
 
+    async def _look(self) -> None:
+        """Look at the outbox as a whole. Where it has too much for that, events are published all the same."""
+        for look in (self._set_aside, self._empty_old_bucket, self._measure_unreceipted):
+            try:
+                await look()
+            except asyncpg.QueryCanceledError:
+                _log.warning("a look at the outbox of %s took too long: %s", self._schema, look.__name__)
+            self._leader.works()
+
     async def _set_aside(self) -> int:
         """Set aside the rows of a form that no reader takes; how many."""
-        statement = _SET_ASIDE.format(fence=self._leader.fence, schema=self._schema, form=outbox.form(self._schema))
+        form = outbox.form(self._schema)
+        statement = _SET_ASIDE.format(fence=self._leader.fence, schema=self._schema, form=form, most=_MOST_LOOKED_AT)
         rows = await self._leader.fetch(statement)
         if rows:
             metrics.SET_ASIDE.labels(self._schema).inc(len(rows))
@@ -227,7 +248,8 @@ class Relay(Work):
         return len(rows)
 
     async def _measure_unreceipted(self) -> None:
-        metrics.UNRECEIPTED.labels(self._schema).set(max((await self._unreceipted())["seconds"], 0))
+        (longest,) = await self._leader.fetch(_LONGEST.format(schema=self._schema, first=_FIRST))
+        metrics.UNRECEIPTED.labels(self._schema).set(max(longest["seconds"], 0))
 
     async def _unreceipted(self) -> Any:
         """How many events the log has not receipted, and the age of the oldest one's act in seconds."""
