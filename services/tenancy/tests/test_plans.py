@@ -5,6 +5,7 @@ import asyncpg
 from causeloop_common import ids
 from causeloop_dev.testing import Servers
 from causeloop_tenancy import repository
+from tests.support.plans import plan_of
 
 MEMBERSHIPS = """
     INSERT INTO tenancy.workspaces (workspace_id, name, slug, timezone, created_by)
@@ -31,14 +32,10 @@ class TestRole:
             await superuser.execute("SET LOCAL session_replication_role = origin")
             await superuser.execute("ANALYZE tenancy.members")
             tenant = await superuser.fetchval("SELECT workspace_id FROM tenancy.members WHERE person_id = $1", person)
-            await superuser.execute("SET LOCAL ROLE causeloop_tenancy")
-            await superuser.execute(f"SET LOCAL app.current_workspace = '{tenant}'")
             sql = repository._ROLE.sql
+            plan = await plan_of(superuser, "causeloop_tenancy", str(tenant), sql, f"'{person}'")
             assert [row["role"] for row in await superuser.fetch(sql, person)] == ["viewer"]
-            await superuser.execute(f"PREPARE role_of AS {sql}")
-            plan = await superuser.fetch(f"EXPLAIN (ANALYZE, BUFFERS) EXECUTE role_of('{person}')")
-            shown = "\n".join(row[0] for row in plan)
-            (condition,) = [line for line in shown.splitlines() if "Index Cond" in line]
+            (condition,) = [line for line in plan if "Index Cond" in line]
             assert "workspace_id = " in condition
             assert "person_id = " in condition
         finally:
