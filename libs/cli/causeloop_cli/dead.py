@@ -48,7 +48,10 @@ async def _act(options: argparse.Namespace, stream: JetStreamContext) -> None:
                 await drop(stream, letter)
                 print(f"{letter.seq}: removed")
         else:
-            await _redrive(stream, found)
+            known = [letter for letter in found if _is_known(letter)] if options.all else found
+            await _redrive(stream, known)
+            if left := len(found) - len(known):
+                print(f"{left} are of no consumer of this version, and left: `causeloop dead list` shows them.")
 
 
 async def _redrive(stream: JetStreamContext, found: Sequence[RawStreamMsg]) -> None:
@@ -87,12 +90,12 @@ async def find(stream: JetStreamContext, number: int) -> RawStreamMsg:
 
 
 async def chosen(stream: JetStreamContext, options: argparse.Namespace) -> Sequence[RawStreamMsg]:
-    """The letters that are to be redriven; SettingsError when none is named, or one is not there."""
+    """The letters that are named, or all; SettingsError when none is named, or one is not there."""
     if bool(options.numbers) == options.all:
-        given = "not both" if options.all else "such as `causeloop dead redrive 7 9`"
+        given = "not both" if options.all else f"such as `causeloop dead {options.action} 7 9`"
         raise SettingsError(f"Name dead letters by their numbers or ask for --all, {given}.")
     if options.all:
-        return [letter async for letter in letters(stream) if _is_known(letter)]
+        return [letter async for letter in letters(stream)]
     return [await find(stream, number) for number in options.numbers]
 
 
@@ -100,9 +103,9 @@ async def redrive(stream: JetStreamContext, letter: RawStreamMsg) -> None:
     """Give a letter back to its consumer, and remove it.
 
     It has no id for the stream, which others could take first: what was interrupted in between is delivered twice, and
-    the consumer's inbox makes that one effect. SettingsError when it is gone by now.
-    SettingsError for one of no consumer, and for one that another service wrote than the consumer's: the bus guards the
-    service in its subject, and such a letter would have the consumer handle an event that nobody announced.
+    the consumer's inbox makes that one effect. SettingsError when it is gone by now, when it is of no consumer, and
+    when another service wrote it than the consumer's: the bus guards the service in its subject, and such a letter
+    would have the consumer handle an event that nobody announced.
     """
     await find(stream, letter.seq or 0)
     consumer = next((one for one in topology.CONSUMERS if one.name == _consumer(letter)), None)

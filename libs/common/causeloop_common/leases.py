@@ -86,8 +86,8 @@ def add(schema: str, leaders: Mapping[str, str]) -> Iterator[str]:
 def take(schema: str, seconds: float) -> str:
     """Takes the lease of a name for a holder if it is over. The term, if it was taken; and whether another leads.
 
-    It waits for nobody: while a commit of the last term is on its way the lease is not taken. One that ends later than
-    any that is renewed now counts as over: the server's clock was set back, or somebody wrote it.
+    It waits for nobody: while a commit of the last term is on its way the lease is not taken. A lease that ends
+    later than one that is renewed now counts as over: the server's clock was set back, or somebody wrote it.
     """
     held = f"until BETWEEN clock_timestamp() AND {_until(2 * seconds)}"
     over = f"SELECT name FROM {schema}.leases WHERE name = $1 AND NOT ({held}) FOR UPDATE SKIP LOCKED"  # noqa: S608

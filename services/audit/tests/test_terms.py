@@ -20,6 +20,7 @@ def test_are_bounded_and_keep_the_lowest_batch() -> None:
 
 
 def test_one_in_which_nothing_was_committed_is_replaced() -> None:
+    assert with_term([("2" * 32, 5)], "1" * 32, 6)[-1] == ("2" * 31 + "3", 6)  # of a clock that is behind
     assert with_term([("1", 5), ("2", 7)], "3", 7) == [("1", 5), ("3", 7)]
 
 

@@ -191,7 +191,7 @@ async def _entered(stream: JetStreamContext, recovery: RecoveryService) -> bool:
     last, until = None, time.monotonic() + _ENTERED_SECONDS
     while time.monotonic() < until:
         events = await stream.stream_info(AUDIT_INTAKE.stream)
-        ends = StreamEnds(str(events.created), events.state.first_seq, events.state.last_seq)
+        ends = StreamEnds.of(events)
         last = ends.last if last is None else last
         consumer = await stream.consumer_info(AUDIT_INTAKE.stream, AUDIT_INTAKE.name)
         floor = consumer.ack_floor.stream_seq if consumer.ack_floor is not None else 0

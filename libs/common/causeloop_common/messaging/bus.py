@@ -11,12 +11,14 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from datetime import UTC
+from typing import Any, NamedTuple, Self, TypeVar
 
 import nats.errors
 from faststream.nats import NatsMessage
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.js.api import StreamInfo
 
 from causeloop_common import telemetry
 from causeloop_common.context import AuthContext, ServiceTokens
@@ -70,6 +72,12 @@ class StreamEnds(NamedTuple):
     created: str
     first: int
     last: int
+
+    @classmethod
+    def of(cls, stream: StreamInfo) -> Self:
+        """Those of a stream as the server describes it; its creation in RFC 3339, since databases keep it."""
+        created = "" if stream.created is None else stream.created.astimezone(UTC).isoformat(timespec="microseconds")
+        return cls(created, stream.state.first_seq, stream.state.last_seq)
 
 
 class Bus(Connection):
@@ -131,7 +139,7 @@ class Bus(Connection):
         """The ends of the stream of events; `Unavailable` without the stream."""
         for stream in await self.jetstream().streams_info():
             if stream.config.name == topology.EVENTS.name:
-                return StreamEnds(str(stream.created), stream.state.first_seq, stream.state.last_seq)
+                return StreamEnds.of(stream)
         raise Unavailable(f"There is no stream {topology.EVENTS.name}. Run `causeloop migrate`.")
 
     def check_clock(self) -> None:

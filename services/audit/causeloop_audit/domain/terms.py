@@ -19,7 +19,11 @@ def new_term() -> str:
 
 
 def with_term(terms: Terms, term: str, began: int) -> Terms:
-    """The terms with one more. One in which nothing was committed is replaced."""
+    """The terms with one more, which is raised above the last where a clock was behind. One in which nothing was
+    committed is replaced.
+    """
+    if terms:
+        term = max(term, f"{int(terms[-1][0], 16) + 1:032x}")
     kept = terms[:-1] if terms and terms[-1][1] == began else terms
     kept = [*kept, (term, began)]
     if len(kept) > MOST:
