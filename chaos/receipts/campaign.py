@@ -72,7 +72,8 @@ class Campaign:
             self.wire.calm()
             self.notes |= {"acts": len(acts.done), "answers": dict(acts.answers), "took": time.monotonic() - begun}
             self.found = await judge.entered(self.stack, acts.done, plan.patience)
-            self.unseen = [breach for watcher in watchers for breach in await self._seen(watcher)]
+            seen = await asyncio.gather(*map(self._seen, watchers))
+            self.unseen = [breach for breaches in seen for breach in breaches]
         self.notes["refusals"] = sorted({refusal for watcher in watchers for refusal in watcher.refusals})
         self.logs = dict(await heads.compare(self.stack))
         self.notes["broken"] = heads.refusals
