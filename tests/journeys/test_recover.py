@@ -10,13 +10,17 @@ from typing import Any
 import nats.errors
 import pytest
 
+from causeloop_cli.audit import recover as command
 from causeloop_common import ids
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.vault import EpochOpened
+from causeloop_common.errors import Conflict
 from causeloop_log.tlog import NotVerified
 from causeloop_log.tlog.checkpoint import Checkpoint
 from causeloop_log.tlog.merkle import Frontier
 from causeloop_log.tlog.note import VerifierKey
+from causeloop_vault.domain.witness import Head
+from causeloop_vault.repository import Signed
 from tests.support.stack import Person, Stack, content_of, refused, until
 
 pytestmark = pytest.mark.slow
@@ -145,6 +149,47 @@ async def test_a_log_that_lost_its_end_for_good_begins_a_new_epoch_that_shows_th
     assert "The log is in epoch 2, and this would go on in epoch 1" in problem["detail"]
     assert (await recover(*one))[0] == 0
     assert (await recover(*one, "--open-epoch", "--reason", "again"))[0] == 1
+
+
+async def test_an_epoch_that_only_the_vault_has_is_begun_by_the_command_run_again(
+    stack: Stack, person: Person, recover: Recover
+) -> None:
+    """P6: the command may end between its two commits, and a signer may keep the refusal of the epoch before."""
+    size = content_of(await person.get("/audit/checkpoint"))["size"]
+    opens = ("--workspace", person.workspace, "--open-epoch", "--reason", "the end was lost")
+    await lose(stack, person, size - 2)
+
+    async def is_open() -> bool:
+        return (await recover(*opens))[0] == 0
+
+    await until("the epoch is open", is_open)
+
+    async def is_signed() -> bool:
+        return (await person.get("/audit/checkpoint")).status_code == 200
+
+    await until("the log is signed in its new epoch", is_signed)
+    async with stack.sql() as sql:
+        log = ids.tenant_uuid(person.workspace)
+        await sql.execute("UPDATE audit.checkpoints SET epoch = 1 WHERE workspace_id = $1", log)
+        await sql.execute(
+            "INSERT INTO audit.refused (workspace_id, size, entries, why) VALUES ($1, $2, 0, 'late')", log, size + 1000
+        )
+    refused(await person.get("/audit/checkpoint"), 409, "conflict")
+    code, output = await recover("--workspace", person.workspace)
+    assert (code, "epoch 2  is not signed in it yet" in output) == (1, True), output
+    code, output = await recover(*opens)
+    assert (code, "Epoch 2 is open already" in output) == (0, True), output
+    await until("the log is signed in it", is_signed)
+    assert content_of(await person.get("/audit/checkpoint"))["epoch"] == 2
+
+
+async def test_a_log_that_continues_by_now_gets_no_epoch(stack: Stack, person: Person) -> None:
+    """P6: between the look at a log and the epoch its entries may have come: it is judged as it is then."""
+    checkpoint = content_of(await person.get("/audit/checkpoint"))
+    signed = Signed(1, Head(checkpoint["size"], bytes.fromhex(checkpoint["root"])))
+    async with command._opened(stack.environ) as logs:
+        with pytest.raises(Conflict, match="continues what was signed of it"):
+            await logs.open_epoch(command.Found(person.workspace, signed, "was shorter a moment ago"), "too late")
 
 
 async def test_a_log_is_behind_until_audit_has_entered_the_stream_again_and_then_goes_on(

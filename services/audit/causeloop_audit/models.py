@@ -67,6 +67,7 @@ intake = Table(
     Column("batch", BigInteger, nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("stream", Text, nullable=False),
+    Column("again_to", BigInteger, nullable=False),
     Column("terms", JSONB, nullable=False),
     info=rls.service_has_none(
         rls.Policy("writer_select", "select", WRITER, using="true"),

@@ -158,7 +158,7 @@ class TestRestore:
     async def test_is_not_ready_until_the_stream_is_entered(
         self, house: House, event: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """P6: while logs are shorter than what was signed of them, `/ready` is not 200."""
+        """P6: while logs are shorter than what was signed of them, `/ready` is not 200, after a restart neither."""
         copy = Copy("audit")
         await copy.take(house.sql)
         await house.publish(event(), event())
@@ -166,14 +166,30 @@ class TestRestore:
         await house.audit.stop()
         await copy.put_back(house.sql)
         await house.sql.execute("BEGIN; LOCK TABLE audit.entries IN SHARE MODE")  # nothing is entered meanwhile
-        await house.start()
-        async with asyncio.timeout(PATIENCE):
-            while (found := (await house.audit.readiness())["restore"]) == "ok":  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-        assert found.startswith("Audit's database was restored from an older copy")
+        for is_started_again in (False, True):
+            if is_started_again:
+                await house.audit.stop()
+            await house.start()
+            async with asyncio.timeout(PATIENCE):
+                while (found := (await house.audit.readiness())["restore"]) == "ok":  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            assert found.startswith("Audit's database was restored from an older copy")
         await house.sql.execute("COMMIT")
         await house.has(2)
         async with asyncio.timeout(PATIENCE):
+            while (await house.audit.readiness())["restore"] != "ok":  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    async def test_is_over_where_the_stream_ends(self, house: House, event: Make) -> None:
+        """P6: what the stream has no more, as after a purge, comes from the outboxes: its number is not waited for."""
+        await house.publish(event(), event())
+        await house.has(2)
+        await house.audit.stop()
+        await house.sql.execute("UPDATE audit.intake SET again_to = position + 5")
+        await house.start()
+        async with asyncio.timeout(PATIENCE):
+            while await house.sql.fetchval("SELECT again_to FROM audit.intake"):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
             while (await house.audit.readiness())["restore"] != "ok":  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 

@@ -51,17 +51,21 @@ _BEGUN = "SELECT term FROM {schema}.relay_state"
 
 
 class Found(NamedTuple):
-    """A log that does not continue what was signed of it: its head and proof here, and why it may yet, if it may."""
+    """A log that does not continue what was signed of it, and why it may yet, if it may.
+
+    One whose epoch `is_open` continues, but audit has not had it signed in that epoch.
+    """
 
     tenant: str
     signed: Signed
-    head: Head
-    proof: list[bytes]
     why: str
-    waits_for: str | None
+    waits_for: str | None = None
+    is_open: bool = False
 
     def __str__(self) -> str:
         fate = f"behind: {self.waits_for}" if self.waits_for else "cannot continue"
+        if self.is_open:
+            fate = "if this stays, run --open-epoch again: it opens no other one"
         return f"{self.tenant}  epoch {self.signed.epoch}  {self.why}  {fate}"
 
 
@@ -95,6 +99,10 @@ async def _recover(
         if log.waits_for:
             print("Nothing was done. Wait, then run this again.")
             return 1
+        if log.is_open:
+            await logs.begin_epoch(log)
+            print(f"Epoch {log.signed.epoch} is open already, and audit has the log signed in it now.")
+            return 0
         epoch = await logs.open_epoch(log, options.reason)
         print(f"Epoch {epoch} is open. The one before ended at {log.signed.head.size} entries, with the root")
         print(f"{log.signed.head.root.hex()}. The log has an entry about it.")
@@ -125,11 +133,12 @@ class Logs:
         for log, (epoch, last) in sorted(signed.items()):
             here = heads.get(log)
             head = EMPTY if here is None else Head(here.size, here.root)
-            if head == last:
-                continue
-            tenant = ids.tenant_id(log)
-            head, proof, why = await self._judged(tenant, last)
+            tenant, why = ids.tenant_id(log), None
+            if head != last:
+                head, _, why = await self._judged(tenant, last)
             if why is None:
+                if epoch > 1 and await self._recovery.epoch(tenant) < epoch:
+                    found.append(Found(tenant, Signed(epoch, last), "is not signed in it yet", is_open=True))
                 continue
             waits = None
             if head.size < last.size:
@@ -137,14 +146,19 @@ class Logs:
                     waiting = waiting or await self._unbegun()
                     unsent = await self._unsent()
                 waits = waiting or unsent.get(log)
-            found.append(Found(tenant, Signed(epoch, last), head, proof, why, waits))
+            found.append(Found(tenant, Signed(epoch, last), why, waits))
         return found, len(signed)
 
     async def open_epoch(self, log: Found, reason: str) -> int:
-        """Open the next epoch of a log; its number. Conflict when the log does continue."""
-        opened = await self._epochs.open_epoch(log.tenant, log.signed, log.head, log.proof, reason)
+        """Open the next epoch of a log; its number. Conflict when the log, as it is now, does continue."""
+        head, proof, _ = await self._judged(log.tenant, log.signed.head)
+        opened = await self._epochs.open_epoch(log.tenant, log.signed, head, proof, reason)
         await self._recovery.begin_epoch(log.tenant, opened.epoch)
         return opened.epoch
+
+    async def begin_epoch(self, log: Found) -> None:
+        """Begin an epoch that the vault opened, after this command or a signer of audit's came in between."""
+        await self._recovery.begin_epoch(log.tenant, log.signed.epoch)
 
     async def _judged(self, tenant: str, signed: Head) -> tuple[Head, list[bytes], str | None]:
         """A log's head and its proof from what was signed, and why it does not continue that, if it does not."""

@@ -16,6 +16,10 @@ class Position(NamedTuple):
 
     stream: str
     number: int
+    again_to: int = 0
+    """After a restore, the number up to which the stream is entered again: until it is reached logs are shorter than
+    they were.
+    """
 
 
 def again_from(position: Position, *, stream: str, first: int, last: int, floor: int) -> int | None:

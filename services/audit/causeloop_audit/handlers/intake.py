@@ -23,7 +23,7 @@ from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.topology import AUDIT_INTAKE
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.leader import Leader, Work
-from causeloop_common.messaging import Bus, Progress, announced, public_subject
+from causeloop_common.messaging import Bus, Progress, announced, consumer_state, public_subject
 from causeloop_common.telemetry import Span, SpanKind, metrics
 
 _log = logging.getLogger(__name__)
@@ -92,7 +92,8 @@ class Intake(Work):
                     return
                 if self._bus.reader.client.stats["reconnects"] != reconnects:
                     raise Unavailable("The bus was lost, and what it delivered may be lost with it.")
-                self._again_to = 0  # this is the end of the stream
+                if self._entered < self._again_to:
+                    await self._end_again()
                 continue
             began = time.perf_counter()
             whole = in_order(batch, delivered)
@@ -135,14 +136,20 @@ class Intake(Work):
         """
         reset = await self._ask_reset()
         floor = int(reset["ack_floor"]["stream_seq"])
-        begin = await self._service.again_from(await self._bus.ends(), floor)
-        self._entered = floor
+        begin, self._again_to = await self._service.again_from(await self._bus.ends(), floor)
+        self._entered = floor if begin is None else begin - 1
         if begin is not None and (await self._ask_reset(seq=begin))["num_pending"]:
-            self._entered, self._again_to = begin - 1, floor
             _log.warning(
                 "the database is older than what was acknowledged: the stream is entered again from %d to %d",
                 begin, floor,
             )  # fmt: skip
+
+    async def _end_again(self) -> None:
+        """End what is entered again where the stream ends before its number is reached, as after a purge."""
+        state = await consumer_state(self._bus.reader, AUDIT_INTAKE)
+        if not state.num_pending and not state.num_ack_pending:
+            await self._service.end_again()
+            self._again_to = 0
 
     async def _ask_reset(self, **begin: int) -> Any:
         """Reset the consumer to its last acknowledgement, or to begin at this number; its state after that."""

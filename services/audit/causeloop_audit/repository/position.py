@@ -3,9 +3,10 @@
 from causeloop_audit.domain.position import Position
 from causeloop_audit.repository.held import Transactions
 
-READ = "SELECT stream, position FROM audit.intake"
+READ = "SELECT stream, position, again_to FROM audit.intake"
 _ADVANCE = "UPDATE audit.intake SET position = coalesce($1, position)"
-_KEEP = "UPDATE audit.intake SET stream = $1, position = $2"
+_KEEP = "UPDATE audit.intake SET stream = $1, position = $2, again_to = $3"
+_END_AGAIN = "UPDATE audit.intake SET again_to = 0"
 
 
 class Positions:
@@ -17,12 +18,17 @@ class Positions:
     async def read(self) -> Position:
         """The position."""
         (row,) = await self._transactions.fetch(READ)
-        return Position(row["stream"], row["position"])
+        return Position(*row)
 
     async def keep(self, position: Position) -> None:
         """Put this position in place of the one that is there."""
         async with self._transactions.transaction() as connection:
             await connection.execute(_KEEP, *position)
+
+    async def end_again(self) -> None:
+        """Note that nothing more is entered again."""
+        async with self._transactions.transaction() as connection:
+            await connection.execute(_END_AGAIN)
 
     async def advance(self, number: int | None) -> None:
         """Note that everything up to this number, if one is given, is entered."""

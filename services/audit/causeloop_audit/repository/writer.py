@@ -76,9 +76,10 @@ _BEHIND = """
 """
 _HEADS = "SELECT workspace_id, size, root FROM audit.heads"
 _LOGS = "SELECT workspace_id FROM audit.heads WHERE workspace_id > $1 ORDER BY workspace_id LIMIT $2"
-_REFUSED = """
-    SELECT r.workspace_id, coalesce(h.size, 0) < r.size AS is_short
-    FROM audit.refused r LEFT JOIN audit.heads h USING (workspace_id) ORDER BY r.workspace_id
+_REFUSED = "SELECT workspace_id FROM audit.refused ORDER BY workspace_id LIMIT $1"
+_COUNT_REFUSED = """
+    SELECT count(*) AS refused, count(*) FILTER (WHERE coalesce(h.size, 0) < r.size) AS short
+    FROM audit.refused r LEFT JOIN audit.heads h USING (workspace_id)
 """
 _COUNT = "SELECT count(*) FROM audit.heads"
 
@@ -289,9 +290,14 @@ class LogWatch:
         """All tenants with a log, in the order of their ids, after the given id."""
         return [row["workspace_id"] for row in await self._fetch(_LOGS, after, limit)]
 
-    async def refused(self) -> dict[UUID, bool]:
-        """The tenants whose logs the vault refuses, and whether the log has fewer entries than were signed."""
-        return {row["workspace_id"]: row["is_short"] for row in await self._fetch(_REFUSED)}
+    async def refused(self, limit: int) -> list[UUID]:
+        """The first tenants whose logs the vault refuses, in the order of their ids."""
+        return [row["workspace_id"] for row in await self._fetch(_REFUSED, limit)]
+
+    async def count_refused(self) -> tuple[int, int]:
+        """How many logs the vault refuses, and how many of these have fewer entries than were signed."""
+        (row,) = await self._fetch(_COUNT_REFUSED)
+        return int(row["refused"]), int(row["short"])
 
     async def heads(self) -> dict[UUID, Head]:
         """By tenant, the head of every log."""
@@ -300,7 +306,7 @@ class LogWatch:
     async def position(self) -> Position:
         """How far the stream is entered."""
         (row,) = await self._fetch(POSITION)
-        return Position(row["stream"], row["position"])
+        return Position(*row)
 
     async def term(self) -> str:
         """The last term of the intake; empty before the first."""

@@ -72,16 +72,25 @@ class LogService:
         """Begin a term of the intake; the terms up to it."""
         return await self._writer.begin_term(new_term())
 
-    async def again_from(self, stream: StreamEnds, floor: int) -> int | None:
+    async def again_from(self, stream: StreamEnds, floor: int) -> tuple[int | None, int]:
         """The number from which the stream is to be entered again, since the database is older than what was
-        acknowledged, up to `floor`; None where it is not.
+        acknowledged, up to `floor`, or None where it is not; and that up to which it is entered again, by this intake
+        or an earlier one, or 0 where that is done.
         """
         positions = self._writer.positions
         position = await positions.read()
         begin = again_from(position, stream=stream.created, first=stream.first, last=stream.last, floor=floor)
-        if position.stream != stream.created:
-            await positions.keep(Position(stream.created, floor if begin is None else begin - 1))
-        return begin
+        if begin is not None:
+            position = Position(stream.created, begin - 1, floor)
+            await positions.keep(position)
+        elif position.stream != stream.created:
+            position = Position(stream.created, floor)
+            await positions.keep(position)
+        return begin, position.again_to if position.number < position.again_to else 0
+
+    async def end_again(self) -> None:
+        """Note that the stream has no more that is to be entered again."""
+        await self._writer.positions.end_again()
 
     async def append(self, batch: Sequence[Announced | Unreadable], *, position: int | None = None) -> Appended:
         """Append a batch in its order, each event once. A message that cannot be read is entered as malformed.

@@ -53,7 +53,8 @@ class Signer(Work):
         try:
             while True:
                 await self._round()
-                metrics.LOGS_REFUSED.set(len(await self._watch.refused()))
+                refused, _ = await self._watch.count_refused()
+                metrics.LOGS_REFUSED.set(refused)
                 self._leader.works()
                 await self._look_at_quiet(time.monotonic() + self._seconds)
         finally:
@@ -61,7 +62,7 @@ class Signer(Work):
 
     async def check(self) -> None:
         """Readiness: raise Unavailable while so many logs have lost their end that an older copy must be here."""
-        short = sum((await self._watch.refused()).values())
+        _, short = await self._watch.count_refused()
         if short and is_older_copy(short, logs := await self._watch.count()):
             raise Unavailable(
                 f"{short} of {logs} logs have fewer entries than the vault signed: audit's database is an older copy. "
@@ -70,10 +71,10 @@ class Signer(Work):
 
     async def examine(self) -> None:
         """For `causeloop doctor`: raise Unavailable while a log does not continue what the vault signed of it."""
-        refused = [ids.tenant_id(log) for log in await self._watch.refused()]
+        refused, _ = await self._watch.count_refused()
         if refused:
-            more = f" and {len(refused) - _NAMED} more" if len(refused) > _NAMED else ""
-            named = ", ".join(refused[:_NAMED])
+            more = f" and {refused - _NAMED} more" if refused > _NAMED else ""
+            named = ", ".join([ids.tenant_id(log) for log in await self._watch.refused(_NAMED)])
             raise Unavailable(
                 f"{named}{more}: the log does not continue what the vault signed of it. Run `causeloop audit recover`."
             )

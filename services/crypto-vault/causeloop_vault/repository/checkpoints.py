@@ -46,7 +46,7 @@ _END_EPOCH = Statement.raw(
     "INSERT INTO vault.epochs (epoch, size, root, reason) VALUES ($1, $2, $3, $4)", "epoch", "size", "root", "reason"
 )
 _BEGIN_EPOCH = Statement.of(update(checkpoints).values(epoch=checkpoints.c.epoch + 1, size=EMPTY.size, root=EMPTY.root))
-_OF_ALL_LOGS = "SELECT workspace_id, epoch, size, root FROM vault.checkpoints WHERE size > 0"
+_OF_ALL_LOGS = "SELECT workspace_id, epoch, size, root FROM vault.checkpoints WHERE size > 0 OR epoch > 1"
 
 
 class Signed(NamedTuple):
@@ -98,7 +98,7 @@ async def end_epoch(tx: Transaction, signed: Signed, reason: str) -> None:
 
 
 async def of_all_logs(connections: Connections) -> dict[UUID, Signed]:
-    """By tenant, what was last signed of every log, as the role of the jobs."""
+    """By tenant, what was last signed of every log, as the role of the jobs; also of one whose epoch has just begun."""
     async with connections.borrowed() as connection:
         rows = await connection.fetch(_OF_ALL_LOGS)
     return {row["workspace_id"]: Signed(row["epoch"], Head(row["size"], row["root"])) for row in rows}
