@@ -144,7 +144,7 @@ class TestExamine:
         await announce(database, context(ids.new("ws")), "one", "two")
         await database.stop()
         long_ago = "occurred_at = now() - interval '963 seconds'"
-        for marks in (", attempts = 1", ", published_at = now(), stream_seq = 1"):
+        for marks in (", stream_seq = 1", ", attempts = 1", ", published_at = now()"):
             await superuser.execute(f"UPDATE tenancy.outbox SET {long_ago}{marks} WHERE confirmed_batch IS NULL")
             [finding] = failed(await doctor.examine(environs))
             assert (finding.about, finding.check) == ("tenancy", "receipts")

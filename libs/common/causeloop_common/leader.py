@@ -133,6 +133,12 @@ class Leader:
             rows: list[asyncpg.Record] = await connection.fetch(statement, *values, timeout=timeout)
         return rows
 
+    async def change(self, statement: str, *values: Any) -> list[asyncpg.Record]:
+        """The rows of one statement that changes something and commits by itself. It has to contain the `fence`."""
+        rows = await self.fetch(statement, *values)
+        self.works()
+        return rows
+
     async def execute(self, statement: str, *values: Any) -> str:
         """Run one statement that commits by itself; if it changes anything it has to contain the `fence`."""
         async with self._connections.borrowed() as connection:

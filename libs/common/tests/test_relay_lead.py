@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from types import ModuleType
 from typing import Any
 
 import asyncpg
@@ -10,7 +11,7 @@ import pytest
 from causeloop_common.context import AuthContext
 from causeloop_common.database import Database
 from causeloop_common.messaging import Bus
-from causeloop_common.relay import work as rooms
+from causeloop_common.relay import late, work as rooms
 from tests.support.relaying import ROLE, Run, announce, arrived, relays
 
 pytestmark = pytest.mark.usefixtures("hurried")
@@ -86,7 +87,9 @@ class TestLead:
         await arrived(house, workspace, "one", "two")
 
     @pytest.mark.parametrize(
-        ("look", "values"), [("_SET_ASIDE", ""), ("_STALE", ", $1::int"), ("_LONGEST", "")], ids=str.lower
+        ("room", "look", "values"),
+        [(rooms, "_SET_ASIDE", ""), (rooms, "_STALE", ", $1::int"), (late, "_LONGEST", "")],
+        ids=["set aside", "old bucket", "gauge"],
     )
     async def test_a_look_that_takes_too_long_holds_up_no_event(
         self,
@@ -95,11 +98,12 @@ class TestLead:
         database: Database,
         workspace: AuthContext,
         monkeypatch: pytest.MonkeyPatch,
+        room: ModuleType,
         look: str,
         values: str,
     ) -> None:
         """E15: after a long outage the timeout of a gauge's statement ended each lead before it had moved anything."""
-        monkeypatch.setattr(rooms, look, f"SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(5){values}")
+        monkeypatch.setattr(room, look, f"SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(5){values}")
         relay = await run()
         await announce(database, workspace, "one")
         await arrived(house, workspace, "one")

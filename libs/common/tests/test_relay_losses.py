@@ -11,9 +11,24 @@ import pytest
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
-from causeloop_common.database import Database
+from causeloop_common.database import Database, role_connections
+from causeloop_common.leader import Leader
 from causeloop_common.messaging import Bus
-from tests.support.relaying import Run, announce, arrived, lag, until
+from causeloop_common.relay import Relay, parts
+from tests.support import outboxes
+from tests.support.relaying import KEY, ROLE, Run, announce, arrived, lag, until
+
+REWOUND_AT_ONCE = """
+    CREATE FUNCTION tenancy.few_at_once() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF (SELECT count(*) FROM changed WHERE published_at IS NULL) > 2 THEN
+            RAISE EXCEPTION 'too many for one statement' USING ERRCODE = 'query_canceled';
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER few_at_once AFTER UPDATE ON tenancy.outbox
+        REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION tenancy.few_at_once()
+"""
 
 pytestmark = pytest.mark.usefixtures("hurried")
 
@@ -132,3 +147,59 @@ class TestLoss:
         await run()
 
         await arrived(house, workspace, "one")
+
+    async def test_more_than_a_statement_can_look_at_is_published_again_in_parts(
+        self, run: Run, database: Database, superuser: asyncpg.Connection, workspace: AuthContext, house: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        """E15: one statement over the whole outbox ran into its timeout, at each lead again."""
+        monkeypatch.setattr(parts, "PART", 2)
+        await outboxes.settle(superuser)
+        relay = await run()
+        await announce(database, workspace, *"abcdefg")
+        await arrived(house, workspace, *"abcdefg")
+        relay.task.cancel()
+        await asyncio.gather(relay.task, return_exceptions=True)
+        own = "WHERE workspace_id = $1"
+        aged = f"UPDATE tenancy.outbox SET published_at = '2020-01-01', confirmed_batch = 1 {own}"
+        await superuser.execute(aged, workspace.tenant_uuid)
+        await superuser.execute(
+            "UPDATE tenancy.outbox SET published_at = '2019-01-01' WHERE published_at > '2020-01-01'"
+        )
+        early = f"UPDATE tenancy.outbox SET published_at = '2019-12-31' {own} AND data LIKE '%\"c\"%'"
+        await superuser.execute(early, workspace.tenant_uuid)
+        await superuser.execute("UPDATE tenancy.relay_state SET server_id = 'another'")
+        await superuser.execute(REWOUND_AT_ONCE)
+        try:
+            await run()
+
+            async def again() -> bool:
+                rows = f"SELECT count(*) FROM tenancy.outbox {own} AND published_at > '2021-01-01'"
+                return bool(await superuser.fetchval(rows, workspace.tenant_uuid) == 6)
+
+            await until(again)
+        finally:
+            await superuser.execute("DROP FUNCTION tenancy.few_at_once CASCADE")
+        kept = f"SELECT data FROM tenancy.outbox {own} AND published_at < '2021-01-01'"
+        assert '"c"' in await superuser.fetchval(kept, workspace.tenant_uuid)
+        await arrived(house, workspace, *"abcdefg")
+
+    async def test_an_old_act_that_is_sent_again_is_no_lag(
+        self, scratch: Any, bus: Callable[[str], Awaitable[Bus]], database: Database, superuser: asyncpg.Connection,
+        workspace: AuthContext,
+    ) -> None:  # fmt: skip
+        """E15: one act of hours ago that was sent again made each replica of its service unready."""
+        await outboxes.settle(superuser)
+        await announce(database, workspace, "one")
+        own = "occurred_at = now() - interval '3 hours' WHERE workspace_id = $1"
+        connections = role_connections(scratch.dsn(ROLE), ROLE)
+        leader = Leader(connections, "tenancy", "relay")
+        relay = Relay(leader, "tenancy", await bus("tenancy"), database.published, KEY)
+        try:
+            await superuser.execute(f"UPDATE tenancy.outbox SET {own}", workspace.tenant_uuid)
+            assert await relay.waiting() > 10_000
+            await superuser.execute(f"UPDATE tenancy.outbox SET stream_seq = 1, {own}", workspace.tenant_uuid)
+            assert await relay.waiting() == 0
+        finally:
+            await connections.close(1)
+            await outboxes.settle(superuser)

@@ -236,10 +236,10 @@ class Receipts:
             else:
                 different.append(receipt)
         if placed:
-            (found,) = await self._leader.fetch(_CONFIRM.format(**own), *zip(*placed, strict=True))
+            (found,) = await self._leader.change(_CONFIRM.format(**own), *zip(*placed, strict=True))
             metrics.CONFIRMED.labels(self._schema).inc(found["confirmed"])
         if others:
-            (found,) = await self._leader.fetch(_FIND_AND_CONFIRM.format(**own), *zip(*others, strict=True))
+            (found,) = await self._leader.change(_FIND_AND_CONFIRM.format(**own), *zip(*others, strict=True))
             metrics.CONFIRMED.labels(self._schema).inc(found["confirmed"])
             events = set(found["different"])
             different += [receipt for receipt in others if receipt.event in events]
@@ -258,7 +258,7 @@ class Receipts:
             self._places.pop(receipt.sequence, None)
         statement = _SET_ASIDE.format(fence=self._leader.fence, schema=self._schema)
         odd = {(receipt.sequence, receipt.event) for receipt in receipts}
-        rows = await self._leader.fetch(statement, *zip(*odd, strict=True))
+        rows = await self._leader.change(statement, *zip(*odd, strict=True))
         metrics.SET_ASIDE.labels(self._schema).inc(len(rows))
 
     async def _begin_term(self, beginning: _Beginning) -> bool:
@@ -275,8 +275,7 @@ class Receipts:
                 self.forget()
             held = "{fence} AND {soon}".format(**own)
             statement = parts.take_back(self._schema, parts.BY_BATCH, held=held)
-            for done in await self._leader.fetch(statement, began, *place):
-                self._leader.works()
+            for done in await self._leader.change(statement, began, *place):
                 metrics.TAKEN_BACK.labels(self._schema).inc(done["rows"])
                 if self._begun is beginning:  # else another term began meanwhile
                     self._begun = _Beginning(term, began, (done["bucket"], done["seq"]), rows + done["rows"])
@@ -313,7 +312,7 @@ class Receipts:
         statement = _SEND_AGAIN.format(fence=self._leader.fence, soon=leases.SOON, schema=self._schema, due=_DUE)
         passed, last = self._floors[0].passed, self._floors[-1].last
         begin = 0 if whole else min(self._places)
-        rows = await self._leader.fetch(statement, passed, last, GRACE_SECONDS, LONGEST_PAUSE_SECONDS, AT_ONCE, begin)
+        rows = await self._leader.change(statement, passed, last, GRACE_SECONDS, LONGEST_PAUSE_SECONDS, AT_ONCE, begin)
         if whole or rows:
             self._looked_whole_at = float("-inf") if rows else now
         if rows:

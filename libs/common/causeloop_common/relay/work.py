@@ -36,7 +36,9 @@ from causeloop_common.contracts.announced import Announced, digest
 from causeloop_common.errors import Unavailable
 from causeloop_common.leader import FAULTS, Leader, Work, fault_of
 from causeloop_common.messaging import Bus
+from causeloop_common.relay import late
 from causeloop_common.relay.receipts import Receipts
+from causeloop_common.relay.rewind import rewind
 from causeloop_common.relay.stream import Leaving, StreamPublisher
 from causeloop_common.telemetry import Span, SpanKind, metrics
 
@@ -64,45 +66,10 @@ _MARK = """
     UPDATE {schema}.relay_state SET last_sequence = greatest(last_sequence, $5)
 """
 """A lost mark only means that an event is published twice, so the disk is not waited for."""
-_REWIND = """
-    UPDATE {schema}.outbox SET published_at = NULL
-    WHERE published_at IS NOT NULL AND (digest IS NOT NULL OR confirmed_batch IS NOT NULL) AND (
-        stream_seq > $1
-        OR $2 AND stream_seq IS NOT NULL AND (
-            confirmed_batch IS NULL
-            OR published_at > (SELECT max(published_at) FROM {schema}.outbox) - interval '5 minutes'))
-"""
-"""A row that an operator asked for keeps its mark, and is sent again in its turn."""
 _REMEMBER = """
     INSERT INTO {schema}.relay_state (id, last_sequence, server_id) VALUES (1, $1, $2)
     ON CONFLICT (id) DO UPDATE SET last_sequence = excluded.last_sequence, server_id = excluded.server_id
 """
-_OLDEST = """
-    SELECT CASE WHEN isfinite(occurred_at) THEN extract(epoch FROM clock_timestamp() - occurred_at)::float8 ELSE 0 END
-        AS seconds
-    FROM {schema}.outbox WHERE published_at IS NULL ORDER BY seq LIMIT 1
-"""
-_UNRECEIPTED = """
-    SELECT count(*) AS events, count(*) FILTER (WHERE is_unsent AND age > $1) AS unpublished,
-           coalesce(max(age), 0) AS seconds
-    FROM (SELECT is_unsent, CASE WHEN isfinite(occurred_at)
-                            THEN extract(epoch FROM clock_timestamp() - occurred_at)::float8 END AS age
-          FROM (SELECT occurred_at, attempts = 0 AS is_unsent FROM {schema}.outbox WHERE published_at IS NULL
-                UNION ALL
-                SELECT occurred_at, false FROM {schema}.outbox
-                WHERE published_at IS NOT NULL AND confirmed_batch IS NULL) late) aged
-"""
-"""By the time of the act: a row that is sent again is published anew. Each half has an index of its own."""
-_LONGEST = """
-    SELECT coalesce(max(CASE WHEN isfinite(occurred_at)
-                        THEN extract(epoch FROM clock_timestamp() - occurred_at)::float8 END), 0) AS seconds
-    FROM ((SELECT occurred_at FROM {schema}.outbox WHERE published_at IS NULL ORDER BY seq LIMIT {first})
-          UNION ALL
-          (SELECT occurred_at FROM {schema}.outbox
-           WHERE published_at IS NOT NULL AND confirmed_batch IS NULL ORDER BY stream_seq LIMIT {first})) late
-"""
-"""The first of each half, by its index: what an outage of days left is too much to be looked at while it leaves."""
-_FIRST = 1000
 _LATE_SECONDS = 600.0
 _ASIDE = "SELECT count(*) AS rows FROM {schema}.outbox_set_aside"
 _STALE = """
@@ -119,8 +86,6 @@ _SET_ASIDE = """
                   FROM odd WHERE o.bucket = odd.bucket AND o.seq = odd.seq RETURNING o.seq)
     SELECT seq FROM done
 """
-_MOST_LOOKED_AT = 100_000
-"""Unpublished rows whose form one statement checks, well within its timeout; the relay reads the first of them."""
 
 
 class Relay(Work):
@@ -178,27 +143,26 @@ class Relay(Work):
             await self._bus.client.publish(topology.wake(self._schema))
 
     async def waiting(self) -> float:
-        """The age in seconds of the oldest event that is not published."""
-        rows = await self._leader.fetch(_OLDEST.format(schema=self._schema))
-        return float(rows[0]["seconds"]) if rows else 0.0
+        """The age in seconds of the oldest event that was never in the stream."""
+        return await late.unsent_seconds(self._leader, self._schema)
 
     async def examine(self) -> None:
         """For doctor: Unavailable when the log has not receipted an act of long ago, rows are set aside, or nobody can
         look.
         """
         try:
-            late = await self._unreceipted()
+            found = await late.unreceipted(self._leader, self._schema, _LATE_SECONDS)
             (aside,) = await self._leader.fetch(_ASIDE.format(schema=self._schema))
         except FAULTS as error:
             raise Unavailable(f"It cannot be looked at: {fault_of(error)}.") from error
-        if late["unpublished"]:
+        if found["unpublished"]:
             raise Unavailable(
-                f"{late['unpublished']} events have been waiting to be published for ten minutes. Look whether "
+                f"{found['unpublished']} events have been waiting to be published for ten minutes. Look whether "
                 f"{self._schema} is ready, and who holds the lease 'relay' in {self._schema}.leases."
             )
-        if late["seconds"] > _LATE_SECONDS:
+        if found["seconds"] > _LATE_SECONDS:
             raise Unavailable(
-                f"{late['events']} events are not receipted by the log, the oldest of an act {late['seconds']:.0f} s "
+                f"{found['events']} events are not receipted by the log, the oldest of an act {found['seconds']:.0f} s "
                 f"ago. Look whether {self._schema} and audit are ready, and for critical lines in their logs; after "
                 "`causeloop events reconcile` look again until none is left."
             )
@@ -216,13 +180,14 @@ class Relay(Work):
         """Publish again what the stream may have lost. Returns the server's id."""
         server = self._bus.server_id
         end = (await self._bus.ends()).last
+        known = await self._leader.fetch(f"SELECT last_sequence, server_id FROM {self._schema}.relay_state")  # noqa: S608
+        if known and (end < known[0]["last_sequence"] or server != known[0]["server_id"]):
+            self._receipts.forget()
+            rows = await rewind(self._leader, self._schema, end, is_new=server != known[0]["server_id"])
+            _log.warning(
+                "the stream's server was started anew: %d events that it may have lost are published again", rows
+            )
         async with self._leader.transaction() as connection:
-            known = await connection.fetch(f"SELECT last_sequence, server_id FROM {self._schema}.relay_state")  # noqa: S608
-            if known and (end < known[0]["last_sequence"] or server != known[0]["server_id"]):
-                rewind = _REWIND.format(schema=self._schema)
-                again = await connection.execute(rewind, end, server != known[0]["server_id"])
-                self._receipts.forget()
-                _log.warning("the stream's server was started anew: publishing again what it may have lost (%s)", again)
             await connection.execute(_REMEMBER.format(schema=self._schema), end, server)
         return server
 
@@ -238,8 +203,8 @@ class Relay(Work):
     async def _set_aside(self) -> int:
         """Set aside the rows of a form that no reader takes; how many."""
         form = outbox.form(self._schema)
-        statement = _SET_ASIDE.format(fence=self._leader.fence, schema=self._schema, form=form, most=_MOST_LOOKED_AT)
-        rows = await self._leader.fetch(statement)
+        statement = _SET_ASIDE.format(fence=self._leader.fence, schema=self._schema, form=form, most=late.MOST)
+        rows = await self._leader.change(statement)
         if rows:
             metrics.SET_ASIDE.labels(self._schema).inc(len(rows))
             _log.critical(
@@ -248,13 +213,8 @@ class Relay(Work):
         return len(rows)
 
     async def _measure_unreceipted(self) -> None:
-        (longest,) = await self._leader.fetch(_LONGEST.format(schema=self._schema, first=_FIRST))
-        metrics.UNRECEIPTED.labels(self._schema).set(max(longest["seconds"], 0))
-
-    async def _unreceipted(self) -> Any:
-        """How many events the log has not receipted, and the age of the oldest one's act in seconds."""
-        (found,) = await self._leader.fetch(_UNRECEIPTED.format(schema=self._schema), _LATE_SECONDS)
-        return found
+        seconds = await late.unreceipted_seconds(self._leader, self._schema)
+        metrics.UNRECEIPTED.labels(self._schema).set(max(seconds, 0))
 
     async def _move(self, stream: StreamPublisher) -> int:
         pending = _PENDING.format(event=", ".join(outbox.EVENT), schema=self._schema, batch=BATCH)
