@@ -122,6 +122,8 @@ class TestEveryCommand:
     def allowed(self, kind: type[Command[Any]], tenants: Tenants, tenant: str) -> set[str]:
         """What may be answered; a realm is no workspace and cannot become one."""
         in_realm = {"get_workspace": {"not_found"}, "create_workspace": {"internal_error"}}
+        for operation in ("get_checkpoint", "get_consistency", "read_stream"):  # its log has a refusal of its own
+            in_realm[operation] = {"ok", "conflict"}
         return (
             in_realm.get(kind.operation, OUTCOMES[kind.subject])
             if tenant.startswith("usr_")
