@@ -24,7 +24,7 @@ from causeloop_common.contracts.audit import (
 )
 from causeloop_common.contracts.vault import SignCheckpoint
 from causeloop_common.database import Database, Transaction
-from causeloop_common.errors import Conflict, InvalidInput
+from causeloop_common.errors import Conflict, InvalidInput, Timeout, Unavailable
 from causeloop_common.messaging import Bus
 from causeloop_common.permissions import Internal
 from causeloop_log.tlog import NotVerified, merkle
@@ -129,8 +129,6 @@ class CheckpointService:
         for _ in range(_TRIES):
             async with self._database.transaction(ctx) as tx:
                 head = await repository.head(tx)
-                if not head.is_whole:
-                    raise _Refused(Refusal(old_size, head.size, "its head is damaged"))
                 if head.size < old_size:
                     why = f"it has {head.size} entries, and {old_size} were signed"
                     raise _Refused(Refusal(old_size, head.size, why))
@@ -144,6 +142,7 @@ class CheckpointService:
                 )
             except ValidationError as error:
                 raise _Refused(Refusal(old_size, head.size, "its hashes are none")) from error
+            damaged = Refusal(old_size, head.size, "its head is damaged")
             try:
                 answer = await self._bus.call(asking, command)
             except Conflict as refusal:
@@ -153,7 +152,13 @@ class CheckpointService:
                     signed = int(fields.get("size", [str(head.size)])[0])
                     raise _Refused(Refusal(signed, head.size, why)) from refusal
                 old_size = int(fields["old_size"][0])
+            except (Unavailable, Timeout) as error:
+                if head.is_whole:
+                    raise
+                raise _Refused(damaged) from error
             else:
+                if not head.is_whole:
+                    raise _Refused(damaged)
                 return SignedHead(head, answer.checkpoint, answer.epoch)
         raise Conflict("The log grew faster than it could be signed. Try again.")
 
