@@ -217,10 +217,10 @@ class TestRestore:
         await log.receipt(second, batch=1007)
         await log.has_batches(1005, 1007)
 
-        await log.receipt(first, batch=1006, term="late of before", began=1007)  # a term that begins above
+        await log.receipt(first, batch=1006, term="u", began=1007)  # a term that begins above
         await asyncio.sleep(0.2)
         assert [row["confirmed_batch"] for row in await log.rows(2)] == [1005, 1007]
-        await log.receipt(first, batch=1006, term="restored", began=1005)
+        await log.receipt(first, batch=1006, term="v", began=1005)
         await log.has_batches(1005, None)
 
     async def test_sends_nothing_again_that_the_intake_enters_again(
@@ -233,10 +233,10 @@ class TestRestore:
         await log.until("confirmed_batch", 4001)
         await log.floors(row["stream_seq"])
 
-        await log.floors(row["stream_seq"] - 1, term="restored", began=4000)
+        await log.floors(row["stream_seq"] - 1, term="v", began=4000)
         (again,) = await log.rows(1)
         assert (again["confirmed_batch"], again["attempts"]) == (None, 0)
-        await log.receipt(row, batch=4001, term="restored", began=4000)
+        await log.receipt(row, batch=4001, term="v", began=4000)
         await log.until("confirmed_batch", 4001)
 
     async def test_is_noticed_by_a_relay_that_missed_the_first_term_after_it(
@@ -273,14 +273,14 @@ class TestRestore:
             await log.receipt(row, batch=2005)
         await log.has_batches(*[2005] * 7)
 
-        await log.receipt(row, batch=2001, term="restored", began=2000)
-        await log.receipt(row, batch=2011, term="after it", began=2010)
+        await log.receipt(row, batch=2001, term="v", began=2000)
+        await log.receipt(row, batch=2011, term="w", began=2010)
         async with asyncio.timeout(5):
-            while await superuser.fetchval("SELECT term FROM tenancy.relay_state") != "after it":  # noqa: ASYNC110
+            while await superuser.fetchval("SELECT term FROM tenancy.relay_state") != "w":  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         taken = [row["confirmed_batch"] for row in await log.rows(7)]
         assert taken[:-1] == [None] * 6
-        await log.receipt(row, batch=2011, term="after it", began=2010)
+        await log.receipt(row, batch=2011, term="w", began=2010)
         async with asyncio.timeout(5):
             while (await log.rows(7))[-1]["confirmed_batch"] != 2011:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
@@ -335,6 +335,17 @@ class TestMissing:
         await log.floors(10**9, term="5")
         (row,) = await log.rows(1)
         assert row["attempts"] == 0
+
+    async def test_a_late_word_of_an_intake_before_keeps_no_receipt_from_counting(
+        self, relay: None, log: Log, database: Database, workspace: AuthContext
+    ) -> None:
+        """E15: it was taken for a new term, and whatever came of the real one was ignored from then on."""
+        await announce(database, workspace, "one")
+        (row,) = await log.rows(1)
+        await log.floors(row["stream_seq"] - 1, term="6", seconds=0.3)
+        await log.floors(row["stream_seq"] - 1, term="5", seconds=0.3)
+        await log.receipt(row, batch=7, term="6")
+        await log.until("confirmed_batch", 7)
 
     async def test_rows_are_looked_up_in_the_order_of_an_index(self, superuser: asyncpg.Connection) -> None:
         """E15: all that was missing was sorted for each round, which takes more than a statement may."""

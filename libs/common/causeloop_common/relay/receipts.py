@@ -172,8 +172,7 @@ class Receipts:
         self._looked_whole_at = float("-inf")
         self._subscriptions: list[Any] = []
         self._term = ""
-        self._earlier: deque[str] = deque(maxlen=16)
-        """Terms of intakes before this one: what comes of them still is late, and begins nothing."""
+        """The greatest that came: what comes of a lesser one is late, and begins nothing."""
         self._highest = 0
         self._begun: _Beginning | None = None
 
@@ -292,10 +291,9 @@ class Receipts:
 
     def _note_term(self, body: Any) -> None:
         term = str(body["term"])
-        if term != self._term and term not in self._earlier:
+        if term > self._term:
             missed = [int(began) for earlier, began in body.get("terms", ()) if earlier > self._term]
             began = min([int(body["began"]), *missed])
-            self._earlier.append(self._term)
             self._floors.clear()  # the stream may be entered again from an earlier number
             if self._begun is not None:  # of a term that ended before it was begun here
                 began = min(began, self._begun.began)
