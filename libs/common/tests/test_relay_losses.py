@@ -8,13 +8,15 @@ from typing import Any
 
 import asyncpg
 import pytest
+from nats.aio.msg import Msg
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.database import Database, role_connections
 from causeloop_common.leader import Leader
 from causeloop_common.messaging import Bus
-from causeloop_common.relay import Relay, parts
+from causeloop_common.relay import Relay, parts, stream as stream_room
+from causeloop_common.relay.stream import StreamPublisher
 from tests.support import outboxes
 from tests.support.relaying import KEY, ROLE, Run, announce, arrived, lag, until
 
@@ -184,6 +186,41 @@ class TestLoss:
         kept = f"SELECT data FROM tenancy.outbox {own} AND published_at < '2021-01-01'"
         assert '"c"' in await superuser.fetchval(kept, workspace.tenant_uuid)
         await arrived(house, workspace, *"abcdefg")
+
+    async def test_of_one_acknowledgement_holds_up_no_other_event(
+        self,
+        house: Any,
+        run: Run,
+        database: Database,
+        superuser: asyncpg.Connection,
+        workspace: AuthContext,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """P1: of a large batch one was missing each time, so that the whole batch was published again without end."""
+        monkeypatch.setattr(stream_room, "_ACK_SECONDS", 0.3)
+        take = StreamPublisher._on_ack
+        lost = 0
+
+        async def lose_each_tenth(self: StreamPublisher, message: Msg) -> None:
+            nonlocal lost
+            if message.subject.endswith("0"):
+                lost += 1
+                return
+            await take(self, message)
+
+        monkeypatch.setattr(StreamPublisher, "_on_ack", lose_each_tenth)
+        roles = [f"role {number:02}" for number in range(35)]
+        await announce(database, workspace, *roles)
+        await run()
+
+        async def all_others_are_marked() -> bool:
+            query = "SELECT count(*) FROM tenancy.outbox WHERE workspace_id = $1 AND published_at IS NULL"
+            return bool(await superuser.fetchval(query, workspace.tenant_uuid) <= 1)
+
+        await until(all_others_are_marked)
+        assert lost > 0
+        monkeypatch.undo()
+        await arrived(house, workspace, *roles)
 
     async def test_an_old_act_that_is_sent_again_is_no_lag(
         self, scratch: Any, bus: Callable[[str], Awaitable[Bus]], database: Database, superuser: asyncpg.Connection,

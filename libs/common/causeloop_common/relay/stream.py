@@ -64,8 +64,11 @@ class StreamPublisher:
         with suppress(nats.errors.Error):
             await self._subscription.unsubscribe()
 
-    async def publish(self, events: Sequence[Leaving]) -> list[int]:
-        """The stream's sequence of every event, published in order; Unavailable unless all were acknowledged."""
+    async def publish(self, events: Sequence[Leaving]) -> list[int | None]:
+        """The stream's sequence of each event, published in order; None for one that it did not acknowledge in time.
+
+        TimeoutError when it acknowledged none, Unavailable when it refused one or the bus was lost.
+        """
         self._batch += 1
         self._sequences, self._missing = [None] * len(events), len(events)
         self._refusal = None
@@ -79,10 +82,14 @@ class StreamPublisher:
                 reply=f"{self._prefix}{self._batch}.{number}",
                 headers=event_headers(event) | {"Nats-Msg-Id": message_id(self._key, event.id, attempt)},
             )
-        await asyncio.wait_for(self._complete.wait(), timeout=_ACK_SECONDS)
+        try:
+            await asyncio.wait_for(self._complete.wait(), timeout=_ACK_SECONDS)
+        except TimeoutError:
+            if self._missing == len(events):
+                raise
         if self._refusal is not None:
             raise Unavailable(f"Events are not in the stream: {self._refusal}.")
-        return [sequence for sequence in self._sequences if sequence is not None]
+        return self._sequences
 
     def _on_disconnect(self) -> None:
         """Give up the batch: its acknowledgements went with the connection. The relay retries on the next one."""

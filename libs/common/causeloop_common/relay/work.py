@@ -229,7 +229,9 @@ class Relay(Work):
             return 0
         self._leader.require()
         digests = [digest(event) for event, _ in events]
-        sequences = await self._publish(events, stream)
+        found = zip(await self._publish(events, stream), rows, digests, strict=True)
+        stored = [(sequence, row, digest) for sequence, row, digest in found if sequence is not None]
+        sequences, rows, digests = map(list, zip(*stored, strict=True))  # the rest stays, and is published again
         await self._leader.execute(
             _MARK.format(fence=self._leader.fence, soon=leases.SOON, schema=self._schema),
             [row["bucket"] for row in rows],
@@ -243,8 +245,8 @@ class Relay(Work):
         metrics.RELAY_BATCH.labels(self._schema).observe(len(rows))
         return len(rows)
 
-    async def _publish(self, events: list[Leaving], stream: StreamPublisher) -> list[int]:
-        """The stream's sequence of every event. With an exporter each carries on the span of its publishing."""
+    async def _publish(self, events: list[Leaving], stream: StreamPublisher) -> list[int | None]:
+        """The stream's sequence of each event it acknowledged. With an exporter each carries on a span of its own."""
         if not telemetry.is_tracing(self._bus.tracer):
             return await stream.publish(events)
         with ExitStack() as spans:
