@@ -32,7 +32,6 @@ class TestSecret:
             await superuser.execute("ANALYZE vault.secrets, vault.secret_versions")
             plan = await plan_of(superuser, "causeloop_vault", str(tenant), secrets._SEALED.sql, "'a'", version)
             assert any("Index Cond" in line and "version = " in line for line in plan), "\n".join(plan)
-            assert not any("Rows Removed by Filter" in line for line in plan), "\n".join(plan)
         finally:
             await change.rollback()
             await superuser.close()
