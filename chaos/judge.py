@@ -31,8 +31,9 @@ Log = Counter[tuple[str, str]]
 
 _OUTBOXES = " UNION ALL ".join(f"SELECT workspace_id, event_id FROM {name}.outbox" for name in topology.OWNERS)
 _MISSING = f"""
-    SELECT count(*) FROM ({_OUTBOXES}) o
+    SELECT workspace_id, count(*) FROM ({_OUTBOXES}) o
     WHERE NOT EXISTS (SELECT FROM audit.entries e WHERE (e.workspace_id, e.event_id) = (o.workspace_id, o.event_id))
+    GROUP BY workspace_id
 """
 _INVENTED = f"""
     SELECT count(*) FROM audit.entries e
@@ -61,9 +62,14 @@ async def _drained(stack: Stack, model: Model) -> None:
     async with stack.sql() as sql:
 
         async def nothing_is_missing() -> bool:
-            return not await sql.fetchval(_MISSING)
+            return not await sql.fetch(_MISSING)
 
-        await until("every committed event is in its log", nothing_is_missing, every=0.2)
+        try:
+            await until("every committed event is in its log", nothing_is_missing, every=0.2)
+        except AssertionError:
+            for tenant, missing in await sql.fetch(_MISSING):
+                refused = await sql.fetchval("SELECT why FROM audit.refused WHERE workspace_id = $1", tenant)
+                model.breaks(f"{missing} events of {tenant} are not in its log, which is refused: {refused}")
         if invented := await sql.fetchval(_INVENTED, [ids.tenant_uuid(tenant) for tenant in _tenants(model)]):
             model.breaks(f"{invented} entries are of events that nobody committed")
         if doubled := await sql.fetchval(_DOUBLED):

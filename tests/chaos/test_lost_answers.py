@@ -65,8 +65,11 @@ async def lose_the_answer(stack: Stack, service: str, ask: Callable[[], Any]) ->
 
 class TestAnAnswerLostBetweenCommitAndReply:
     async def test_of_the_vault_is_replayed_and_the_secret_written_once(self, fragile: Stack, person: Person) -> None:
-        # The workspace's keyring is there: it is made in a transaction before the put's.
-        content_of(await person.post("/keys", json={"name": "first", "type": "aes256-gcm"}), 201)
+        # The only commit of the vault is to be the put's: the one that prepares the new workspace's keyring is over.
+        async with fragile.sql() as sql:
+            taken_in = "SELECT count(*) FROM vault.inbox WHERE workspace_id = $1"
+            workspace = ids.tenant_uuid(person.workspace)
+            await until("the vault has taken in the workspace", lambda: sql.fetchval(taken_in, workspace))
         headers = keyed()
 
         async def ask() -> httpx.Response:

@@ -192,7 +192,7 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory, garbage: int) -> Surr
 
 
 DROPPING = """
-import os, signal, sys, time
+import signal, sys, time
 from causeloop_cli import main
 from causeloop_cli.__main__ import run
 
@@ -205,12 +205,22 @@ def command():
     time.sleep(60)
 
 main.main = command
-try:
-    run()
-except KeyboardInterrupt:
-    os._exit(130)
+sys.exit(run())
 """
 """A command that is interrupted where Python can raise nothing: in a destructor."""
+
+ENDING = """
+import signal, sys
+from causeloop_cli import endings
+from causeloop_cli.__main__ import run
+
+endings._sentence = lambda error: signal.raise_signal(signal.SIGINT)
+sys.argv = ["causeloop", "dead", "list"]
+sys.exit(run())
+"""
+"""A command that is interrupted while it looks for the words of another error."""
+
+BARE = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
 
 KINDS = tuple(Surroundings(Path("/"), 9).kinds())
 
@@ -259,9 +269,10 @@ class TestTheProgram:
         assert (ended.code, ended.error) == (0, "")
         assert re.fullmatch(r"causeloop \d+\.\d+\.\d+\n", ended.output)
 
-    def test_ends_when_it_is_interrupted_where_python_drops_the_interrupt(self) -> None:
-        """E33: a command that was interrupted in a destructor printed a traceback, and went on."""
+    @pytest.mark.parametrize("program", [DROPPING, ENDING], ids=["in a destructor", "at its end"])
+    def test_ends_without_a_word_wherever_it_is_interrupted(self, program: str) -> None:
+        """E33: a command that was interrupted in a destructor, or at its end, printed a traceback, and went on."""
         ended = subprocess.run(
-            [sys.executable, "-c", DROPPING], capture_output=True, text=True, timeout=50, check=False
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False, env=BARE
         )
         assert (ended.returncode, ended.stderr) == (130, "")

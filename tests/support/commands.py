@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from dataclasses import dataclass
 
@@ -36,14 +37,17 @@ async def causeloop(*arguments: str, **environ: str) -> Done:
         "-m",
         "causeloop_cli",
         *arguments,
-        env=kept | environ,
+        env=kept | {"PYTHONFAULTHANDLER": "1"} | environ,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+    ending = asyncio.ensure_future(process.communicate())
     try:
-        output, errors = await asyncio.wait_for(process.communicate(), SECONDS)
-    except BaseException:
-        process.kill()
-        await process.wait()
-        raise
+        await asyncio.wait([ending], timeout=SECONDS)
+    finally:
+        stands = not ending.done()
+        if stands:
+            process.send_signal(signal.SIGABRT)  # so that it writes what its threads do
+        output, errors = await ending
+    assert not stands, f"It did not end within {SECONDS} s.\n{output.decode()}\n{errors.decode()}"
     return Done(arguments[0], process.returncode or 0, output.decode(), errors.decode())

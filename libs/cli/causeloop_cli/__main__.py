@@ -1,4 +1,4 @@
-"""`causeloop`, from its very first import on: an interrupt ends it without a traceback."""
+"""`causeloop`, from its very first import to its end: an interrupt ends it without a traceback."""
 
 import os
 import signal
@@ -13,9 +13,10 @@ def run() -> int:
         _repeat_lost_interrupts()
         _keep_standard_files()
         from causeloop_cli.main import main
-    except KeyboardInterrupt:
+
+        return main()
+    except KeyboardInterrupt:  # before the command handles it, or while it ends by another error
         return 130
-    return main()
 
 
 def _repeat_lost_interrupts() -> None:

@@ -44,8 +44,10 @@ TAKEOVER = 1.5
 PATIENCE_SECONDS = 30.0
 """Work that waits longer, or stands still for longer, is a fault."""
 
-_BACK_OFF = 0.3
-"""Of a lease, after a fault: longer than the others take to look, since one of them may be able to work."""
+_BACK_OFF_SECONDS = 0.6
+"""After a fault: the lease is free meanwhile, since another replica may be able to work. Short though the lease may be
+long, since this replica is not ready until it has tried again.
+"""
 _ANSWER_SECONDS = 1.0
 _BEGIN = f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = '{leases.LEASE_SECONDS:g}s'"
 
@@ -199,7 +201,7 @@ class Leader:
             except FAULTS as error:
                 self._failure = fault_of(error)
                 _log.warning("%s of %s waits: %s: %s", self.name, self._schema, type(error).__name__, error)
-            await asyncio.sleep(_BACK_OFF * self._lease)
+            await asyncio.sleep(_BACK_OFF_SECONDS)
 
     async def _stand_by(self, work: Work) -> None:
         """Wait for the lease, and take it."""

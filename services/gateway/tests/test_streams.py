@@ -85,6 +85,32 @@ class TestWhatIsSaid:
                 assert (int(event.id), json.loads(event.data)["id"]) == (position + number, made)
                 assert time.monotonic() - began < module.POLL_SECONDS / 2
 
+    async def test_goes_on_with_what_arrives_while_a_page_without_it_is_read(
+        self, house: "House", owner: "Person", announce: "Announce", monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read, grew = module.Stream._read, module.Stream.grew
+        made: list[str] = []
+        arrived = asyncio.Event()
+
+        async def read_slowly(self: module.Stream, start: int | None) -> Any:
+            page = await read(self, start)
+            if not made:
+                made.extend(await announce(owner.workspace))
+                await arrived.wait()
+            return page
+
+        def grow(self: module.Stream, size: int) -> None:
+            grew(self, size)
+            arrived.set()
+
+        monkeypatch.setattr(module.Stream, "_read", read_slowly)
+        monkeypatch.setattr(module.Stream, "grew", grow)
+        async with listening(house, owner.token) as listener:
+            began = time.monotonic()
+            (event,) = await listener.next()
+            assert json.loads(event.data)["id"] == made[0]
+            assert time.monotonic() - began < module.POLL_SECONDS / 2
+
     async def test_goes_on_though_nobody_published_that_the_log_grew(
         self, house: "House", owner: "Person", announce: "Announce", monkeypatch: pytest.MonkeyPatch
     ) -> None:

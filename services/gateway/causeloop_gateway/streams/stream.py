@@ -141,7 +141,7 @@ class Stream:
                 await self._write(self._page.chunk)
                 self._next = self._page.next
                 metrics.STREAMED.inc(self._page.count)
-            else:
+            elif not self._news.is_set():  # the log has no more, whatever its size was said to be before it was read
                 self._head = min(self._head, self._next)
             if self._next >= self._page.size:
                 self._page = _NOTHING
@@ -165,6 +165,7 @@ class Stream:
 
     async def _read(self, start: int | None) -> _Page:
         question = ReadStream(start=LAST_INDEX if start is None else start, max_bytes=CHUNK_BYTES)
+        self._news.clear()
         for seconds in _PATIENCE_SECONDS:
             ctx = await self._admit()
             try:
