@@ -106,7 +106,12 @@ chaos: setup ## Kill processes at random under load [SEED=n KILLS=100 SECONDS=n 
 .PHONY: test
 test: check $(CLIENTS) ## Check, then run every test on real Postgres and NATS [ARGS="-k rotate"]
 	@echo "==> tests"
-	@unset PYTHONDONTWRITEBYTECODE; $(BIN)/pytest -n auto $(ARGS)
+	@unset PYTHONDONTWRITEBYTECODE; $(BIN)/pytest -n auto -m 'not campaign' $(ARGS)
+
+.PHONY: campaigns
+campaigns: setup ## Run the short forms of the campaigns: kills, losses on the wire, leaders
+	@echo "==> campaigns"
+	@unset PYTHONDONTWRITEBYTECODE; $(BIN)/pytest -n auto -m campaign $(ARGS)
 
 .PHONY: check
 check: lint types imports ## Format, lint, types and import rules

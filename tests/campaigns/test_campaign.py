@@ -9,7 +9,7 @@ from causeloop_cli.embedded import Janitor
 from chaos.campaign import TARGETS, Campaign, Limits
 from tests.support.stack import Stack
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.campaign]
 
 
 class TestACampaign:

@@ -10,7 +10,7 @@ from causeloop_cli.embedded import Janitor
 from chaos.leaders import Fire
 from tests.support.stack import Stack
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+pytestmark = [pytest.mark.chaos, pytest.mark.campaign]
 
 
 async def test_one_leads_at_a_time_whichever_is_killed_or_stopped(

@@ -9,7 +9,7 @@ from causeloop_cli.embedded import Janitor
 from chaos.receipts.__main__ import figures, run
 from chaos.receipts.campaign import Plan
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+pytestmark = [pytest.mark.chaos, pytest.mark.campaign]
 
 
 class TestACampaign:

@@ -141,7 +141,7 @@ class Stream:
                 await self._write(self._page.chunk)
                 self._next = self._page.next
                 metrics.STREAMED.inc(self._page.count)
-            elif not self._news.is_set():  # the log has no more, whatever its size was said to be before it was read
+            elif not self._news.is_set():  # the log has no more than this page, whatever was published before it
                 self._head = min(self._head, self._next)
             if self._next >= self._page.size:
                 self._page = _NOTHING
