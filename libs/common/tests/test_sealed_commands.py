@@ -1,15 +1,17 @@
 """Secrets in commands and answers are sealed on the bus, and a message's head has one reading."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from nats.aio.msg import Msg
+from pydantic import SecretStr
 
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
-from causeloop_common.contracts.vault import RevealedSecret, RevealSecret
-from causeloop_common.errors import Internal
-from causeloop_common.messaging import wire
+from causeloop_common.contracts.vault import Decrypt, Decrypted, RevealedSecret, RevealSecret
+from causeloop_common.errors import Forbidden, Internal, InvalidInput
+from causeloop_common.messaging import CommandRouter, wire
 from tests.support.answering import CANARY, PUT, VIEW, Connect, Serve, answering
 from tests.support.overhearing import overhear
 
@@ -88,3 +90,34 @@ class TestTheHead:
             wire.header_block({"A": value})
         with pytest.raises(ValueError, match="must be one line"):
             wire.header_block({value: "x"})
+
+
+class TestThePlainForm:
+    async def test_is_answered_by_hand_and_every_other_form_by_the_handler(
+        self, bus: Connect, serve: Serve, workspace: AuthContext, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The checks before it are those of every command, and both answers are sealed alike."""
+        read: list[bytes] = []
+
+        async def decrypt(ctx: AuthContext, command: Decrypt) -> Decrypted:
+            return Decrypted(plaintext=SecretStr(CANARY))
+
+        async def by_hand(ctx: AuthContext, body: bytes) -> bytes | None:
+            assert ctx.tenant == workspace.tenant
+            read.append(body)
+            return b'{"plaintext":"by hand"}' if len(read) == 1 else None
+
+        await serve("vault", CommandRouter({Decrypt: decrypt}, plain={Decrypt: by_hand}))
+        gateway, body = await bus("gateway"), Decrypt(name="a", ciphertext="x").to_json()
+        on_the_bus = overhear(gateway, monkeypatch)
+        answers = [(await gateway.request(workspace, Decrypt, body)).body for _ in range(2)]
+
+        assert answers == [b'{"plaintext":"by hand"}', Decrypted(plaintext=SecretStr(CANARY)).to_json()]
+        assert read == [body, body]
+        assert not any(b"plaintext" in seen for seen in on_the_bus)
+        with pytest.raises(Forbidden, match="keys:use"):
+            await gateway.request(replace(workspace, permissions=frozenset()), Decrypt, body)
+        with pytest.raises(InvalidInput) as refused:
+            await gateway.request(workspace, Decrypt, b'{"name":"a","more":1}')
+        assert list(refused.value.fields or {}) == ["more"]
+        assert len(read) == 3

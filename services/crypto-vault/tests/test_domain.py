@@ -91,9 +91,10 @@ class TestOpener:
     def test_opens_as_open_does_whatever_it_opened_before(self) -> None:
         opener = envelope.Opener(KEY)
         other = envelope.seal(KEY, 1, b"other", AT, bytes(28))
-        assert [opener.open(text, AT) for text in (SEALED, other, SEALED)] == [b"hunter2", b"other", b"hunter2"]
-        with pytest.raises(NotOpened, match="does not open"):
-            opener.open(envelope.seal(bytes(32), 1, b"hunter2", AT, ENTROPY), AT)  # the same salt, another key
+        bodies = [envelope.parts(text)[1] for text in (SEALED, other, SEALED)]
+        assert [opener.open(body, AT) for body in bodies] == [b"hunter2", b"other", b"hunter2"]
+        with pytest.raises(NotOpened, match="does not open"):  # the same salt, another key
+            opener.open(envelope.parts(envelope.seal(bytes(32), 1, b"hunter2", AT, ENTROPY))[1], AT)
 
 
 class TestContext:
@@ -111,7 +112,7 @@ class TestContext:
 
     @given(st.binary(max_size=100))
     def test_plaintext_is_read_as_it_is_written(self, plaintext: bytes) -> None:
-        assert named_keys.read_plaintext(named_keys.write_plaintext(plaintext)) == plaintext
+        assert named_keys.read_plaintexts([named_keys.write_plaintext(plaintext)]) == [plaintext]
 
 
 class TestOpen:

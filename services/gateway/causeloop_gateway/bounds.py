@@ -13,9 +13,8 @@ from pydantic.fields import FieldInfo
 from causeloop_common.contracts.base import Message
 from causeloop_common.errors import InvalidInput
 
-_Measure = Callable[[Sequence[Any]], int]
-"""The number of keys in the objects among these values; InvalidInput where a value is too long. One of another type
-counts nothing: it is refused when it is validated."""
+_Check = Callable[[Sequence[Any]], None]
+"""InvalidInput where one of these values is too long. One of another type passes: validation refuses it."""
 
 
 class Bounds:
@@ -24,18 +23,20 @@ class Bounds:
     def __init__(self, message: type[Message]) -> None:
         self._fields = _of_fields(message, "")
 
-    def keys(self, fields: dict[str, Any]) -> int:
-        """How many keys the objects in these fields have; InvalidInput for a list, map or object that is too long."""
-        return sum(measure([fields[name]]) for name, measure in self._fields.items() if name in fields)
+    def check(self, fields: dict[str, Any]) -> None:
+        """InvalidInput for a list, map or object in these fields that is too long."""
+        for name, check in self._fields.items():
+            if name in fields:
+                check([fields[name]])
 
 
-def _of_fields(message: type[Message], prefix: str) -> dict[str, _Measure]:
+def _of_fields(message: type[Message], prefix: str) -> dict[str, _Check]:
     found = {name: _of(field.annotation, field.metadata, prefix + name) for name, field in message.fields().items()}
-    return {name: measure for name, measure in found.items() if measure is not None}
+    return {name: check for name, check in found.items() if check is not None}
 
 
-def _of(annotation: Any, metadata: Iterable[Any], place: str) -> _Measure | None:
-    """The measure of a type; None for one that holds neither lists nor objects."""
+def _of(annotation: Any, metadata: Iterable[Any], place: str) -> _Check | None:
+    """The check of a type; None for one that holds neither lists nor objects."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         given = [part for one in arguments[1:] for part in (one.metadata if isinstance(one, FieldInfo) else [one])]
@@ -51,31 +52,30 @@ def _of(annotation: Any, metadata: Iterable[Any], place: str) -> _Measure | None
     return next((kind for kind in kinds if kind is not None), None)
 
 
-def _of_lists(most: int, inner: _Measure | None, place: str) -> _Measure:
-    def measure(values: Sequence[Any]) -> int:
-        keys = 0
+def _of_lists(most: int, inner: _Check | None, place: str) -> _Check:
+    def check(values: Sequence[Any]) -> None:
         for value in values:
             if type(value) is list:
                 if len(value) > most:
                     raise InvalidInput.of(**{place: f"has {len(value)} items; at most {most} are taken"})
-                keys += 0 if inner is None else inner(value)
-        return keys
+                if inner is not None:
+                    inner(value)
 
-    return measure
+    return check
 
 
-def _of_objects(most: int, fields: dict[str, _Measure], place: str) -> _Measure:
-    def measure_objects(values: Sequence[Any]) -> int:
-        sizes = [*map(len, values)]
-        if sizes and max(sizes) > most:
-            raise InvalidInput.of(**{place: f"has {max(sizes)} names; at most {most} are taken"})
-        inner = (nested([value[name] for value in values if name in value]) for name, nested in fields.items())
-        return sum(sizes) + sum(inner)
+def _of_objects(most: int, fields: dict[str, _Check], place: str) -> _Check:
+    def check_objects(values: Sequence[Any]) -> None:
+        if (longest := max(map(len, values), default=0)) > most:
+            raise InvalidInput.of(**{place: f"has {longest} names; at most {most} are taken"})
+        for name, nested in fields.items():
+            if inner := [value[name] for value in values if name in value]:
+                nested(inner)
 
-    def measure(values: Sequence[Any]) -> int:
+    def check(values: Sequence[Any]) -> None:
         try:
-            return measure_objects(values)
+            check_objects(values)
         except TypeError:  # not all of them are objects
-            return measure_objects([value for value in values if type(value) is dict])
+            check_objects([value for value in values if type(value) is dict])
 
-    return measure
+    return check

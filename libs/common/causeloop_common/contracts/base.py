@@ -55,11 +55,13 @@ def _write_secret(value: SecretStr, info: SerializationInfo) -> str:
     return value.get_secret_value() if info.context is _CLEAR else str(value)  # stars
 
 
+SEALED_CHARS = 65_536
+
 Sealed = Annotated[
     SecretStr,
-    Field(max_length=65_536),
+    Field(max_length=SEALED_CHARS),
     PlainSerializer(_write_secret, return_type=str),
-    WithJsonSchema({"type": "string", "format": "password", "maxLength": 65_536, "x-sealed": True}),
+    WithJsonSchema({"type": "string", "format": "password", "maxLength": SEALED_CHARS, "x-sealed": True}),
 ]
 """A secret text, at most 64 Ki characters. A message that holds one, however deep, crosses the bus as one ciphertext.
 In logs, representations and the idempotency table it is stars."""

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import nats.errors
@@ -68,6 +69,8 @@ _NATS = {"messaging.system": "nats"}
 
 Handler = Callable[[AuthContext, Any], Awaitable[Message]]
 """Answers one kind of command: `put_secret(ctx, command)`."""
+PlainHandler = Callable[[AuthContext, bytes], Awaitable[bytes | None]]
+"""Answers a command in its plain form, JSON to JSON; None for any other form, of which nothing was done."""
 
 
 class _Route(NamedTuple):
@@ -75,6 +78,7 @@ class _Route(NamedTuple):
 
     kind: type[Command[Any]]
     handler: Handler
+    plain: PlainHandler | None
     seconds: Any
     answered: Any
     inboxes: tuple[str, ...]
@@ -83,11 +87,19 @@ class _Route(NamedTuple):
 class CommandRouter:
     """Answers commands: `CommandRouter({PutSecret: secrets.put_secret})`.
 
+    `plain` has handlers of commands whose plain form is read and written by hand. A command in any other form is read
+    as its model, and answered by its handler.
+
     TypeError for a handler that has another name than its command: one search for it finds the whole way.
     """
 
-    def __init__(self, handlers: Mapping[type[Command[Any]], Handler]) -> None:
+    def __init__(
+        self,
+        handlers: Mapping[type[Command[Any]], Handler],
+        plain: Mapping[type[Command[Any]], PlainHandler] = MappingProxyType({}),
+    ) -> None:
         self._handlers: dict[type[Command[Any]], Handler] = {}
+        self._plain = plain
         self._running: set[asyncio.Task[None]] = set()
         self._subscriptions: list[Subscription] = []
         self._bytes = 0
@@ -120,6 +132,7 @@ class CommandRouter:
             route = _Route(
                 kind,
                 handler,
+                self._plain.get(kind),
                 metrics.COMMAND_SECONDS.labels(kind.subject),
                 metrics.COMMANDS.labels(kind.subject, "ok"),
                 tuple(f"{topology.answers(issuer, kind.service)}." for issuer in kind.issuers),
@@ -184,7 +197,7 @@ class CommandRouter:
                         metrics.COMMANDS.labels(kind.subject, "late").inc()
                         span.set_attribute("error.type", "late")
                         return  # the caller has a Timeout long since; an answer now could only confuse
-                    reply = await self._run(kind, route.handler, headers, message.data, span)
+                    reply = await self._run(route, headers, message.data, span)
                 if len(reply.body) > topology.MAX_PAYLOAD_BYTES - HEADROOM_BYTES:
                     raise PayloadTooLarge("The answer is larger than fits on the bus. Ask for less at once.")
                 await self._bus.client.publish(
@@ -213,10 +226,8 @@ class CommandRouter:
             )
         return ClocksApart(f"By the {kind.service} service's clock this came too late. Nothing was done; try again.")
 
-    async def _run(
-        self, kind: type[Command[Any]], handler: Any, headers: dict[str, str], body: bytes, span: Span
-    ) -> Answer:
-        bus = self._bus
+    async def _run(self, route: _Route, headers: dict[str, str], body: bytes, span: Span) -> Answer:
+        bus, kind = self._bus, route.kind
         caller = bus.tokens.verify(headers.get(TOKEN, ""))
         if caller.issuer not in kind.issuers or not permits(caller.permissions, kind.permission):
             raise Forbidden.lacking(kind.permission, "")
@@ -232,23 +243,21 @@ class CommandRouter:
         span.set_attribute("causeloop.request_id", ctx.request_id)
         telemetry.bind(telemetry.Act(bus.service, ctx.request_id, ctx.tenant))
         sealer = bus.sealers[ctx.issuer, bus.service]
+        if kind.is_sealed:
+            try:
+                body = sealer.open(body, label(kind.subject, ctx.tenant))
+            except ValueError as error:
+                raise InvalidInput.of(body="is not sealed for this receiver and message") from error
         try:
-            command = kind.from_json(sealer.open(body, label(kind.subject, ctx.tenant)) if kind.is_sealed else body)
-        except ValidationError as error:
-            raise invalid_input(error) from error
-        except ValueError as error:
-            raise InvalidInput.of(body="is not sealed for this receiver and message") from error
-        try:
-            reply = await handler(ctx, command)
+            reply = None if route.plain is None else await route.plain(ctx, body)
+            if reply is None:
+                reply = await _handle(route, ctx, body)
         except Replayed as done:
             span.set_attribute("causeloop.replayed", True)
             return Answer(done.reply, replayed=True)
-        if type(reply) is not kind.reply:  # sealed or not, it would be taken for the other
-            raise TypeError(f"{kind.__name__} is answered with {type(reply).__name__}, not with {kind.reply.__name__}.")
-        body = reply.to_json()
         if kind.reply.is_sealed:
-            body = sealer.seal(body, label(f"{kind.subject}.reply", ctx.tenant))
-        return Answer(body, replayed=False)
+            reply = sealer.seal(reply, label(f"{kind.subject}.reply", ctx.tenant))
+        return Answer(reply, replayed=False)
 
     async def _refuse(self, kind: type[Command[Any]], message: Msg, error: AppError) -> None:
         telemetry.fail(telemetry.get_current_span(), error)
@@ -261,3 +270,16 @@ class CommandRouter:
         body = orjson.dumps({"fields": error.fields}) if error.fields else b""
         with suppress(AppError, nats.errors.Error, OSError):  # the bus is gone: the caller's deadline ends the wait
             await self._bus.client.publish(message.reply, body, headers=headers)
+
+
+async def _handle(route: _Route, ctx: AuthContext, body: bytes) -> bytes:
+    """The JSON of a handler's reply to a command in JSON."""
+    kind = route.kind
+    try:
+        command = kind.from_json(body)
+    except ValidationError as error:
+        raise invalid_input(error) from error
+    reply = await route.handler(ctx, command)
+    if type(reply) is not kind.reply:  # sealed or not, it would be taken for the other
+        raise TypeError(f"{kind.__name__} is answered with {type(reply).__name__}, not with {kind.reply.__name__}.")
+    return reply.to_json()

@@ -6,11 +6,20 @@ names and text values is RFC 8785. No context is `{}`.
 """
 
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import orjson
 
 MATERIAL_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Plaintexts in base64, or ciphertexts, and the context of each: what one request encrypts or decrypts."""
+
+    texts: Sequence[str] = field(repr=False)
+    contexts: Sequence[Mapping[str, str] | None]
 
 
 def purpose(key_id: str) -> str:
@@ -23,13 +32,25 @@ def record(context: Mapping[str, str] | None) -> str:
     return orjson.dumps(context, option=orjson.OPT_SORT_KEYS).decode() if context else "{}"
 
 
-def read_plaintext(text: str) -> bytes:
-    """The bytes of a plaintext in base64 (RFC 4648 4, padded); ValueError when it is none."""
+def read_plaintexts(texts: Sequence[str]) -> list[bytes | None]:
+    """The bytes of plaintexts in base64 (RFC 4648 4, padded); None for a text that is none."""
+    try:
+        if not any(size % 4 for size in {*map(len, texts)}):
+            return [binascii.a2b_base64(text, strict_mode=True) for text in texts]
+    except ValueError:  # binascii.Error is one, and so is a letter that is not ASCII
+        pass
+    return [_read_plaintext(text) for text in texts]
+
+
+def _read_plaintext(text: str) -> bytes | None:
     if len(text) % 4:  # which the strict mode lets pass in places
-        raise ValueError("The text is not padded.")
-    return binascii.a2b_base64(text, strict_mode=True)
+        return None
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        return None
 
 
 def write_plaintext(plaintext: bytes) -> str:
-    """The text that `read_plaintext` reads."""
+    """The text that `read_plaintexts` reads."""
     return binascii.b2a_base64(plaintext, newline=False).decode()

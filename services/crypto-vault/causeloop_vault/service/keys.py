@@ -12,7 +12,6 @@ from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.lists import page
 from causeloop_common.contracts.vault import (
-    CipherItem,
     CreateKey,
     DataDecrypted,
     Decrypt,
@@ -26,17 +25,19 @@ from causeloop_common.contracts.vault import (
     KeyPage,
     KeyView,
     ListKeys,
-    PlainItem,
 )
 from causeloop_common.database import Database
 from causeloop_common.errors import Conflict, InvalidInput, NotFound
 from causeloop_common.memory import Memory
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope, named_keys, places
+from causeloop_vault.domain.named_keys import Items
 from causeloop_vault.service.keyrings import Keyring, Keyrings, StaleKeyring, with_keyring
 
-_NO_BASE64 = "is not base64"
+_NOT_BASE64 = "is not base64"
 _NOT_OPENED = "does not open under this key in this context"
+NOT_BASE64 = ItemError(code=InvalidInput.code, detail=f"The plaintext {_NOT_BASE64}.")
+NOT_OPENED = ItemError(code=InvalidInput.code, detail=f"The ciphertext {_NOT_OPENED}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +59,20 @@ class NamedKey:
     def seal_all(self, items: Sequence[tuple[bytes, Mapping[str, str] | None]], entropy: bytes) -> list[str]:
         """Ciphertexts of plaintexts, each with its context, under the newest version."""
         places = self.places[self.version]
-        placed = [(plaintext, places.of(named_keys.record(context))) for plaintext, context in items]
+        bare = places.of(named_keys.record(None))
+        placed = [(one, places.of(named_keys.record(context)) if context else bare) for one, context in items]
         return envelope.seal_all(self.material[self.version], self.version, placed, entropy)
 
-    def open_all(self, items: Sequence[tuple[str, Mapping[str, str] | None]]) -> list[bytes | None]:
+    def open_all(self, items: Items) -> list[bytes | None]:
         """Plaintexts of ciphertexts, each with its context; None for one that does not open."""
         openers = {version: envelope.Opener(material) for version, material in self.material.items()}
+        bare = {version: places.of(named_keys.record(None)) for version, places in self.places.items()}
         opened: list[bytes | None] = []
-        for text, context in items:
+        for text, context in zip(items.texts, items.contexts, strict=True):
             try:
-                version = envelope.version_of(text)
-                opened.append(openers[version].open(text, self.places[version].of(named_keys.record(context))))
+                version, body = envelope.parts(text)
+                at = self.places[version].of(named_keys.record(context)) if context else bare[version]
+                opened.append(openers[version].open(body, at))
             except (envelope.NotOpened, KeyError):
                 opened.append(None)
         return opened
@@ -113,49 +117,64 @@ class KeyService:
         return page(found, command, key=lambda key: key.name)
 
     async def encrypt(self, ctx: AuthContext, command: Encrypt) -> Encrypted:
-        """Ciphertexts for the client to keep. Nothing is read or changed, so a remembered key needs no transaction."""
+        """Ciphertexts for the client to keep; of one plaintext, or of items."""
         key = await self._key(ctx, command.name)
-        if command.items is None:
-            if command.plaintext is None:
-                raise InvalidInput.of(plaintext="is needed, or items")
-            one = _plaintext(command.plaintext)
-            if one is None:
-                raise InvalidInput.of(plaintext=_NO_BASE64)
-            (ciphertext,) = key.seal_all([(one, command.context)], self._entropy(envelope.ENTROPY_BYTES))
-            return Encrypted(ciphertext=ciphertext)
-        _refuse_both(command.context, plaintext=command.plaintext)
-        return Encrypted(results=self._encrypt_items(key, command.items))
+        if command.items is not None:
+            _refuse_both(command.context, plaintext=command.plaintext)
+            plain = Items([i.plaintext.get_secret_value() for i in command.items], [i.context for i in command.items])
+            refused = EncryptedItem(error=NOT_BASE64)
+            sealed = self._seal(key, plain)
+            return Encrypted(results=[refused if one is None else EncryptedItem(ciphertext=one) for one in sealed])
+
+        if command.plaintext is None:
+            raise InvalidInput.of(plaintext="is needed, or items")
+        (ciphertext,) = self._seal(key, Items([command.plaintext.get_secret_value()], [command.context]))
+        if ciphertext is None:
+            raise InvalidInput.of(plaintext=_NOT_BASE64)
+        return Encrypted(ciphertext=ciphertext)
+
+    async def encrypt_items(self, ctx: AuthContext, name: str, items: Items) -> list[str | None]:
+        """Ciphertexts of plaintexts under a named key; None for one that is not base64."""
+        return self._seal(await self._key(ctx, name), items)
 
     async def decrypt(self, ctx: AuthContext, command: Decrypt) -> Decrypted:
-        """Plaintexts of ciphertexts. That they were shown is committed before they leave."""
+        """Plaintexts of ciphertexts; of one, or of items."""
         key = await self._key(ctx, command.name)
-        async with self._database.transaction(ctx) as tx:
-            if command.items is None:
-                if command.ciphertext is None:
-                    raise InvalidInput.of(ciphertext="is needed, or items")
-                (opened,) = key.open_all([(command.ciphertext, command.context)])
-                if opened is None:
-                    raise InvalidInput.of(ciphertext=_NOT_OPENED)
-                count = 1
-                answer = Decrypted(plaintext=_shown(opened))
-            else:
-                _refuse_both(command.context, ciphertext=command.ciphertext)
-                results = _decrypt_items(key, command.items)
-                count = sum(result.error is None for result in results)
-                answer = Decrypted(results=results)
+        if command.items is not None:
+            _refuse_both(command.context, ciphertext=command.ciphertext)
+            sealed = Items([i.ciphertext for i in command.items], [i.context for i in command.items])
+            refused = DecryptedItem(error=NOT_OPENED)
+            opened = await self._open(ctx, key, sealed)
+            return Decrypted(
+                results=[refused if one is None else DecryptedItem(plaintext=_shown(one)) for one in opened]
+            )
 
-            if count:
-                tx.publish(DataDecrypted(key_id=key.id, count=count))
-        return answer
+        if command.ciphertext is None:
+            raise InvalidInput.of(ciphertext="is needed, or items")
+        (plaintext,) = await self._open(ctx, key, Items([command.ciphertext], [command.context]))
+        if plaintext is None:
+            raise InvalidInput.of(ciphertext=_NOT_OPENED)
+        return Decrypted(plaintext=_shown(plaintext))
 
-    def _encrypt_items(self, key: NamedKey, items: Sequence[PlainItem]) -> list[EncryptedItem]:
-        read = [_plaintext(item.plaintext) for item in items]
-        good = [(one, item.context) for one, item in zip(read, items, strict=True) if one is not None]
+    async def decrypt_items(self, ctx: AuthContext, name: str, items: Items) -> list[bytes | None]:
+        """Plaintexts of ciphertexts under a named key; None for one that does not open."""
+        return await self._open(ctx, await self._key(ctx, name), items)
+
+    def _seal(self, key: NamedKey, items: Items) -> list[str | None]:
+        """Nothing is read or changed, so a remembered key needs no transaction."""
+        read = named_keys.read_plaintexts(items.texts)
+        good = [(one, context) for one, context in zip(read, items.contexts, strict=True) if one is not None]
         sealed = iter(key.seal_all(good, self._entropy(envelope.entropy_bytes(len(good)))))
-        if len(good) == len(items):
-            return [EncryptedItem(ciphertext=ciphertext) for ciphertext in sealed]
-        refused = EncryptedItem(error=ItemError(code=InvalidInput.code, detail=f"The plaintext {_NO_BASE64}."))
-        return [refused if one is None else EncryptedItem(ciphertext=next(sealed)) for one in read]
+        return [*sealed] if len(good) == len(read) else [None if one is None else next(sealed) for one in read]
+
+    async def _open(self, ctx: AuthContext, key: NamedKey, items: Items) -> list[bytes | None]:
+        """That they were shown is committed before they leave."""
+        async with self._database.transaction(ctx) as tx:
+            opened = key.open_all(items)
+
+            if count := len(opened) - opened.count(None):
+                tx.publish(DataDecrypted(key_id=key.id, count=count))
+        return opened
 
     async def _key(self, ctx: AuthContext, name: str) -> NamedKey:
         """A named key, as it is remembered."""
@@ -175,23 +194,8 @@ class KeyService:
         return key, (ctx.tenant, key.id)
 
 
-def _decrypt_items(key: NamedKey, items: Sequence[CipherItem]) -> list[DecryptedItem]:
-    refused = DecryptedItem(error=ItemError(code=InvalidInput.code, detail=f"The ciphertext {_NOT_OPENED}."))
-    return [
-        refused if opened is None else DecryptedItem(plaintext=_shown(opened))
-        for opened in key.open_all([(item.ciphertext, item.context) for item in items])
-    ]
-
-
 def _shown(opened: bytes) -> SecretStr:
     return SecretStr(named_keys.write_plaintext(opened))
-
-
-def _plaintext(text: SecretStr) -> bytes | None:
-    try:
-        return named_keys.read_plaintext(text.get_secret_value())
-    except ValueError:  # binascii.Error is one, and so is a letter that is not ASCII
-        return None
 
 
 def _refuse_both(context: object, **one: object) -> None:

@@ -4,13 +4,26 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from causeloop_common.contracts.base import Command, Event, KeyId, Message, Sealed, Timestamp, Version
+from causeloop_common.contracts.base import (
+    SEALED_CHARS,
+    Command,
+    Event,
+    KeyId,
+    Message,
+    Sealed,
+    Timestamp,
+    Version,
+)
 from causeloop_common.contracts.lists import List, Page
 from causeloop_common.permissions import Permission
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Of a key's name, and of a name in a context."""
+KEY_NAME_CHARS = 128
+
 KeyName = Annotated[
     str,
-    StringConstraints(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),
+    StringConstraints(max_length=KEY_NAME_CHARS, pattern=NAME_PATTERN),
     Field(description="The key's name in the workspace.", examples=["orders"]),
 ]
 
@@ -53,18 +66,22 @@ class ListKeys(List[KeyPage], table="keys", orders={"name": "name"}, permission=
 ITEMS = 1000
 """The most that one request encrypts or decrypts."""
 
+PLAINTEXT_CHARS = SEALED_CHARS
 CIPHERTEXT_CHARS = 65_655
 """The length of a ciphertext of the longest plaintext, 65 536 characters of base64."""
+CONTEXT_NAMES = 16
+CONTEXT_NAME_CHARS = 64
+CONTEXT_VALUE_CHARS = 256
 
 _CONTEXT = {"table": "orders", "row": "17"}
 
 Context = Annotated[
     dict[
-        Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")],
-        Annotated[str, Field(max_length=256)],
+        Annotated[str, StringConstraints(max_length=CONTEXT_NAME_CHARS, pattern=NAME_PATTERN)],
+        Annotated[str, Field(max_length=CONTEXT_VALUE_CHARS)],
     ],
     Field(
-        max_length=16,
+        max_length=CONTEXT_NAMES,
         description="Names and values that the ciphertext belongs to, such as table and row. They are neither secret "
         "nor stored; the ciphertext decrypts only with the same ones, in any order.",
         examples=[_CONTEXT],

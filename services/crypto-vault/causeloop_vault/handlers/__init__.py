@@ -3,6 +3,7 @@
 from causeloop_common.contracts import tenancy, vault
 from causeloop_common.contracts.topology import VAULT_EVENTS
 from causeloop_common.messaging import CommandRouter, EventRouter
+from causeloop_vault.handlers.plain import PlainForms
 from causeloop_vault.service import (
     CheckpointService,
     Keyrings,
@@ -21,6 +22,7 @@ def router(
     checkpoints: CheckpointService,
 ) -> CommandRouter:
     """The commands that the vault answers."""
+    plain = PlainForms(keys)
     return CommandRouter(
         {
             vault.PutSecret: secrets.put_secret,
@@ -39,7 +41,8 @@ def router(
             vault.DeleteSealedValue: sealing.delete_sealed_value,
             vault.SignCheckpoint: checkpoints.sign_checkpoint,
             vault.GetAuditKey: checkpoints.get_audit_key,
-        }
+        },
+        plain={vault.Encrypt: plain.encrypt_batch, vault.Decrypt: plain.decrypt_batch},
     )
 
 
