@@ -31,7 +31,7 @@ ROWS = """
 def hurried(hurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "_LOOK_SECONDS", 0.1)
     monkeypatch.setattr(room, "GRACE_SECONDS", 0.3)
-    monkeypatch.setattr(room, "_ROUND_SECONDS", 0.05)
+    monkeypatch.setattr(room, "ROUND_SECONDS", 0.05)
     monkeypatch.setattr(room, "_CONFIRM_SECONDS", 0.0)
 
 
@@ -333,6 +333,27 @@ class TestMissing:
         await log.floors(row["stream_seq"] - 1, term="6", seconds=0.6)
 
         await log.floors(10**9, term="5")
+        (row,) = await log.rows(1)
+        assert row["attempts"] == 0
+
+    async def test_a_row_is_sent_again_though_one_intake_follows_another(
+        self, relay: None, log: Log, database: Database, workspace: AuthContext
+    ) -> None:
+        """E15: while the intake's connection was cut again and again, no loss was made good."""
+        await announce(database, workspace, "one")
+        (row,) = await log.rows(1)
+        for term in range(12):
+            await log.floors(row["stream_seq"], term=f"{term:02}", seconds=0.1)
+        await log.until("attempts", 1)
+
+    async def test_nothing_is_sent_again_that_is_entered_again(
+        self, relay: None, log: Log, database: Database, workspace: AuthContext
+    ) -> None:
+        """P6: an intake after a restore passes less of the stream than one before; no receipt came of late."""
+        await announce(database, workspace, "one")
+        (row,) = await log.rows(1)
+        await log.floors(row["stream_seq"], term="5", seconds=0.2)
+        await log.floors(row["stream_seq"] - 1, term="6", seconds=0.6)
         (row,) = await log.rows(1)
         assert row["attempts"] == 0
 

@@ -40,7 +40,7 @@ GRACE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 300.0
 AT_ONCE = 200
 """Rows that are sent again in a round, and there is one round a second."""
-_ROUND_SECONDS = 1.0
+ROUND_SECONDS = 1.0
 _WHOLE_SECONDS = 10.0
 """Between two looks for missing rows of earlier leads, too; the others begin with what is remembered, since the index
 has the dead entries of all that was confirmed before."""
@@ -141,8 +141,9 @@ class _Place(NamedTuple):
 
 
 class _Floor(NamedTuple):
-    """How far the stream was acknowledged at a time, and its last number."""
+    """How far the stream was acknowledged in a term at a time, and its last number."""
 
+    term: str
     at: float
     passed: int
     last: int
@@ -170,6 +171,8 @@ class Receipts:
         self._floors: deque[_Floor] = deque(maxlen=60)
         self._confirmed_at = self._looked_at = 0.0
         self._looked_whole_at = float("-inf")
+        self.is_behind = False
+        """Whether the last round found something that was missing: there may be more for the next one."""
         self._subscriptions: list[Any] = []
         self._term = ""
         """The greatest that came: what comes of a lesser one is late, and begins nothing."""
@@ -214,7 +217,7 @@ class Receipts:
             self._confirmed_at = now
             await self._confirm()
         whole = now - self._looked_whole_at > _WHOLE_SECONDS
-        if (self._places or whole) and now - self._looked_at > _ROUND_SECONDS:
+        if (self._places or whole) and now - self._looked_at > ROUND_SECONDS:
             return await self._send_again(now, whole)
         return False
 
@@ -294,7 +297,8 @@ class Receipts:
         if term > self._term:
             missed = [int(began) for earlier, began in body.get("terms", ()) if earlier > self._term]
             began = min([int(body["began"]), *missed])
-            self._floors.clear()  # the stream may be entered again from an earlier number
+            if began < self._highest:  # the stream is entered again from an earlier number
+                self._floors.clear()
             if self._begun is not None:  # of a term that ended before it was begun here
                 began = min(began, self._begun.began)
             self._received = [receipt for receipt in self._received if receipt.batch <= began]
@@ -311,6 +315,7 @@ class Receipts:
         passed, last = self._floors[0].passed, self._floors[-1].last
         begin = 0 if whole else min(self._places)
         rows = await self._leader.change(statement, passed, last, GRACE_SECONDS, LONGEST_PAUSE_SECONDS, AT_ONCE, begin)
+        self.is_behind = bool(rows)
         if whole or rows:
             self._looked_whole_at = float("-inf") if rows else now
         if rows:
@@ -334,13 +339,18 @@ class Receipts:
     async def _on_floor(self, message: Msg) -> None:
         try:
             body = orjson.loads(message.data)
-            floor = _Floor(time.monotonic(), max(int(body["floor"]), int(body["first"]) - 1), int(body["last"]))
+            passed = max(int(body["floor"]), int(body["first"]) - 1)
+            floor = _Floor(str(body["term"]), time.monotonic(), passed, int(body["last"]))
             self._note_term(body)
         except (ValueError, KeyError, TypeError) as error:
             _log.warning("a floor cannot be read: %s", type(error).__name__)
         else:
-            if body["term"] == self._term:  # else of an intake before: it may have passed more of the stream
-                self._floors.append(floor)
+            if floor.term != self._term:
+                return  # of an intake before: it may have passed more of the stream
+            earlier = self._floors[-1] if self._floors else floor
+            if floor.term != earlier.term and floor.passed < earlier.passed:
+                self._floors.clear()  # the stream is entered again
+            self._floors.append(floor)
 
     def _receive(self, body: Any) -> None:
         batch = int(body["batch"])

@@ -37,7 +37,7 @@ from causeloop_common.errors import Unavailable
 from causeloop_common.leader import FAULTS, Leader, Work, fault_of
 from causeloop_common.messaging import Bus
 from causeloop_common.relay import late
-from causeloop_common.relay.receipts import Receipts
+from causeloop_common.relay.receipts import ROUND_SECONDS, Receipts
 from causeloop_common.relay.rewind import rewind
 from causeloop_common.relay.stream import Leaving, StreamPublisher
 from causeloop_common.telemetry import Span, SpanKind, metrics
@@ -125,8 +125,9 @@ class Relay(Work):
                     moved_at = now
                     await asyncio.sleep(LINGER_SECONDS if busy and moved < BATCH else 0)
                     continue
+                pause = min(ROUND_SECONDS, POLL_SECONDS) if self._receipts.is_behind else POLL_SECONDS
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), timeout=POLL_SECONDS)
+                    await asyncio.wait_for(self._wake.wait(), timeout=pause)
         finally:
             metrics.UNRECEIPTED.labels(self._schema).set(0)
             await stream.close()
