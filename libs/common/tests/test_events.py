@@ -420,6 +420,16 @@ class TestReadiness:
 
         await until(so)
 
+    async def test_comes_back_soon_after_a_fault(
+        self, house: Any, listen: Listen, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(following, "LOOK_SECONDS", 60)
+        await (await house.operator()).jetstream().delete_consumer("EVENTS", LISTENER.name)
+        listener = await listen(anew=False)
+        await self.becomes(listener, "The consumer auth_listener is missing")
+        await add(house)
+        await self.becomes(listener, "ok")
+
     async def test_needs_the_consumer_and_comes_back_with_it(
         self, house: Any, listen: Listen, announce: Callable[..., Awaitable[Announced]]
     ) -> None:

@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 30.0
 """An event that waits longer is a fault."""
 LOOK_SECONDS = 5.0
+AGAIN_SECONDS = 0.5
+"""Between two looks while the last one failed: this replica is not ready until one succeeds."""
 _PULL_SECONDS = 5.0
 """A pull that a lost connection took along is repeated after so long."""
 _AT_ONCE = 4
@@ -88,7 +90,7 @@ class EventRouter:
                 self._fault = error.detail
             except (nats.errors.Error, OSError, TimeoutError) as error:
                 self._fault = f"The consumer {self.consumer.name} cannot be asked for: {type(error).__name__}."
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS if self._fault is None else AGAIN_SECONDS)
 
     async def check(self) -> None:
         """Readiness: raise `Unavailable` unless the consumer is there, and its events are handled."""
