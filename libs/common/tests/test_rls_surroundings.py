@@ -10,7 +10,9 @@ from sqlalchemy import MetaData
 from causeloop_cli import services
 from causeloop_common import migrations, rls
 from causeloop_common.database import Database
+from causeloop_common.errors import Unavailable
 from causeloop_common.rls import protect
+from causeloop_common.settings import SettingsError
 
 OUTSIDER = "CREATE ROLE outsider LOGIN BYPASSRLS"
 
@@ -163,6 +165,7 @@ class TestSettings:
             "ALTER ROLE causeloop_tenancy_relay RESET ALL",
             "ALTER DATABASE scratch SET default_transaction_read_only = on",
             "ALTER ROLE causeloop_tenancy CONNECTION LIMIT -1",
+            "ALTER ROLE causeloop_tenancy_relay CONNECTION LIMIT 0",
         ],
     )
     async def test_that_are_not_declared_are_found(self, superuser: asyncpg.Connection, sql: str) -> None:
@@ -190,6 +193,67 @@ class TestSettings:
         await (await asyncpg.connect(scratch.dsn(role))).close()
 
 
+class TestLockedOut:
+    @pytest.mark.parametrize("role", ["causeloop_tenancy", "causeloop_tenancy_relay", "causeloop_tenancy_jobs"])
+    @pytest.mark.parametrize(
+        ("sql", "what"),
+        [
+            ("ALTER ROLE {} NOLOGIN", "cannot log in"),
+            ("ALTER ROLE {} VALID UNTIL '2020-01-01'", "has a password whose time is over (VALID UNTIL)"),
+            ("ALTER ROLE {} CONNECTION LIMIT 1", "may open 1 connections"),
+            ("REVOKE CONNECT ON DATABASE scratch FROM {}", "may not connect to the database"),
+            ("REVOKE USAGE ON SCHEMA tenancy FROM {}", "may not use its schema"),
+        ],
+    )
+    async def test_a_role_is_found(self, superuser: asyncpg.Connection, role: str, sql: str, what: str) -> None:
+        """D14: the connections that it has go on, and nothing was red until the next one was needed."""
+        assert f"Role '{role}' {what}: run `causeloop migrate`." in await prove(superuser, sql.format(role))
+
+    async def test_the_whole_database_is_found(self, superuser: asyncpg.Connection) -> None:
+        """D14: a database that takes no connection more."""
+        findings = await prove(superuser, "ALTER DATABASE scratch CONNECTION LIMIT 0")
+
+        assert findings == ["The database takes no new connections (ALLOW_CONNECTIONS, CONNECTION LIMIT)."]
+
+    async def test_a_password_that_is_none_any_more_is_found(self, scratch: Any, superuser: asyncpg.Connection) -> None:
+        """D14: no catalog shows a password, so the proof is made on a new connection."""
+        database = Database(scratch.dsn("causeloop_tenancy"), "tenancy", tables("tenancy"), workers=1)
+        await database.start()
+        try:
+            await superuser.execute("ALTER ROLE causeloop_tenancy PASSWORD 'other'")
+            with pytest.raises(Unavailable, match=r"^PostgreSQL does not let tenancy in\. The server refuses the pass"):
+                await database.prove()
+        finally:
+            await migrations.migrate(scratch.url, scratch.secret, services.schemas().values())
+            assert await database.prove() == []
+            await database.stop()
+
+    async def test_migrate_lets_it_in_again(self, scratch: Any, superuser: asyncpg.Connection) -> None:
+        """D14: all that migrate made of a role is made again."""
+        role = "causeloop_tenancy_relay"
+        await superuser.execute(f"ALTER ROLE {role} NOLOGIN VALID UNTIL '2020-01-01' CONNECTION LIMIT 0")
+        await superuser.execute(f"REVOKE CONNECT ON DATABASE scratch FROM {role}")
+        await superuser.execute(f"REVOKE USAGE ON SCHEMA tenancy FROM {role}")
+        await migrations.migrate(scratch.url, scratch.secret, services.schemas().values())
+
+        assert await prove(superuser) == []
+        await (await asyncpg.connect(scratch.dsn(role))).close()
+
+    async def test_where_all_are_locked_nobody_is_sent_for_another_secret(
+        self, scratch: Any, superuser: asyncpg.Connection
+    ) -> None:
+        """D14: with every password at its end, migrate found JWT_SECRET to be wrong, which it was not."""
+        every = [role for schema in services.schemas().values() for role in rls.roles(schema.tables)]
+        try:
+            for role in every:
+                await superuser.execute(f"ALTER ROLE {role} VALID UNTIL '2020-01-01'")
+            with pytest.raises(SettingsError, match=r"^All roles are locked.* LOGIN VALID UNTIL 'inf"):
+                await migrations.migrate(scratch.url, scratch.secret, services.schemas().values())
+        finally:
+            await superuser.execute(f"ALTER ROLE {every[0]} VALID UNTIL 'infinity'")
+            await migrations.migrate(scratch.url, scratch.secret, services.schemas().values())
+
+
 NEXT = [
     "CREATE TABLE tenancy.later (workspace_id uuid NOT NULL DEFAULT tenancy.app_current_tenant(), name text)",
     *protect("tenancy", "later", "select", "insert"),
@@ -197,6 +261,7 @@ NEXT = [
     "GRANT UPDATE (later) ON tenancy.members TO causeloop_tenancy",
     "CREATE FUNCTION tenancy.later() RETURNS int LANGUAGE sql SET search_path = pg_catalog AS 'SELECT 1'",
     "CREATE INDEX members_later ON tenancy.members (later)",
+    rls.note("tenancy"),
 ]
 AS_OWNER = "SET LOCAL ROLE causeloop_tenancy_owner"
 
@@ -244,5 +309,6 @@ class TestLaterVersion:
         finally:
             await superuser.execute("DROP TABLE tenancy.later; DROP FUNCTION tenancy.later()")
             await superuser.execute("ALTER TABLE tenancy.members DROP COLUMN later")
+            await superuser.execute(rls.note("tenancy"))
             assert await database.prove() == []
             await database.stop()

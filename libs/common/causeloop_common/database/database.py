@@ -99,9 +99,25 @@ class Database:
         return Transaction(self, ctx, f"BEGIN READ ONLY; SET LOCAL {rls.PERSON_SETTING} = '{person}'", None)
 
     async def prove(self) -> list[str]:
-        """The start-up proof of tenant isolation: what is not as declared, as sentences."""
-        async with self._borrowed() as connection:
-            return await rls.prove(connection, self.schema, self.tables)
+        """The start-up proof of tenant isolation: what is not as declared, as sentences.
+
+        It is made on a new connection. Those that are there go on when their role is let in no more, and a service that
+        is at rest has few: under load it would have no others.
+        """
+        try:
+            connection = await self._way.connect()
+        except asyncpg.TooManyConnectionsError:  # the load may have taken them, and goes on with what it has
+            async with self._borrowed() as connection:
+                return await rls.prove(connection, self.schema, self.tables)
+        except CONNECTING_FAULTS as error:
+            raise Unavailable(f"PostgreSQL does not let {self.schema} in. {reason(error)}") from error
+        try:
+            async with asyncio.timeout(SILENCE_SECONDS):
+                return await rls.prove(connection, self.schema, self.tables)
+        except (*PASSING, asyncpg.PostgresError) as error:
+            raise Unavailable(f"PostgreSQL does not answer: {type(error).__name__}.") from error
+        finally:
+            connection.terminate()
 
     async def ping(self) -> None:
         """Raise `Unavailable` unless the server answers and accepts writes; if not, look for another one next time."""

@@ -82,6 +82,8 @@ async def _migrate(way: Way, secret: bytes, schemas: tuple[Schema, ...], replace
             for schema in schemas:
                 await _take_turn(connection)
                 await connection.run_sync(_upgrade, schema)
+                await connection.exec_driver_sql(f"SET LOCAL ROLE {schema.owner}")
+                await connection.exec_driver_sql(rls.note(schema.name))
                 await connection.commit()
     finally:
         await engine.dispose()

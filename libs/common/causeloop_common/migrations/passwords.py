@@ -10,21 +10,22 @@ from causeloop_common.settings import role_url
 
 
 class Passwords:
-    """The passwords that a root secret gives to the roles; `replaced` if it takes the place of an earlier secret."""
+    """The passwords that a root secret gives to the roles."""
 
     def __init__(self, url: DatabaseUrl, secret: bytes, replaced: bool) -> None:
         self.renewed: Sequence[str] = ()
         """The roles that are there and whose password is set."""
         self._url = url
         self._secret = secret
-        self._replaced = replaced
+        self.replaced = replaced
+        """Whether this secret takes the place of an earlier one."""
 
     async def refusal(self, roles: Sequence[str]) -> str | None:
         """Log in as each of the roles that are there; the sentence why their passwords are kept, or None.
 
         A role may have changed its own password: it is set again, if another role shows that the secret is right.
         """
-        if self._replaced:
+        if self.replaced:
             self.renewed = roles
             return None
         faults = {role: fault for role in roles if (fault := await self._fault(role)) is not None}

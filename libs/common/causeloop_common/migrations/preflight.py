@@ -16,7 +16,10 @@ _ABOUT = """
            pg_has_role(current_user, d.datdba, 'USAGE') AS owns, pg_get_userbyid(d.datdba)::text AS owner
     FROM pg_roles m, pg_database d WHERE m.rolname = current_user AND d.datname = current_database()
 """
-_THERE = "SELECT rolname::text AS role FROM pg_roles WHERE rolname = ANY($1) ORDER BY 1"
+_THERE = """
+    SELECT rolname::text AS role, NOT rolcanlogin OR coalesce(rolvaliduntil <= now(), false) AS is_locked
+    FROM pg_roles WHERE rolname = ANY($1) ORDER BY 1
+"""
 _FOREIGN_ROLES = """
     SELECT rolname::text AS role FROM pg_roles
     WHERE rolname = ANY($1) AND NOT pg_has_role(current_user, oid, 'USAGE WITH ADMIN OPTION') ORDER BY 1
@@ -50,6 +53,7 @@ async def preflight(connection: Any, passwords: Passwords, schemas: Sequence[Sch
     return [
         *await _about_roles(connection, me, passwords, schemas),
         *await _about_schemas(connection, schemas),
+        *await _about_forms(connection, schemas),
         *await _about_revisions(connection, schemas),
     ]
 
@@ -59,8 +63,11 @@ async def _about_roles(connection: Any, me: str, passwords: Passwords, schemas: 
     names = [*logins, *(schema.owner for schema in schemas)]
     elsewhere = [row["database"] for row in await connection.fetch(_ELSEWHERE, names)]
     foreign = [row["role"] for row in await connection.fetch(_FOREIGN_ROLES, names)]
-    there = [row["role"] for row in await connection.fetch(_THERE, logins)]
-    refusal = await passwords.refusal(there)
+    there = await connection.fetch(_THERE, logins)
+    if there and all(row["is_locked"] for row in there) and not passwords.replaced:
+        locked = f"ALTER ROLE {there[0]['role']} LOGIN VALID UNTIL 'infinity'"
+        return [f"All roles are locked, so whether JWT_SECRET is this installation's cannot be seen: {locked}."]
+    refusal = await passwords.refusal([row["role"] for row in there])
     if elsewhere and (foreign or refusal):
         other = f"another installation, in the database {elsewhere[0]}, whose passwords would be replaced"
         return [f"Causeloop's roles on this server belong to {other}: use another server, or that one's JWT_SECRET."]
@@ -87,6 +94,16 @@ async def _about_schemas(connection: Any, schemas: Sequence[Schema]) -> list[str
                 f"Causeloop's restored, give it and all in it back to {owners[name]}."
             )
     return findings
+
+
+async def _about_forms(connection: Any, schemas: Sequence[Schema]) -> list[str]:
+    """What was changed since the last run, before this one keeps it as its own."""
+    return [
+        f"Since the last `causeloop migrate`, {finding.removesuffix('.')}. Put that back; or, if it is meant, remove "
+        "the table's comment, which has its form."
+        for schema in schemas
+        for finding in await rls.changed(connection, schema.name)
+    ]
 
 
 async def _about_revisions(connection: Any, schemas: Sequence[Schema]) -> list[str]:

@@ -57,6 +57,7 @@ def schema_ddl(schema: Schema, secret: bytes, renewed: Container[str]) -> Iterat
         yield _create_role(role, f"LOGIN NOINHERIT {password}")
         if role in renewed:
             yield f"ALTER ROLE {role} {password}"
+        yield f"ALTER ROLE {role} LOGIN VALID UNTIL 'infinity'"
         yield f"ALTER ROLE {role} RESET ALL"
         yield _here(f"ALTER ROLE {role} IN DATABASE %I RESET ALL")
         for name, value in rls.ROLE_SETTINGS.items():

@@ -38,6 +38,7 @@ from causeloop_common.rls.declare import (
     tenant_column,
     unaudited,
 )
+from causeloop_common.rls.forms import changed, note
 from causeloop_common.rls.proof import IsolationError, prove
 
 __all__ = [
@@ -51,10 +52,12 @@ __all__ = [
     "Protection",
     "Tables",
     "allow",
+    "changed",
     "functions_ddl",
     "guard_body",
     "guard_ddl",
     "narrow",
+    "note",
     "person",
     "protect",
     "protect_from_service",

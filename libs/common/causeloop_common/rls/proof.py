@@ -4,6 +4,7 @@ from sqlalchemy import MetaData, Table
 
 from causeloop_common.rls.ddl import FUNCTIONS
 from causeloop_common.rls.declare import Policy, Protection
+from causeloop_common.rls.forms import changed, unknown
 from causeloop_common.rls.later import is_later_role, later_tables
 from causeloop_common.rls.surroundings import Connection, prove_surroundings
 
@@ -38,7 +39,8 @@ async def prove(connection: Connection, schema: str, metadata: MetaData) -> list
     4. each table has exactly the declared grants;
     5. the functions the policies and the guard call are ours, to the letter, and none runs as its owner;
     6. each audited table has its commit guard;
-    7. each readable table, read without a tenant, gives no row.
+    7. columns, constraints and unique indexes are as `causeloop migrate` left them (`forms`);
+    8. each readable table, read without a tenant, gives no row.
 
     A later version may have added tables, columns, functions, and roles with policies of their own, if all of that is
     protected as this version's is (`later`): it was migrated first, and this version goes on beside it.
@@ -51,6 +53,8 @@ async def prove(connection: Connection, schema: str, metadata: MetaData) -> list
         *await _prove_grants(connection, schema, metadata, later),
         *await _prove_functions(connection, schema, metadata),
         *await _prove_guards(connection, schema, metadata, later),
+        *await changed(connection, schema),
+        *await unknown(connection, schema, sorted(_all_tables(metadata))),
     ]
     return findings or await _prove_behaviour(connection, metadata)
 
@@ -209,7 +213,9 @@ async def _prove_guards(connection: Connection, schema: str, metadata: MetaData,
     rows = await connection.fetch(
         """
         SELECT c.relname, t.tgname, t.tgenabled::text AS enabled, t.tgdeferrable AND t.tginitdeferred AS deferred,
-               t.tgfoid = to_regproc($1 || '.require_event') AS ours, t.tgtype, t.tgqual IS NULL AS always
+               t.tgfoid IN (
+                   SELECT oid FROM pg_proc WHERE pronamespace = c.relnamespace AND proname = 'require_event'
+               ) AS ours, t.tgtype, t.tgqual IS NULL AS always
         FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
         WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1) AND NOT t.tgisinternal
         """,

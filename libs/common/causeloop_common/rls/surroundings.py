@@ -4,6 +4,7 @@ An owner decides about its tables, and a member of a role has its rights, so bot
 every owner, and every right that somebody besides our roles has on schema and database.
 """
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from sqlalchemy import MetaData
@@ -19,6 +20,11 @@ class Connection(Protocol):
         ...
 
 
+_ME = """
+    SELECT current_user::text AS role, current_setting('session_replication_role') AS replication,
+           datallowconn AND datconnlimit <> 0 AS takes
+    FROM pg_database WHERE datname = current_database()
+"""
 _POWERS = {
     "rolsuper": "is a superuser",
     "rolbypassrls": "can bypass row security",
@@ -26,9 +32,12 @@ _POWERS = {
     "rolcreatedb": "can create databases",
     "rolreplication": "can replicate",
 }
+_FEWEST_CONNECTIONS = 2
 _ROLES = """
     SELECT r.rolname, r.rolsuper, r.rolbypassrls, r.rolcreaterole, r.rolcreatedb, r.rolreplication, r.rolcanlogin,
-           r.rolconnlimit,
+           r.rolconnlimit, coalesce(r.rolvaliduntil <= now(), false) AS is_over,
+           has_database_privilege(r.oid, current_database(), 'CONNECT') AS connects,
+           has_schema_privilege(r.oid, to_regnamespace($2)::oid, 'USAGE') AS uses,
            ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
                  WHERE m.member = r.oid) AS member_of,
            ARRAY(SELECT n.nspname::text FROM pg_namespace n
@@ -133,19 +142,19 @@ def ours(schema: str) -> str:
 async def prove_surroundings(connection: Connection, schema: str, metadata: MetaData) -> list[str]:
     """Sentences about roles, memberships, settings, owners, rights and ways out that are not as declared."""
     own, owner = roles(metadata), f"causeloop_{schema}_owner"
-    (me,) = await connection.fetch(
-        "SELECT current_user::text AS role, current_setting('session_replication_role') AS replication"
-    )
+    (me,) = await connection.fetch(_ME)
     findings = []
     if me["role"] != f"causeloop_{schema}":
         findings.append(f"The service is logged in as '{me['role']}', not as 'causeloop_{schema}'.")
+    if not me["takes"]:
+        findings.append("The database takes no new connections (ALLOW_CONNECTIONS, CONNECTION LIMIT).")
     if me["replication"] != "origin":
         findings.append("Triggers do not fire in this session: session_replication_role is not 'origin'.")
     later = await connection.fetch("SELECT rolname::text AS role FROM pg_roles WHERE rolname ~ $1", ours(schema))
     names = sorted({*own, owner, me["role"], *(row["role"] for row in later)})
     return [
         *findings,
-        *await _prove_roles(connection, names, schema),
+        *await _prove_roles(connection, names, schema, own),
         *await _prove_memberships(connection, names, owner),
         *await _prove_settings(connection, own, owner),
         *await _prove_owners(connection, [*own, owner], owner, schema),
@@ -154,7 +163,7 @@ async def prove_surroundings(connection: Connection, schema: str, metadata: Meta
     ]
 
 
-async def _prove_roles(connection: Connection, names: list[str], schema: str) -> list[str]:
+async def _prove_roles(connection: Connection, names: list[str], schema: str, own: tuple[str, ...]) -> list[str]:
     findings = []
     for row in await connection.fetch(_ROLES, names, schema):
         role = row["rolname"]
@@ -165,13 +174,29 @@ async def _prove_roles(connection: Connection, names: list[str], schema: str) ->
             if row["rolcanlogin"]:
                 findings.append(f"Role '{role}' can log in.")
             continue
-        if row["rolconnlimit"] < 0:
-            findings.append(f"Role '{role}' may open all connections of the server: run `causeloop migrate`.")
+        if role in own:
+            findings += [f"Role '{role}' {what}: run `causeloop migrate`." for what in _locked_out(row)]
         if row["sees"]:
             findings.append(f"Role '{role}' has rights on the schema {', '.join(row['sees'])}.")
         if row["creates"]:
             findings.append(f"Role '{role}' can create in the schema {', '.join(row['creates'])}.")
     return findings
+
+
+def _locked_out(row: Any) -> Iterator[str]:
+    """Why a login role is not let in any more. The connections that it has go on, so nothing else shows it."""
+    if not row["rolcanlogin"]:
+        yield "cannot log in"
+    if row["is_over"]:
+        yield "has a password whose time is over (VALID UNTIL)"
+    if not row["connects"]:
+        yield "may not connect to the database"
+    if not row["uses"]:
+        yield "may not use its schema"
+    if row["rolconnlimit"] < 0:
+        yield "may open all connections of the server"
+    elif row["rolconnlimit"] < _FEWEST_CONNECTIONS:
+        yield f"may open {row['rolconnlimit']} connections"
 
 
 async def _prove_memberships(connection: Connection, names: list[str], owner: str) -> list[str]:
