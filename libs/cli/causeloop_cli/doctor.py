@@ -26,7 +26,7 @@ from causeloop_common.errors import AppError
 from causeloop_common.settings import Settings, SettingsError
 
 FINE = {
-    "bus": "The bus lets it in, and permits every subject that it needs.",
+    "bus": "The bus lets it in, permits every subject that it needs, and leads what it sends to the streams.",
     "permissions": "The bus permits every subject that it needs.",
     "database": "The database lets it in, under its own role.",
     "clock": "This host's clock is the database's, within 2 s.",

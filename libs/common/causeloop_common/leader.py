@@ -217,7 +217,12 @@ class Leader:
     async def _take(self) -> bool:
         """Take the lease if it is free, and look who has it if not."""
         asked = time.monotonic()
-        (found,) = await self._ask(leases.take(self._schema, self._lease), self.name, self._holder)
+        rows = await self._ask(leases.take(self._schema, self._lease), self.name, self._holder)
+        if not rows:
+            raise Unavailable(
+                f"There is no lease for it: INSERT INTO {self._schema}.leases (name) VALUES ('{self.name}')"  # noqa: S608
+            )
+        (found,) = rows
         if found["term"] is not None:
             self.term, self._until = found["term"], asked + self._lease
             self._worked_at = time.monotonic()

@@ -15,7 +15,7 @@ import httpx
 import orjson
 import pytest
 
-from causeloop_common.application import Application, Listener, Operations, run, service as rooms
+from causeloop_common.application import Application, Listener, Operations, run, service as rooms, serving
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.tenancy import GetWorkspace, WorkspaceView
 from causeloop_common.database import database as rooms_of_databases
@@ -405,6 +405,31 @@ class TestRun:
 
         await asyncio.wait_for(run([application], ready=ready), timeout=10)
         assert answers == [{"status": "ok"}]
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"Host: a\r\nHost: b\r\n\r\n",
+            b"\r\n",
+            b"Host: a\r\nX: " + 100_000 * b"a",
+            b"Host: a\r\n" + 9_000 * b"X-A: a\r\n",
+        ],
+        ids=["two hosts", "no host", "a long header", "many headers"],
+    )
+    async def test_bounds_what_it_reads_of_a_request_about_its_operations(self, make: Compose, head: bytes) -> None:
+        """E16: the operations' port took heads of any size into memory, and any number of hosts."""
+        listener = serving.operating([make()])
+        served = asyncio.create_task(listener.serve())
+        while not listener.started:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.servers[0].sockets[0].getsockname()[1])
+        try:
+            writer.write(b"GET /health HTTP/1.1\r\n" + head)
+            assert (await asyncio.wait_for(reader.read(12), 5)) == b"HTTP/1.1 400"
+        finally:
+            writer.close()
+            listener.should_exit = True
+            await served
 
     async def test_serves_on_and_is_not_ready_before_its_port_closes(self, make: Compose) -> None:
         """F14: SIGTERM closed the port at once, before a balancer could send its requests elsewhere."""

@@ -467,6 +467,22 @@ class TestReadiness:
         await self.becomes(listener, "ok")
 
 
+class TestLog:
+    async def test_has_one_line_for_all_events_that_wait(
+        self, listen: Listen, announce: Callable[..., Awaitable[Announced]], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """F15: each event that waited for the database wrote a line of its own, again and again."""
+        listener = await listen()
+        listener.failures = [Unavailable("Later.")] * 5
+        for _ in range(5):
+            await announce()
+        for _ in range(5):
+            await listener.handled()
+
+        lines = [record.getMessage() for record in caplog.records if "waits" in record.getMessage()]
+        assert lines == ["an event waits for auth_listener: Later."] * 5
+
+
 class TestLoss:
     async def test_dropped_messages_count_as_a_lost_connection(self, bus: Connect) -> None:
         gateway, forgotten = await bus("gateway"), []
@@ -475,3 +491,27 @@ class TestLoss:
         await gateway._failed(nats.errors.SlowConsumerError("evt.x", "", 1, None))  # type: ignore[arg-type]
 
         assert forgotten
+
+    async def test_that_come_faster_than_they_are_read_are_dropped_and_not_kept(
+        self, bus: Connect, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """F15: a flood of events stood between a revocation and the gateway, and each one dropped was a line."""
+        gateway, tenancy = await bus("gateway"), await bus("tenancy")
+        dropped, reading = [], asyncio.Event()
+        gateway.on_disconnect.append(lambda: dropped.append(True))
+
+        async def receive(_: Announced) -> None:
+            await reading.wait()
+
+        event = an_event()
+        gateway.follow(f"now.*.{event.type}", receive)
+        await gateway.start()
+        await gateway.flush()
+        for _ in range(3000):
+            await tenancy.publish(event)
+        await tenancy.flush()
+        await gateway.flush()
+
+        assert 1900 < len(dropped) <= 2000
+        assert len([record for record in caplog.records if "slow consumer" in record.getMessage()]) == 1
+        reading.set()

@@ -167,6 +167,24 @@ class TestLead:
         await until(lambda: work.begun > 1 and work.leader._failure is None)
         await work.leader.check()
 
+    async def test_names_a_lease_that_is_not_there_and_goes_on_once_it_is(
+        self, begin: Callable[..., Steady], superuser: asyncpg.Connection
+    ) -> None:
+        """D12: a lease that somebody deleted ended the process, at each start again."""
+        work = begin()
+        await until(lambda: work.begun)
+        number = await superuser.fetchval("DELETE FROM probe.leases WHERE name = 'relay' RETURNING term")
+        try:
+            await until(lambda: "There is no lease" in (work.leader._failure or ""))
+            with pytest.raises(
+                Unavailable, match=r"waits: There is no lease for it: INSERT INTO probe\.leases \(name\)"
+            ):
+                await work.leader.check()
+        finally:
+            await superuser.execute("INSERT INTO probe.leases (name, term) VALUES ('relay', $1)", number)
+        await until(lambda: work.begun > 1)
+        await work.leader.check()
+
     async def test_survives_that_its_connections_are_cut(
         self, begin: Callable[..., Steady], superuser: asyncpg.Connection
     ) -> None:

@@ -218,6 +218,21 @@ class TestPosition:
         await reached(number + 4)
         await house.sql.execute("DELETE FROM audit.held WHERE workspace_id = $1", workspace.tenant_uuid)
 
+    async def test_that_is_gone_is_named_and_ends_no_process(self, house: House, event: Make) -> None:
+        """D12: without the row of its position the intake ended audit, at each start again."""
+        row = await house.sql.fetchrow("DELETE FROM audit.intake RETURNING *")
+        assert row is not None
+        try:
+            await house.publish(event())
+            async with asyncio.timeout(PATIENCE):
+                while not (found := (await house.audit.readiness())["intake"]).endswith("a copy of audit's database."):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            assert found.startswith("The intake waits: The row of audit.intake is gone")
+        finally:
+            places = ", ".join(f"${place}" for place in range(1, len(row) + 1))
+            await house.sql.execute(f"INSERT INTO audit.intake ({', '.join(row.keys())}) VALUES ({places})", *row)
+        await house.has(1)
+
     async def test_belongs_to_one_stream(self, house: House, servers: Servers, event: Make) -> None:
         """P6: a stream that is made anew counts from 1: its numbers are not those of the old one."""
         await house.publish(event(), event(), event())

@@ -18,7 +18,7 @@ from causeloop_common.database import Connections, Database, look_at, role_conne
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.leader import PATIENCE_SECONDS, Leader, Work
 from causeloop_common.memory import Memories
-from causeloop_common.messaging import Bus, CommandRouter, EventRouter
+from causeloop_common.messaging import Bus, CommandRouter, EventRouter, reach
 from causeloop_common.relay import Relay
 from causeloop_common.rls import IsolationError, Tables
 from causeloop_common.scheduler import Scheduler, Task, forget_expired
@@ -260,7 +260,7 @@ class Application:
         steps: dict[str, Check] = {}
         for database in self._databases:
             steps |= {"database": database.start, "postgres": database.examine, "isolation": self._prove}
-        steps["bus"] = self.bus.connect
+        steps["bus"] = self._examine_bus
         steps |= {name: check for name, check in self._checks.items() if name not in steps} | self._examinations
         try:
             return {name: await _finding(step, seconds=10) for name, step in steps.items()}
@@ -304,6 +304,10 @@ class Application:
             await self._prove()
         except IsolationError as error:
             raise Unavailable(str(error)) from error
+
+    async def _examine_bus(self) -> None:
+        await self.bus.connect()
+        await reach.examine(self.bus)
 
     async def _check_bus(self) -> None:
         self.bus.check()

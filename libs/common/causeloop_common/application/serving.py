@@ -19,11 +19,30 @@ _GC_THRESHOLDS = (20_000, 20, 50)
 """Objects from before serving stay for ever, so nothing need scan them; a request's objects die by themselves."""
 
 
+_LARGEST_HEAD = 64 * 1024
+
+
 def settle_memory() -> None:
     """Leave what is there now to no garbage collector, and have it look at new things more seldom."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+
+
+def operating(applications: Sequence[Application]) -> Listener:
+    """The listener of a process's operations.
+
+    It reads HTTP with h11, which keeps 64 KiB of a head at most, where httptools keeps all, and refuses one without a
+    host. It is slower, and asked for little.
+    """
+    settings = applications[0].settings
+    return Listener.on(
+        Operations(applications),
+        settings.ops_host,
+        settings.ops_port,
+        http="h11",
+        h11_max_incomplete_event_size=_LARGEST_HEAD,
+    )
 
 
 async def run(applications: Sequence[Application], *, ready: Check | None = None) -> None:
@@ -36,9 +55,8 @@ async def run(applications: Sequence[Application], *, ready: Check | None = None
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked)
-    settings = applications[0].settings
     exported = exports.metrics([application.settings for application in applications])
-    operations = Listener.on(Operations(applications), settings.ops_host, settings.ops_port)
+    operations = operating(applications)
     listeners = [operations]
     served = [asyncio.create_task(operations.serve())]
     started: list[Application] = []

@@ -253,6 +253,11 @@ def next_message(consumer: Consumer) -> str:
     return f"{STREAMS_API}.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.name}"
 
 
+def acknowledgement(consumer: Consumer) -> str:
+    """The subject of an acknowledgement of a message that there never was."""
+    return f"$JS.ACK.{consumer.stream}.{consumer.name}.1.{2**53}.1.0.0"
+
+
 def api(name: str) -> str:
     """The prefix of JetStream's requests for a credential."""
     return "$JS.API" if name == OPERATOR else STREAMS_API

@@ -16,6 +16,7 @@ costs more than the rest of the way; events are FastStream's (`docs/decisions/00
     commands     CommandRouter: answers commands                  events     EventRouter: follows a durable consumer
     connection   how a service connects, and reads its consumers  server     what the server must be
     progress     how long a consumer's oldest event has waited
+    reach        whether what is sent reaches the streams
     workers      of commands, and those that wait aside for others
     tolerance    reading whatever others may publish
 """

@@ -53,7 +53,8 @@ _log = logging.getLogger(__name__)
 
 ReplyT = TypeVar("ReplyT", bound=Message)
 
-_COMPLAINT_SECONDS = 5.0
+_MOST_UNREAD, _MOST_BYTES = 1000, 4 * 1024 * 1024
+"""Of one subject that is followed."""
 _APART_SECONDS = 30.0
 """So long a refusal counts: a replica that is not ready is asked nothing, and could not show that it is well again."""
 
@@ -93,7 +94,6 @@ class Bus(Connection):
         self.reader = Reader(settings)
         """The connection to the service's consumers, if it has any."""
         self._replies: Replies
-        self._complained_at = float("-inf")
         self._apart: dict[str, tuple[float, float]] = {}
         """By service that refused something for its time: when, and how many seconds this clock is ahead of its own."""
         self.on_disconnect: list[Callable[[], None]] = []
@@ -212,8 +212,14 @@ class Bus(Connection):
         return Answer(reply, REPLAYED in answered)
 
     def follow(self, subject: str, receive: Callable[[Announced], Awaitable[None]]) -> None:
-        """Receive live events without durability: a missed event is gone. Call before `start`."""
-        subscriber = self.broker.subscriber(subject, decoder=undecoded, no_reply=True)
+        """Receive live events without durability: a missed event is gone. Call before `start`.
+
+        Few are kept unread: those that come faster than they are read are dropped, which `on_disconnect` is called for.
+        Behind many an event would come later than after a lost connection.
+        """
+        subscriber = self.broker.subscriber(
+            subject, decoder=undecoded, no_reply=True, pending_msgs_limit=_MOST_UNREAD, pending_bytes_limit=_MOST_BYTES
+        )
 
         async def on_event(message: NatsMessage) -> None:
             with suppress(ValueError, KeyError):
@@ -264,9 +270,7 @@ class Bus(Connection):
         if isinstance(error, nats.errors.SlowConsumerError):  # messages were dropped: as good as a lost connection
             for react in self.on_disconnect:
                 react()
-        now = time.monotonic()
-        if not self.is_connected and now - self._complained_at > _COMPLAINT_SECONDS:
-            self._complained_at = now  # while the bus is away every try to reconnect ends up here
+        if not self.is_connected and self._is_news(error):  # every try to connect again ends up here
             _log.warning("bus: %s: %s", type(error).__name__, error)
         await super()._failed(error)
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import time
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -30,6 +31,7 @@ of these, within a second."""
 _READER_PING_SECONDS = 0.5
 """Of a reader: it lies beside a connection that is pinged more often, and no revocation comes over it."""
 _UNSENT_MILLISECONDS = 1000
+_COMPLAINT_SECONDS = 5.0
 
 
 def _broker(
@@ -84,6 +86,7 @@ class Connection:
         self._ended = asyncio.Event()
         self._rights = Rights(name)
         self._client: Client | None = None
+        self._logged_at: dict[type[Exception], float] = {}
 
     async def connect(self) -> None:
         """Connect; `Unavailable` when the server cannot be reached, refuses, or lacks what `check` looks for."""
@@ -153,8 +156,16 @@ class Connection:
             self._rights.doubt(self._client)
         if is_final(error):
             await self._closed()
-        if self.is_connected:
+        if self.is_connected and self._is_news(error):
             _log.warning("bus, %s: %s: %s", self.name, type(error).__name__, error)
+
+    def _is_news(self, error: Exception) -> bool:
+        """Whether no error of this kind was logged a moment ago: each message that is dropped is one."""
+        now = time.monotonic()
+        if now - self._logged_at.get(type(error), float("-inf")) < _COMPLAINT_SECONDS:
+            return False
+        self._logged_at[type(error)] = now
+        return True
 
 
 class Reader(Connection):

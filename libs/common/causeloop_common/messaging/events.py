@@ -124,7 +124,7 @@ class EventRouter:
                     telemetry.bind(telemetry.Act(self.consumer.service, ctx.request_id, ctx.tenant))
                     await handler(ctx, kind.model_validate_json(event.data), identity(event))
         except Unavailable as error:
-            _log.warning("%s waits: %s", delivery.subject, error.detail)
+            _log.warning("an event waits for %s: %s", self.consumer.name, error.detail)  # the same for each of them
             await delivery.nak(delay=_delay(tries))
         except Exception as error:  # noqa: BLE001  retried, then kept as a dead letter
             _log.exception("%s failed, attempt %d of %d", delivery.subject, tries, self._attempts)
@@ -147,7 +147,11 @@ class EventRouter:
         try:
             await self._bus.jetstream().publish(topology.dead(self.consumer, number), delivery.data, headers=headers)
         except (AppError, nats.errors.Error, OSError, TimeoutError) as error:
-            _log.warning("%s cannot become a dead letter yet: %s", delivery.subject, type(error).__name__)
+            _log.warning(
+                "an event that %s cannot handle cannot become a dead letter yet: %s",
+                self.consumer.name,
+                type(error).__name__,
+            )
             await delivery.nak(delay=_delay(10))
             return
         metrics.DEAD_LETTERS.labels(self.consumer.name).inc()

@@ -157,7 +157,9 @@ class LogWriter:
         """Keep a term, which begins after the last batch; the terms up to it."""
         with _database_faults():
             async with self._transactions.transaction() as connection:
-                (row,) = await connection.fetch(_TERMS)
+                row = await connection.fetchrow(_TERMS)
+                if row is None:
+                    raise _gone()
                 terms = with_term(
                     [(earlier, began) for earlier, began in orjson.loads(row["terms"])], term, row["batch"]
                 )
@@ -207,7 +209,8 @@ class LogWriter:
             entries = iter(_new(batch, known))
         added = await self._add_entries(connection, entries, frontiers)
         if not added:
-            await connection.execute(_ADVANCE, position)
+            if await connection.execute(_ADVANCE, position) != "UPDATE 1":
+                raise _gone()
             return Appended([], {}, known)
         grown = {entry.log.int: entry.log for entry, _ in added}
         moved = {log: frontiers[number] for number, log in grown.items()}
@@ -227,6 +230,8 @@ class LogWriter:
             [frontier.pack() for frontier in moved.values()],
             position,
         )
+        if batch is None:
+            raise _gone()
         return Appended(added, {log: frontier.size for log, frontier in moved.items()}, known, batch)
 
     async def _add_entries(
@@ -259,6 +264,10 @@ class LogWriter:
             await connection.execute(_ADD_HEADS, logs, EMPTY_ROOT)
             rows = await connection.fetch(_LOCK_HEADS, logs)
         return {row["workspace_id"].int: Frontier.unpack(row["size"], row["peaks"]) for row in rows}
+
+
+def _gone() -> Unavailable:
+    return Unavailable("The row of audit.intake is gone: take it from a copy of audit's database.")
 
 
 def _stored(rows: list[asyncpg.Record]) -> dict[Identity, Stored]:
