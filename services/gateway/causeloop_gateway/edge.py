@@ -145,6 +145,8 @@ class Edge:
 
     async def _explore(self, scope: Any, receive: Any, send: Any) -> None:
         """A page of the explorer; HTTPException instead of a refusal that FastAPI would write."""
+        if "\n" in scope["path"]:  # FastAPI's patterns leave out a line break at the end
+            raise _no_address()
 
         async def show(message: Any) -> None:
             if message["type"] == "http.response.start" and message["status"] >= 400:
@@ -168,7 +170,7 @@ class Edge:
         telemetry.fail(telemetry.get_current_span(), error)
         if sent:
             return  # the answer has begun; the connection's end is the only sign left
-        status, headers, body = problem(error, request.request_id, presented="authorization" in request.headers)
+        status, headers, body = problem(error, request.request_id, presented=_is_bearer(request.headers))
         await send({"type": WHOLE, "status": status, "headers": headers, "body": body})
 
     def _common_headers(self, request: Inbound) -> list[tuple[bytes, bytes]]:
@@ -221,6 +223,11 @@ def _describe(span: telemetry.Span, request: Inbound, tenant: str, route: str, s
     )
     if tenant:
         span.set_attribute("causeloop.tenant", tenant)
+
+
+def _is_bearer(headers: dict[str, str]) -> bool:
+    """Whether a request came with a token; one with another scheme has none to be wrong (RFC 6750 3.1)."""
+    return headers.get("authorization", "")[:6].lower() == "bearer"
 
 
 def _section(path: str) -> str:

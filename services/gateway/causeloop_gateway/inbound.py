@@ -18,6 +18,7 @@ BODY_SECONDS = 15.0
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]*)(?::[0-9]*)?")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ONCE = frozenset(
     {
@@ -65,8 +66,15 @@ class Inbound:
         """Malformed for a head that two readers could read in two ways."""
         if self._repeated is not None:
             raise Malformed(f"The request has several {self._repeated.title()} headers. Send one.")
-        if "host" not in self.headers and self.scope["http_version"] == "1.1":
+        host, version = self.headers.get("host"), self.scope["http_version"]
+        if version not in ("1.1", "1.0"):
+            raise Malformed("The request names no version of HTTP that is taken here. Send HTTP/1.1.")
+        if version == "1.0" and "transfer-encoding" in self.headers:
+            raise Malformed("HTTP/1.0 has no Transfer-Encoding. Send HTTP/1.1.")
+        if host is None and version == "1.1":
             raise Malformed("The request names no host. Send one Host header.")
+        if host and _HOST.fullmatch(host) is None:
+            raise Malformed("The Host header is no host: send a name or an address, with a port if need be.")
         if b"%" in self.scope["raw_path"]:
             _require_encoded(self.scope["raw_path"])
 

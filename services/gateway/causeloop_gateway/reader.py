@@ -7,6 +7,7 @@ of the body.
 
 import hmac
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, get_args
@@ -28,6 +29,15 @@ from causeloop_gateway.inbound import ANONYMOUS_BODY_BYTES, BODY_BYTES, Inbound
 
 _JSON = "application/json"
 _MOST_DIGITS = 18
+_CHARSET = re.compile(r"charset *=[^;]*")
+_UTF_8 = re.compile(r"charset *= *\"?utf-?8\"? *")
+_UNHEEDED = frozenset(
+    {
+        "content-range", "if-match", "if-none-match", "if-unmodified-since",
+        "x-http-method", "x-http-method-override", "x-method-override",
+    }
+)  # fmt: skip
+"""Headers that would forbid what is asked for, or make it something else, and that nothing here heeds."""
 
 
 class Question(NamedTuple):
@@ -88,6 +98,8 @@ class Reader:
     def _json_object(self, request: Inbound, body: bytes) -> tuple[dict[str, Any], bytes]:
         """The fields of a body, and their JSON; the names and the lengths are looked at before all else."""
         _require_json(request.headers)
+        if not _UNHEEDED.isdisjoint(request.headers):
+            raise _unheeded(request.headers)
         if not body:
             return {}, b"{}"
         try:
@@ -179,15 +191,25 @@ def _typed(parameters: dict[str, Any], numbers: Sequence[str]) -> bytes:
     return orjson.dumps(parameters)
 
 
+def _unheeded(headers: dict[str, str]) -> Malformed:
+    found = ", ".join(sorted(_UNHEEDED & headers.keys()))
+    return Malformed(
+        f"Nothing is done, since this has no effect here: {found}. A secret is written only over the version that you "
+        "know if you send `version`."
+    )
+
+
 def _require_json(headers: dict[str, str]) -> None:
     if headers.get("content-type", _JSON) != _JSON:
         kind, _, parameters = headers["content-type"].lower().partition(";")
         if kind.strip() not in (_JSON, ""):
             raise UnsupportedMediaType(f"Send the body as {_JSON}.")
-        if "charset" in parameters and "utf-8" not in parameters:
+        if not all(map(_UTF_8.fullmatch, _CHARSET.findall(parameters))):
             raise UnsupportedMediaType("Send the body in UTF-8, which is JSON's one encoding.")
     if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
         raise UnsupportedMediaType("Send the body as it is: no Content-Encoding is taken.")
+    if headers.get("transfer-encoding", "chunked").lower() != "chunked":
+        raise UnsupportedMediaType("Send the body as it is, in chunks at most: no other Transfer-Encoding is taken.")
 
 
 def _quotes(text: bytes) -> int:

@@ -210,6 +210,26 @@ class TestAParameter:
         await house.refused(422, "validation_error", "POST", "/secrets/kept/reveal?version=1", owner.token)
         assert (await house.body("POST", "/secrets/kept/reveal", owner.token))["value"] == "first"
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "If-Match",
+            "If-None-Match",
+            "If-Unmodified-Since",
+            "Content-Range",
+            "X-HTTP-Method-Override",
+            "X-HTTP-Method",
+        ],
+    )
+    async def test_in_a_header_is_refused(self, house: "House", owner: "Person", name: str) -> None:
+        """E6: a condition of HTTP was passed over, and what it forbids was done."""
+        await house.body("PUT", "/secrets/conditional", owner.token, json={"value": "first"})
+        problem = await house.refused(
+            400, "malformed", "PUT", "/secrets/conditional", owner.token, json={"value": "second"}, headers={name: "*"}
+        )
+        assert f"no effect here: {name.lower()}." in problem["detail"]
+        assert (await house.body("POST", "/secrets/conditional/reveal", owner.token))["value"] == "first"
+
     @pytest.mark.parametrize("path", ["/secrets", "/audit/events", "/audit/stream"])
     async def test_in_a_body_is_refused_where_none_is_read(self, house: "House", owner: "Person", path: str) -> None:
         """E6: a body that nobody would read is refused, too."""
@@ -227,7 +247,8 @@ class TestAParameter:
         "moment",
         [
             "1700000000", "1700000000.5", "2026-01-31", "2026-01-31T12:00Z", "2026-01-31T12:00:00",
-            "2026-01-31 12:00:00Z", "2026-01-31T12:00:00+0200", "2026-W05-6T12:00:00Z", "20260131T120000Z",
+            "2026-01-31 12:00:00Z", "2026-01-31T12:00:00+0200", "2026-01-31T12:00:00+02:60", "2026-W05-6T12:00:00Z",
+            "20260131T120000Z",
             "\u0662026-01-31T12:00:00Z",
         ],
     )  # fmt: skip
@@ -271,6 +292,13 @@ class TestAnAddress:
         answer = await house.call(method, path, owner.token, **body)
         assert answer.status_code in (404, 422), answer.text
         assert await house.body("GET", "/secrets/db", owner.token) == before
+
+    @pytest.mark.parametrize("path", ["openapi.json", "asyncapi.json", "docs", "health", "ready", ""])
+    async def test_of_a_page_is_another_one_with_a_line_break(self, wire: Connect, path: str) -> None:
+        """E7: the explorer's pages were shown at such an address."""
+        connection = await wire()
+        await connection.send(f"GET /{path}%0A HTTP/1.1\r\nhost: a\r\n\r\n".encode())
+        assert (await connection.answer())[0] == 404
 
     @pytest.mark.parametrize("path", ["a%zz", "%", "a%4", "a%ff", "a%c3", "a%ed%a0%80"])
     async def test_with_an_escape_that_is_none_is_malformed(self, house: "House", owner: "Person", path: str) -> None:
@@ -355,12 +383,52 @@ class TestABody:
         )  # fmt: skip
         assert "Content-Encoding" in problem["detail"]
 
+    async def test_that_is_compressed_on_its_way_is_not_taken(self, wire: Connect, owner: "Person") -> None:
+        """E21: compressed by Transfer-Encoding, it was "not JSON"."""
+        connection = await wire()
+        await connection.send(
+            b"PUT /v1/secrets/a HTTP/1.1\r\nhost: a\r\nauthorization: Bearer %b\r\n"
+            b"transfer-encoding: gzip, chunked\r\n\r\n3\r\n\x1f\x8b\x08\r\n0\r\n\r\n" % owner.token.encode()
+        )
+        status, _, body = await connection.answer()
+        assert (status, orjson.loads(body)["code"]) == (415, "unsupported_media_type")
+
     async def test_in_another_encoding_is_not_taken(self, house: "House", owner: "Person") -> None:
-        for kind in ("application/json; charset=utf-16", 'application/json;charset="latin1"'):
+        for kind in (
+            "application/json; charset=utf-16",
+            'application/json;charset="latin1"',
+            "application/json; charset=utf-8; charset=utf-16",
+            "application/json; charset=utf-88",
+        ):
             await house.refused(
                 415, "unsupported_media_type", "PUT", "/secrets/a", owner.token,
                 content='{"value": "v"}'.encode("utf-16"), headers={"content-type": kind},
             )  # fmt: skip
+
+
+class TestAVersion:
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"GET /health\r\n\r\n",
+            b"GET /health HTTP/0.9\r\nhost: a\r\n\r\n",
+            b"GET /health HTTP/3.0\r\nhost: a\r\n\r\n",
+        ],
+    )
+    async def test_that_is_not_spoken_is_refused(self, wire: Connect, head: bytes) -> None:
+        """E16: a request without a version needed no Host."""
+        connection = await wire()
+        await connection.send(head)
+        assert (await connection.answer())[0] == 400
+
+    async def test_1_0_has_no_chunks(self, wire: Connect) -> None:
+        """E16: a proxy of that version passes a chunked body on as it is, and reads its end elsewhere."""
+        connection = await wire()
+        await connection.send(
+            b"PUT /v1/secrets/a HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+        )
+        status, headers, _ = await connection.answer()
+        assert (status, headers["connection"]) == (400, "close")
 
 
 class TestAHeader:
@@ -386,11 +454,33 @@ class TestAHeader:
         status, _, body = await connection.answer()
         assert (status, orjson.loads(body)["code"]) == (400, "malformed")
 
+    async def test_of_another_scheme_holds_no_token_that_is_wrong(self, house: "House") -> None:
+        """E23: somebody who sent a password was refused for a token."""
+        for given, challenge in (("Basic YTpi", ""), ("bearer x", ', error="invalid_token"')):
+            answer = await house.call("GET", "/workspace", headers={"authorization": given})
+            assert answer.headers["www-authenticate"] == f'Bearer realm="causeloop"{challenge}'
+
     async def test_that_may_have_several_lines_has_them_all(self, wire: Connect) -> None:
         connection = await wire()
         await connection.send(
             b"GET /health HTTP/1.1\r\nhost: a\r\naccept: text/*\r\naccept: */*\r\ncookie: a\r\ncookie: b\r\n\r\n"
         )
+        assert (await connection.answer())[0] == 200
+
+    @pytest.mark.parametrize("host", ["a b", "a, b", "a/b", "u@a", "a:b", "a:1:2", "[::1", "a\\b", "\u00e9"])
+    async def test_host_that_is_none_is_refused(self, wire: Connect, host: str) -> None:
+        """E16: two hosts in one line, or what another reader would cut elsewhere."""
+        connection = await wire()
+        await connection.send(b"GET /health HTTP/1.1\r\nhost: " + host.encode("latin-1") + b"\r\n\r\n")
+        status, _, body = await connection.answer()
+        assert (status, orjson.loads(body)["code"]) == (400, "malformed")
+
+    @pytest.mark.parametrize(
+        "host", ["a", "a.example:4000", "127.0.0.1:4000", "[::1]:4000", "[fe80::1]", "a_b-c.d", ""]
+    )
+    async def test_host_may_be_any_name_or_address(self, wire: Connect, host: str) -> None:
+        connection = await wire()
+        await connection.send(b"GET /health HTTP/1.1\r\nhost: " + host.encode() + b"\r\n\r\n")
         assert (await connection.answer())[0] == 200
 
     async def test_host_may_be_missing_before_http_1_1(self, wire: Connect) -> None:
