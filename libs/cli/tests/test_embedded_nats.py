@@ -137,6 +137,17 @@ class TestLastingFolder:
             with EmbeddedNats("", tmp_path / "bus", janitor=janitor) as server:
                 assert asyncio.run(put(server.url, b"kept")) == sequence
 
+    @pytest.mark.parametrize(
+        "name",
+        ["donn\u00e9es", "\u6570\u636e \U0001f4be", 'a "b"', "it's", "$HOME", "a\\b", os.fsdecode(b"\xff")],
+        ids=ascii,
+    )
+    def test_may_have_any_name(self, janitor: Janitor, tmp_path: Path, name: str) -> None:
+        """F10: `make dev DATA=donn\u00e9es` ended with an error of the server about its configuration."""
+        with EmbeddedNats("", tmp_path / name, janitor=janitor) as server:
+            assert asyncio.run(put(server.url, b"one")) == 1
+        assert (tmp_path / name / "jetstream").is_dir()
+
     def test_is_used_by_one_server_at_a_time(
         self, janitor: Janitor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

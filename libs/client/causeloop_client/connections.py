@@ -9,7 +9,7 @@ import os
 import ssl
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
@@ -19,12 +19,11 @@ _PORTS = {"http": 80, "https": 443}
 def arguments(url: str) -> dict[str, Any]:
     """The arguments of httpx's client for a gateway; ValueError with a sentence that names what cannot be used."""
     try:
-        httpx.URL(url)
-        parts = urlsplit(url)
+        parts = _parts(url)
         host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme, 0)
     except (ValueError, httpx.InvalidURL) as error:
         raise ValueError(f"{url[:200]} is no address: {error}.") from error
-    if not host or not port:
+    if not host or url != url.strip() or parts.scheme not in _PORTS or parts.query or parts.fragment:
         raise ValueError(f"{url[:200]} is no http or https address, such as https://causeloop.example.com.")
     found: dict[str, Any] = {"trust_env": False, "verify": _authorities(parts.scheme)}
     if not _is_direct(host, port, _variable("NO_PROXY")[1]):
@@ -54,9 +53,8 @@ def _proxy(scheme: str) -> str | None:
             continue
         address = text if "://" in text else f"http://{text}"
         try:
-            parts = urlsplit(address)
+            parts = _parts(address)
             usable = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
-            httpx.URL(address)
         except (ValueError, httpx.InvalidURL):
             usable = False
         if not usable:
@@ -66,6 +64,14 @@ def _proxy(scheme: str) -> str | None:
             )
         return address
     return None
+
+
+def _parts(address: str) -> SplitResult:
+    """The parts of an address; ValueError, or httpx's InvalidURL, if a look-up of its host would fail with another."""
+    parts = urlsplit(address)
+    if httpx.URL(address).host.isascii():
+        (parts.hostname or "").encode("idna")  # as the look-up does
+    return parts
 
 
 def _variable(name: str) -> tuple[str, str]:

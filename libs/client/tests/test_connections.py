@@ -72,7 +72,15 @@ class TestProxy:
 
     @pytest.mark.parametrize(
         "proxy",
-        ["socks5://user:hunter2@proxy.test", "http://", "http://[::1", "http://p:99999", "http://p:0", "ftp://p"],
+        [
+            "socks5://user:hunter2@proxy.test",
+            "http://",
+            "http://[::1",
+            "http://p:99999",
+            "http://p:0",
+            "ftp://p",
+            "http://a..b",
+        ],
     )
     def test_of_another_kind_is_refused_by_its_variable_without_its_password(
         self, environ: pytest.MonkeyPatch, proxy: str
@@ -109,9 +117,11 @@ class TestAuthorities:
 class TestAddress:
     @pytest.mark.parametrize(
         "url",
-        ["", "causeloop.example.com", "ftp://x", "http://", "http://[::1", "http://x:99999", "http://x\x00", "//x"],
-    )
+        ["", "causeloop.example.com", "ftp://x", "http://", "http://[::1", "http://x:99999", "http://x\x00", "//x",
+         "http://a..b", f"http://{'a' * 64}.test", "http://xn--a", "ws://x:1", " http://x", "http://x?y", "http://x/#y"],
+    )  # fmt: skip
     def test_that_is_none_is_refused(self, url: str) -> None:
+        """E33: a look-up of some of them ended in a traceback."""
         with pytest.raises(ValueError, match=r"is no (http or https )?address"):
             Client(url)
 

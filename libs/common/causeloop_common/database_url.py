@@ -277,10 +277,21 @@ def _hosts(authority: str, given: dict[str, str]) -> tuple[tuple[str, int], ...]
         ports = given.pop("port", "").split(",")
     if len(ports) == 1:
         ports *= len(names)
+    for name in names:
+        if not name.startswith("/") and not _may_be_host(name):
+            raise ValueError("has a host that is no name and no address")
     if len(ports) != len(names) or (len(names) > 1 and not all(names)):
         raise ValueError("has another number of ports than of hosts")
     numbers = [_port(port) for port in ports]
     return tuple(zip(names, numbers, strict=True)) if names != [""] else default_hosts(numbers[0])
+
+
+def _may_be_host(name: str) -> bool:
+    """Whether a look-up of the name fails in no other way than by finding nothing; an empty one is judged elsewhere."""
+    try:
+        return name.encode("idna") is not None and not re.search(r"[\s\\@?#]", name)
+    except UnicodeError:
+        return False
 
 
 def default_hosts(port: int) -> tuple[tuple[str, int], ...]:
@@ -289,7 +300,7 @@ def default_hosts(port: int) -> tuple[tuple[str, int], ...]:
 
 
 def _joined(host: str, port: int) -> str:
-    name = f"[{host}]" if ":" in host else host
+    name = (f"[{host}]" if ":" in host else host).replace("%", "%25")
     return name if port == PORT else f"{name}:{port}"
 
 

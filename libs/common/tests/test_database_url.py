@@ -17,6 +17,7 @@ class TestRead:
             ("postgresql://u:p@%2Frun%2Fpostgresql/x", "postgresql://u:p@/x?host=/run/postgresql&port=5432"),
             ("postgresql://u:p@/x?host=/run/a&port=6432", "postgresql://u:p@/x?host=/run/a&port=6432"),
             ("postgresql://u:p@[::1]:6432/x", "postgresql://u:p@[::1]:6432/x"),
+            ("postgresql://u:p@[fe80::1%25eth0]/x", "postgresql://u:p@[fe80::1%25eth0]/x"),
             ("postgresql://u:p@a:1,b/x", "postgresql://u:p@a:1,b/x"),
             ("postgresql://a,b/x?port=1,2", "postgresql://a:1,b:2/x"),
             ("postgresql://db?dbname=x&user=u&password=p", "postgresql://u:p@db/x"),
@@ -43,6 +44,10 @@ class TestRead:
         ("url", "sentence"),
         [
             ("", "is no address of a database: it begins with postgresql://"),
+            ("postgresql://a..b/x", "has a host that is no name and no address"),
+            (f"postgresql://{'a' * 64}.example/x", "has a host that is no name and no address"),
+            ("postgresql://u:p@a b/x", "has a host that is no name and no address"),
+            ("postgresql:///x?host=a..b", "has a host that is no name and no address"),
             ("mysql://db/x", "is no address of a database: it begins with postgresql://"),
             ("postgresql+asyncpg://db/x", "is no address of a database: it begins with postgresql://"),
             ("postgresql://db/", "names no database"),

@@ -33,17 +33,26 @@ def texts(schema: Any, name: str = "") -> Any:
 class TestANameForPeople:
     @pytest.mark.parametrize(
         "text",
-        ["Acme", "Zo\u00eb's caf\u00e9", "\u5c71\u7530 \u592a\u90ce", "\u05d3\u05d5\u05d3", "a\u0301", "\u2764\ufe0f",
+        ["Acme", "Zo\u00eb's caf\u00e9", "\u5c71\u7530 \u592a\u90ce", "\u05d3\u05d5\u05d3", "\u00e1", "\u2764\ufe0f",
          "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f44d\U0001f3fd", "R&D \u2013 2026"],
     )  # fmt: skip
     def test_of_any_script_is_taken(self, text: str) -> None:
         assert NAMES.validate_python(text) == text
 
     @pytest.mark.parametrize(
+        ("text", "kept"),
+        [("a\u0301", "\u00e1"), ("a\u00a0b", "a b"), ("a\u3000b", "a b"), ("a\u200ab", "a b"), ("\u212b", "\u00c5")],
+    )
+    def test_is_kept_in_one_form(self, text: str, kept: str) -> None:
+        """E26: the same letter in two ways, or the same space, made two names that look the same."""
+        assert NAMES.validate_python(text) == kept
+
+    @pytest.mark.parametrize(
         "character",
         ["\u200b", "\u200c", "\u200d", "\u200e", "\u200f", "\u202a", "\u202e", "\u2066", "\u2069", "\u061c", "\ufeff",
          "\u00ad", "\u2060", "\u2028", "\u2029", "\u0085", "\u3164", "\uffa0", "\u115f", "\u2800", "\u034f", "\ufe0f",
-         "\ufe00", "\U000e0001", "\U000e0041", "\U000e0100", "\ue000", "\uffff", "\U0010ffff", "\u180e", "\x7f", "\n"],
+         "\ufe00", "\U000e0001", "\U000e0041", "\U000e0100", "\ue000", "\uffff", "\U0010ffff", "\u180e", "\x7f", "\n",
+         "\ufffc", "\U0001d159", "\U00016fe4"],
         ids=ascii,
     )  # fmt: skip
     def test_with_a_character_that_is_not_seen_is_refused(self, character: str) -> None:

@@ -13,7 +13,9 @@ def declare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "run everything on this machine, nothing else needed, until Ctrl-C",
         "causeloop dev --data ../causeloop-data --port 4001",
     )
-    dev.add_argument("--data", help="keep data in this folder (default: everything is deleted at the end)")
+    dev.add_argument(
+        "--data", type=_folder, help="keep data in this folder (default: everything is deleted at the end)"
+    )
     dev.add_argument("--port", type=_port, default=4000, help="the gateway's port, 0 for a free one (default: 4000)")
     dev.add_argument("--one-process", action="store_true", help="run all services in one process, for little memory")
     dev.add_argument("--no-seed", action="store_true", help="make no demo workspace")
@@ -41,6 +43,12 @@ def declare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
     for parser in (dev, demo, servers, schemas):
         parser.set_defaults(package="causeloop_dev")
+
+
+def _folder(text: str) -> str:
+    if not text:  # a variable that is not set: data that was to stay would be deleted
+        raise argparse.ArgumentTypeError("it names no folder; leave the option out to delete everything at the end")
+    return text
 
 
 def _port(text: str) -> int:

@@ -65,7 +65,7 @@ class Addresses:
     def chosen(cls, gateway_port: int, processes: Sequence[str], data: Path | None) -> "Addresses":
         """Free ports. A lasting data folder keeps the issuer's, because people are known by their issuer's address."""
         kept = data / _PORTS if data else None
-        issuer = json.loads(kept.read_text())["issuer"] if kept and kept.exists() else None
+        issuer = _kept_port(kept) if kept and kept.exists() else None
         if issuer is not None and not is_free(issuer):
             raise ServerFailed(
                 f"Port {issuer}, the mock issuer's in {data}, is taken by another program. Stop that one: the people "
@@ -95,6 +95,20 @@ class Addresses:
         """Health and metrics by service."""
         common = self.ops_ports.get(ALL_IN_ONE)
         return {name: f"http://{LOOPBACK}:{common or self.ops_ports[name]}" for name in SERVICES}
+
+
+def _kept_port(path: Path) -> int:
+    """The issuer's port at an earlier start; ServerFailed for a file that has none."""
+    try:
+        port = json.loads(path.read_text(encoding="utf-8"))["issuer"]
+        if not isinstance(port, int) or not 0 < port < 65536:
+            raise ValueError("no port")
+    except (ValueError, TypeError, LookupError, RecursionError, IsADirectoryError) as error:
+        raise ServerFailed(
+            f"{path} has not the port of this data folder's mock issuer, by which its people are known: put the file "
+            "back."
+        ) from error
+    return port
 
 
 def gateway_port(wanted: int) -> int:

@@ -306,6 +306,12 @@ class TestEnd:
         assert "has files of something else, such as mine.txt. Name a new or an empty folder" in refused.printed
         assert [path.name for path in (tmp_path / "docs").iterdir()] == ["mine.txt"]
 
+    def test_a_data_folder_without_a_name_is_refused(self, start: Callable[..., Dev]) -> None:
+        """F10: `--data "$DATA"` of a variable that is not set ran, and deleted everything at its end."""
+        refused = start("--data", "")
+        assert refused.process.wait(PATIENCE) == 2
+        assert "it names no folder" in refused.printed
+
     def test_a_data_folder_in_a_repository_is_no_part_of_it(self, tmp_path: Path) -> None:
         """F10: the root secret was offered to `git add`."""
         subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
@@ -315,6 +321,16 @@ class TestEnd:
             folder.write("dev.json", {})
             offered = ["git", "-C", str(tmp_path), "status", "--porcelain", "--untracked-files=all"]
             assert subprocess.run(offered, check=True, capture_output=True, text=True).stdout == ""
+
+    @pytest.mark.parametrize(
+        "written",
+        ["", "{}", "[1]", "null", '{"issuer": "x"}', '{"issuer": 0}', '{"issuer": 99999}', "[" * 100_000, "\xff"],
+    )
+    def test_a_data_folder_whose_port_cannot_be_read_is_named(self, tmp_path: Path, written: str) -> None:
+        """F10: a file of it that was cut ended in a traceback."""
+        (tmp_path / "ports.json").write_bytes(written.encode("latin-1"))
+        with pytest.raises(ServerFailed, match=r"ports\.json has not the port of this data folder's mock issuer"):
+            Addresses.chosen(4000, (), tmp_path)
 
     @pytest.mark.parametrize("seconds", [0.2, 0.5, 1.7])
     def test_an_interrupt_at_any_moment_ends_it_quietly(self, start: Callable[..., Dev], seconds: float) -> None:
@@ -344,7 +360,7 @@ class TestEnd:
         assert dev.process.wait(PATIENCE) == 2
         shown = dev.printed.splitlines()
         assert shown[0] == (
-            "causeloop dev: ACCESS_TOKEN_SECONDS: Input should be greater than or equal to 60. Example: 900."
+            "causeloop dev: ACCESS_TOKEN_SECONDS: it has to be greater than or equal to 60. Example: 900."
         )
         assert shown[1].startswith("causeloop dev: auth ended with code 1; starting it again now (its log: /")
         assert shown[-1] == "causeloop dev: auth did not become ready. See the logs: .causeloop/logs"

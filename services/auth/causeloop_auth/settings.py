@@ -25,6 +25,8 @@ class AuthSettings(Settings):
     )
     audience: str | None = Field(
         default=None,
+        max_length=256,
+        pattern=r"^\S+$",
         alias="CLERK_AUDIENCE",
         examples=["causeloop"],
         description="the `aud` that tokens have; unset: one that has any is refused",

@@ -51,7 +51,7 @@ class TestVerify:
             ({"iss": None}, "is not valid for this installation"),
             ({"exp": 1_000_000_000}, "has expired"),
             ({"exp": None}, "is not valid for this installation"),
-            ({"nbf": 4_000_000_000}, "is not valid for this installation"),
+            ({"nbf": 4_000_000_000}, "begins in the future, by the clock of this installation"),
             ({"nbf": None}, "is not valid for this installation"),
             ({"iat": None}, "is not valid for this installation"),
             ({"sid": None}, "is not valid for this installation"),
@@ -199,8 +199,18 @@ class TestVerify:
         await provider.verify(issuer.sign(nbf=now + 4))
         with pytest.raises(InvalidGrant, match="has expired"):
             await provider.verify(issuer.sign(exp=now - 6))
-        with pytest.raises(InvalidGrant, match="is not valid for this installation"):
+        with pytest.raises(InvalidGrant, match="begins in the future"):
             await provider.verify(issuer.sign(nbf=now + 9))
+
+    @pytest.mark.parametrize("claim", ["nbf", "iat"])
+    async def test_a_clock_that_is_apart_is_named(
+        self, issuer: "Door", provider: IdentityProvider, caplog: pytest.LogCaptureFixture, claim: str
+    ) -> None:
+        """E34: the provider's clock was some seconds ahead, and each sign-in was refused without a reason."""
+        with pytest.raises(InvalidGrant, match="begins in the future, by the clock of this installation"):
+            await provider.verify(issuer.sign(**{claim: issuer.claims()["iat"] + 6 + 3}))
+
+        assert [one for one in caplog.messages if "this host's clock or the identity provider's is wrong" in one]
 
     async def test_only_rs256_is_read_whatever_else_the_key_could_sign(
         self, issuer: "Door", provider: IdentityProvider

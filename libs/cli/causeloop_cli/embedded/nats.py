@@ -101,7 +101,7 @@ class EmbeddedNats(EmbeddedServer):
         lock = lock_folder(self.home)
         try:
             configuration = self.home / "nats.conf"
-            store = json.dumps(str(self.home))
+            store = json.dumps(str(self.home), ensure_ascii=False)  # the server reads no \\u…
             text = CONFIG.format(name=name, host=LOOPBACK, port=port, store=store)
             write_private(configuration, f"{text}{self._config}\n")
             self._process = ServerProcess(

@@ -195,4 +195,4 @@ def write_private(path: Path, text: str) -> None:
     """Write a new file that only its owner may read, in place of an older one."""
     path.unlink(missing_ok=True)
     path.touch(mode=0o600, exist_ok=False)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")  # a folder's name may be any bytes

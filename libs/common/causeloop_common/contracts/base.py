@@ -122,8 +122,8 @@ Label = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=120, pattern=r"^[^\x00-\x1f\x7f]*$"),
     AfterValidator(visible),
 ]
-"""The name that somebody gave to something, for people: trimmed, and every character of it can be seen. Each name that
-is no identifier has this type, in every service."""
+"""The name that somebody gave to something, for people: trimmed, in one form, and every character of it can be seen.
+Each name that is no identifier has this type, in every service."""
 
 Timestamp = Annotated[AwareDatetime, Field(examples=["2026-01-31T12:00:00Z"])]
 

@@ -1,10 +1,13 @@
-"""The rule for names: two of them that look the same are the same, as far as characters that nobody sees go."""
+"""The rule for names: two of them that look the same are the same, as far as characters that nobody sees go.
+
+One letter can be written in two ways, with its accent or before it, and a space in a dozen. Of those a name keeps one.
+"""
 
 import unicodedata
 
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Controls, formats (zero width, direction), halves of characters, private and unassigned ones, line separators."""
-_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufffc\U00016fe4\U0001d159")
 """Letters and marks that are drawn as nothing."""
 _VARIATIONS = (("\ufe00", "\ufe0f"), ("\u180b", "\u180f"), ("\U000e0100", "\U000e01ef"))
 _JOINER, _PICTURE = "\u200d", "\ufe0f"
@@ -13,9 +16,13 @@ _PICTURES = frozenset({"So", "Sk"})
 
 
 def visible(text: str) -> str:
-    """The text; ValueError for one with a character that is not seen, or that turns the direction of others."""
+    """The text in its one form (NFC, and every space the ordinary one).
+
+    ValueError for one with a character that is not seen, or that turns the direction of others.
+    """
     if text.isascii():
         return text
+    text = "".join(" " if unicodedata.category(one) == "Zs" else one for one in unicodedata.normalize("NFC", text))
     before = ""
     for place, character in enumerate(text):
         if _is_unseen(character) and not _joins(before, character, text[place + 1 : place + 2]):

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 
 from causeloop_common.database_url import is_loopback
-from causeloop_common.settings.values import WEB, Network, Part, Ports, Ranges, Texts, is_place
+from causeloop_common.settings.values import WEB, Exceptions, Network, Part, Ports, Ranges, is_place
 
 _PRIVATE: tuple[Network, ...] = tuple(
     ipaddress.ip_network(network)
@@ -37,7 +37,7 @@ class OutboundSettings(Part):
         examples=["http://proxy.example.com:3128"],
         description="HTTP proxy for the operator's destinations; it is given names",
     )
-    outbound_proxy_except: Texts = Field(
+    outbound_proxy_except: Exceptions = Field(
         default=(),
         alias="OUTBOUND_PROXY_EXCEPT",
         examples=["idp.internal,.example.com"],

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
 from causeloop_common.contracts import topology
 from causeloop_common.database_url import DatabaseUrl
@@ -30,7 +30,15 @@ from causeloop_common.settings.values import (
     own_name,
 )
 
-_PLAIN = {"missing": "it is not set"}
+_PLAIN = {
+    "missing": "it is not set",
+    "too_short": "it names none",
+    "int_parsing": "it is no whole number",
+    "int_from_float": "it is no whole number",
+    "float_parsing": "it is no number",
+    "bool_parsing": "it is neither true nor false",
+    "string_pattern_mismatch": "it has another form than the example",
+}
 """The fault in other words than pydantic's."""
 
 
@@ -138,6 +146,7 @@ class Settings(TelemetrySettings, OutboundSettings):
             lines = []
             for one in error.errors(include_url=False, include_input=False, include_context=False):
                 fault = _PLAIN.get(one["type"], one["msg"]).removeprefix("Value error, ").removesuffix(".")
+                fault = fault.replace("Input should be", "it has to be")
                 if not one["loc"]:
                     lines.append(f"{fault}.")
                     continue
@@ -147,6 +156,15 @@ class Settings(TelemetrySettings, OutboundSettings):
                 example = str(examples.get(alias, "")).replace("{service}", service)
                 lines.append(f"{names.get(alias, alias)}: {fault}. Example: {example}.")
             raise SettingsError("\n".join(dict.fromkeys(lines))) from None
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _is_text(cls, secret: SecretStr | None) -> SecretStr | None:
+        try:
+            (secret or SecretStr("")).get_secret_value().encode()
+        except UnicodeEncodeError:
+            raise ValueError("has bytes in it that are no UTF-8") from None
+        return secret
 
     @model_validator(mode="after")
     def _safe(self) -> Self:

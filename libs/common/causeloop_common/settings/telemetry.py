@@ -75,6 +75,8 @@ class TelemetrySettings(Part):
                 raise ValueError("is no http:// or https:// address")
             if parts.username is not None or parts.password is not None:
                 raise ValueError("has a password in it: use OTEL_EXPORTER_OTLP_HEADERS")
+            if parts.path.rstrip("/").endswith(("/v1/traces", "/v1/metrics")):
+                raise ValueError("ends in a path that is added to it: leave that out")
         return endpoint
 
     @field_validator("otlp_headers")

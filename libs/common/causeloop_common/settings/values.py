@@ -51,10 +51,6 @@ def read_list(text: Any) -> Any:
     return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
 
 
-Texts = Annotated[tuple[str, ...], BeforeValidator(read_list)]
-"""A comma-separated list."""
-
-
 def read_ranges(text: Any) -> Any:
     """Ranges of addresses from a comma-separated list; ValueError names the first that is none."""
     ranges = []
@@ -82,13 +78,15 @@ def read_nats(url: str) -> str:
     usable = has_user = False
     with suppress(ValueError):
         parts = urlsplit(url.strip())
-        usable = parts.scheme in ("nats", "tls") and is_place(parts) and not (parts.path or parts.query)
+        usable = (
+            parts.scheme in ("nats", "tls") and is_place(parts) and not (parts.path or parts.query or parts.fragment)
+        )
         has_user = parts.username is not None
     if usable and has_user:
         raise ValueError("it has a user or password in it, and the credential is an nkey's seed")
     if not usable:
         raise ValueError("it is no address of a NATS server, nats:// or tls:// with a host")
-    return url
+    return url.strip()
 
 
 def read_seed(seed: SecretStr) -> SecretStr:
@@ -123,8 +121,11 @@ def read_host(host: str) -> str:
 def read_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     """Web origins as browsers send them, checked: whatever has another form would match none."""
     for origin in origins:
-        parts = urlsplit(origin)
-        if parts.scheme not in WEB or f"{parts.scheme}://{parts.netloc.lower()}" != origin or not is_place(parts):
+        usable = False
+        with suppress(ValueError):
+            parts = urlsplit(origin)
+            usable = parts.scheme in WEB and f"{parts.scheme}://{parts.netloc.lower()}" == origin and is_place(parts)
+        if not usable or parts.username is not None:
             raise ValueError(
                 f"'{origin[:100]}' is no origin: scheme, host in small letters and port, without a path or a slash "
                 "at its end"
@@ -145,11 +146,24 @@ def is_place(parts: SplitResult) -> bool:
     return host == str(ipaddress.IPv6Address(host))
 
 
+def read_exceptions(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Hosts, and domains that begin with a point, checked."""
+    for name in names:
+        usable = _NAME.fullmatch(name.removeprefix(".").lower()) is not None
+        with suppress(ValueError):
+            usable = usable or bool(ipaddress.ip_address(name))
+        if not usable:
+            raise ValueError(f"'{name[:100]}' is neither a host nor a domain such as .example.com")
+    return names
+
+
 Authority = Annotated[str, AfterValidator(read_authority)]
 Host = Annotated[str, AfterValidator(read_host)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(read_list), AfterValidator(read_origins)]
 Ranges = Annotated[tuple[Network, ...], BeforeValidator(read_ranges)]
 """Ranges of addresses, comma-separated."""
+Exceptions = Annotated[tuple[str, ...], BeforeValidator(read_list), AfterValidator(read_exceptions)]
+"""Hosts and domains, comma-separated."""
 Ports = Annotated[frozenset[Port], BeforeValidator(read_list)]
 """Ports, comma-separated."""
 Seed = Annotated[SecretStr, AfterValidator(read_seed)]

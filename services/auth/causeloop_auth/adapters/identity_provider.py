@@ -126,6 +126,9 @@ class IdentityProvider:
             )
         except jwt.ExpiredSignatureError as error:
             raise _refused("has expired") from error
+        except jwt.ImmatureSignatureError as error:
+            _log.warning("a session begins in the future: this host's clock or the identity provider's is wrong")
+            raise _refused("begins in the future, by the clock of this installation") from error
         except jwt.InvalidAudienceError as error:  # also where none is expected (RFC 7519 4.1.3)
             raise _refused("was made for another audience") from error
         except (jwt.InvalidTokenError, *_UNREADABLE) as error:
