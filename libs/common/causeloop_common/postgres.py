@@ -119,7 +119,7 @@ def reason(error: BaseException) -> str:
 _REASONS: dict[type[BaseException], str] = {
     asyncpg.InvalidPasswordError: "The server refuses the password.",
     asyncpg.InvalidAuthorizationSpecificationError: (
-        "The server's pg_hba.conf does not let this role in from here or without TLS, or there is no such role."
+        "The server's pg_hba.conf does not let this role in from here or without TLS, or it is not there, or locked."
     ),
     asyncpg.InvalidCatalogNameError: "The server has no database of this name.",
     asyncpg.InsufficientPrivilegeError: "The role may not connect to this database.",
