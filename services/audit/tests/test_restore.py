@@ -218,8 +218,16 @@ class TestPosition:
         await reached(number + 4)
         await house.sql.execute("DELETE FROM audit.held WHERE workspace_id = $1", workspace.tenant_uuid)
 
-    async def test_that_is_gone_is_named_and_ends_no_process(self, house: House, event: Make) -> None:
+    @pytest.mark.parametrize("is_held", [False, True])
+    async def test_that_is_gone_is_named_and_ends_no_process(
+        self, house: House, event: Make, workspace: AuthContext, is_held: bool
+    ) -> None:
         """D12: without the row of its position the intake ended audit, at each start again."""
+        await house.publish(event())
+        await house.has(1)
+        peaks = await house.sql.fetchval("SELECT peaks FROM audit.heads WHERE workspace_id = $1", workspace.tenant_uuid)
+        if is_held:
+            await house.sql.execute("UPDATE audit.heads SET peaks = '' WHERE workspace_id = $1", workspace.tenant_uuid)
         row = await house.sql.fetchrow("DELETE FROM audit.intake RETURNING *")
         assert row is not None
         try:
@@ -231,7 +239,10 @@ class TestPosition:
         finally:
             places = ", ".join(f"${place}" for place in range(1, len(row) + 1))
             await house.sql.execute(f"INSERT INTO audit.intake ({', '.join(row.keys())}) VALUES ({places})", *row)
-        await house.has(1)
+            await house.sql.execute(
+                "UPDATE audit.heads SET peaks = $2 WHERE workspace_id = $1", workspace.tenant_uuid, peaks
+            )
+        await house.has(2)
 
     async def test_belongs_to_one_stream(self, house: House, servers: Servers, event: Make) -> None:
         """P6: a stream that is made anew counts from 1: its numbers are not those of the old one."""

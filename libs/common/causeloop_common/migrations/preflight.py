@@ -97,7 +97,7 @@ async def _about_schemas(connection: Any, schemas: Sequence[Schema]) -> list[str
 
 
 async def _about_forms(connection: Any, schemas: Sequence[Schema]) -> list[str]:
-    """What was changed since the last run, before this one keeps it as its own."""
+    """The changes since the last run, before this one keeps them as its own."""
     return [
         f"Since the last `causeloop migrate`, {finding.removesuffix('.')}. Put that back; or, if it is meant, remove "
         "the table's comment, which has its form."

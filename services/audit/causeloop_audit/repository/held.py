@@ -9,6 +9,8 @@ from uuid import UUID
 import asyncpg
 import orjson
 
+from causeloop_common.errors import Unavailable
+
 _HOLD = """
     INSERT INTO audit.held (workspace_id, service, event_id, subject, headers, data, came_at, until)
     SELECT *, clock_timestamp() + interval '1 second'
@@ -30,6 +32,11 @@ _NEXT = """
     WHERE place = 1 OR bytes <= $3 ORDER BY number
 """
 _DROP = "DELETE FROM audit.held WHERE workspace_id = $1 AND number <= $2"
+
+
+def row_is_gone() -> Unavailable:
+    """The refusal where audit.intake has no row: nobody would know how far the stream is entered."""
+    return Unavailable("The row of audit.intake is gone: take it from a copy of audit's database.")
 
 
 class Transactions(Protocol):
@@ -84,7 +91,9 @@ class HeldEvents:
         async with self._transactions.transaction() as connection:
             await connection.execute(_HOLD, *zip(*events, strict=True))
             kept = await connection.fetch(_KEPT, *zip(*(event[:3] for event in events), strict=True))
-            batch: int = await connection.fetchval(_COUNT, position)
+            batch: int | None = await connection.fetchval(_COUNT, position)
+            if batch is None:
+                raise row_is_gone()
         return [HeldEvent(*row) for row in kept], batch
 
     async def logs(self) -> dict[UUID, bool]:

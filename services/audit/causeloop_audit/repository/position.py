@@ -1,7 +1,7 @@
 """How far the stream is entered: the row of the intake, by the writer's role."""
 
 from causeloop_audit.domain.position import Position
-from causeloop_audit.repository.held import Transactions
+from causeloop_audit.repository.held import Transactions, row_is_gone
 
 READ = "SELECT stream, position, again_to FROM audit.intake"
 _ADVANCE = "UPDATE audit.intake SET position = coalesce($1, position)"
@@ -17,8 +17,10 @@ class Positions:
 
     async def read(self) -> Position:
         """The position."""
-        (row,) = await self._transactions.fetch(READ)
-        return Position(*row)
+        rows = await self._transactions.fetch(READ)
+        if not rows:
+            raise row_is_gone()
+        return Position(*rows[0])
 
     async def keep(self, position: Position) -> None:
         """Put this position in place of the one that is there."""
@@ -33,4 +35,5 @@ class Positions:
     async def advance(self, number: int | None) -> None:
         """Note that everything up to this number, if one is given, is entered."""
         async with self._transactions.transaction() as connection:
-            await connection.execute(_ADVANCE, number)
+            if await connection.execute(_ADVANCE, number) != "UPDATE 1":
+                raise row_is_gone()

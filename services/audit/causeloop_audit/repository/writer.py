@@ -13,7 +13,7 @@ import orjson
 from causeloop_audit.domain.entries import NewEntry
 from causeloop_audit.domain.position import Position
 from causeloop_audit.domain.terms import Terms, with_term
-from causeloop_audit.repository.held import HeldEvents, Transactions
+from causeloop_audit.repository.held import HeldEvents, Transactions, row_is_gone
 from causeloop_audit.repository.position import READ as POSITION, Positions
 from causeloop_audit.repository.proofs import Head
 from causeloop_common.database import Connections
@@ -159,7 +159,7 @@ class LogWriter:
             async with self._transactions.transaction() as connection:
                 row = await connection.fetchrow(_TERMS)
                 if row is None:
-                    raise _gone()
+                    raise row_is_gone()
                 terms = with_term(
                     [(earlier, began) for earlier, began in orjson.loads(row["terms"])], term, row["batch"]
                 )
@@ -210,7 +210,7 @@ class LogWriter:
         added = await self._add_entries(connection, entries, frontiers)
         if not added:
             if await connection.execute(_ADVANCE, position) != "UPDATE 1":
-                raise _gone()
+                raise row_is_gone()
             return Appended([], {}, known)
         grown = {entry.log.int: entry.log for entry, _ in added}
         moved = {log: frontiers[number] for number, log in grown.items()}
@@ -231,7 +231,7 @@ class LogWriter:
             position,
         )
         if batch is None:
-            raise _gone()
+            raise row_is_gone()
         return Appended(added, {log: frontier.size for log, frontier in moved.items()}, known, batch)
 
     async def _add_entries(
@@ -264,10 +264,6 @@ class LogWriter:
             await connection.execute(_ADD_HEADS, logs, EMPTY_ROOT)
             rows = await connection.fetch(_LOCK_HEADS, logs)
         return {row["workspace_id"].int: Frontier.unpack(row["size"], row["peaks"]) for row in rows}
-
-
-def _gone() -> Unavailable:
-    return Unavailable("The row of audit.intake is gone: take it from a copy of audit's database.")
 
 
 def _stored(rows: list[asyncpg.Record]) -> dict[Identity, Stored]:
