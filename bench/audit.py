@@ -24,7 +24,7 @@ from bench.run import Effort, Measure, Row, compare, in_turn
 from causeloop_audit.handlers import Intake
 from causeloop_audit.models import WRITER, metadata
 from causeloop_audit.repository import LogWriter
-from causeloop_audit.service import LogService
+from causeloop_audit.service import LogService, Readers
 from causeloop_audit.settings import AuditSettings
 from causeloop_common import ids
 from causeloop_common.application import settle_memory
@@ -69,7 +69,7 @@ def sides() -> Iterator[Sides]:
         dsn = AuditSettings.load("audit", house["reference"]["audit"]).dsn(WRITER)
         bare = runner.run(asyncpg.connect(dsn))
         try:
-            yield Sides(runner, house, LogService(database, LogWriter(leader), bytes(32)), leader, bare)
+            yield Sides(runner, house, LogService(database, LogWriter(leader), bytes(32), Readers()), leader, bare)
         finally:
             runner.run(connections.close(1))
             runner.run(bare.close())
@@ -189,7 +189,7 @@ def audit_intake(effort: Effort) -> Row:
             return {}
 
         def ours() -> dict[str, Any]:
-            service = Counting(both.log._database, both.log._writer, bytes(32))
+            service = Counting(both.log._database, both.log._writer, bytes(32), Readers())
             service.all_done.clear()
 
             async def take_in() -> None:

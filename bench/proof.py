@@ -17,7 +17,7 @@ from bench.rows import Bed, bed
 from bench.run import Effort, Measure, Row
 from causeloop_audit.models import WRITER, metadata
 from causeloop_audit.repository import LogWriter
-from causeloop_audit.service import LogService
+from causeloop_audit.service import LogService, Readers
 from causeloop_audit.settings import AuditSettings
 from causeloop_common.database import Connections, Database, role_connections
 from causeloop_log.tlog.merkle import leaf_hash
@@ -67,7 +67,7 @@ async def _fill(ready: Bed, entries: int) -> list[str]:
     settings = AuditSettings.load("audit", ready.house["environ"]["audit"])
     connections = role_connections(settings.dsn(WRITER), WRITER)
     database = Database(settings.dsn("causeloop_audit"), "audit", metadata, workers=1)
-    log = LogService(database, LogWriter(BesideTheIntake(connections)), bytes(32))
+    log = LogService(database, LogWriter(BesideTheIntake(connections)), bytes(32), Readers())
     known: list[str] = []
     for done in range(0, entries, AT_ONCE):
         batch = events(AT_ONCE, [ready.workspace])

@@ -60,9 +60,13 @@ Measure = Callable[[Effort], Row]
 
 def main() -> int:
     """Measure the rows asked for."""
-    from bench import audit, proof, relay, rows, vault  # they import this module
+    from bench import audit, proof, relay, rows, signer, stream, vault  # they import this module
 
-    known: dict[str, Measure] = {**rows.ROWS, **vault.ROWS, **audit.ROWS, **proof.ROWS, **relay.ROWS}
+    known: dict[str, Measure] = {
+        name: measure
+        for room in (rows, vault, audit, proof, relay, signer, stream)
+        for name, measure in room.ROWS.items()
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", help=f"comma-separated: {', '.join(known)}")
     parser.add_argument("--rounds", type=int, default=Effort.rounds)

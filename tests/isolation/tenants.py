@@ -116,10 +116,9 @@ class Tenants:
             "context": {"of": "a"},
             "type": "aes256-gcm",
             "to": 1,
-            "old_size": 0,  # an empty log's checkpoint: signed or not, it changes nothing of b's own log
-            "size": 0,
-            "root": EMPTY_ROOT.hex(),
-            "proof": [],
+            "logs": [
+                {"tenant": a.person.workspace, "old_size": 0, "size": 0, "root": EMPTY_ROOT.hex(), "proof": []},
+            ],
         }
         if name == "subject_token":
             return await stack.session(self.b.person.subject)

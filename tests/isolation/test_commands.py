@@ -47,7 +47,7 @@ OUTCOMES: dict[str, set[str]] = {
     "cmd.vault.store_sealed_value": {"ok"},  # b's own, under a's name
     "cmd.vault.open_sealed_value": {"not_found"},
     "cmd.vault.delete_sealed_value": {"ok"},  # of nothing
-    "cmd.vault.sign_checkpoint": {"ok", "conflict"},  # of b's own log
+    "cmd.vault.sign_checkpoints": {"forbidden"},  # but in the installation's realm
     "cmd.vault.get_audit_key": {"ok"},
     **{
         f"cmd.{owner}.{operation}": outcomes

@@ -17,9 +17,8 @@ from causeloop_common.contracts.vault import EpochOpened
 from causeloop_common.errors import Conflict
 from causeloop_log.tlog import NotVerified
 from causeloop_log.tlog.checkpoint import Checkpoint
-from causeloop_log.tlog.merkle import Frontier
+from causeloop_log.tlog.merkle import Frontier, TreeHead
 from causeloop_log.tlog.note import VerifierKey
-from causeloop_vault.domain.witness import Head
 from causeloop_vault.repository import Signed
 from tests.support.stack import Person, Stack, content_of, refused, until
 
@@ -186,7 +185,7 @@ async def test_an_epoch_that_only_the_vault_has_is_begun_by_the_command_run_agai
 async def test_a_log_that_continues_by_now_gets_no_epoch(stack: Stack, person: Person) -> None:
     """P6: between the look at a log and the epoch its entries may have come: it is judged as it is then."""
     checkpoint = content_of(await person.get("/audit/checkpoint"))
-    signed = Signed(1, Head(checkpoint["size"], bytes.fromhex(checkpoint["root"])))
+    signed = Signed(1, TreeHead(checkpoint["size"], bytes.fromhex(checkpoint["root"])))
     async with command._opened(stack.environ) as logs:
         with pytest.raises(Conflict, match="continues what was signed of it"):
             await logs.open_epoch(command.Found(person.workspace, signed, "was shorter a moment ago"), "too late")

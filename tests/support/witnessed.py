@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import asyncpg
 
-from causeloop_audit.service import CheckpointService, LogService
+from causeloop_audit.service import CheckpointService, LogService, Signing
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.audit import CheckpointView, EventProof, GetCheckpoint, GetEventProof
@@ -15,10 +16,12 @@ from causeloop_log.tlog.merkle import Frontier, leaf_hash
 
 @dataclass(frozen=True)
 class Witnessed:
-    """The log of the context's tenant. `away` makes checkpoints with a vault that cannot be reached."""
+    """The log of the context's tenant. To `signing_away`, and for `away`, the vault cannot be reached."""
 
     log: LogService
     checkpoints: CheckpointService
+    signing: Signing
+    signing_away: Signing
     away: CheckpointService
     superuser: asyncpg.Connection
     event: Callable[..., Announced]
@@ -36,6 +39,10 @@ class Witnessed:
 
     async def checkpoint(self) -> CheckpointView:
         return await self.checkpoints.get_checkpoint(self.ctx, GetCheckpoint())
+
+    async def outcome(self, *, anew: bool = False) -> Any:
+        """What comes of having the log signed."""
+        return (await self.signing.sign([self.ctx.tenant_uuid], anew=anew))[self.ctx.tenant_uuid]
 
     async def proof(self, event: Announced) -> EventProof:
         return await self.checkpoints.get_event_proof(self.ctx, GetEventProof(id=event.id))

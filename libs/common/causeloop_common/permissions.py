@@ -57,7 +57,7 @@ class Internal(StrEnum):
     STORE_SEALED_VALUE = "internal:store_sealed_value"
     OPEN_SEALED_VALUE = "internal:open_sealed_value"
     DELETE_SEALED_VALUE = "internal:delete_sealed_value"
-    SIGN_CHECKPOINT = "internal:sign_checkpoint"
+    SIGN_CHECKPOINTS = "internal:sign_checkpoints"
 
 
 SELF = "self"

@@ -6,7 +6,7 @@ from causeloop_audit import handlers
 from causeloop_audit.handlers import Intake
 from causeloop_audit.models import WRITER, metadata
 from causeloop_audit.repository import LogWatch, LogWriter
-from causeloop_audit.service import CheckpointService, LogService, Signer
+from causeloop_audit.service import CheckpointService, LogService, Readers, ReadLogs, Signer, Signing
 from causeloop_audit.settings import AuditSettings
 from causeloop_common.application import Application
 from causeloop_common.leader import PATIENCE_SECONDS
@@ -19,20 +19,21 @@ def create(environ: Mapping[str, str]) -> Application:
     application = Application(settings)
     database = application.database(metadata)
     intake = application.leader(database, "intake")
-    service = LogService(database, LogWriter(intake), application.keys.own("entry-salt/v1"))
+    readers = Readers()
+    service = LogService(database, LogWriter(intake), application.keys.own("entry-salt/v1"), readers)
     entering = Intake(application.bus, service, intake)
     application.leads(intake, entering)
     application.state("restore", entering.check)
     pause = settings.checkpoint_seconds
     signer = application.leader(database, "signer", patience=pause + PATIENCE_SECONDS)
-    checkpoints = CheckpointService(database, application.bus)
-    watch = LogWatch(application.connections(WRITER))
-    signing = Signer(signer, watch, checkpoints, seconds=pause)
-    application.leads(signer, signing)
-    application.check("logs", signing.check)
-    application.examination("witness", signing.examine)
+    watch, signing = LogWatch(application.connections(WRITER)), Signing(database, application.bus)
+    keeping = Signer(signer, watch, signing, seconds=pause)
+    application.leads(signer, keeping)
+    application.check("logs", keeping.check)
+    application.examination("witness", keeping.examine)
+    application.background("readers", ReadLogs(readers, watch, signing).keep_signed)
     application.background("space", Space(application.bus).watch)
     application.relay(database)
     application.jobs(database)
-    application.commands(handlers.router(service, checkpoints))
+    application.commands(handlers.router(service, CheckpointService(database, signing)))
     return application

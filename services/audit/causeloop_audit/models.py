@@ -132,6 +132,50 @@ nodes = Table(
     info=rls.protected("select", extra=NODES_EXTRA, audited=False, reason=REASON),
 )
 
+LOG_STATES = rls.Visit(
+    "log_states",
+    """
+        RETURN QUERY
+        SELECT of_tenant, h.size, h.root, h.peaks, c.size, c.root, c.note, c.epoch, r.size, r.entries, r.why
+        FROM (VALUES (true)) AS log
+        LEFT JOIN audit.heads h ON true LEFT JOIN audit.checkpoints c ON true LEFT JOIN audit.refused r ON true;
+    """,
+    gives="size bigint, root bytea, peaks bytea, signed_size bigint, signed_root bytea, note text, epoch integer, "
+    "refused_size bigint, entries bigint, why text",
+)
+LOG_HASHES = rls.Visit(
+    "log_hashes",
+    """
+        RETURN QUERY
+        SELECT of_tenant, CASE WHEN run.level = 0 THEN
+                   (SELECT string_agg(e.leaf_hash, '' ORDER BY e.index) FROM audit.entries e
+                    WHERE e.index >= run.first AND e.index < run.first + run.count)
+               ELSE
+                   (SELECT string_agg(n.hash, '' ORDER BY n.index) FROM audit.nodes n
+                    WHERE n.level = run.level AND n.index >= run.first AND n.index < run.first + run.count)
+               END
+        FROM unnest(levels[done + 1 : done + runs[place]], firsts[done + 1 : done + runs[place]],
+                    counts[done + 1 : done + runs[place]]) WITH ORDINALITY AS run(level, first, count, number)
+        ORDER BY run.number;
+        done := done + runs[place];
+    """,
+    takes="runs integer[], levels smallint[], firsts bigint[], counts bigint[]",
+    gives="hashes bytea",
+    declares="done integer := 0;",
+)
+KEEP_CHECKPOINTS = rls.Visit(
+    "keep_checkpoints",
+    """
+        INSERT INTO audit.checkpoints (size, root, note, epoch)
+        VALUES (sizes[place], roots[place], notes[place], epochs[place])
+        ON CONFLICT (workspace_id) DO UPDATE
+        SET size = excluded.size, root = excluded.root, note = excluded.note, epoch = excluded.epoch
+        WHERE (checkpoints.epoch, checkpoints.size) <= (excluded.epoch, excluded.size);
+        DELETE FROM audit.refused r WHERE r.workspace_id = of_tenant;
+    """,
+    takes="sizes bigint[], roots bytea[], notes text[], epochs integer[]",
+)
+
 checkpoints = Table(
     "checkpoints",
     metadata,
@@ -143,7 +187,7 @@ checkpoints = Table(
     info=rls.protected(
         "select", "insert", "update",
         columns=CHECKPOINTS_COLUMNS, extra=CHECKPOINTS_EXTRA, audited=False, reason=REASON,
-    ),
+    ) | rls.visited(LOG_STATES, LOG_HASHES, KEEP_CHECKPOINTS),
 )  # fmt: skip
 
 refused = Table(

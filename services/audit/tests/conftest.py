@@ -10,7 +10,7 @@ import pytest
 
 from causeloop_audit.models import WRITER, metadata
 from causeloop_audit.repository import LogWriter
-from causeloop_audit.service import CheckpointService, LogService
+from causeloop_audit.service import CheckpointService, LogService, Readers, Signing
 from causeloop_audit.settings import AuditSettings
 from causeloop_common import ids
 from causeloop_common.application import Application
@@ -57,7 +57,7 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
 async def log(servers: Servers, database: Database) -> AsyncIterator[LogService]:
     """The service, without its intake: tests append themselves."""
     writer = Unled(AuditSettings.load("audit", servers.environ["audit"]).dsn(WRITER))
-    yield LogService(database, LogWriter(writer), bytes(32))
+    yield LogService(database, LogWriter(writer), bytes(32), Readers())
     await writer.close()
 
 
@@ -92,8 +92,9 @@ def witnessed(
     event: Callable[..., Announced], workspace: AuthContext,
 ) -> Witnessed:  # fmt: skip
     """The log of the test's workspace."""
-    away = CheckpointService(database, servers.bus("audit"))
-    return Witnessed(log, CheckpointService(database, bus), away, superuser, event, workspace)
+    signing, away = Signing(database, bus), Signing(database, servers.bus("audit"))
+    checkpoints = CheckpointService(database, signing)
+    return Witnessed(log, checkpoints, signing, away, CheckpointService(database, away), superuser, event, workspace)
 
 
 @pytest.fixture

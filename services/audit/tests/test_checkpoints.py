@@ -131,6 +131,24 @@ class TestGetCheckpoint:
         assert row is not None
         assert tuple(row) == (9, 11, why)
 
+    async def test_an_alarm_is_logged_once_for_a_log_that_is_refused_and_grows(
+        self, witnessed: Witnessed, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await witnessed.grow(9)
+        await witnessed.checkpoint()
+        await witnessed.rewrite(3)
+        before = broken()
+        for _ in range(3):
+            await witnessed.grow(1)
+            with pytest.raises(Conflict, match="leads to another root"):
+                await witnessed.checkpoint()
+        assert broken() == before + 3
+        alarms = [line for line in caplog.records if line.levelname == "CRITICAL"]
+        assert sorted(line.name for line in alarms) == [
+            "causeloop_audit.service.damage",
+            "causeloop_vault.service.checkpoints",
+        ]
+
     async def test_of_a_refused_log_asks_nobody_until_it_may_continue(self, witnessed: Witnessed) -> None:
         """P6: a reader who asks often raises no alarm, neither here nor at the vault."""
         await witnessed.grow(7)
@@ -139,7 +157,7 @@ class TestGetCheckpoint:
         await witnessed.checkpoint()
         await witnessed.shorten(7, older.checkpoint)
         with pytest.raises(Conflict, match="it has 7 entries, and 9 were signed"):
-            await witnessed.checkpoints.sign(witnessed.ctx, anew=True)
+            raise await witnessed.outcome(anew=True)
         before = broken()
         for _ in range(3):
             with pytest.raises(Conflict, match="it has 7 entries, and 9 were signed"):

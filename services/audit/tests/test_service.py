@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from causeloop_audit.domain.entries import NewEntry, Unreadable, new_entry
-from causeloop_audit.service import LogService, log as room
+from causeloop_audit.service import LogService, Readers, log as room
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
@@ -89,7 +89,7 @@ class TestAppend:
     ) -> None:
         other = ids.new("ws")
         services = [
-            LogService(log._database, log._writer, bytes(32)) for _ in range(4)
+            LogService(log._database, log._writer, bytes(32), Readers()) for _ in range(4)
         ]  # each batch has a connection of its own
 
         async def append(service: LogService) -> None:

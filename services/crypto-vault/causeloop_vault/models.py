@@ -94,6 +94,25 @@ signing_keys = Table(
     info=rls.protected("select", "insert", "update", columns=_RESEALED),
 )
 
+LOCK_CHECKPOINTS = rls.Visit(
+    "lock_checkpoints",
+    """
+        RETURN QUERY SELECT of_tenant, c.epoch, c.size, c.root FROM vault.checkpoints c FOR UPDATE;
+        IF NOT FOUND THEN
+            INSERT INTO vault.checkpoints (size, root) VALUES (0, sha256('')) ON CONFLICT DO NOTHING;
+            RETURN QUERY SELECT of_tenant, c.epoch, c.size, c.root FROM vault.checkpoints c FOR UPDATE;
+        END IF;
+    """,
+    gives="epoch integer, size bigint, root bytea",
+)
+MOVE_CHECKPOINTS = rls.Visit(
+    "move_checkpoints",
+    """
+        UPDATE vault.checkpoints c SET size = sizes[place], root = roots[place] WHERE c.workspace_id = of_tenant;
+    """,
+    takes="sizes bigint[], roots bytea[]",
+)
+
 checkpoints = Table(
     "checkpoints",
     metadata,
@@ -108,7 +127,7 @@ checkpoints = Table(
         },
         extra=(rls.Policy("jobs_select", "select", JOBS, using="true"),),
         audited=False, reason=UNAUDITED_CHECKPOINTS,
-    ),
+    ) | rls.visited(LOCK_CHECKPOINTS, MOVE_CHECKPOINTS),
 )  # fmt: skip
 
 epochs = Table(

@@ -34,7 +34,7 @@ from causeloop_common.leader import FAULTS
 from causeloop_common.messaging import StreamEnds
 from causeloop_common.settings import RoleSettings, Settings, SettingsError
 from causeloop_log.tlog import NotVerified, merkle
-from causeloop_vault.domain.witness import EMPTY, Head
+from causeloop_log.tlog.merkle import EMPTY, TreeHead
 from causeloop_vault.repository import Signed, of_all_logs
 from causeloop_vault.service import EpochService
 
@@ -131,8 +131,7 @@ class Logs:
         unsent: dict[UUID, str] | None = None
         found = []
         for log, (epoch, last) in sorted(signed.items()):
-            here = heads.get(log)
-            head = EMPTY if here is None else Head(here.size, here.root)
+            head = heads.get(log, EMPTY)
             tenant, why = ids.tenant_id(log), None
             if head != last:
                 head, _, why = await self._judged(tenant, last)
@@ -160,13 +159,12 @@ class Logs:
         """Begin an epoch that the vault opened, after this command or a signer of audit's came in between."""
         await self._recovery.begin_epoch(log.tenant, log.signed.epoch)
 
-    async def _judged(self, tenant: str, signed: Head) -> tuple[Head, list[bytes], str | None]:
+    async def _judged(self, tenant: str, signed: TreeHead) -> tuple[TreeHead, list[bytes], str | None]:
         """A log's head and its proof from what was signed, and why it does not continue that, if it does not."""
         try:
-            here, proof = await self._recovery.growth(tenant, signed.size)
+            head, proof = await self._recovery.growth(tenant, signed.size)
         except Conflict:
             return EMPTY, [], "entries or nodes of it are missing"
-        head = Head(here.size, here.root)
         if head.size < signed.size:
             return head, proof, f"{head.size} entries here, {signed.size} signed"
         try:

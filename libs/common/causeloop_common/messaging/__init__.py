@@ -18,6 +18,7 @@ costs more than the rest of the way; events are FastStream's (`docs/decisions/00
     progress     how long a consumer's oldest event has waited
     reach        whether what is sent reaches the streams
     workers      of commands, and those that wait aside for others
+    linger       how long events gather before the next batch
     tolerance    reading whatever others may publish
 """
 
@@ -26,6 +27,7 @@ from causeloop_common.messaging.bus import Answer, Bus, StreamEnds
 from causeloop_common.messaging.cloudevents import announced, public_subject, read_event
 from causeloop_common.messaging.commands import CommandRouter
 from causeloop_common.messaging.events import EventRouter
+from causeloop_common.messaging.linger import Linger
 from causeloop_common.messaging.progress import Progress, WrongConsumer, consumer_state
 from causeloop_common.messaging.wire import invalid_input
 from causeloop_common.messaging.workers import aside
@@ -35,6 +37,7 @@ __all__ = [
     "Bus",
     "CommandRouter",
     "EventRouter",
+    "Linger",
     "Progress",
     "StreamEnds",
     "WrongConsumer",

@@ -35,7 +35,7 @@ from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced, digest
 from causeloop_common.errors import Unavailable
 from causeloop_common.leader import FAULTS, Leader, Work, fault_of
-from causeloop_common.messaging import Bus
+from causeloop_common.messaging import Bus, Linger
 from causeloop_common.relay import late
 from causeloop_common.relay.receipts import ROUND_SECONDS, Receipts
 from causeloop_common.relay.rewind import rewind
@@ -46,10 +46,6 @@ _log = logging.getLogger(__name__)
 
 BATCH = 500
 POLL_SECONDS = 2.0
-LINGER_SECONDS = 0.02
-BUSY_RATE = 200.0
-"""Above so many events a second a batch gathers during the linger, so that one round of statements serves many. Below,
-each event leaves at once, and the acts of one client in several services arrive in their order."""
 _LOOK_SECONDS = 60.0
 
 _PENDING = """
@@ -106,7 +102,7 @@ class Relay(Work):
         stream = await StreamPublisher.subscribe(self._bus, self._key)
         try:
             await self._receipts.open()
-            looked_at = moved_at = float("-inf")
+            looked_at, linger = float("-inf"), Linger()
             while True:
                 self._wake.clear()
                 if time.monotonic() - looked_at > _LOOK_SECONDS:
@@ -119,12 +115,10 @@ class Relay(Work):
                 if await self._receipts.settle():
                     continue
                 metrics.OUTBOX_PENDING.labels(self._schema).set(moved if moved == BATCH else 0)
-                if moved:
-                    now = time.monotonic()
-                    busy = moved > BUSY_RATE * (now - moved_at)
-                    moved_at = now
-                    await asyncio.sleep(LINGER_SECONDS if busy and moved < BATCH else 0)
+                gathers = linger.after(moved)
+                if moved == BATCH:
                     continue
+                await asyncio.sleep(gathers)  # 0 while little comes: acts of one client in services keep their order
                 pause = min(ROUND_SECONDS, POLL_SECONDS) if self._receipts.is_behind else POLL_SECONDS
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), timeout=pause)
@@ -232,7 +226,9 @@ class Relay(Work):
         digests = [digest(event) for event, _ in events]
         found = zip(await self._publish(events, stream), rows, digests, strict=True)
         stored = [(sequence, row, digest) for sequence, row, digest in found if sequence is not None]
-        sequences, rows, digests = map(list, zip(*stored, strict=True))  # the rest stays, and is published again
+        if len(stored) < len(events):
+            self._wake.set()  # the rest stays, and is published again
+        sequences, rows, digests = map(list, zip(*stored, strict=True))
         await self._leader.execute(
             _MARK.format(fence=self._leader.fence, soon=leases.SOON, schema=self._schema),
             [row["bucket"] for row in rows],

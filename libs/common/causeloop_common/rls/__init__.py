@@ -7,7 +7,8 @@ constraint trigger, the commit guard, refuses a change whose transaction wrote n
 Each service has an owner, `causeloop_<s>_owner` (NOLOGIN, owns the tables), and login roles, which own nothing and are
 members of nothing: its own, `causeloop_<s>`, and those that the policies of its tables name, such as
 `causeloop_<s>_relay`. `roles` reads them from the metadata. A migration declares with `protect`, the models with
-`protected`; at start `prove` compares the database with the models, exactly, and tries it.
+`protected`; at start `prove` compares the database with the models, exactly, and tries it. A `Visit` is one statement
+for several tenants, each under its own row security.
 
 This stops forgotten filters and wrong code, not an attacker who runs their own SQL as the service's role.
 """
@@ -40,6 +41,7 @@ from causeloop_common.rls.declare import (
 )
 from causeloop_common.rls.forms import changed, note
 from causeloop_common.rls.proof import IsolationError, prove
+from causeloop_common.rls.visits import Visit, visit_ddl, visited
 
 __all__ = [
     "GUARD_STATE",
@@ -51,6 +53,7 @@ __all__ = [
     "Policy",
     "Protection",
     "Tables",
+    "Visit",
     "allow",
     "changed",
     "functions_ddl",
@@ -68,4 +71,6 @@ __all__ = [
     "tenant",
     "tenant_column",
     "unaudited",
+    "visit_ddl",
+    "visited",
 ]

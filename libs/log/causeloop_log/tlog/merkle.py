@@ -35,6 +35,18 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class TreeHead:
+    """A tree's size and root."""
+
+    size: int
+    root: bytes
+
+
+EMPTY = TreeHead(0, EMPTY_ROOT)
+"""The head of the tree without leaves, as which every log begins."""
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """The root of a complete subtree of 256^level leaves, the `index`-th of its level."""
 

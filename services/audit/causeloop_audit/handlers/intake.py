@@ -23,7 +23,7 @@ from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.topology import AUDIT_INTAKE
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.leader import Leader, Work
-from causeloop_common.messaging import Bus, Progress, announced, consumer_state, public_subject
+from causeloop_common.messaging import Bus, Linger, Progress, announced, consumer_state, public_subject
 from causeloop_common.telemetry import Span, SpanKind, metrics
 
 _log = logging.getLogger(__name__)
@@ -34,8 +34,6 @@ _BESIDE_SECONDS = 0.05
 _RESET_SECONDS = 2.0
 _LOOK_SECONDS = 10.0
 """Between two looks whether what is held can be entered."""
-_LINGER_SECONDS = 0.05
-"""After a small batch: the first event of a lull is entered at once, under load one commit serves many."""
 
 
 class Intake(Work):
@@ -81,7 +79,7 @@ class Intake(Work):
 
     async def _enter(self, deliveries: Deliveries, receipts: Receipts) -> None:
         """Enter what is delivered, until it is cut."""
-        delivered, reconnects = 0, self._bus.reader.client.stats["reconnects"]
+        delivered, reconnects, linger = 0, self._bus.reader.client.stats["reconnects"], Linger()
         while True:
             self._leader.works()
             await self._enter_held()
@@ -104,11 +102,8 @@ class Intake(Work):
                 await whole[-1].ack()
             if len(whole) < len(batch):
                 raise Unavailable("A delivery was lost on its way to the log, or came a second time.")
-            if (
-                not deliveries.are_cut
-                and len(batch) < BATCH // 2
-                and (rest := _LINGER_SECONDS - (time.perf_counter() - began)) > 0
-            ):
+            rest = linger.after(len(batch)) - (time.perf_counter() - began)
+            if rest > 0 and len(batch) < BATCH // 2 and not deliveries.are_cut:
                 await asyncio.sleep(rest)
 
     async def _enter_held(self) -> None:

@@ -1,5 +1,7 @@
 """How far the stream is entered: the row of the intake, by the writer's role."""
 
+import asyncpg
+
 from causeloop_audit.domain.position import Position
 from causeloop_audit.repository.held import Transactions, row_is_gone
 
@@ -35,5 +37,10 @@ class Positions:
     async def advance(self, number: int | None) -> None:
         """Note that everything up to this number, if one is given, is entered."""
         async with self._transactions.transaction() as connection:
-            if await connection.execute(_ADVANCE, number) != "UPDATE 1":
-                raise row_is_gone()
+            await advance(connection, number)
+
+
+async def advance(connection: asyncpg.Connection, number: int | None) -> None:
+    """In a transaction: note that everything up to this number, if one is given, is entered."""
+    if await connection.execute(_ADVANCE, number) != "UPDATE 1":
+        raise row_is_gone()

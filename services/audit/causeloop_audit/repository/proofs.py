@@ -1,31 +1,23 @@
 """The hashes for proofs, the checkpoints that proofs lead to, and what the vault refused, under row security."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import select
 
 from causeloop_audit.models import heads
 from causeloop_common.database import Transaction
 from causeloop_common.statements import Statement
-from causeloop_log.tlog.merkle import EMPTY_ROOT, Frontier, Run
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A log's size and root, and whether it can be appended to: the peaks, which are kept beside, lead to the root."""
-
-    size: int
-    root: bytes
-    is_whole: bool = field(default=True, compare=False)
+from causeloop_log.tlog.merkle import EMPTY, Frontier, Run, TreeHead
 
 
 @dataclass(frozen=True, slots=True)
 class SignedHead:
     """A checkpoint: the head it is of, the signed note, and the log's epoch."""
 
-    head: Head
+    head: TreeHead
     note: str
     epoch: int
 
@@ -47,42 +39,45 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A log's head, the last checkpoint of it that is here (the vault may have signed a later one), and the refusal of
-    a log that does not continue what was signed.
+    """A log's head, whether it can be appended to (the peaks, which are kept beside, lead to the root), the last
+    checkpoint of it that is here (the vault may have signed a later one), and the refusal of a log that does not
+    continue what was signed.
     """
 
-    head: Head
+    head: TreeHead
+    is_whole: bool
     signed: SignedHead | None
     refusal: Refusal | None
 
+    @property
+    def is_signed(self) -> bool:
+        """Whether the last checkpoint is of the head, and nothing is wrong with the log as far as that is known."""
+        return self.signed is not None and self.signed.head == self.head and self.is_whole and self.refusal is None
 
-_HEAD = Statement.of(select(heads.c.size, heads.c.root, heads.c.peaks))
 
-_STATE = Statement.raw(
-    """
-    SELECT h.size, h.root, h.peaks, c.size AS signed_size, c.root AS signed_root, c.note, c.epoch,
-           r.size AS refused_size, r.entries, r.why
-    FROM (VALUES (true)) AS log
-    LEFT JOIN audit.heads h ON true LEFT JOIN audit.checkpoints c ON true LEFT JOIN audit.refused r ON true
-    """
+_HEAD = Statement.of(select(heads.c.size, heads.c.root))
+
+_STATES = Statement.raw("SELECT * FROM audit.log_states($1)", "tenants")
+_HASHES = Statement.raw(
+    "SELECT * FROM audit.log_hashes($1, $2, $3, $4, $5)", "tenants", "runs", "levels", "firsts", "counts"
 )
-
-_KEEP_CHECKPOINT = Statement.raw(
-    """
-    INSERT INTO audit.checkpoints (size, root, note, epoch) VALUES ($1, $2, $3, $4)
-    ON CONFLICT (workspace_id) DO UPDATE
-    SET size = excluded.size, root = excluded.root, note = excluded.note, epoch = excluded.epoch
-    WHERE (checkpoints.epoch, checkpoints.size) <= (excluded.epoch, excluded.size)
-    """,
-    "size", "root", "note", "epoch",
-)  # fmt: skip
+_KEEP_CHECKPOINTS = Statement.raw(
+    "SELECT audit.keep_checkpoints($1, $2, $3, $4, $5)", "tenants", "sizes", "roots", "notes", "epochs"
+)
 
 _KEEP_REFUSAL = Statement.raw(
     """
-    INSERT INTO audit.refused (size, entries, why)
-    SELECT $1::bigint, $2::bigint, $3 WHERE $2 = coalesce((SELECT h.size FROM audit.heads h), 0)
-    ON CONFLICT (workspace_id) DO UPDATE SET size = excluded.size, entries = excluded.entries, why = excluded.why
-    WHERE (refused.size, refused.entries, refused.why) IS DISTINCT FROM (excluded.size, excluded.entries, excluded.why)
+    WITH before AS (SELECT size FROM audit.refused),
+         kept AS (
+             INSERT INTO audit.refused (size, entries, why)
+             SELECT $1::bigint, $2::bigint, $3 WHERE $2 = coalesce((SELECT h.size FROM audit.heads h), 0)
+             ON CONFLICT (workspace_id) DO UPDATE
+             SET size = excluded.size, entries = excluded.entries, why = excluded.why
+             WHERE (refused.size, refused.entries, refused.why)
+                   IS DISTINCT FROM (excluded.size, excluded.entries, excluded.why)
+             RETURNING size
+         )
+    SELECT EXISTS (SELECT FROM kept WHERE size NOT IN (SELECT size FROM before)) AS is_new
     """,
     "size", "entries", "why",
 )  # fmt: skip
@@ -95,59 +90,57 @@ _BEGIN_EPOCH = Statement.raw(
     "why",
 )
 
-_FORGET_REFUSAL = Statement.raw("DELETE FROM audit.refused")
 
-_HASHES = Statement.raw(
-    """
-    SELECT CASE WHEN run.level = 0 THEN
-               (SELECT string_agg(e.leaf_hash, '' ORDER BY e.index) FROM audit.entries e
-                WHERE e.index >= run.first AND e.index < run.first + run.count)
-           ELSE
-               (SELECT string_agg(n.hash, '' ORDER BY n.index) FROM audit.nodes n
-                WHERE n.level = run.level AND n.index >= run.first AND n.index < run.first + run.count)
-           END AS hashes
-    FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS run(level, first, count, number)
-    ORDER BY run.number
-    """,
-    "levels", "firsts", "counts",
-)  # fmt: skip
-
-
-async def head(tx: Transaction) -> Head:
+async def head(tx: Transaction) -> TreeHead:
     """The head of the tenant's log; of a log without entries, that of the empty tree."""
-    return _head(await tx.fetchrow(_HEAD))
+    row = await tx.fetchrow(_HEAD)
+    return EMPTY if row is None else TreeHead(row["size"], row["root"])
 
 
 async def state(tx: Transaction) -> State:
     """The state of the tenant's log."""
-    row = await tx.fetchrow(_STATE)
+    log = tx.ctx.tenant_uuid
+    return (await states(tx, [log]))[log]
+
+
+async def states(tx: Transaction, logs: Sequence[UUID]) -> dict[UUID, State]:
+    """By tenant, the state of each of these logs."""
+    return {row["of_tenant"]: _state(row) for row in await tx.fetch(_STATES, tenants=logs)}
+
+
+def _state(row: Any) -> State:
     signed = refusal = None
     if row["note"] is not None:
-        signed = SignedHead(Head(row["signed_size"], row["signed_root"]), row["note"], row["epoch"])
+        signed = SignedHead(TreeHead(row["signed_size"], row["signed_root"]), row["note"], row["epoch"])
     if row["why"] is not None:
         refusal = Refusal(row["refused_size"], row["entries"], row["why"])
-    return State(_head(row), signed, refusal)
-
-
-def _head(row: Any) -> Head:
-    if row is None or row["size"] is None:
-        return Head(0, EMPTY_ROOT)
+    if row["size"] is None:
+        return State(EMPTY, True, signed, refusal)
     try:
         is_whole = Frontier.unpack(row["size"], row["peaks"]).root() == row["root"]
     except ValueError:
         is_whole = False
-    return Head(row["size"], row["root"], is_whole)
+    return State(TreeHead(row["size"], row["root"]), is_whole, signed, refusal)
 
 
-async def keep_checkpoint(tx: Transaction, signed: SignedHead) -> None:
-    """Keep a checkpoint, unless a later one is here."""
-    head = signed.head
-    await tx.execute(_KEEP_CHECKPOINT, size=head.size, root=head.root, note=signed.note, epoch=signed.epoch)
+async def keep_checkpoints(tx: Transaction, signed: Mapping[UUID, SignedHead]) -> None:
+    """By tenant, keep a checkpoint of each of these logs, unless a later one is here, and forget that it was refused:
+    it continues what was signed.
+    """
+    await tx.execute(
+        _KEEP_CHECKPOINTS,
+        tenants=list(signed),
+        sizes=[one.head.size for one in signed.values()],
+        roots=[one.head.root for one in signed.values()],
+        notes=[one.note for one in signed.values()],
+        epochs=[one.epoch for one in signed.values()],
+    )
 
 
 async def keep_refusal(tx: Transaction, refusal: Refusal) -> bool:
-    """Keep a refusal, unless the log has grown since; whether it is another than was kept."""
-    return await tx.execute(_KEEP_REFUSAL, size=refusal.size, entries=refusal.entries, why=refusal.why) == 1
+    """Keep a refusal, unless the log has grown since; whether it was not refused before for the same signed head."""
+    row = await tx.fetchrow(_KEEP_REFUSAL, size=refusal.size, entries=refusal.entries, why=refusal.why)
+    return bool(row["is_new"])
 
 
 async def begin_epoch(tx: Transaction, why: str) -> None:
@@ -155,17 +148,27 @@ async def begin_epoch(tx: Transaction, why: str) -> None:
     await tx.execute(_BEGIN_EPOCH, why=why)
 
 
-async def forget_refusal(tx: Transaction) -> None:
-    """Forget a refusal: the log continues what was signed."""
-    await tx.execute(_FORGET_REFUSAL)
-
-
 async def hashes(tx: Transaction, runs: Sequence[Run]) -> list[bytes]:
-    """The packed hashes of each run, in the order of the runs."""
+    """The packed hashes of each run of the tenant's log, in the order of the runs."""
+    log = tx.ctx.tenant_uuid
+    return (await hashes_of_logs(tx, {log: runs}))[log]
+
+
+async def hashes_of_logs(tx: Transaction, runs: Mapping[UUID, Sequence[Run]]) -> dict[UUID, list[bytes]]:
+    """By tenant, the packed hashes of each run, in the order of the runs."""
+    found: dict[UUID, list[bytes]] = {log: [] for log in runs}
+    wanted = {log: one for log, one in runs.items() if one}
+    if not wanted:
+        return found
+    flat = [run for one in wanted.values() for run in one]
     rows = await tx.fetch(
         _HASHES,
-        levels=[run.level for run in runs],
-        firsts=[run.first for run in runs],
-        counts=[run.count for run in runs],
+        tenants=list(wanted),
+        runs=[len(one) for one in wanted.values()],
+        levels=[run.level for run in flat],
+        firsts=[run.first for run in flat],
+        counts=[run.count for run in flat],
     )
-    return [row["hashes"] or b"" for row in rows]
+    for row in rows:
+        found[row["of_tenant"]].append(row["hashes"] or b"")
+    return found

@@ -1,8 +1,7 @@
-"""Appending in sets, and finding the logs that grew since they were signed: across tenants, by the writer's role."""
+"""Appending in sets, across tenants, by the writer's role."""
 
 import asyncio
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice, tee
 from typing import NamedTuple
 from uuid import UUID
@@ -11,13 +10,10 @@ import asyncpg
 import orjson
 
 from causeloop_audit.domain.entries import NewEntry
-from causeloop_audit.domain.position import Position
 from causeloop_audit.domain.terms import Terms, with_term
+from causeloop_audit.repository.faults import database_faults
 from causeloop_audit.repository.held import HeldEvents, Transactions, row_is_gone
-from causeloop_audit.repository.position import READ as POSITION, Positions
-from causeloop_audit.repository.proofs import Head
-from causeloop_common.database import Connections
-from causeloop_common.errors import Unavailable
+from causeloop_audit.repository.position import Positions, advance
 from causeloop_log.tlog.merkle import EMPTY_ROOT, Frontier
 
 _PART = 100
@@ -60,29 +56,9 @@ _MOVE_HEADS = """
     )
     UPDATE audit.intake SET batch = batch + 1, position = coalesce($5, position) RETURNING batch
 """
-_ADVANCE = "UPDATE audit.intake SET position = coalesce($1, position)"
 
 _TERMS = "SELECT batch, terms FROM audit.intake FOR UPDATE"
-_LAST_TERM = "SELECT coalesce(terms -> -1 ->> 0, '') AS term FROM audit.intake"
 _KEEP_TERMS = "UPDATE audit.intake SET terms = $1"
-
-_BEHIND = """
-    SELECT h.workspace_id FROM audit.heads h
-    LEFT JOIN audit.checkpoints c USING (workspace_id) LEFT JOIN audit.refused r USING (workspace_id)
-    WHERE CASE WHEN r.size IS NULL THEN (h.size, h.root) IS DISTINCT FROM (c.size, c.root)
-               ELSE h.size >= r.size AND h.size > r.entries END
-          AND h.workspace_id > $1
-    ORDER BY h.workspace_id LIMIT $2
-"""
-_HEADS = "SELECT workspace_id, size, root FROM audit.heads"
-_LOGS = "SELECT workspace_id FROM audit.heads WHERE workspace_id > $1 ORDER BY workspace_id LIMIT $2"
-_REFUSED = "SELECT workspace_id FROM audit.refused ORDER BY workspace_id LIMIT $1"
-_COUNT_REFUSED = """
-    SELECT count(*) AS refused, count(*) FILTER (WHERE coalesce(h.size, 0) < r.size) AS short
-    FROM audit.refused r LEFT JOIN audit.heads h USING (workspace_id)
-"""
-_COUNT = "SELECT count(*) FROM audit.heads"
-
 
 Identity = tuple[UUID, str, UUID]
 """Log, service and event."""
@@ -117,32 +93,6 @@ class Appended(NamedTuple):
         )
 
 
-class NotStorable(Exception):
-    """The batch cannot be appended, now or later, as it is: for a value in it, or for what its logs are."""
-
-
-_LASTING = (
-    asyncpg.DataError,
-    asyncpg.IntegrityConstraintViolationError,
-    asyncpg.ProgramLimitExceededError,
-    asyncpg.DataCorruptedError,
-    asyncpg.IndexCorruptedError,
-    ValueError,
-)
-_FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
-
-
-@contextmanager
-def _database_faults() -> Iterator[None]:
-    """Raise a fault of the database as NotStorable or Unavailable."""
-    try:
-        yield
-    except _LASTING as error:
-        raise NotStorable(type(error).__name__) from error
-    except _FAULTS as error:
-        raise Unavailable(f"The log cannot be written: {type(error).__name__}.") from error
-
-
 class LogWriter:
     """Appends entries. `held` keeps the events of logs that cannot be appended to, `positions` how far the stream is
     entered.
@@ -155,7 +105,7 @@ class LogWriter:
 
     async def begin_term(self, term: str) -> Terms:
         """Keep a term, which begins after the last batch; the terms up to it."""
-        with _database_faults():
+        with database_faults():
             async with self._transactions.transaction() as connection:
                 row = await connection.fetchrow(_TERMS)
                 if row is None:
@@ -168,8 +118,8 @@ class LogWriter:
 
     async def known(self, events: Sequence[Identity]) -> dict[Identity, Stored]:
         """Of each of these events that its log has, the entry there."""
-        with _database_faults():
-            return _stored(await self._transactions.fetch(_KNOWN, *zip(*events, strict=True)))
+        with database_faults():
+            return await _known(self._transactions, events)
 
     async def append(
         self, logs: Collection[UUID], entries: Iterable[NewEntry], *, position: int | None = None
@@ -184,7 +134,7 @@ class LogWriter:
         log only after the database refused one.
         """
         entries, again = tee(entries)
-        with _database_faults():
+        with database_faults():
             try:
                 async with self._transactions.transaction() as connection:
                     return await self._append(connection, logs, entries, position)
@@ -205,12 +155,11 @@ class LogWriter:
         known: dict[Identity, Stored] = {}
         if not all_new:
             batch = list(entries)
-            known = await self._known(connection, batch)
+            known = await _known(connection, {entry[:3] for entry in batch})
             entries = iter(_new(batch, known))
         added = await self._add_entries(connection, entries, frontiers)
         if not added:
-            if await connection.execute(_ADVANCE, position) != "UPDATE 1":
-                raise row_is_gone()
+            await advance(connection, position)
             return Appended([], {}, known)
         grown = {entry.log.int: entry.log for entry, _ in added}
         moved = {log: frontiers[number] for number, log in grown.items()}
@@ -253,10 +202,6 @@ class LogWriter:
                 await writing
         return added
 
-    async def _known(self, connection: asyncpg.Connection, batch: list[NewEntry]) -> dict[Identity, Stored]:
-        """Of each event that its log has, the entry there."""
-        return _stored(await connection.fetch(_KNOWN, *zip(*{entry[:3] for entry in batch}, strict=True)))
-
     async def _lock_heads(self, connection: asyncpg.Connection, logs: Collection[UUID]) -> dict[int, Frontier]:
         """Each log's tree, by the number of its id: a UUID's own hash is computed in Python every time."""
         rows = await connection.fetch(_LOCK_HEADS, logs)
@@ -266,7 +211,9 @@ class LogWriter:
         return {row["workspace_id"].int: Frontier.unpack(row["size"], row["peaks"]) for row in rows}
 
 
-def _stored(rows: list[asyncpg.Record]) -> dict[Identity, Stored]:
+async def _known(source: Transactions | asyncpg.Connection, events: Collection[Identity]) -> dict[Identity, Stored]:
+    """Of each of these events that its log has, the entry there."""
+    rows = await source.fetch(_KNOWN, *zip(*events, strict=True))
     return {tuple(row[:3]): Stored(row["digest"], row["action"]) for row in rows}
 
 
@@ -276,54 +223,3 @@ def _new(batch: list[NewEntry], known: dict[Identity, Stored]) -> list[NewEntry]
     for entry in batch:
         first.setdefault(entry[:3], entry)
     return [entry for identity, entry in first.items() if identity not in known]
-
-
-class LogWatch:
-    """Finds the logs that grew since they were last signed, and those that the vault refuses."""
-
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
-
-    async def behind(self, after: UUID, limit: int) -> list[UUID]:
-        """The tenants whose head differs from the one last signed, in the order of their ids, after the given id.
-
-        A log that the vault refuses is among them once it grew since then, to as many entries as were signed.
-        """
-        return [row["workspace_id"] for row in await self._fetch(_BEHIND, after, limit)]
-
-    async def logs(self, after: UUID, limit: int) -> list[UUID]:
-        """All tenants with a log, in the order of their ids, after the given id."""
-        return [row["workspace_id"] for row in await self._fetch(_LOGS, after, limit)]
-
-    async def refused(self, limit: int) -> list[UUID]:
-        """The first tenants whose logs the vault refuses, in the order of their ids."""
-        return [row["workspace_id"] for row in await self._fetch(_REFUSED, limit)]
-
-    async def count_refused(self) -> tuple[int, int]:
-        """How many logs the vault refuses, and how many of these have fewer entries than were signed."""
-        (row,) = await self._fetch(_COUNT_REFUSED)
-        return int(row["refused"]), int(row["short"])
-
-    async def heads(self) -> dict[UUID, Head]:
-        """By tenant, the head of every log."""
-        return {row["workspace_id"]: Head(row["size"], row["root"]) for row in await self._fetch(_HEADS)}
-
-    async def position(self) -> Position:
-        """How far the stream is entered."""
-        (row,) = await self._fetch(POSITION)
-        return Position(*row)
-
-    async def term(self) -> str:
-        """The last term of the intake; empty before the first."""
-        (row,) = await self._fetch(_LAST_TERM)
-        return str(row["term"])
-
-    async def count(self) -> int:
-        """How many logs there are."""
-        (row,) = await self._fetch(_COUNT)
-        return int(row["count"])
-
-    async def _fetch(self, statement: str, *values: object) -> list[asyncpg.Record]:
-        with _database_faults():
-            async with self._connections.borrowed() as connection:
-                return list(await connection.fetch(statement, *values))

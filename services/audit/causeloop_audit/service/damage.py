@@ -14,9 +14,6 @@ from causeloop_log.tlog.merkle import leaf_hash
 
 _log = logging.getLogger(__name__)
 
-NOT_CONTINUED = "The log does not continue what was signed of it: "
-"""How the refusal begins here, and in the vault, whose reason is passed on."""
-
 
 def broken(ctx: AuthContext, why: str, *, is_known: bool = False) -> Conflict:
     """The refusal of a log that was shortened, changed, or restored from before what was signed of it.
@@ -31,7 +28,10 @@ def broken(ctx: AuthContext, why: str, *, is_known: bool = False) -> Conflict:
 
 def not_continued(why: str) -> Conflict:
     """The refusal of a log that is known not to continue what was signed of it."""
-    return Conflict(f"{NOT_CONTINUED}{why}. An operator must look at it: `causeloop audit recover`.")
+    return Conflict(
+        f"The log does not continue what was signed of it: {why}. An operator must look at it: `causeloop audit "
+        "recover`."
+    )
 
 
 def require_unchanged(ctx: AuthContext, stored: StoredEntry | StoredLeaf) -> None:

@@ -25,6 +25,7 @@ from causeloop_audit.repository import (
     StoredEntry,
 )
 from causeloop_audit.service.damage import data_of, not_continued, require_unchanged
+from causeloop_audit.service.readers import Readers
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
@@ -54,12 +55,16 @@ _BYTES_AT_ONCE = 8 * 1024 * 1024
 
 
 class LogService:
-    """One append-only log per tenant. An entry whose event brings no salt gets one that is made with `salt_key`."""
+    """One append-only log per tenant. An entry whose event brings no salt gets one that is made with `salt_key`.
 
-    def __init__(self, database: Database, writer: LogWriter, salt_key: bytes) -> None:
+    `readers` notes the logs that are read.
+    """
+
+    def __init__(self, database: Database, writer: LogWriter, salt_key: bytes, readers: Readers) -> None:
         self._database = database
         self._writer = writer
         self._salt_key = salt_key
+        self._readers = readers
         self._held: set[str] = set()
         """The tenants whose events are held."""
         self._still: set[UUID] = set()
@@ -67,6 +72,8 @@ class LogService:
         self._mended: set[UUID] = set()
         """The logs that are entered until nothing of them is held, however young it is."""
         self._turn = 0
+        self._alarmed: set[UUID] = set()
+        """The logs of which it was logged that they cannot be appended to: once until they can."""
 
     async def begin_term(self) -> Terms:
         """Begin a term of the intake; the terms up to it."""
@@ -134,6 +141,7 @@ class LogService:
 
     async def list_events(self, ctx: AuthContext, command: ListEvents) -> EventPage:
         """The tenant's log, cut at the page's size in entries and in bytes."""
+        self._readers.note(ctx.tenant)
         if command.wait_for is not None and command.position is None:
             await self._wait(ctx, command.wait_for)
         newest = command.order == "newest"
@@ -170,12 +178,14 @@ class LogService:
 
     async def get_event(self, ctx: AuthContext, command: GetEvent) -> EventView:
         """One entry of the tenant's log."""
+        self._readers.note(ctx.tenant)
         async with self._database.transaction(ctx) as tx:
             stored = await entry_of(tx, command.id)
         return _view(ctx, stored)
 
     async def read_stream(self, ctx: AuthContext, command: ReadStream) -> StreamPage:
         """The tenant's log from one place on, as it is stored."""
+        self._readers.note(ctx.tenant)
         async with self._database.transaction(ctx) as tx:
             found = await repository.read(tx, start=command.start, limit=command.limit, max_bytes=command.max_bytes)
         if found.refused is not None:
@@ -205,7 +215,7 @@ class LogService:
                 except NotStorable as error:
                     self._held.add(tenant)
                     metrics.LOGS_BROKEN.inc()
-                    _log.critical("the log of %s cannot be appended to (%s): its events are held", tenant, error)
+                    self._raise_alarm(ids.tenant_uuid(tenant), error)
         return Appended.all(parts), [message for message in batch if message.tenant not in self._held]
 
     async def _append_alone(self, message: Announced | Unreadable) -> Appended:
@@ -240,11 +250,17 @@ class LogService:
                 appended = Appended.all([await self._append_alone(message) for message in reread])
         except NotStorable as error:
             self._still.add(log)
-            _log.critical("the log of %s is still damaged: %s", ids.tenant_id(log), error)
+            self._raise_alarm(log, error)
             return Appended([], {}, {})
         self._mended.add(log)
+        self._alarmed.discard(log)
         await held.drop(log, last)
         return appended
+
+    def _raise_alarm(self, log: UUID, error: NotStorable) -> None:
+        if log not in self._alarmed:
+            self._alarmed.add(log)
+            _log.critical("the log of %s cannot be appended to (%s): its events are held", ids.tenant_id(log), error)
 
 
 def _to_be(event: HeldEvent) -> Stored:

@@ -4,13 +4,13 @@ from uuid import UUID
 
 from causeloop_audit import repository
 from causeloop_audit.domain.position import again_from
-from causeloop_audit.repository import Head, LogWatch
+from causeloop_audit.repository import LogWatch
 from causeloop_audit.service.checkpoints import path_of
-from causeloop_common import ids
-from causeloop_common.context import AuthContext
+from causeloop_audit.service.signing import own_context
 from causeloop_common.database import Database
 from causeloop_common.messaging import StreamEnds
 from causeloop_log.tlog import merkle
+from causeloop_log.tlog.merkle import TreeHead
 
 
 class RecoveryService:
@@ -20,7 +20,7 @@ class RecoveryService:
         self._database = database
         self._watch = watch
 
-    async def heads(self) -> dict[UUID, Head]:
+    async def heads(self) -> dict[UUID, TreeHead]:
         """By tenant, the head of every log that has entries."""
         return await self._watch.heads()
 
@@ -34,28 +34,22 @@ class RecoveryService:
         """The last term of the intake; empty before the first."""
         return await self._watch.term()
 
-    async def growth(self, tenant: str, size: int) -> tuple[Head, list[bytes]]:
+    async def growth(self, tenant: str, size: int) -> tuple[TreeHead, list[bytes]]:
         """A log's head, and the consistency proof from a size on, which is empty where the log has less.
 
         Conflict when hashes that the proof needs are missing.
         """
-        async with self._database.transaction(_context(tenant)) as tx:
+        async with self._database.transaction(own_context(tenant)) as tx:
             head = await repository.head(tx)
             return head, await path_of(tx, merkle.consistency_spans(size, head.size)) if head.size > size else []
 
     async def epoch(self, tenant: str) -> int:
         """The epoch of the log's last checkpoint here; 1 without one."""
-        async with self._database.transaction(_context(tenant)) as tx:
+        async with self._database.transaction(own_context(tenant)) as tx:
             signed = (await repository.state(tx)).signed
         return 1 if signed is None else signed.epoch
 
     async def begin_epoch(self, tenant: str, epoch: int) -> None:
         """Have the log signed in an epoch that the vault opened. Until then nothing is proven or streamed of it."""
-        async with self._database.transaction(_context(tenant)) as tx:
+        async with self._database.transaction(own_context(tenant)) as tx:
             await repository.begin_epoch(tx, f"its epoch {epoch} begins, and is not signed yet")
-
-
-def _context(tenant: str) -> AuthContext:
-    return AuthContext(
-        tenant=tenant, principal="svc_audit", permissions=frozenset(), issuer="audit", request_id=ids.new("req")
-    )

@@ -8,55 +8,66 @@ hourly. So one that lost its end, as in an older copy of the database, is found 
 import asyncio
 import logging
 import time
-from collections import deque
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from causeloop_audit.domain.restored import is_older_copy
 from causeloop_audit.repository import LogWatch
-from causeloop_audit.service.checkpoints import CheckpointService
+from causeloop_audit.service.signing import AT_ONCE, Outcome, Signing
 from causeloop_common import ids
-from causeloop_common.context import AuthContext
 from causeloop_common.errors import AppError, Conflict, Timeout, Unavailable
-from causeloop_common.leader import Leader, Work
+from causeloop_common.leader import FAULTS, Leader, Work
 from causeloop_common.telemetry import metrics
 
 _log = logging.getLogger(__name__)
 
-_AT_ONCE = 500
+_FOUND = 500
+"""The logs that one look finds."""
+_SIDE_BY_SIDE = 2
+"""So many times `AT_ONCE` logs are signed at once: while the vault signs some, the proofs of others are made."""
 _QUIET_SECONDS = 3600.0
 """From one look at all logs to the next."""
-_PAUSE_SECONDS = 0.02
-"""Between two logs that did not move: at most 50 a second, some hundredths of what a vault signs. That is 100 000 logs
-in 34 minutes."""
+_PAUSE_SECONDS = 1.0
+"""Between two times `AT_ONCE` logs that did not move: some hundredths of what a vault signs. That is 100 000 logs in 34
+minutes."""
+_PAUSE_PART = 0.75
+"""Of the seconds for which a head may be unsigned. The rest is for the next round, which may have more to do."""
 _NAMED = 5
 
 
 class Signer(Work):
     """Has each head signed that moved. One signer is at work at a time, and waits while there is a fault."""
 
-    def __init__(self, leader: Leader, watch: LogWatch, checkpoints: CheckpointService, *, seconds: float) -> None:
+    def __init__(self, leader: Leader, watch: LogWatch, signing: Signing, *, seconds: float) -> None:
         self._leader = leader
         self._watch = watch
-        self._checkpoints = checkpoints
+        self._signing = signing
         self._seconds = seconds
         self._after = ids.NIL
-        self._quiet: deque[UUID] = deque()
-        """The logs that are looked at next, whether they moved or not."""
+        self._alone: set[UUID] = set()
+        """The logs with which others could not be signed: each is signed by itself, after all others."""
         self._quiet_after = ids.NIL
-        """The last of them; none before a look at all logs."""
+        """The last log that was looked at whether it moved or not; none before a look at all logs."""
         self._looked_at = float("-inf")
+        self._quiet_at = float("-inf")
         self._led_at = 0.0
 
     async def lead(self) -> None:
-        """Sign until cancelled."""
+        """Sign until cancelled. Until a log's turn comes again there are two rounds and a pause, which shrinks as they
+        grow.
+        """
         self._led_at = time.monotonic()
+        self._quiet_at = float("-inf")
         try:
             while True:
+                began = time.monotonic()
                 await self._round()
                 refused, _ = await self._watch.count_refused()
                 metrics.LOGS_REFUSED.set(refused)
                 self._leader.works()
-                await self._look_at_quiet(time.monotonic() + self._seconds)
+                ended = time.monotonic()
+                pause = min(_PAUSE_PART * self._seconds, self._seconds - 2 * (ended - began))
+                await self._look_at_quiet(ended + max(pause, 0))
         finally:
             metrics.LOGS_REFUSED.set(0)
 
@@ -82,54 +93,81 @@ class Signer(Work):
     async def _round(self) -> None:
         """Sign every log that moved, once. A log that does not continue what was signed of it delays no other.
 
-        After a fault the next round begins after the log where this one ended, so that no log holds up the others.
+        After a fault the next round begins after the logs where this one ended, so that no log holds up the others.
         """
-        while found := await self._watch.behind(self._after, _AT_ONCE):
-            for self._after in found:
-                await self._sign(ids.tenant_id(self._after))
-                self._leader.works()
+        while found := await self._watch.behind(self._after, _FOUND):
+            together = [log for log in found if log not in self._alone]
+            for part in _parts(together, _SIDE_BY_SIDE * AT_ONCE):
+                self._after = part[-1]
+                for ended in await asyncio.gather(*map(self._sign_part, _parts(part, AT_ONCE)), return_exceptions=True):
+                    if ended is not None:
+                        raise ended
+            self._after = found[-1]
         self._after = ids.NIL
+        await self._sign_alone()
+
+    async def _sign_part(self, logs: Sequence[UUID]) -> None:
+        """Sign these logs; where that is not possible, each by itself: one with a fault is from now on signed apart."""
+        self._leader.require()
+        try:
+            outcomes: Mapping[UUID, Outcome] = await self._signing.sign(logs, fence=self._leader.fence)
+        except FAULTS:
+            for log in logs:
+                try:
+                    await self._sign([log])
+                except FAULTS:
+                    self._alone.add(log)
+                    raise
+        else:
+            self._pass_over(outcomes)
+
+    async def _sign_alone(self) -> None:
+        """Sign those that are signed apart, and raise the first fault after the last of them."""
+        fault: Exception | None = None
+        for log in sorted(self._alone):
+            try:
+                await self._sign([log])
+                self._alone.discard(log)
+            except FAULTS as error:
+                fault = fault or error
+        if fault is not None:
+            raise fault
 
     async def _look_at_quiet(self, until: float) -> None:
-        """Show the vault one log after the other, until it is time for the next round."""
-        while (rest := until - time.monotonic()) > 0:
-            if not self._quiet:
-                await self._take_more()
-            if not self._quiet:
-                await asyncio.sleep(rest)
+        """Show the vault some logs after the other, until it is time for the next round."""
+        while True:
+            now = time.monotonic()
+            if now >= self._quiet_at and (logs := await self._next_quiet(now)):
+                self._quiet_at = now + _PAUSE_SECONDS
+                await self._sign(logs, anew=True)
+            if (rest := until - time.monotonic()) <= 0:
                 return
-            await self._sign(ids.tenant_id(self._quiet.popleft()), anew=True)
-            self._leader.works()
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await asyncio.sleep(min(rest, _PAUSE_SECONDS))
 
-    async def _take_more(self) -> None:
+    async def _next_quiet(self, now: float) -> list[UUID]:
         """The next logs of a look that has begun; of another one if it is time, or since this lead began."""
-        now = time.monotonic()
         if self._quiet_after == ids.NIL:
             if self._looked_at >= self._led_at and now < self._looked_at + _QUIET_SECONDS:
-                return
+                return []
             self._looked_at = now
-        self._quiet.extend(await self._watch.logs(self._quiet_after, _AT_ONCE))
-        self._quiet_after = self._quiet[-1] if self._quiet else ids.NIL
+        logs = await self._watch.logs(self._quiet_after, AT_ONCE)
+        self._quiet_after = logs[-1] if logs else ids.NIL
+        return logs
 
-    async def _sign(self, tenant: str, *, anew: bool = False) -> None:
-        """Sign one log. A fault of this log alone is logged and passed over; a fault that concerns all is raised."""
-        try:
-            self._leader.require()
-            await self._checkpoints.sign(_context(tenant), anew=anew, fence=self._leader.fence)
-        except Conflict:
-            pass  # logged where it was found
-        except (Unavailable, Timeout):
-            raise
-        except AppError as error:
-            _log.error("the log of %s could not be signed: %s", tenant, error.detail)
+    async def _sign(self, logs: Sequence[UUID], *, anew: bool = False) -> None:
+        """Sign some logs. A fault of one alone is logged and passed over; a fault that concerns all is raised."""
+        self._leader.require()
+        self._pass_over(await self._signing.sign(logs, anew=anew, fence=self._leader.fence))
+
+    def _pass_over(self, outcomes: Mapping[UUID, Outcome]) -> None:
+        """Log what is wrong with single logs, but for a refusal, which was logged; raise what concerns all."""
+        for log, outcome in outcomes.items():
+            if isinstance(outcome, Unavailable | Timeout):
+                raise outcome
+            if isinstance(outcome, AppError) and not isinstance(outcome, Conflict):
+                _log.error("the log of %s could not be signed: %s", ids.tenant_id(log), outcome.detail)
+        self._leader.works()
 
 
-def _context(tenant: str) -> AuthContext:
-    return AuthContext(
-        tenant=tenant,
-        principal="svc_audit",
-        permissions=frozenset(),
-        issuer="audit",
-        request_id=ids.new("req"),
-    )
+def _parts(logs: Sequence[UUID], size: int) -> list[Sequence[UUID]]:
+    return [logs[start : start + size] for start in range(0, len(logs), size)]

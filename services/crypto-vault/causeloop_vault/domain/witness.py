@@ -4,21 +4,8 @@ Of every log the vault remembers the last head it signed, and signs another one 
 an attacker who can write to the log, but not to the vault, can neither shorten it nor change what was signed.
 """
 
-from dataclasses import dataclass
-
 from causeloop_log.tlog import NotVerified, merkle
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A log's size and root."""
-
-    size: int
-    root: bytes
-
-
-EMPTY = Head(0, merkle.EMPTY_ROOT)
-"""Of a log that nothing was signed of: every log begins so."""
+from causeloop_log.tlog.merkle import TreeHead
 
 
 class Stale(Exception):
@@ -32,7 +19,7 @@ class Stale(Exception):
         self.size = size
 
 
-def judge(signed: Head, old_size: int, head: Head, proof: list[bytes]) -> None:
+def judge(signed: TreeHead, old_size: int, head: TreeHead, proof: list[bytes]) -> None:
     """Return if `head` may be signed after `signed`.
 
     NotVerified names what is wrong with the log; Stale means that another head or proof is needed. Another root at the

@@ -39,7 +39,7 @@ def router(
             vault.StoreSealedValue: sealing.store_sealed_value,
             vault.OpenSealedValue: sealing.open_sealed_value,
             vault.DeleteSealedValue: sealing.delete_sealed_value,
-            vault.SignCheckpoint: checkpoints.sign_checkpoint,
+            vault.SignCheckpoints: checkpoints.sign_checkpoints,
             vault.GetAuditKey: checkpoints.get_audit_key,
         },
         plain={vault.Encrypt: plain.encrypt_batch, vault.Decrypt: plain.decrypt_batch},

@@ -1,15 +1,16 @@
 """The installation's signing key, the head that was last signed of each log, and the ends of its earlier epochs."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import select, update
 
 from causeloop_common.database import Connections, Transaction
 from causeloop_common.statements import Statement
-from causeloop_vault.domain.witness import EMPTY, Head
+from causeloop_log.tlog.merkle import EMPTY, TreeHead
 from causeloop_vault.models import checkpoints, signing_keys
 
 
@@ -33,14 +34,12 @@ _ADD_SIGNING_KEY = Statement.raw(
     "public", "sealed", "origin",
 )  # fmt: skip
 
-_BEGIN_CHECKPOINT = Statement.raw(
+_CHECKPOINT = Statement.raw(
     "INSERT INTO vault.checkpoints (size, root) VALUES ($1, $2) ON CONFLICT DO NOTHING", "size", "root"
 )
 _CHECKPOINT = Statement.of(select(checkpoints.c.epoch, checkpoints.c.size, checkpoints.c.root))
-_LOCK_CHECKPOINT = Statement.of(
-    select(checkpoints.c.epoch, checkpoints.c.size, checkpoints.c.root).with_for_update()
-)  # epoch and head are of one row, so that a signature that waited for a new epoch is in it
-_MOVE_CHECKPOINT = Statement.of(update(checkpoints).values(size=bindparam("new_size"), root=bindparam("new_root")))
+_LOCK_CHECKPOINTS = Statement.raw("SELECT * FROM vault.lock_checkpoints($1)", "tenants")
+_MOVE_CHECKPOINTS = Statement.raw("SELECT vault.move_checkpoints($1, $2, $3)", "tenants", "sizes", "roots")
 
 _END_EPOCH = Statement.raw(
     "INSERT INTO vault.epochs (epoch, size, root, reason) VALUES ($1, $2, $3, $4)", "epoch", "size", "root", "reason"
@@ -53,7 +52,7 @@ class Signed(NamedTuple):
     """The head that was last signed of a log, and in which epoch."""
 
     epoch: int
-    head: Head
+    head: TreeHead
 
 
 NOTHING = Signed(1, EMPTY)
@@ -73,21 +72,26 @@ async def add_signing_key(tx: Transaction, public: bytes, sealed: str, origin: s
 async def checkpoint(tx: Transaction) -> Signed:
     """The head that was last signed of the tenant's log, and its epoch; of a new log the empty head."""
     row = await tx.fetchrow(_CHECKPOINT)
-    return NOTHING if row is None else Signed(row["epoch"], Head(row["size"], row["root"]))
+    return NOTHING if row is None else Signed(row["epoch"], TreeHead(row["size"], row["root"]))
 
 
-async def lock_checkpoint(tx: Transaction) -> Signed:
-    """The same, locked until the end of the transaction."""
-    row = await tx.fetchrow(_LOCK_CHECKPOINT)
-    if row is None:
-        await tx.execute(_BEGIN_CHECKPOINT, size=EMPTY.size, root=EMPTY.root)
-        row = await tx.fetchrow(_LOCK_CHECKPOINT)
-    return Signed(row["epoch"], Head(row["size"], row["root"]))
+async def lock_checkpoints(tx: Transaction, logs: Sequence[UUID]) -> dict[UUID, Signed]:
+    """By tenant, the head that was last signed of each of these logs, locked until the end of the transaction.
+
+    They are locked in the order of their ids, so that no two transactions wait for each other.
+    """
+    rows = await tx.fetch(_LOCK_CHECKPOINTS, tenants=sorted(logs))
+    return {row["of_tenant"]: Signed(row["epoch"], TreeHead(row["size"], row["root"])) for row in rows}
 
 
-async def move_checkpoint(tx: Transaction, head: Head) -> None:
-    """Remember the head that is being signed; the row is locked."""
-    await tx.execute(_MOVE_CHECKPOINT, new_size=head.size, new_root=head.root)
+async def move_checkpoints(tx: Transaction, heads: Mapping[UUID, TreeHead]) -> None:
+    """Remember the heads that are being signed; their rows are locked."""
+    await tx.execute(
+        _MOVE_CHECKPOINTS,
+        tenants=list(heads),
+        sizes=[head.size for head in heads.values()],
+        roots=[head.root for head in heads.values()],
+    )
 
 
 async def end_epoch(tx: Transaction, signed: Signed, reason: str) -> None:
@@ -101,4 +105,4 @@ async def of_all_logs(connections: Connections) -> dict[UUID, Signed]:
     """By tenant, what was last signed of every log, as the role of the jobs; also of one whose epoch has just begun."""
     async with connections.borrowed() as connection:
         rows = await connection.fetch(_OF_ALL_LOGS)
-    return {row["workspace_id"]: Signed(row["epoch"], Head(row["size"], row["root"])) for row in rows}
+    return {row["workspace_id"]: Signed(row["epoch"], TreeHead(row["size"], row["root"])) for row in rows}

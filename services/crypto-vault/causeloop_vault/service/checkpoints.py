@@ -1,5 +1,6 @@
 """Checkpoints: the installation's signing key, and the witness that signs a log only while it grows."""
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable
@@ -9,30 +10,38 @@ from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.vault import (
     AuditKey,
     GetAuditKey,
-    SignCheckpoint,
-    SignedCheckpoint,
+    GrownLog,
+    SignCheckpoints,
+    SignedCheckpoints,
     SigningKeyCreated,
+    WitnessedLog,
 )
 from causeloop_common.database import Database
-from causeloop_common.errors import Conflict, Unavailable
+from causeloop_common.errors import Forbidden, InvalidInput, Unavailable
 from causeloop_common.settings import SettingsError
 from causeloop_common.telemetry import metrics
 from causeloop_log.tlog import NotVerified
 from causeloop_log.tlog.checkpoint import Checkpoint, origin_of
+from causeloop_log.tlog.merkle import TreeHead
 from causeloop_log.tlog.note import VerifierKey
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope, places, witness
-from causeloop_vault.domain.witness import Head, Stale
-from causeloop_vault.repository import StoredSigningKey
+from causeloop_vault.domain.witness import Stale
+from causeloop_vault.repository import Signed, StoredSigningKey
 from causeloop_vault.service.keyrings import Keyring, Keyrings, on_its_own_account
 
 _log = logging.getLogger(__name__)
 
 _SEED_BYTES = 32
+_IN_A_ROW = 8
+"""After so many signatures, at some 100 µs each, other commands have their turn."""
+_REFUSED = 10_000
+"""So many refused logs are remembered, each of which is an alarm once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,8 @@ class CheckpointService:
         self._origin = origin
         self._entropy = entropy
         self._key: SigningKey | None = None
+        self._refused: dict[str, Signed] = {}
+        """By tenant, the head that the log does not continue, and of which that was logged."""
 
     async def open_signing_key(self) -> None:
         """Before serving: open the signing key, made at the first start, once, also when many race for it.
@@ -82,19 +93,28 @@ class CheckpointService:
             assert stored is not None  # noqa: S101  added here, or by a faster replica
         return _opened(stored, keyring.open_(places.of_signing_key(stored.origin), stored.sealed), self._origin)
 
-    async def sign_checkpoint(self, ctx: AuthContext, command: SignCheckpoint) -> SignedCheckpoint:
-        """Sign the head of the tenant's log, if it begins with the one signed before. The head is committed before the
+    async def sign_checkpoints(self, ctx: AuthContext, command: SignCheckpoints) -> SignedCheckpoints:
+        """Sign the heads of logs, of each that begins with the one signed before. The heads are committed before a
         signature leaves, so that no crash and no race can make two histories of one log.
         """
-        key, head = self._opened_key(), Head(command.size, bytes.fromhex(command.root))
+        key = self._opened_key()
+        if ctx.tenant != ids.INSTALLATION:
+            raise Forbidden("Logs are signed on the installation's account, not on that of one tenant.")
+        asked = {ids.tenant_uuid(log.tenant): log for log in command.logs}
+        if len(asked) < len(command.logs):
+            raise InvalidInput.of(logs="names a log twice")
         async with self._database.transaction(ctx) as tx:
-            epoch, signed = await repository.lock_checkpoint(tx)
-            self._judge(ctx, signed, command, head)
-            if head != signed:
-                await repository.move_checkpoint(tx, head)
-        checkpoint = Checkpoint(origin_of(key.origin, ctx.tenant, epoch), head.size, head.root)
-        metrics.CHECKPOINTS.labels("signed").inc()
-        return SignedCheckpoint(epoch=epoch, checkpoint=checkpoint.sign(key.private))
+            signed = await repository.lock_checkpoints(tx, list(asked))
+            judged = {log: self._judged(signed[log], grown) for log, grown in asked.items()}
+            moved = {log: one for log, one in judged.items() if isinstance(one, TreeHead) and one != signed[log].head}
+            if moved:
+                await repository.move_checkpoints(tx, moved)
+        answers = []
+        for log, grown in asked.items():
+            answers.append(self._answer(key, grown.tenant, signed[log], judged[log]))
+            if len(answers) % _IN_A_ROW == 0:
+                await asyncio.sleep(0)
+        return SignedCheckpoints(logs=answers)
 
     async def get_audit_key(self, ctx: AuthContext, command: GetAuditKey) -> AuditKey:
         """The key that verifies the checkpoints of the tenant's log in its epoch; named like the log."""
@@ -105,20 +125,34 @@ class CheckpointService:
         verifier = VerifierKey(origin, key.private.public_key().public_bytes_raw())
         return AuditKey(epoch=epoch, origin=origin, key=str(verifier), created_at=key.created_at)
 
-    def _judge(self, ctx: AuthContext, signed: Head, command: SignCheckpoint, head: Head) -> None:
+    def _judged(self, signed: Signed, log: GrownLog) -> TreeHead | Stale | NotVerified:
+        """The head, which may be signed, or why it may not."""
+        head = TreeHead(log.size, bytes.fromhex(log.root))
         try:
-            witness.judge(signed, command.old_size, head, [bytes.fromhex(sibling) for sibling in command.proof])
-        except Stale as stale:
-            raise Conflict(
-                f"The last checkpoint signed of this log has size {stale.size}. Read the log again, and prove from it.",
-                fields={"old_size": [str(stale.size)]},
-            ) from stale
-        except NotVerified as error:
+            witness.judge(signed.head, log.old_size, head, [bytes.fromhex(sibling) for sibling in log.proof])
+        except (Stale, NotVerified) as reason:
+            return reason
+        return head
+
+    def _answer(
+        self, key: SigningKey, tenant: str, signed: Signed, judged: TreeHead | Stale | NotVerified
+    ) -> WitnessedLog:
+        """The answer for one log, signed if it may be. A log is refused with an alarm, which is logged once."""
+        epoch, last = signed
+        if isinstance(judged, Stale):
+            return WitnessedLog(epoch=epoch, signed_size=judged.size)
+        if isinstance(judged, NotVerified):
             metrics.CHECKPOINTS.labels("refused").inc()
-            _log.critical("a checkpoint of %s was refused: %s", ctx.tenant, error)
-            raise Conflict(
-                f"The log does not continue what was signed of it: {error}.", fields={"size": [str(signed.size)]}
-            ) from error
+            if self._refused.get(tenant) != signed:
+                if len(self._refused) >= _REFUSED:
+                    self._refused.clear()
+                self._refused[tenant] = signed
+                _log.critical("a checkpoint of %s was refused: %s", tenant, judged)
+            return WitnessedLog(epoch=epoch, signed_size=last.size, refused=str(judged))
+        self._refused.pop(tenant, None)
+        metrics.CHECKPOINTS.labels("signed").inc()
+        checkpoint = Checkpoint(origin_of(key.origin, tenant, epoch), judged.size, judged.root)
+        return WitnessedLog(epoch=epoch, signed_size=judged.size, checkpoint=checkpoint.sign(key.private))
 
     def _opened_key(self) -> SigningKey:
         if self._key is None:

@@ -12,9 +12,10 @@ from causeloop_common.database import Database
 from causeloop_common.errors import Conflict
 from causeloop_log.tlog import NotVerified
 from causeloop_log.tlog.checkpoint import origin_of
+from causeloop_log.tlog.merkle import TreeHead
 from causeloop_vault import repository
 from causeloop_vault.domain import witness
-from causeloop_vault.domain.witness import Head, Stale
+from causeloop_vault.domain.witness import Stale
 from causeloop_vault.repository import Signed
 
 
@@ -24,7 +25,9 @@ class EpochService:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def open_epoch(self, tenant: str, signed: Signed, head: Head, proof: list[bytes], reason: str) -> EpochOpened:
+    async def open_epoch(
+        self, tenant: str, signed: Signed, head: TreeHead, proof: list[bytes], reason: str
+    ) -> EpochOpened:
         """End the epoch of a log whose `head` does not continue what was `signed`, and open the next one.
 
         Conflict when the log does continue, by this consistency proof, or when more was signed of it meanwhile.
@@ -33,8 +36,9 @@ class EpochService:
             key = await repository.signing_key(tx)
         if key is None:
             raise Conflict("The vault has signed nothing yet. Nothing was done.")
+        log = ids.tenant_uuid(tenant)
         async with self._database.transaction(_context(tenant)) as tx:
-            if await repository.lock_checkpoint(tx) != signed:
+            if (await repository.lock_checkpoints(tx, [log]))[log] != signed:
                 raise Conflict("The vault signed more of this log meanwhile. Nothing was done: look at it again.")
             if _continues(signed.head, head, proof):
                 raise Conflict("The log continues what was signed of it, so it needs no other epoch. Nothing was done.")
@@ -50,7 +54,7 @@ class EpochService:
         return opened
 
 
-def _continues(signed: Head, head: Head, proof: list[bytes]) -> bool:
+def _continues(signed: TreeHead, head: TreeHead, proof: list[bytes]) -> bool:
     try:
         witness.judge(signed, signed.size, head, proof)
     except (Stale, NotVerified):

@@ -23,7 +23,7 @@ ENDPOINTS = (
         errors=(
             Conflict(
                 "The log does not continue what was signed of it: entries or nodes of it are missing. An operator must "
-                "look at it."
+                "look at it: `causeloop audit recover`."
             ),
         ),
     ),

@@ -14,7 +14,7 @@ from causeloop_common.contracts.vault.keys import *  # noqa: F403
 from causeloop_common.contracts.vault.sealed_values import *  # noqa: F403
 from causeloop_common.contracts.vault.secrets import *  # noqa: F403
 
-RETIRED: frozenset[str] = frozenset({"GetLogKey"})
+RETIRED: frozenset[str] = frozenset({"GetLogKey", "SignCheckpoint"})
 
 ListJobs, GetJob, CancelJob = jobs.commands(__name__)
 JobCancelled, JobEnded = jobs.events(__name__)

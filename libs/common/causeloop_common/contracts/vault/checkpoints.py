@@ -11,6 +11,7 @@ from causeloop_common.contracts.base import (
     Event,
     Hash,
     Message,
+    TenantId,
     Timestamp,
     example_id,
 )
@@ -21,28 +22,47 @@ from causeloop_log.tlog.merkle import LONGEST_PROOF
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
-class SignedCheckpoint(Message):
-    """A checkpoint of the tenant's log."""
-
-    epoch: Epoch = LATER_EPOCH
-    checkpoint: str = Field(description="The signed note (C2SP tlog-checkpoint).")
+SIGNED_AT_ONCE = 50
+"""The logs of one command. The vault works some milliseconds for so many, and lets others in between."""
 
 
-class SignCheckpoint(
-    Command[SignedCheckpoint], permission=Internal.SIGN_CHECKPOINT, issuers=frozenset({"audit"}), keyed=False
-):
-    """Sign the head of the tenant's log, if the log only grew since the last one that was signed.
+class GrownLog(Message):
+    """The head of a log, and the proof that it continues the head that was signed last."""
 
-    Where `old_size` is not the size last signed, the refusal is `conflict` and its field `old_size` has the right one,
-    as with a C2SP tlog-witness.
-    """
-
+    tenant: TenantId
     old_size: int = Field(ge=0, le=LARGEST_SIZE, description="The size of the head that was signed last.")
     size: int = Field(ge=0, le=LARGEST_SIZE, description="The size of the head to sign.")
     root: Hash = Field(description="The root of the head to sign.")
     proof: list[Hash] = Field(
         max_length=LONGEST_PROOF, description="The consistency proof from `old_size` to `size` (RFC 9162 2.1.4)."
     )
+
+
+class WitnessedLog(Message):
+    """The vault's answer for a head: signed, refused, or, with neither, to be proven from `signed_size`."""
+
+    epoch: Epoch = LATER_EPOCH
+    signed_size: int = Field(description="The size of the head that is signed of the log, now or before.")
+    checkpoint: str | None = Field(default=None, description="The signed note (C2SP tlog-checkpoint).")
+    refused: str | None = Field(default=None, description="Why the log does not continue what was signed of it.")
+
+
+class SignedCheckpoints(Message):
+    """The answers for all logs."""
+
+    logs: list[WitnessedLog] = Field(description="An answer for each log, in the order of the command.")
+
+
+class SignCheckpoints(
+    Command[SignedCheckpoints], permission=Internal.SIGN_CHECKPOINTS, issuers=frozenset({"audit"}), keyed=False
+):
+    """Sign the heads of logs, of each that only grew since the last one that was signed.
+
+    It is asked in the installation's realm, for tenants that it names. Where `old_size` is not the size last signed,
+    the answer has the right one, as with a C2SP tlog-witness.
+    """
+
+    logs: list[GrownLog] = Field(min_length=1, max_length=SIGNED_AT_ONCE, description="The logs, each once.")
 
 
 class AuditKey(Message):
