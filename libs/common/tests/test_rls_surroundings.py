@@ -164,6 +164,8 @@ class TestSettings:
             "ALTER ROLE causeloop_tenancy RESET statement_timeout",
             "ALTER ROLE causeloop_tenancy_relay RESET ALL",
             "ALTER DATABASE scratch SET default_transaction_read_only = on",
+            "ALTER DATABASE scratch SET default_transaction_isolation = 'serializable'",
+            "ALTER ROLE ALL SET synchronous_commit = off",
             "ALTER ROLE causeloop_tenancy CONNECTION LIMIT -1",
             "ALTER ROLE causeloop_tenancy_relay CONNECTION LIMIT 0",
         ],

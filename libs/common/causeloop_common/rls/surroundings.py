@@ -64,8 +64,11 @@ _SETTINGS = """
       AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
 """
 _FOR_EVERYBODY = frozenset(
-    {"session_replication_role", "row_security", "search_path", "role", "default_transaction_read_only"}
-)
+    {
+        "session_replication_role", "row_security", "search_path", "role", "default_transaction_read_only",
+        "default_transaction_isolation", "synchronous_commit",
+    }
+)  # fmt: skip
 """The settings that nobody may make for all roles; for a role of ours, only the declared ones are made."""
 _OWNED = """
     SELECT r.rolname::text AS role, o.type, o.identity FROM pg_shdepend s JOIN pg_roles r ON r.oid = s.refobjid,
