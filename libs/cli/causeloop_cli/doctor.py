@@ -31,7 +31,7 @@ FINE = {
     "database": "The database lets it in, under its own role.",
     "clock": "This host's clock is the database's, within 2 s.",
     "postgres": "It accepts writes, and its version has no known hole.",
-    "isolation": "Roles, policies, grants and guards are exactly as declared; without a tenant no row is seen.",
+    "isolation": "Roles, policies, grants and guards are as declared, tables as migrated; no tenant, no rows.",
     "master_key": "The master key opens this database's keys.",
     "identity": "Its keys can be fetched.",
     "server": "Its version and `max_payload` are as needed.",

@@ -41,6 +41,7 @@ def operating(applications: Sequence[Application]) -> Listener:
         settings.ops_host,
         settings.ops_port,
         http="h11",
+        ws="none",
         h11_max_incomplete_event_size=_LARGEST_HEAD,
     )
 
