@@ -3,10 +3,14 @@
 A service token is a JWT (HS256) under the key of one pair of services: issuer `iss`, audience `aud`, the principal
 `sub`, the tenant `ten`, permissions `per`, the credential `crd` through which the principal acts, how strong its
 sign-in was (`acr`) and when (`auth_time`), and `obo`, the principal on whose behalf it acts.
-It lives 60 seconds, is reused to half its life and, once verified, remembered until it expires: signing costs
-tens of microseconds, verifying a hundred. The tenant of a request comes from here and never from its payload.
+It lives 60 seconds, is reused to half its life and, once verified, remembered until it expires: verifying costs a
+hundred microseconds. Of the callers that are remembered only the busy ones keep their token here: the same token is
+signed again from the second at which it began. The tenant of a request comes from here and never from its payload.
 """
 
+import base64
+import hashlib
+import hmac
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,14 +20,18 @@ from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 import jwt
+import orjson
 
 from causeloop_common import ids
 from causeloop_common.errors import ClocksApart, Forbidden, MfaRequired, Unauthorized
 from causeloop_common.keys import KeyRing
+from causeloop_common.permissions import shared
 
 LIFETIME_SECONDS = 60
 CLOCK_SKEW_SECONDS = 5
-_REMEMBERED = 10_000
+_REMEMBERED = 20_000
+_TOKENS = 1000
+"""Tokens that are kept as they are, of the callers that were asked for last; each has about 1.5 KB."""
 _TYPE = "svc+jwt"
 _REQUIRED = ["iss", "aud", "sub", "ten", "per", "iat", "exp"]
 
@@ -141,7 +149,7 @@ def _read(data: dict[str, Any], issuer: str) -> AuthContext:
     return AuthContext(
         tenant=data["ten"],
         principal=data["sub"],
-        permissions=frozenset(data["per"]),
+        permissions=shared(data["per"]),
         credential=credential,
         assurance=Assurance(data.get("acr", 0)),
         authenticated_at=since,
@@ -157,28 +165,41 @@ class ServiceTokens:
         self._keys = keys
         self._clock = clock
         self._minted: dict[tuple[Any, ...], tuple[str, float]] = {}
-        self._verified: dict[str, tuple[AuthContext, float]] = {}
+        self._begun: dict[int, float] = {}
+        self._verified: dict[bytes, tuple[AuthContext, float]] = {}
 
     def mint(self, ctx: AuthContext, audience: str) -> str:
         """A token that names to `audience` the caller on whose behalf this service asks."""
         now = self._clock()
         identity = (audience, *_carried(ctx))
         known = self._minted.get(identity)
-        if known is not None and now < known[1]:
+        if known is not None and _is_young(known[1], now):
             return known[0]
+        begun = self._begin(hash(identity), now)
+        issued = int(begun)
         claims: dict[str, Any] = {
             **{claim: value for claim, value in zip(CLAIMS.values(), identity[1:], strict=True) if value},
             "iss": self._keys.service,
             "aud": audience,
             "per": sorted(ctx.permissions),
-            "iat": int(now),
-            "exp": int(now) + LIFETIME_SECONDS,
+            "iat": issued,
+            "exp": issued + LIFETIME_SECONDS,
         }
         key = self._keys.pair(self._keys.service, audience)
-        token = jwt.encode(claims, key, algorithm="HS256", headers={"typ": _TYPE, "kid": self._keys.service})
-        _forget_if_full(self._minted)
-        self._minted[identity] = (token, now + LIFETIME_SECONDS / 2)
+        token = _signed({"alg": "HS256", "kid": self._keys.service, "typ": _TYPE}, claims, key)
+        _keep(self._minted, identity, (token, begun), _TOKENS)
         return token
+
+    def _begin(self, caller: int, now: float) -> float:
+        """The moment at which this caller's token began, which is now when its first half is over.
+
+        Callers are known by a hash. Two with the same one share the moment, and nothing else.
+        """
+        begun = self._begun.get(caller)
+        if begun is None or not _is_young(begun, now):
+            _keep(self._begun, caller, now, _REMEMBERED)
+            return now
+        return begun
 
     def verify(self, token: str) -> AuthContext:
         """The caller in a token meant for this service, still without a request; `Unauthorized` for any other token.
@@ -186,7 +207,8 @@ class ServiceTokens:
         ClocksApart for one that is of a later time.
         """
         now = self._clock()
-        known = self._verified.get(token)
+        digest = hashlib.sha256(token.encode(errors="replace")).digest()
+        known = self._verified.get(digest)
         if known is not None and now < known[1]:
             return known[0]
         try:
@@ -208,12 +230,28 @@ class ServiceTokens:
             raise ClocksApart("The service token is of a time that is still to come here. Nothing was done.") from error
         except (jwt.InvalidTokenError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise Unauthorized("The service token is not valid for this service.") from error
-        _forget_if_full(self._verified)
-        self._verified[token] = (caller, float(data["exp"]))
+        _keep(self._verified, digest, (caller, float(data["exp"])), _REMEMBERED)
         return caller
 
 
-def _forget_if_full(remembered: dict[Any, Any]) -> None:
-    """Keep a memory bounded; everything in it can be made again."""
-    if len(remembered) >= _REMEMBERED:
-        remembered.clear()
+def _is_young(begun: float, now: float) -> bool:
+    """Whether a token is in the first half of its life; one that a clock ahead of this one began never is."""
+    return 0 <= now - begun < LIFETIME_SECONDS / 2
+
+
+def _signed(header: dict[str, str], claims: dict[str, Any], key: bytes) -> str:
+    """A JWT (RFC 7519) in the compact form of RFC 7515, with HMAC-SHA-256: what PyJWT makes, in a fifth of its time."""
+    body = b".".join(_base64url(orjson.dumps(part, option=orjson.OPT_SORT_KEYS)) for part in (header, claims))
+    return (body + b"." + _base64url(hmac.digest(key, body, "sha256"))).decode()
+
+
+def _base64url(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+def _keep(remembered: dict[Any, Any], key: Any, value: Any, most: int) -> None:
+    """Keep it as the youngest. When there are too many the oldest goes: everything here can be made again."""
+    remembered.pop(key, None)
+    if len(remembered) >= most:
+        del remembered[next(iter(remembered))]
+    remembered[key] = value

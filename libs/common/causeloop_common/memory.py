@@ -3,8 +3,9 @@
     memory = application.memories.memory("data_keys", seconds=300, most=10_000)
     keyring = await memory.recall(tenant, load)  # load: the value, and the tags by which it is forgotten
 
-A value lives a fixed time from the moment it was asked for; use does not prolong it. There is a bound on their number,
-and the oldest goes first. Of many who ask for the same value at once one loads it.
+A value lives a fixed time from the moment it was asked for; use does not prolong it. One that is used in the last part
+of its life can be asked for anew meanwhile, so that nobody waits for what is in use, and what is not goes. There is a
+bound on their number, and the oldest goes first. Of many who ask for the same value at once one loads it.
 
 An event's class line has what it makes forget, `forgets="target"`, `"tenant"` or `"person"`; the services that
 `topology.REMEMBERS` names follow such events, and drop every value that has the event's tag. A lost bus makes a service
@@ -20,11 +21,22 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.base import Event
+from causeloop_common.errors import AppError, Timeout, Unavailable
 from causeloop_common.messaging import Bus
 from causeloop_common.telemetry import metrics
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+Load = Callable[[], Awaitable[tuple[V, tuple[str, ...]]]]
+"""Asks for a value: the value, and the tags by which it is forgotten."""
+
+_LATE = 0.2
+"""The part of a life, its last, in which a use has the value asked for anew."""
+_MEANWHILE = 64
+"""Values that are asked for anew at once. A value beyond them lives to its end."""
+_SWEPT = 8
+"""Values of which the time is over that go for each one that comes."""
 
 
 class Began(NamedTuple):
@@ -35,32 +47,33 @@ class Began(NamedTuple):
     at: float
 
 
-class _Kept(NamedTuple, Generic[V]):
-    value: V
-    until: float
-    tags: tuple[str, ...]
-
-
 class _Loading(NamedTuple, Generic[V]):
     began: Began
     result: asyncio.Future[V]
+
+
+class _Keys(set[K]):
+    """The keys of several values with one tag."""
 
 
 class Memory(Generic[K, V]):
     """At most `most` values by key, none for longer than `seconds`. None is no value and not kept.
 
     A value's tags are the ids by which it is forgotten: its tenant, always; the thing that it comes from; and
-    `of_person` where it is about a person in a tenant.
+    `of_person` where it is about a person in a tenant. Each value costs a tuple of itself, its end and its tags, and a
+    place under its key and each tag: under 400 bytes if value, key and tags are the same strings.
     """
 
     def __init__(
         self, name: str, *, seconds: float, most: int, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._seconds = seconds
+        self._late = seconds * _LATE
         self._most = most
         self._monotonic = monotonic
-        self._kept: dict[K, _Kept[V]] = {}
-        self._by_tag: dict[str, set[K]] = {}
+        self._kept: dict[K, tuple[V, float, *tuple[str, ...]]] = {}
+        self._by_tag: dict[str, K | _Keys[K]] = {}
+        self._meanwhile: dict[K, asyncio.Task[None]] = {}
         self._loading: dict[K, _Loading[V]] = {}
         self._moment = 0
         self._cleared = 0
@@ -76,7 +89,7 @@ class Memory(Generic[K, V]):
         """How many values are kept."""
         return len(self._kept)
 
-    async def recall(self, key: K, load: Callable[[], Awaitable[tuple[V, tuple[str, ...]]]]) -> V:
+    async def recall(self, key: K, load: Load[V]) -> V:
         """The value that is kept, or else what `load` returns, which is kept with its tags.
 
         Askers who come while it loads get its result, or its error, too; unless something was forgotten since it
@@ -93,7 +106,7 @@ class Memory(Generic[K, V]):
             if not other.result.cancelled():
                 return other.result.result()
 
-    async def renew(self, key: K, load: Callable[[], Awaitable[tuple[V, tuple[str, ...]]]]) -> V:
+    async def renew(self, key: K, load: Load[V]) -> V:
         """What `load` returns now, in place of the value that is kept; those who ask meanwhile get it, too."""
         loading = _Loading[V](self.begin(), asyncio.get_running_loop().create_future())
         self._loading[key] = loading
@@ -114,13 +127,16 @@ class Memory(Generic[K, V]):
             if self._loading.get(key) is loading:
                 del self._loading[key]
 
-    def get(self, key: K) -> V | None:
-        """The value that is kept, if it is not too old."""
+    def get(self, key: K, renew: Load[V] | None = None) -> V | None:
+        """The value that is kept, if it is not too old. `renew` asks for it anew meanwhile when it is late."""
         found = self._kept.get(key)
         if found is not None:
-            if self._monotonic() < found.until:
+            left = found[1] - self._monotonic()
+            if left > 0:
                 self._hits.inc()
-                return found.value
+                if renew is not None and left < self._late and key not in self._meanwhile:
+                    self._ask_meanwhile(key, renew)
+                return found[0]
             self._drop(key)
         return None
 
@@ -134,12 +150,14 @@ class Memory(Generic[K, V]):
         if began.forgotten < self._cleared or any(self._forgotten.get(tag, 0) > began.forgotten for tag in tags):
             return
         self._drop(key)
-        if len(self._kept) >= self._most:
-            self._drop(next(iter(self._kept)))
-            self._by_size.inc()
-        self._kept[key] = _Kept(value, began.at + self._seconds, tags)
+        self._make_room()
+        self._kept[key] = (value, began.at + self._seconds, *tags)
         for tag in tags:
-            self._by_tag.setdefault(tag, set()).add(key)
+            held = self._by_tag.setdefault(tag, key)
+            if isinstance(held, _Keys):
+                held.add(key)
+            elif held != key:
+                self._by_tag[tag] = _Keys((held, key))
 
     def forget(self, tag: str) -> None:
         """Drop every value that has this tag, also those that are being loaded."""
@@ -148,7 +166,8 @@ class Memory(Generic[K, V]):
             self._forgotten.clear()
             self._cleared = self._moment
         self._forgotten[tag] = self._moment
-        for key in self._by_tag.pop(tag, set()).copy():
+        held = self._by_tag.get(tag)
+        for key in () if held is None else (*held,) if isinstance(held, _Keys) else (held,):
             self._drop(key)
             self._by_event.inc()
 
@@ -161,13 +180,41 @@ class Memory(Generic[K, V]):
         self._by_tag.clear()
         self._forgotten.clear()
 
+    def _ask_meanwhile(self, key: K, load: Load[V]) -> None:
+        if len(self._meanwhile) < _MEANWHILE:
+            task = asyncio.create_task(self._renew_meanwhile(key, load))
+            self._meanwhile[key] = task
+            task.add_done_callback(lambda _: self._meanwhile.pop(key))
+
+    async def _renew_meanwhile(self, key: K, load: Load[V]) -> None:
+        """Ask anew. Without an answer the value lives to its end; after a refusal it is not true any more."""
+        try:
+            await self.renew(key, load)
+        except (Unavailable, Timeout):
+            pass
+        except AppError:
+            self._drop(key)
+
+    def _make_room(self) -> None:
+        """Have room for one more: some whose time is over go, and the oldest if there are still too many."""
+        now = self._monotonic()
+        for _ in range(_SWEPT):
+            oldest = next(iter(self._kept), None)
+            if oldest is None or now < self._kept[oldest][1]:
+                break
+            self._drop(oldest)
+        if len(self._kept) >= self._most:
+            self._drop(next(iter(self._kept)))
+            self._by_size.inc()
+
     def _drop(self, key: K) -> None:
-        found = self._kept.pop(key, None)
-        for tag in found.tags if found is not None else ():
-            if (keys := self._by_tag.get(tag)) is not None:
-                keys.discard(key)
-                if not keys:
-                    del self._by_tag[tag]
+        _, _, *tags = self._kept.pop(key, (None, None))
+        for tag in tags:
+            held = self._by_tag.get(tag)
+            if isinstance(held, _Keys):
+                held.discard(key)
+            if not held or held == key:
+                self._by_tag.pop(tag, None)
 
 
 class Memories:

@@ -5,7 +5,9 @@ A command names the permission it needs; the route, the service's check and the 
 ones included, can hold either.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
+from functools import lru_cache
 
 
 class Permission(StrEnum):
@@ -83,6 +85,17 @@ def _built_in() -> dict[str, frozenset[str]]:
     admin = owner - {p.WORKSPACE_ADMIN, p.GOVERNANCE_APPROVE}
     roles = {"viewer": viewer, "member": member, "auditor": auditor, "admin": admin, "owner": owner}
     return {name: frozenset(map(str, held)) for name, held in roles.items()}
+
+
+def shared(permissions: Iterable[str]) -> frozenset[str]:
+    """The set of these permissions. Equal sets are one object: a remembered caller costs no set of their own."""
+    return _shared(tuple(permissions))
+
+
+@lru_cache(maxsize=1024)
+def _shared(permissions: tuple[str, ...]) -> frozenset[str]:
+    found = frozenset(permissions)
+    return next((held for held in ROLES.values() if held == found), found)
 
 
 def permits(held: frozenset[str], permission: str) -> bool:

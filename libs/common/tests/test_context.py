@@ -13,6 +13,7 @@ from causeloop_common.context import Assurance, AuthContext, Idempotency, Servic
 from causeloop_common.contracts import topology
 from causeloop_common.errors import ClocksApart, Forbidden, MfaRequired, Unauthorized
 from causeloop_common.keys import KeyRing
+from causeloop_common.permissions import ROLES
 
 SECRET = b"a secret of the installation, long enough"
 SOMEBODY = ids.realm("issuer", "somebody")
@@ -180,6 +181,38 @@ class TestMint:
         clock.now += 0.2
         assert gateway.mint(workspace, "vault") != first
 
+    def test_is_the_same_for_its_half_minute_though_it_is_kept_no_more(
+        self, tokens: Callable[[str], ServiceTokens], workspace: AuthContext, clock: Clock
+    ) -> None:
+        """The verifier remembers it: another token for each request would cost it a check for each."""
+        gateway = tokens("gateway")
+        first = gateway.mint(workspace, "vault")
+        gateway._minted.clear()
+        clock.now += 29
+        assert gateway.mint(workspace, "vault") == first
+        gateway._minted.clear()
+        clock.now += 2
+        assert gateway.mint(workspace, "vault") != first
+
+    def test_of_a_clock_that_was_set_back_is_not_reused(
+        self, tokens: Callable[[str], ServiceTokens], workspace: AuthContext, clock: Clock
+    ) -> None:
+        gateway = tokens("gateway")
+        gateway.mint(workspace, "vault")
+        clock.now -= 10
+        found = jwt.decode(gateway.mint(workspace, "vault"), options={"verify_signature": False})
+        assert found["iat"] == int(clock.now)
+
+    def test_is_what_a_library_makes_of_the_same_claims(
+        self, tokens: Callable[[str], ServiceTokens], workspace: AuthContext
+    ) -> None:
+        token = tokens("gateway").mint(workspace, "vault")
+        claims = jwt.decode(token, pair("gateway", "vault"), algorithms=["HS256"], audience="vault")
+        header = jwt.get_unverified_header(token)
+        assert header == {"alg": "HS256", "kid": "gateway", "typ": "svc+jwt"}
+        assert jwt.api_jws.PyJWS().decode_complete(token, pair("gateway", "vault"), ["HS256"])["header"] == header
+        assert claims["per"] == sorted(workspace.permissions)
+
     def test_is_never_reused_for_another_caller_tenant_right_or_audience(
         self, tokens: Callable[[str], ServiceTokens], workspace: AuthContext
     ) -> None:
@@ -322,6 +355,7 @@ class TestMemory:
         self, tokens: Callable[[str], ServiceTokens], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(context, "_REMEMBERED", 5)
+        monkeypatch.setattr(context, "_TOKENS", 3)
         gateway, vault = tokens("gateway"), tokens("vault")
 
         for number in range(23):
@@ -329,5 +363,25 @@ class TestMemory:
             ctx = AuthContext(tenant=ids.new("ws"), principal=principal, permissions=frozenset({"secrets:read"}))
             assert vault.verify(gateway.mint(ctx, "vault")).principal == principal
 
-            assert len(gateway._minted) <= 5
+            assert len(gateway._minted) <= 3
+            assert len(gateway._begun) <= 5
             assert len(vault._verified) <= 5
+
+    def test_the_oldest_goes_first(
+        self, tokens: Callable[[str], ServiceTokens], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """All at once would be checked again in the same moment."""
+        monkeypatch.setattr(context, "_REMEMBERED", 5)
+        vault, made = tokens("vault"), [forge(crd=f"ses_{number}") for number in range(7)]
+        callers = [vault.verify(token) for token in made]
+        assert [vault.verify(token) is caller for token, caller in zip(made[2:], callers[2:], strict=True)] == [
+            True
+        ] * 5
+        assert vault.verify(made[0]) is not callers[0]
+
+    def test_equal_permissions_are_one_set(self, tokens: Callable[[str], ServiceTokens]) -> None:
+        """A set of an owner's has 4 KB."""
+        vault = tokens("vault")
+        one, other = (vault.verify(forge(per=["a", "b"], crd=credential)) for credential in ("ses_1", "ses_2"))
+        assert one.permissions is other.permissions
+        assert vault.verify(forge(per=sorted(ROLES["owner"]))).permissions is ROLES["owner"]

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from causeloop_common import ids
+from causeloop_common import ids, memory as module
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.base import events
+from causeloop_common.errors import Timeout, Unauthorized, Unavailable
 from causeloop_common.memory import Memories, Memory, of_person
 from causeloop_common.messaging import Bus, event_headers
 from causeloop_common.telemetry import metrics
@@ -111,11 +112,19 @@ class TestLife:
         for number in range(1000):
             keep(memory, str(number), f"tag {number % 7}", f"own {number}")
             assert len(memory) <= MOST
-            assert sum(map(len, memory._by_tag.values())) <= 2 * MOST
+            assert len(memory._by_tag) <= 2 * MOST
         time.now = LIFE
         for number in range(1000):
             memory.get(str(number))
         assert (len(memory), memory._by_tag) == (0, {})
+
+    def test_what_is_too_old_goes_when_others_come(self, memory: Memory[str, str | None], time: Time) -> None:
+        for key in "abcde":
+            keep(memory, key, "red")
+        time.now = LIFE
+        keep(memory, "f", "red")
+        assert len(memory) == 1
+        assert memory._by_tag.keys() == {"red"}
 
 
 class TestForgetting:
@@ -231,6 +240,99 @@ class TestRecall:
         source.value = None
         assert await memory.renew("a", source.load) is None
         assert memory.get("a") is None
+
+
+async def turn_over(memory: Memory[str, str | None]) -> None:
+    """What is asked for meanwhile is there."""
+    while memory._meanwhile:
+        await asyncio.gather(*memory._meanwhile.values(), return_exceptions=True)
+        await asyncio.sleep(0)
+
+
+class TestUse:
+    async def test_in_the_last_part_of_a_life_has_the_value_asked_for_anew(
+        self, memory: Memory[str, str | None], time: Time
+    ) -> None:
+        source = Source("red")
+        await memory.recall("a", source.load)
+        for second in range(LIFE * 4 // 5):
+            time.now = second
+            assert memory.get("a", source.load) == "first"
+        assert source.asked == 1
+        source.value, time.now = "second", LIFE - 1
+        assert memory.get("a", source.load) == "first"  # nobody waits
+        await turn_over(memory)
+        assert memory.get("a") == "second"
+        time.now += LIFE - 1
+        assert memory.get("a") == "second"
+        time.now += 1
+        assert memory.get("a") is None
+
+    async def test_it_is_asked_for_once_however_many_use_it(self, memory: Memory[str, str | None], time: Time) -> None:
+        source = Source("red")
+        await memory.recall("a", source.load)
+        source.open.clear()
+        time.now = LIFE - 1
+        for _ in range(5):
+            assert memory.get("a", source.load) == "first"
+            await asyncio.sleep(0)
+        source.open.set()
+        await turn_over(memory)
+        assert source.asked == 2
+
+    @pytest.mark.parametrize("error", [Unavailable("away"), Timeout("late")], ids=["unavailable", "timeout"])
+    async def test_without_an_answer_the_value_lives_to_its_end_and_no_longer(
+        self, memory: Memory[str, str | None], time: Time, error: Exception
+    ) -> None:
+        source = Source("red")
+        await memory.recall("a", source.load)
+        source.error, time.now = error, LIFE - 1
+        assert memory.get("a", source.load) == "first"
+        await turn_over(memory)
+        assert memory.get("a", source.load) == "first"
+        await turn_over(memory)
+        time.now = LIFE
+        assert memory.get("a", source.load) is None
+
+    @pytest.mark.parametrize("refused", [True, False], ids=["refused", "nothing found"])
+    async def test_what_is_true_no_more_is_dropped_at_once(
+        self, memory: Memory[str, str | None], time: Time, refused: bool
+    ) -> None:
+        source = Source("red")
+        await memory.recall("a", source.load)
+        source.value, source.error = None, Unauthorized("revoked") if refused else None
+        time.now = LIFE - 1
+        assert memory.get("a", source.load) == "first"
+        await turn_over(memory)
+        assert memory.get("a") is None
+
+    async def test_a_value_that_is_forgotten_meanwhile_is_not_brought_back(
+        self, memory: Memory[str, str | None], time: Time
+    ) -> None:
+        source = Source("red")
+        await memory.recall("a", source.load)
+        source.open.clear()
+        time.now = LIFE - 1
+        memory.get("a", source.load)
+        await asyncio.sleep(0)
+        memory.forget("red")
+        source.open.set()
+        await turn_over(memory)
+        assert memory.get("a") is None
+
+    async def test_not_all_are_asked_for_at_once(self, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "_MEANWHILE", 3)
+        memory: Memory[str, str | None] = Memory("test", seconds=LIFE, most=MOST, monotonic=time)
+        source = Source("red")
+        for key in "abcdef":
+            keep(memory, key)
+        source.open.clear()
+        time.now = LIFE - 1
+        assert all(memory.get(key, source.load) for key in "abcdef")
+        await asyncio.sleep(0)
+        assert source.asked == 3
+        source.open.set()
+        await turn_over(memory)
 
 
 class TestMetrics:

@@ -17,6 +17,7 @@ from causeloop_auth.domain.access import AccessClaims
 from causeloop_auth.domain.handles import Handle
 from causeloop_auth.domain.rotation import GRACE, Family, Verdict
 from causeloop_common import ids
+from causeloop_common.contracts.bearer import claimed
 from causeloop_dev.testing import person
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -39,6 +40,15 @@ class TestHandles:
         assert text.startswith(f"clp_{kind}_{tenant}_{entity.rpartition('_')[2]}")
         assert handles.parse(text, kind) == Handle(
             kind, tenant, entity.rpartition("_")[2], SECRET, hashlib.sha256(text.encode()).digest()
+        )
+
+    def test_of_an_owner_a_handle_is_read_alike(self) -> None:
+        """The owner stands in it for others; auth finds it by its digest."""
+        tenant, token, owner = ids.new("ws"), ids.new("tok"), person()
+        text = handles.make("pat", tenant, token, SECRET, owner=owner)
+        assert claimed(text) == (tenant, owner)
+        assert handles.parse(text, "pat") == Handle(
+            "pat", tenant, token.rpartition("_")[2], SECRET, hashlib.sha256(text.encode()).digest()
         )
 
     def test_a_handle_is_one_word_of_lower_case_so_that_a_double_click_takes_it_whole(self) -> None:
@@ -136,6 +146,7 @@ class TestAccessTokens:
             self.person, self.session, self.tenant, NOW + timedelta(seconds=60)
         )
         assert access.read(KEY, self.make(), now=NOW) is not None  # what the others below begin with
+        assert claimed(token) == (self.tenant, self.person)  # what the gateway reads of it, without the key
 
     def test_are_good_until_the_second_they_expire_and_no_longer(self) -> None:
         token = access.make(KEY, self.person, self.session, self.tenant, now=NOW, seconds=60)

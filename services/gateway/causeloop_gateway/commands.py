@@ -19,7 +19,6 @@ from starlette.routing import Route as MatchedRoute
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
-from causeloop_common.contracts.auth import Identity
 from causeloop_common.errors import AppError, Timeout, Unavailable
 from causeloop_common.keys import KeyRing
 from causeloop_common.messaging import Answer, Bus
@@ -30,7 +29,7 @@ from causeloop_gateway.flight import Flight, Load
 from causeloop_gateway.inbound import Inbound
 from causeloop_gateway.limits import Limits, network
 from causeloop_gateway.reader import Reader
-from causeloop_gateway.security import Caller, Security, require, service_context
+from causeloop_gateway.security import Caller, Identity, Security, require, service_context
 
 WHOLE = "causeloop.response"
 """An answer in one message, for the edge: status, headers and body."""

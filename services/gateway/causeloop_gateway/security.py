@@ -1,24 +1,29 @@
 """The caller and their permissions: two questions, two memories.
 
 auth answers with the identity behind a token, tenancy with that person's permissions in the token's workspace; here
-the two meet. Both answers are remembered until an event makes them untrue, the bus is lost or their time is over.
+the two meet. A token's first use asks both at once, tenancy about the person that the token claims to be of: that
+answer counts, and is kept, only if auth then names the same person and workspace. Both answers are remembered until an
+event makes them untrue, the bus is lost or their time is over, and asked for anew meanwhile while they are in use.
 Without the bus all are refused.
 """
 
+import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from causeloop_common import ids
-from causeloop_common.context import AuthContext
-from causeloop_common.contracts.auth import Authenticate, Identity
+from causeloop_common.context import Assurance, AuthContext
+from causeloop_common.contracts.auth import Authenticate
+from causeloop_common.contracts.bearer import Claim, claimed
 from causeloop_common.contracts.tenancy import Resolve
 from causeloop_common.errors import Forbidden, Unauthorized
 from causeloop_common.memory import Memories, Memory, of_person
 from causeloop_common.messaging import Bus
-from causeloop_common.permissions import REALM_PERMISSIONS, Internal, permits
+from causeloop_common.permissions import REALM_PERMISSIONS, Internal, permits, shared
 from causeloop_gateway.limits import Limits
 
 _REMEMBERED = 50_000
@@ -26,11 +31,43 @@ _LONGEST_TOKEN = 4096
 _SERVICE = "svc_gateway"
 
 
+class Identity(NamedTuple):
+    """The identity behind a token, as auth's answer names it. This form of it is kept, since it is small."""
+
+    principal: str
+    tenant: str
+    credential: str
+    kind: Literal["session", "token"]
+    scopes: frozenset[str] | None
+    expires_at: datetime
+    assurance: Assurance
+    authenticated_at: int | None
+    on_behalf_of: str | None
+
+    def context(self, permissions: frozenset[str], request_id: str) -> AuthContext:
+        """The context of a request with this token."""
+        return AuthContext(
+            tenant=self.tenant,
+            principal=self.principal,
+            permissions=permissions,
+            credential=self.credential,
+            assurance=self.assurance,
+            authenticated_at=self.authenticated_at,
+            on_behalf_of=self.on_behalf_of,
+            issuer="gateway",
+            request_id=request_id,
+        )
+
+
 class Caller(NamedTuple):
     """A signed-in caller."""
 
     identity: Identity
     permissions: frozenset[str]
+
+
+Standing = frozenset[str] | None
+"""A person's permissions in a workspace; None of one who does not belong to it."""
 
 
 class Security:
@@ -42,9 +79,10 @@ class Security:
         self._identities: Memory[bytes, Identity] = memories.memory(
             "identities", seconds=remembered_seconds, most=_REMEMBERED
         )
-        self._standings: Memory[tuple[str, str], frozenset[str] | None] = memories.memory(
+        self._standings: Memory[str, Standing] = memories.memory(
             "standings", seconds=remembered_seconds, most=_REMEMBERED
         )
+        """By `of_person`."""
 
     async def identify(self, authorization: str | None, request_id: str, address: Callable[[], str]) -> Identity:
         """The identity behind this Authorization header; `Unauthorized` without a valid one.
@@ -54,7 +92,7 @@ class Security:
         _ = self._bus.client  # without the bus nobody is known
         token = _bearer(authorization)
         key = hashlib.sha256(token.encode()).digest()
-        identity = self._identities.get(key)
+        identity = self._identities.get(key, partial(self._authenticate, token, request_id))
         if identity is None:
             identity = await self._look_up(key, token, request_id, address())
         if identity.expires_at <= datetime.now(UTC):
@@ -69,15 +107,14 @@ class Security:
         tenant, person = identity.tenant, identity.principal
         if tenant == person:
             return Caller(identity, REALM_PERMISSIONS)
-        standing = self._standings.get((tenant, person))
+        key = of_person(tenant, person)
+        resolve = partial(self._resolve, tenant, person, request_id, key)
+        standing = self._standings.get(key, resolve)
         if standing is None:
-            resolve = partial(self._resolve, tenant, person, request_id)
-            standing = await self._standings.recall((tenant, person), resolve)
+            standing = await self._standings.recall(key, resolve)
         if standing is None:
             raise Unauthorized("The token's owner does not belong to its workspace. Sign in to another one.")
-        if identity.scopes is None:
-            return Caller(identity, _with_own(standing))
-        return Caller(identity, standing.intersection(identity.scopes))
+        return Caller(identity, _held(standing, identity.scopes))
 
     async def _look_up(self, key: bytes, token: str, request_id: str, address: str) -> Identity:
         sender = self._limits.require_known(address)
@@ -89,22 +126,54 @@ class Security:
 
     async def _authenticate(self, token: str, request_id: str) -> tuple[Identity, tuple[str, ...]]:
         ctx = service_context(ids.INSTALLATION, request_id, Internal.AUTHENTICATE)
-        identity = await self._bus.call(ctx, Authenticate.model_validate({"token": token}))
+        claim = claimed(token)
+        async with self._asking(claim, request_id) as standing_is_there:
+            answer = await self._bus.call(ctx, Authenticate.model_validate({"token": token}))
+            scopes = None if answer.scopes is None else shared(answer.scopes)
+            identity = Identity(**{**dict(answer), "scopes": scopes})
+            if (identity.tenant, identity.principal) == claim:
+                await standing_is_there(identity)
         return identity, (identity.credential, identity.tenant, identity.principal)
 
-    async def _resolve(
-        self, tenant: str, person: str, request_id: str
-    ) -> tuple[frozenset[str] | None, tuple[str, ...]]:
+    @asynccontextmanager
+    async def _asking(
+        self, claim: Claim | None, request_id: str
+    ) -> AsyncIterator[Callable[[Identity], Awaitable[None]]]:
+        """Ask what a claimed person may do, while the block asks whether the claim is true; then it awaits the answer,
+        which is kept. An answer that nobody awaits is as if nobody had asked.
+        """
+        key = "" if claim is None else of_person(*claim)
+        if claim is None or claim.tenant == claim.person or self._standings.get(key) is not None:
+            yield _nothing
+            return
+        began, asked = self._standings.begin(), asyncio.create_task(self._resolve(*claim, request_id, key))
+        asked.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may be that nobody awaits it
+
+        async def answered(identity: Identity) -> None:
+            standing, _ = await asked
+            if standing is not None:
+                self._standings.keep(began, key, standing, identity.tenant, identity.principal, key)
+
+        try:
+            yield answered
+        finally:
+            asked.cancel()
+
+    async def _resolve(self, tenant: str, person: str, request_id: str, key: str) -> tuple[Standing, tuple[str, ...]]:
         ctx = service_context(tenant, request_id, Internal.RESOLVE)
         answer = await self._bus.call(ctx, Resolve(principal=person))
-        standing = None if answer.role is None else frozenset(answer.permissions)
-        return standing, (tenant, person, of_person(tenant, person))
+        standing = None if answer.role is None else shared(answer.permissions)
+        return standing, (tenant, person, key)
+
+
+async def _nothing(_: Identity) -> None:
+    """Nothing was asked."""
 
 
 @lru_cache(maxsize=1024)
-def _with_own(standing: frozenset[str]) -> frozenset[str]:
-    """A session's permissions; equal standings give the same set, whose hash is then known."""
-    return standing | REALM_PERMISSIONS
+def _held(standing: frozenset[str], scopes: frozenset[str] | None) -> frozenset[str]:
+    """A token's permissions, or a session's. Equal callers get the same set, whose hash is then known."""
+    return standing | REALM_PERMISSIONS if scopes is None else standing & scopes
 
 
 def service_context(tenant: str, request_id: str, permission: str) -> AuthContext:

@@ -9,7 +9,11 @@ import pytest
 
 from causeloop_common import ids
 from causeloop_common.contracts.auth import Authenticate
+from causeloop_common.contracts.bearer import Claim
+from causeloop_common.contracts.tenancy import Resolve
 from causeloop_common.errors import Forbidden, Unauthorized, Unavailable
+from causeloop_common.memory import Memory, of_person
+from causeloop_common.messaging import Bus
 from causeloop_common.permissions import REALM_PERMISSIONS, ROLES
 from causeloop_gateway import security as module
 from causeloop_gateway.security import Caller, Security, require
@@ -89,6 +93,151 @@ class TestCaller:
     async def test_the_scheme_s_case_does_not_matter(self, security: Security, owner: "Person") -> None:
         for scheme in ("bearer", "BEARER"):
             assert (await caller_of(security, f"{scheme} {owner.token}")).identity.principal == owner.id
+
+
+class TestFirstUse:
+    """Who it is and what they may do are asked at once."""
+
+    @pytest.fixture
+    def calls(self, security: Security, monkeypatch: pytest.MonkeyPatch) -> "Calls":
+        made = Calls(security._bus.call)
+        monkeypatch.setattr(security._bus, "call", made)
+        return made
+
+    @pytest.mark.parametrize("kind", ["session", "token"])
+    async def test_asks_auth_and_tenancy_at_once(
+        self, house: "House", security: Security, owner: "Person", calls: "Calls", kind: str
+    ) -> None:
+        token = owner.token if kind == "session" else (await house.personal_token(owner, "secrets:read"))["token"]
+        calls.held[Authenticate] = calls.begun(Resolve)  # auth answers only when tenancy has been asked
+        found = await caller(security, token)
+        assert found.identity.principal == owner.id
+        assert "secrets:read" in found.permissions
+        assert calls.asked == ["authenticate", "resolve"]
+
+    async def test_a_person_who_is_known_already_is_not_asked_about(
+        self, house: "House", security: Security, owner: "Person", calls: "Calls", until: Until
+    ) -> None:
+        made = [await house.personal_token(owner, "secrets:read") for _ in range(2)]
+        await caller(security, made[0]["token"])
+
+        async def standing_is_kept() -> bool:  # once the events of signing up have passed
+            await caller(security, owner.token)
+            return len(security._standings) == 1
+
+        await until(standing_is_kept)
+        calls.asked.clear()
+        await caller(security, made[1]["token"])
+        assert calls.asked == ["authenticate"]
+
+    async def test_in_the_realm_nobody_is_asked_about(
+        self, security: Security, owner: "Person", calls: "Calls"
+    ) -> None:
+        await caller(security, owner.realm_token)
+        assert calls.asked == ["authenticate"]
+
+    async def test_of_a_forged_token_nothing_is_used_and_nothing_kept(
+        self, security: Security, owner: "Person", calls: "Calls"
+    ) -> None:
+        head, claims, _ = owner.token.split(".")
+        calls.held[Resolve] = asyncio.Event()  # tenancy never answers, and nobody waits for it
+        assert await refused(security, f"{head}.{claims}.{'A' * 43}")
+        assert (len(security._identities), len(security._standings)) == (0, 0)
+
+    async def test_a_claim_that_auth_does_not_confirm_counts_for_nothing(
+        self, security: Security, owner: "Person", house: "House", monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other = await house.sign_up()
+        monkeypatch.setattr(module, "claimed", lambda _: Claim(other.workspace, other.id))
+        found = await caller(security, owner.token)
+        assert (found.identity.tenant, found.identity.principal) == (owner.workspace, owner.id)
+        assert not any(other.id in key for key in security._standings._kept)
+
+    async def test_without_tenancy_it_is_refused_as_before(
+        self, security: Security, owner: "Person", monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        call = security._bus.call
+
+        async def without_tenancy(ctx: Any, command: Any) -> Any:
+            if isinstance(command, Resolve):
+                raise Unavailable("The tenancy service is not running.")
+            return await call(ctx, command)
+
+        monkeypatch.setattr(security._bus, "call", without_tenancy)
+        with pytest.raises(Unavailable, match="tenancy service is not running"):
+            await caller(security, owner.token)
+
+    async def test_what_ends_while_both_are_asked_is_not_kept(
+        self, security: Security, owner: "Person", calls: "Calls"
+    ) -> None:
+        calls.held[Authenticate] = calls.begun(Resolve)
+        asking = asyncio.create_task(caller(security, owner.token))
+        await calls.begun(Resolve).wait()
+        security._standings.forget(of_person(owner.workspace, owner.id))
+        security._identities.forget(owner.workspace)
+        await asking
+        assert len(security._identities) == 0
+        assert calls.asked[:2] == ["authenticate", "resolve"]
+        assert calls.asked[2:] == ["resolve"]  # the answer of before counts for nothing: it is asked again
+
+
+class Calls:
+    """What was asked over the bus. An answer can be held until an event."""
+
+    def __init__(self, call: Callable[[Any, Any], Awaitable[Any]]) -> None:
+        self._call = call
+        self._begun: dict[type, asyncio.Event] = {}
+        self.asked: list[str] = []
+        self.held: dict[type, asyncio.Event] = {}
+
+    def begun(self, kind: type) -> asyncio.Event:
+        """Set when this has been asked."""
+        return self._begun.setdefault(kind, asyncio.Event())
+
+    async def __call__(self, ctx: Any, command: Any) -> Any:
+        kind = type(command)
+        self.asked.append(command.operation)
+        self.begun(kind).set()
+        answer = await self._call(ctx, command)
+        if kind in self.held:
+            await self.held[kind].wait()
+        return answer
+
+
+class TestUse:
+    async def test_renews_both_answers_before_their_time_is_over(
+        self, bus: Bus, security: Security, owner: "Person", until: Until, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A token that is in use never waits; and none is good for longer than it was."""
+
+        async def kept() -> bool:  # once the events of signing up have passed
+            await caller(security, owner.token)
+            return (len(security._identities), len(security._standings)) == (1, 1)
+
+        await until(kept)
+        memories: list[Memory[Any, Any]] = [security._identities, security._standings]
+        ends = [next(iter(memory._kept.values()))[1] for memory in memories]
+        for memory in memories:
+            monkeypatch.setattr(memory, "_late", 30.0)
+        await caller(security, owner.token)
+
+        async def renewed() -> bool:
+            return not any(memory._meanwhile for memory in memories)
+
+        await until(renewed)
+        assert all(next(iter(m._kept.values()))[1] > end for m, end in zip(memories, ends, strict=True))
+
+    async def test_of_a_token_that_was_revoked_and_nobody_was_informed_ends_it(
+        self, house: "House", security: Security, owner: "Person", until: Until, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = await house.personal_token(owner, "secrets:read")
+        await caller(security, made["token"])
+        async with house.superuser.transaction():
+            await house.superuser.execute("SET LOCAL session_replication_role = replica")
+            token_id = ids.decode(made["id"], "tok")
+            await house.superuser.execute("UPDATE auth.tokens SET revoked_at = now() WHERE id = $1", token_id)
+        monkeypatch.setattr(security._identities, "_late", 30.0)
+        await until(lambda: refused(security, made["token"]))
 
 
 class TestForgetting:

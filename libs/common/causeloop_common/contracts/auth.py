@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from causeloop_common.context import Assurance, AuthContext
+from causeloop_common.context import Assurance
 from causeloop_common.contracts import jobs
 from causeloop_common.contracts.base import (
     Command,
@@ -115,20 +115,6 @@ class Identity(Message):
     on_behalf_of: PrincipalId | None = Field(
         default=None, description="The principal for whom it acts, if that is another one."
     )
-
-    def context(self, permissions: frozenset[str], request_id: str) -> AuthContext:
-        """The context of a request with this token."""
-        return AuthContext(
-            tenant=self.tenant,
-            principal=self.principal,
-            permissions=permissions,
-            credential=self.credential,
-            assurance=self.assurance,
-            authenticated_at=self.authenticated_at,
-            on_behalf_of=self.on_behalf_of,
-            issuer="gateway",
-            request_id=request_id,
-        )
 
 
 class Authenticate(

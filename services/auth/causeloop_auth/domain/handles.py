@@ -1,8 +1,10 @@
 """Secret handles: `clp_<type>_<tenant>_<secret>_<checksum>`.
 
-The tenant stands in clear, so that even a look-up by hash runs under row security. The secret is 256 random bits, of
-which only the SHA-256 is stored: a slow hash is for passwords, which people choose. By the checksum (CRC-32) anybody,
-a secret scanner included, can distinguish a handle from a look-alike without asking us.
+The tenant stands in clear, so that even a look-up by hash runs under row security. So does the owner of a personal
+access token, ahead of its id, so that their permissions can be asked for while auth looks it up
+(`contracts/bearer.py`). The secret is 256 random bits, of which only the SHA-256 is stored: a slow hash is for
+passwords, which people choose. By the checksum (CRC-32) anybody, a secret scanner included, can distinguish a handle
+from a look-alike without asking us.
 """
 
 import base64
@@ -18,7 +20,8 @@ SECRET_BYTES = 32
 NONCE_BYTES = 16
 
 _HANDLE = re.compile(
-    rf"clp_(?P<kind>pat|rt)_(?P<tenant>(?:ws|usr)_{ids.SUFFIX})_(?P<id>{ids.SUFFIX})(?P<secret>[a-z2-7]{{52}})_(?P<check>[0-9a-f]{{8}})"
+    rf"clp_(?P<kind>pat|rt)_(?P<tenant>(?:ws|usr)_{ids.SUFFIX})_"
+    rf"(?:{ids.SUFFIX})?(?P<id>{ids.SUFFIX})(?P<secret>[a-z2-7]{{52}})_(?P<check>[0-9a-f]{{8}})"
 )
 
 
@@ -32,11 +35,11 @@ class Handle(NamedTuple):
     digest: bytes
 
 
-def make(kind: str, tenant: str, entity: str, secret: bytes) -> str:
-    """The handle of a kind for a thing of a tenant; `secret` is 32 fresh random bytes."""
+def make(kind: str, tenant: str, entity: str, secret: bytes, *, owner: str = "") -> str:
+    """The handle of a kind for a thing of a tenant, and of its owner; `secret` is 32 fresh random bytes."""
     if len(secret) != SECRET_BYTES:
         raise ValueError(f"A handle needs {SECRET_BYTES} random bytes.")
-    suffix = entity.rpartition("_")[2]
+    suffix = owner.rpartition("_")[2] + entity.rpartition("_")[2]
     body = f"clp_{kind}_{tenant}_{suffix}{base64.b32encode(secret).decode().rstrip('=').lower()}"
     return f"{body}_{_checksum(body)}"
 

@@ -80,7 +80,8 @@ class TokenService:
                 expires_at=expires_at,
                 revoked_at=None,
             )
-            secret = handles.make("pat", ctx.tenant, token_id, self._entropy(handles.SECRET_BYTES))
+            entropy = self._entropy(handles.SECRET_BYTES)
+            secret = handles.make("pat", ctx.tenant, token_id, entropy, owner=ctx.principal)
 
             await repository.add_token(tx, token, handles.digest(secret))
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.audit import LAST_INDEX, ReadStream, StreamPage
-from causeloop_common.contracts.auth import Identity
 from causeloop_common.errors import AppError, Conflict, Internal, Unavailable
 from causeloop_common.telemetry import metrics
+from causeloop_gateway.security import Identity
 from causeloop_gateway.streams import wire
 
 _log = logging.getLogger(__name__)
