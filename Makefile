@@ -91,9 +91,10 @@ schemas: setup ## Write the documents of messages and routes, and the client's c
 	@exec $(BIN)/causeloop schemas
 
 .PHONY: bench
-bench: setup ## Measure against the reference [ROWS=a,b; SMOKE=1 shows that the rows run]
+bench: setup ## Measure against the reference [ROWS=a,b; SMOKE=1 shows that the rows run; PAGE=1 writes the page]
 	@echo "==> bench"
-	@exec $(BIN)/python -m bench.run $(if $(ROWS),--rows '$(ROWS)') $(if $(SMOKE),--smoke)
+	@exec $(BIN)/python -m bench.run $(if $(ROWS),--rows '$(ROWS)') $(if $(SMOKE),--smoke) \
+		$(if $(PAGE),--page)
 
 .PHONY: chaos
 chaos: setup ## Kill processes at random under load [SEED=n KILLS=100 SECONDS=n SLACK=1]

@@ -1,12 +1,14 @@
 """The load generator: keep-alive connections that send one prepared request after the other, in a process of its own.
 
-    python load.py   with {"host", "port", "requests" (base64, one per connection), "seconds"} on standard input
+    python load.py   with {"host", "port", "requests" (for each connection those that it repeats, in base64), "seconds",
+                     "each" (each is sent once in any case)} on standard input
 
 Prints {"rate", "p50_ms", "p99_ms", "errors", "count"}. A response must have a Content-Length, or be chunked.
 """
 
 import asyncio
 import base64
+import itertools
 import json
 import sys
 import time
@@ -18,8 +20,11 @@ import uvloop
 class _Client(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, request: bytes, until: float, latencies: list[float], failed: list[bytes]) -> None:
-        self._request = request
+    def __init__(
+        self, requests: list[bytes], least: int, until: float, latencies: list[float], failed: list[bytes]
+    ) -> None:
+        self._requests = itertools.cycle(requests)
+        self._left = least
         self._until = until
         self._latencies = latencies
         self._failed = failed
@@ -51,7 +56,8 @@ class _Client(asyncio.Protocol):
         if not self._buffer.startswith(b"HTTP/1.1 20"):
             self._failed.append(self._buffer[:300])
         self._buffer = b""
-        if now < self._until:
+        self._left -= 1
+        if now < self._until or self._left > 0:
             self._send()
         else:
             self.done.set_result(None)
@@ -59,7 +65,7 @@ class _Client(asyncio.Protocol):
 
     def _send(self) -> None:
         self._sent = time.perf_counter()
-        self._transport.write(self._request)
+        self._transport.write(next(self._requests))
 
 
 async def _run(order: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +76,8 @@ async def _run(order: dict[str, Any]) -> dict[str, Any]:
     until = started + order["seconds"]
     clients = []
     for encoded in order["requests"]:
-        client = _Client(base64.b64decode(encoded), until, latencies, failed)
+        requests = [base64.b64decode(request) for request in encoded]
+        client = _Client(requests, len(requests) if order["each"] else 1, until, latencies, failed)
         await loop.create_connection(lambda client=client: client, order["host"], order["port"])  # type: ignore[misc]
         clients.append(client)
     await asyncio.gather(*(client.done for client in clients))

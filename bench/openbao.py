@@ -7,13 +7,15 @@ token with a policy. Loopback without TLS, as our own gateway in the bench; it e
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from bench.run import free_port, wait_for
+from bench.cpu import Processes, Turn
+from bench.run import free_port, load, wait_for
 from causeloop_cli.embedded import Janitor
 from causeloop_cli.embedded.process import ServerProcess
 from causeloop_cli.embedded.server import throwaway_bases
@@ -47,6 +49,11 @@ class OpenBao:
 
     port: int
     token: str
+    processes: Processes
+
+    def turn(self, requests: list[bytes], seconds: float) -> Turn:
+        """A turn of load."""
+        return self.processes.during(partial(load, self.port, requests, seconds))
 
 
 def binary() -> Path | None:
@@ -78,7 +85,7 @@ def openbao() -> Iterator[OpenBao | None]:
             environment={"HOME": str(home)},
         )
         try:
-            yield OpenBao(port, _prepare(port))
+            yield OpenBao(port, _prepare(port), Processes({"openbao": [server.pid]}))
         finally:
             server.stop()
             janitor.remove_folder(home)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,40 +53,51 @@ class Row:
     holds: bool
     p50_ms: float | None = None
     p99_ms: float | None = None
+    cpu_ms: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By side, `ours`, `reference` or `peer`: the CPU-milliseconds of an act, by process."""
+    note: str = ""
+    """More that was measured, for the table."""
 
 
 Measure = Callable[[Effort], Row]
 
 
+def known() -> dict[str, Measure]:
+    """Every row by its name."""
+    from bench import audit, proof, relay, rows, scale, signer, stream, vault, versions  # they import this module
+
+    rooms = (rows, versions, vault, audit, proof, relay, signer, stream, scale)
+    return {name: measure for room in rooms for name, measure in room.ROWS.items()}
+
+
 def main() -> int:
     """Measure the rows asked for."""
-    from bench import audit, proof, relay, rows, signer, stream, vault  # they import this module
+    from bench import machine, page  # they import this module
 
-    known: dict[str, Measure] = {
-        name: measure
-        for room in (rows, vault, audit, proof, relay, signer, stream)
-        for name, measure in room.ROWS.items()
-    }
+    measures = known()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", help=f"comma-separated: {', '.join(known)}")
+    parser.add_argument("--rows", help=f"comma-separated: {', '.join(measures)}")
     parser.add_argument("--rounds", type=int, default=Effort.rounds)
     parser.add_argument("--seconds", type=float, default=Effort.seconds)
     parser.add_argument("--smoke", action="store_true", help="only show that the rows run: judge and write nothing")
+    parser.add_argument("--page", action="store_true", help="write docs/performance.md of all rows measured so far")
     options = parser.parse_args()
-    wanted = options.rows.split(",") if options.rows else list(known)
-    if unknown := [name for name in wanted if name not in known]:
-        print(f"There is no row {', '.join(unknown)}. There are: {', '.join(known)}.", file=sys.stderr)
+    wanted = options.rows.split(",") if options.rows else list(measures)
+    if unknown := [name for name in wanted if name not in measures]:
+        print(f"There is no row {', '.join(unknown)}. There are: {', '.join(measures)}.", file=sys.stderr)
         return 2
     if options.smoke:
-        return smoke({name: known[name] for name in wanted})
+        return smoke({name: measures[name] for name in wanted})
     results = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
+    effort = Effort(options.rounds, options.seconds)
     for name in wanted:
         print(f"… {name}", file=sys.stderr)
-        results[name] = asdict(known[name](Effort(options.rounds, options.seconds)))
+        results[name] = {**asdict(measures[name](effort)), "measured": machine.surroundings(effort)}
+    results = {name: results[name] for name in measures if name in results}
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({"rows": results}, indent=2) + "\n")
     print(table({name: results[name] for name in wanted}))
-    return 0
+    return page.write(results) if options.page else 0
 
 
 def smoke(rows: Mapping[str, Measure]) -> int:
@@ -99,7 +110,7 @@ def smoke(rows: Mapping[str, Measure]) -> int:
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """The rows as text."""
+    """The rows as text, each with the CPU time of an act below it, where that was measured."""
     sides = f"{'ours':>9} {'reference':>9} {'ratio':>6} {'peer':>9} {'ratio':>6}"
     lines = [f"{'row':<20} {sides}  {'unit':<5} {'p50 ms':>7} {'p99 ms':>7}  bar"]
     for name, row in rows.items():
@@ -111,16 +122,31 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         holds = "holds" if row["holds"] else "DOES NOT HOLD"
         ours = f"{row['ours']:.2f}" if row["ours"] < 100 else f"{row['ours']:.0f}"
         lines.append(f"{name:<20} {ours:>9}{others}  {row['unit']:<5} {p50:>7} {p99:>7}  {row['bar']}: {holds}")
+        lines += [f"  {more}" for more in (spent(row.get("cpu_ms", {})), row.get("note", "")) if more]
     return "\n".join(lines)
 
 
-def load(port: int, requests: list[bytes], seconds: float) -> dict[str, Any]:
-    """One turn of load: a connection for every request, which it repeats."""
+def spent(cpu_ms: dict[str, dict[str, float]]) -> str:
+    """The CPU time of an act in words; of the other sides the sum alone."""
+    if not cpu_ms:
+        return ""
+    ours = cpu_ms["ours"]
+    parts = ", ".join(f"{name} {ms:.2f}" for name, ms in ours.items() if round(ms, 2))
+    others = "".join(f"; {name} {sum(cpu_ms[name].values()):.2f}" for name in ("reference", "peer") if name in cpu_ms)
+    return f"CPU ms per act {sum(ours.values()):.2f} ({parts}){others}"
+
+
+def load(
+    port: int, requests: Sequence[bytes] | Sequence[Sequence[bytes]], seconds: float, *, each: bool = False
+) -> dict[str, Any]:
+    """One turn of load: a connection for every request, or several, which it repeats; `each` is sent once at least."""
+    shares = [[share] if isinstance(share, bytes) else share for share in requests]
     house = {
         "host": "127.0.0.1",
         "port": port,
-        "requests": [base64.b64encode(request).decode() for request in requests],
+        "requests": [[base64.b64encode(request).decode() for request in share] for share in shares],
         "seconds": seconds,
+        "each": each,
     }
     done = subprocess.run(
         [sys.executable, str(HERE / "load.py")],
@@ -166,6 +192,7 @@ def compare(
     others = {"the reference": (reference, bar), "OpenBao": (peer, peer_bar)}
     rates = {name: median(results, "rate") if results else None for name, (results, _) in others.items()}
     bars = {name: least for name, (_, least) in others.items() if least is not None}
+    sides = {"ours": ours, "reference": reference, "peer": peer}
     return Row(
         ours=rate,
         reference=rates["the reference"],
@@ -176,12 +203,24 @@ def compare(
         holds=all(other is None or rate / other >= bars[name] for name, other in rates.items() if name in bars),
         p50_ms=median(ours, "p50_ms") if "p50_ms" in ours[0] else None,
         p99_ms=median(ours, "p99_ms") if "p99_ms" in ours[0] else None,
+        cpu_ms={name: cpu_ms(turns) for name, turns in sides.items() if turns and "cpu_ms" in turns[0]},
     )
+
+
+def cpu_ms(turns: list[dict[str, Any]]) -> dict[str, float]:
+    """The CPU-milliseconds of an act by process, each the median of the turns."""
+    found = [turn["cpu_ms"] for turn in turns]
+    return {name: median(found, name) for name in found[0]}
 
 
 def median(results: list[dict[str, Any]], name: str) -> float:
     """The median of one figure."""
     return float(statistics.median(result[name] for result in results))
+
+
+def paired(base: list[dict[str, Any]], other: list[dict[str, Any]], name: str) -> float:
+    """The median of the rounds' ratios, other to base: what disturbs a round disturbs both."""
+    return float(statistics.median(b[name] / a[name] for a, b in zip(base, other, strict=True)))
 
 
 @contextlib.contextmanager

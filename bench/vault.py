@@ -9,7 +9,7 @@ import httpx
 
 from bench.openbao import openbao
 from bench.rows import CONNECTIONS, bed, http_request
-from bench.run import Effort, Row, compare, in_turn, load
+from bench.run import Effort, Row, compare, in_turn
 
 PLAINTEXT = base64.b64encode(b"s" * 64).decode()
 ITEMS, MORE_ITEMS = 100, 400
@@ -26,17 +26,18 @@ def _encrypt(effort: Effort) -> dict[str, list[list[dict[str, Any]]]]:
         made = {"name": "bench", "type": "aes256-gcm"}
         httpx.post(f"http://127.0.0.1:{ready.port}/v1/keys", json=made, headers=bearer).raise_for_status()
 
-        def turn(port: int, path: str, token: str, body: bytes) -> Any:
-            return partial(load, port, [http_request("POST", path, token, body)] * CONNECTIONS, effort.seconds)
-
-        ours = partial(turn, ready.port, "/v1/keys/bench/encrypt", ready.token)
-        turns = [ours(one), turn(ready.reference_port, "/v1/keys/bench/encrypt", ready.token, one)]
-        batches = {count: [ours(json.dumps({"items": [many] * count}).encode())] for count in (ITEMS, MORE_ITEMS)}
+        asked = partial(http_request, "POST", "/v1/keys/bench/encrypt", ready.token)
+        turns = [turn([asked(one)] * CONNECTIONS, effort.seconds) for turn in (ready.ours, ready.reference)]
+        batches = {
+            count: [ready.ours([asked(json.dumps({"items": [many] * count}).encode())] * CONNECTIONS, effort.seconds)]
+            for count in (ITEMS, MORE_ITEMS)
+        }
         if peer is not None:
-            transit = partial(turn, peer.port, "/v1/transit/encrypt/bench", peer.token)
-            turns.append(transit(one))
+            transit = partial(http_request, "POST", "/v1/transit/encrypt/bench", peer.token)
+            turns.append(peer.turn([transit(one)] * CONNECTIONS, effort.seconds))
             for count, sides in batches.items():
-                sides.append(transit(json.dumps({"batch_input": [many] * count}).encode()))
+                body = json.dumps({"batch_input": [many] * count}).encode()
+                sides.append(peer.turn([transit(body)] * CONNECTIONS, effort.seconds))
         found["one"] = in_turn(turns, effort.rounds)
         for count, sides in batches.items():
             found[str(count)] = in_turn(sides, effort.rounds)
@@ -60,6 +61,7 @@ def vault_encrypt_batch_400(effort: Effort) -> Row:
 
 
 def _batch(effort: Effort, items: int, peer_bar: float) -> Row:
+    """Rates of items; an act, whose CPU time is measured, is a whole batch."""
     ours, *peer = _encrypt(effort)[str(items)]
     row = compare(ours, None, *peer, peer_bar=peer_bar)
     row.ours *= items
