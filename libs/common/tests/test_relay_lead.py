@@ -11,7 +11,7 @@ import pytest
 from causeloop_common.context import AuthContext
 from causeloop_common.database import Database
 from causeloop_common.messaging import Bus
-from causeloop_common.relay import late, work as rooms
+from causeloop_common.relay import emptying, late, work as rooms
 from tests.support.relaying import ROLE, Run, announce, arrived, relays
 
 pytestmark = pytest.mark.usefixtures("hurried")
@@ -88,7 +88,7 @@ class TestLead:
 
     @pytest.mark.parametrize(
         ("room", "look", "values"),
-        [(rooms, "_SET_ASIDE", ""), (rooms, "_STALE", ", $1::int"), (late, "_LONGEST", "")],
+        [(rooms, "_SET_ASIDE", ""), (emptying, "_WAITS", ", $1::int"), (late, "_LONGEST", "")],
         ids=["set aside", "old bucket", "gauge"],
     )
     async def test_a_look_that_takes_too_long_holds_up_no_event(

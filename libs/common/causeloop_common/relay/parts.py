@@ -36,16 +36,17 @@ def take_back(
     """  # noqa: S608  our own names
 
 
-def newest(schema: str) -> str:
+def newest(schema: str, condition: str = "true") -> str:
     """The statement that finds the newest publication of one part, or $3 if that is later.
 
-    ($1, $2) is the place after which the part begins. Its row has the last place of the part, too; it has no row when
-    no part is left.
+    ($1, $2) is the place after which the part begins, $4 a value of the condition. Its row has how many rows the part
+    has and the last place of it, too; it has no row when no part is left.
     """
     return f"""
         WITH part AS MATERIALIZED (SELECT bucket, seq, published_at FROM {schema}.outbox
-                                   WHERE (bucket, seq) > ($1::smallint, $2::bigint)
+                                   WHERE (bucket, seq) > ($1::smallint, $2::bigint) AND {condition}
                                    ORDER BY bucket, seq LIMIT {PART})
-        SELECT greatest($3::timestamptz, (SELECT max(published_at) FROM part)) AS newest, bucket, seq
+        SELECT greatest($3::timestamptz, (SELECT max(published_at) FROM part)) AS newest,
+               (SELECT count(*) FROM part) AS rows, bucket, seq
         FROM part ORDER BY bucket DESC, seq DESC LIMIT 1
     """  # noqa: S608  our own names

@@ -21,10 +21,7 @@ A row that cannot be announced is set aside: it holds up no other.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime
-from typing import Any
 
 import asyncpg
 import nats.errors
@@ -37,6 +34,7 @@ from causeloop_common.errors import Unavailable
 from causeloop_common.leader import FAULTS, Leader, Work, fault_of
 from causeloop_common.messaging import Bus, Linger
 from causeloop_common.relay import late
+from causeloop_common.relay.emptying import OldPartition
 from causeloop_common.relay.receipts import ROUND_SECONDS, Receipts
 from causeloop_common.relay.rewind import rewind
 from causeloop_common.relay.stream import Leaving, StreamPublisher
@@ -62,16 +60,13 @@ _MARK = """
     UPDATE {schema}.relay_state SET last_sequence = greatest(last_sequence, $5)
 """
 """A lost mark only means that an event is published twice, so the disk is not waited for."""
+_REMEMBERED = "SELECT last_sequence, server_id FROM {schema}.relay_state"
 _REMEMBER = """
     INSERT INTO {schema}.relay_state (id, last_sequence, server_id) VALUES (1, $1, $2)
     ON CONFLICT (id) DO UPDATE SET last_sequence = excluded.last_sequence, server_id = excluded.server_id
 """
 _LATE_SECONDS = 600.0
 _ASIDE = "SELECT count(*) AS rows FROM {schema}.outbox_set_aside"
-_STALE = """
-    SELECT count(*) FILTER (WHERE confirmed_batch IS NULL) AS pending, max(published_at) AS newest
-    FROM {schema}.outbox WHERE bucket = $1
-"""
 _SET_ASIDE = """
     WITH held AS MATERIALIZED (SELECT {fence}),
          odd AS (SELECT o.bucket, o.seq, to_jsonb(o) AS event
@@ -94,9 +89,11 @@ class Relay(Work):
         self._bus = bus
         self._wake = wake
         self._receipts = Receipts(leader, schema, bus)
+        self._old = OldPartition(leader, schema)
 
     async def lead(self) -> None:
         """Move events whenever there are some."""
+        self._old = OldPartition(self._leader, self._schema)
         server = await self._catch_up_with_stream()
         wakes = await self._bus.subscribe(topology.wake(self._schema), self._on_wake)
         stream = await StreamPublisher.subscribe(self._bus, self._key)
@@ -112,7 +109,7 @@ class Relay(Work):
                     server = await self._catch_up_with_stream()
                 moved = await self._move(stream)
                 self._leader.works()
-                if await self._receipts.settle():
+                if await self._receipts.settle() or await self._old.go_on():
                     continue
                 metrics.OUTBOX_PENDING.labels(self._schema).set(moved if moved == BATCH else 0)
                 gathers = linger.after(moved)
@@ -175,7 +172,7 @@ class Relay(Work):
         """Publish again what the stream may have lost. Returns the server's id."""
         server = self._bus.server_id
         end = (await self._bus.ends()).last
-        known = await self._leader.fetch(f"SELECT last_sequence, server_id FROM {self._schema}.relay_state")  # noqa: S608
+        known = await self._leader.fetch(_REMEMBERED.format(schema=self._schema))
         if known and (end < known[0]["last_sequence"] or server != known[0]["server_id"]):
             self._receipts.forget()
             rows = await rewind(self._leader, self._schema, end, is_new=server != known[0]["server_id"])
@@ -188,11 +185,14 @@ class Relay(Work):
 
     async def _look(self) -> None:
         """Look at the outbox as a whole. Where it has too much for that, events are published all the same."""
-        for look in (self._set_aside, self._empty_old_bucket, self._measure_unreceipted):
+        looks = {
+            "set aside": self._set_aside, "old partition": self._old.look, "unreceipted": self._measure_unreceipted,
+        }  # fmt: skip
+        for name, look in looks.items():
             try:
                 await look()
             except asyncpg.QueryCanceledError:
-                _log.warning("a look at the outbox of %s took too long: %s", self._schema, look.__name__)
+                _log.warning("a look at the outbox of %s took too long: %s", self._schema, name)
             self._leader.works()
 
     async def _set_aside(self) -> int:
@@ -238,6 +238,7 @@ class Relay(Work):
             max(sequences),
         )
         self._receipts.expect(sequences, rows, digests)
+        self._old.published(rows)
         metrics.RELAYED.labels(self._schema).inc(len(rows))
         metrics.RELAY_BATCH.labels(self._schema).observe(len(rows))
         return len(rows)
@@ -260,26 +261,3 @@ class Relay(Work):
             SpanKind.PRODUCER,
             {"messaging.system": "nats", "causeloop.tenant": event.tenant, "causeloop.event_id": event.id},
         )
-
-    async def _empty_old_bucket(self) -> None:
-        """Empty tomorrow's partition, if the log has all its rows and they are of an earlier turn.
-
-        That is checked again under the lock, so that a row committed at this moment is not lost.
-        """
-        bucket = (int(datetime.now(UTC).timestamp()) // 86_400 + 1) % outbox.BUCKETS
-        partition = f"{self._schema}.outbox_{bucket}"
-        stale = _STALE.format(schema=self._schema)
-        if not _is_over(await self._leader.fetch(stale, bucket)):
-            return
-        with suppress(asyncpg.LockNotAvailableError):  # the next look will do
-            async with self._leader.transaction() as connection:
-                await connection.execute(f"LOCK TABLE {partition} IN ACCESS EXCLUSIVE MODE NOWAIT")
-                if _is_over(await connection.fetch(stale, bucket)):
-                    await connection.execute(f"TRUNCATE {partition}")
-
-
-def _is_over(states: Sequence[Any]) -> bool:
-    """Whether the log has all rows of a partition, and they were published more than a day ago; False without rows."""
-    (state,) = states
-    newest: datetime | None = state["newest"]
-    return newest is not None and not state["pending"] and (datetime.now(UTC) - newest).days >= 1
