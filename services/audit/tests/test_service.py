@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from causeloop_audit.domain.entries import NewEntry, Unreadable, new_entry
+from causeloop_audit.repository import entries
 from causeloop_audit.service import LogService, Readers, log as room
 from causeloop_common import ids
 from causeloop_common.context import AuthContext
@@ -298,6 +299,21 @@ class TestListEvents:
 
         assert len(page.data) == 12
         assert page.next_position is not None
+
+    @pytest.mark.parametrize("order", ["index", "newest"])
+    async def test_a_page_tries_so_many_entries_and_the_next_goes_on(
+        self, log: LogService, workspace: AuthContext, event: Make, monkeypatch: pytest.MonkeyPatch, order: str
+    ) -> None:
+        monkeypatch.setattr(entries, "MOST_TRIED", 4)
+        monkeypatch.setattr(entries, "_list", entries._list.__wrapped__)
+        batch = [event(type="vault.secret_revealed" if n in (1, 9) else "vault.secret_written") for n in range(10)]
+        await log.append(batch)
+        command = ListEvents.model_validate({"order": order, "action": "vault.secret_revealed"})
+
+        found = [[entry.id for entry in page] for page in await pages(log.list_events, workspace, command)]
+
+        one, nine = batch[1].id, batch[9].id
+        assert found == ([[one], [], [nine]] if order == "index" else [[nine], [], [one]])
 
     async def test_refuses_a_position_that_is_none(self, log: LogService, workspace: AuthContext) -> None:
         with pytest.raises(InvalidInput) as refused:

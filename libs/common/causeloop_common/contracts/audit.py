@@ -110,7 +110,8 @@ class ListEvents(
 
     Newest first, or by index, which is the order of the log. An act enters the log a moment after its answer, some
     later: with `wait_for` the list is answered once it has. To poll, go on by index: a poll by `since` misses those.
-    Filters that are given together all hold.
+    Filters that are given together all hold. For a page at most 10 000 entries are tried: with `action`, `since` or
+    `until` it may have fewer entries than `limit`, or none, and another one follows all the same.
     """
 
     order: Literal["newest", "index"] = Field(

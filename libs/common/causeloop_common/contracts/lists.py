@@ -2,8 +2,9 @@
 
 A list brings `limit` and `position`. Its class line names the table of its rows, and for each order the column whose
 values are the positions. Every other field is a filter: `filters` name those that have an index, by the columns that
-they compare; `tried` are those that are tried on each row of the order. Tests compare all of it with the indexes that
-the table has, and with the database's plans. `besides` are fields that choose no rows.
+they compare; `tried` are those that are tried on each row of the order, of which a page tries a bounded number. Tests
+compare all of it with the indexes that the table has, and with the database's plans. `besides` are fields that choose
+no rows.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -87,10 +88,12 @@ def page(
     key: Callable[[T], str],
     show: Callable[[T], Any] = lambda one: one,
     size: Callable[[T], int] = lambda _: 0,
+    behind: str | None = None,
 ) -> PageT:
     """The page of the rows that were found, `command.wanted` at most.
 
     `key` is the position of a row, `show` its item, `size` its bytes: the page is cut at 512 KiB, after one at least.
+    `behind` is the position behind the last row that was tried, if others follow that were not.
     """
     shown: list[T] = []
     left = PAGE_BYTES
@@ -99,6 +102,6 @@ def page(
         if shown and left < 0:
             break
         shown.append(one)
-    position = key(shown[-1]) if len(found) > len(shown) else None
+    position = key(shown[-1]) if len(found) > len(shown) else behind
     reply = cast("type[PageT]", command.reply)
     return reply.model_validate({"data": [show(one) for one in shown], "next_position": position})

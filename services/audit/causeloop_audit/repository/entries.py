@@ -1,11 +1,12 @@
 """Reading the log, under row security."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, bindparam, func, literal, or_, select, true
+from sqlalchemy import BigInteger, ColumnElement, bindparam, func, literal, or_, select, true
 
 from causeloop_audit.models import checkpoints, entries, heads, refused
 from causeloop_common import ids
@@ -46,30 +47,57 @@ _OF_REQUEST = Statement.raw(
     "request_id",
 )  # fmt: skip
 
-_FILTERS = {
+_BOUNDS: dict[str, ColumnElement[bool]] = {
     "actor": entries.c.actor == bindparam("actor"),
-    "action": func.starts_with(entries.c.action, bindparam("action")),  # LIKE would read % and _ as patterns
     "target": entries.c.target == bindparam("target"),
-    "since": entries.c.occurred_at >= bindparam("since"),
-    "until": entries.c.occurred_at < bindparam("until"),
     "after": entries.c.index > bindparam("after"),
     "before": entries.c.index < bindparam("before"),
 }
+"""The filters that an index serves."""
+_TRIED: dict[str, Callable[[Any], ColumnElement[bool]]] = {
+    "action": lambda row: func.starts_with(row.action, bindparam("action")),  # LIKE would read % and _ as patterns
+    "since": lambda row: row.occurred_at >= bindparam("since"),
+    "until": lambda row: row.occurred_at < bindparam("until"),
+}
+"""Those that are tried on one entry after the other."""
+MOST_TRIED = 10_000
+"""Entries that are tried for one page: what a log has beyond them is for the next one."""
+
+
+class _Lists(NamedTuple):
+    page: Statement
+    last_tried: Statement
 
 
 @lru_cache(maxsize=256)
-def _list(newest: bool, present: tuple[str, ...]) -> Statement:
-    """The statement for one combination of filters; each has a plan of its own."""
+def _list(newest: bool, present: tuple[str, ...]) -> _Lists:
+    """The statements for one combination of filters; each has a plan of its own."""
+    bounds = [_BOUNDS[name] for name in present if name in _BOUNDS]
+    tried = [_TRIED[name] for name in present if name in _TRIED]
     order = entries.c.index.desc() if newest else entries.c.index.asc()
-    return Statement.of(
-        select(*_COLUMNS).where(*(_FILTERS[name] for name in present)).order_by(order).limit(bindparam("limit"))
-    )
+    part = select(*_COLUMNS).where(*bounds).order_by(order)
+    if tried:
+        rows = part.limit(MOST_TRIED).subquery().c
+        part = select(*rows).where(*(holds(rows) for holds in tried))
+        part = part.order_by(rows.index.desc() if newest else rows.index.asc())
+    last = select(entries.c.index).where(*bounds).order_by(order).offset(MOST_TRIED - 1).limit(1)
+    return _Lists(Statement.of(part.limit(bindparam("limit"))), Statement.of(last))
 
 
-async def list_events(tx: Transaction, *, newest: bool, limit: int, filters: dict[str, Any]) -> list[StoredEntry]:
-    """The tenant's entries that pass the filters; a filter that is None passes all."""
+async def list_events(
+    tx: Transaction, *, newest: bool, limit: int, filters: dict[str, Any]
+) -> tuple[list[StoredEntry], int | None]:
+    """The tenant's entries that pass the filters; a filter that is None passes all.
+
+    And the index of the last entry that was tried, where there may be more behind it than were found.
+    """
     present = tuple(sorted(name for name, value in filters.items() if value is not None))
-    return [_entry(row) for row in await tx.fetch(_list(newest, present), limit=limit, **filters)]
+    lists = _list(newest, present)
+    found = [_entry(row) for row in await tx.fetch(lists.page, limit=limit, **filters)]
+    if len(found) == limit or not _TRIED.keys() & set(present):
+        return found, None
+    last = await tx.fetchrow(lists.last_tried, **filters)
+    return found, None if last is None else last["index"]
 
 
 _AROUND_BYTES = 160

@@ -140,7 +140,7 @@ class LogService:
         return appended, True
 
     async def list_events(self, ctx: AuthContext, command: ListEvents) -> EventPage:
-        """The tenant's log, cut at the page's size in entries and in bytes."""
+        """The tenant's log, cut at the page's size in entries and in bytes, and after the entries tried for it."""
         self._readers.note(ctx.tenant)
         if command.wait_for is not None and command.position is None:
             await self._wait(ctx, command.wait_for)
@@ -154,13 +154,14 @@ class LogService:
             "before" if newest else "after": _index(command.position),
         }
         async with self._database.transaction(ctx) as tx:
-            found = await repository.list_events(tx, newest=newest, limit=command.wanted, filters=filters)
+            found, tried = await repository.list_events(tx, newest=newest, limit=command.wanted, filters=filters)
         return page(
             found,
             command,
             key=lambda one: str(one.index),
             show=lambda one: _view(ctx, one),
             size=lambda one: len(one.leaf or ""),
+            behind=None if tried is None else str(tried),
         )
 
     async def _wait(self, ctx: AuthContext, awaited: str) -> None:
