@@ -52,6 +52,12 @@ def ddl(schema: str) -> Iterator[str]:
     )  # fmt: skip
 
 
+def order_ddl(schema: str) -> Iterator[str]:
+    """The statements that have what is over found by its age alone, for a later migration (see `idempotency`)."""
+    yield f"DROP INDEX {schema}.inbox_seen_at_idx"
+    yield f"CREATE INDEX ON {schema}.inbox (seen_at)"
+
+
 def claim(schema: str) -> str:
     """Inserts the claim of consumer and event; 'INSERT 0 0' means that the event was seen before."""
     return f"INSERT INTO {schema}.inbox (consumer, event_id) VALUES ($1, $2) ON CONFLICT DO NOTHING"  # noqa: S608

@@ -143,6 +143,11 @@ def identity_ddl(schema: str) -> Iterator[str]:
     """
 
 
+def open_ddl(schema: str) -> Iterator[str]:
+    """The statements that have a tenant's open jobs found by their kind, for a later migration than the table's."""
+    yield f"CREATE INDEX ON {schema}.jobs (workspace_id, kind, id) WHERE outcome IS NULL"
+
+
 class LeaseLost(Exception):
     """Another worker has the job, or may take it: this step is not committed."""
 

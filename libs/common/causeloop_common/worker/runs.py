@@ -48,7 +48,7 @@ def _statements(schema: str) -> _Statements:
     again = f"""
         UPDATE {schema}.jobs SET error = coalesce($4, error), lease_until = NULL,
             due_at = clock_timestamp() + CASE WHEN cancelled_at IS NULL THEN $3::float8 ELSE 0 END * interval '1 second'
-        {mine}
+        {mine} AND outcome IS NULL
     """  # noqa: S608
     return _Statements(
         Statement.raw(

@@ -23,7 +23,18 @@ _KEPT = """
     JOIN unnest($1::uuid[], $2::text[], $3::uuid[]) AS n(workspace_id, service, event_id)
         USING (workspace_id, service, event_id)
 """
-_LOGS = "SELECT workspace_id, min(until) <= clock_timestamp() AS is_due FROM audit.held GROUP BY workspace_id"
+_LOGS = """
+    WITH RECURSIVE logs AS (
+        (SELECT workspace_id, until FROM audit.held ORDER BY workspace_id, number LIMIT 1)
+        UNION ALL
+        SELECT first.workspace_id, first.until FROM logs CROSS JOIN LATERAL (
+            SELECT h.workspace_id, h.until FROM audit.held h WHERE h.workspace_id > logs.workspace_id
+            ORDER BY h.workspace_id, h.number LIMIT 1
+        ) AS first
+    )
+    SELECT workspace_id, until <= clock_timestamp() AS is_due FROM logs
+"""
+"""From the first held event of one log to that of the next: it is asked again and again, however much is held."""
 _NEXT = """
     SELECT number, subject, headers, data, came_at FROM (
         SELECT h.*, sum(octet_length(data) + octet_length(headers)) OVER (ORDER BY number) AS bytes,

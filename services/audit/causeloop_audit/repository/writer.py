@@ -52,7 +52,7 @@ _MOVE_HEADS = """
     WITH moved AS (
         UPDATE audit.heads h SET size = n.size, root = n.root, peaks = n.peaks
         FROM unnest($1::uuid[], $2::bigint[], $3::bytea[], $4::bytea[]) AS n(workspace_id, size, root, peaks)
-        WHERE h.workspace_id = n.workspace_id
+        WHERE h.workspace_id = ANY($1) AND h.workspace_id = n.workspace_id
     )
     UPDATE audit.intake SET batch = batch + 1, position = coalesce($5, position) RETURNING batch
 """

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, select
 
 from causeloop_common import ids
 from causeloop_common.contracts.vault import KeyView
@@ -33,19 +33,15 @@ _MATERIAL = Statement.of(
     select(keys.c.id, keys.c.version, keys.c.sealed).where(keys.c.name == bindparam("name")).order_by(keys.c.version)
 )
 
-_LIST_KEYS = Statement.of(
-    select(
-        keys.c.id,
-        keys.c.name,
-        keys.c.type,
-        func.max(keys.c.version).label("version"),
-        func.min(keys.c.created_at).label("created_at"),
-    )
-    .where(keys.c.name > bindparam("after"))
-    .group_by(keys.c.name, keys.c.id, keys.c.type)
-    .order_by(keys.c.name)
-    .limit(bindparam("limit"))
-)
+_LIST_KEYS = Statement.raw(
+    """
+    SELECT k.id, k.name, k.type, newest.version, k.created_at FROM vault.keys k CROSS JOIN LATERAL (
+        SELECT version FROM vault.keys WHERE name = k.name ORDER BY version DESC LIMIT 1
+    ) AS newest
+    WHERE k.name > $1 AND k.version = 1 ORDER BY k.name LIMIT $2
+    """,
+    "after", "limit",
+)  # fmt: skip
 
 
 async def add_key(tx: Transaction, key_id: str, name: str, kind: str, sealed: str) -> KeyView | None:

@@ -46,6 +46,9 @@ def _kind(table: str, key: dict[str, str], place: Callable[[Any], Place], *more:
     after, columns = len(key) + 1, ", ".join((*key, *more))
     arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate((*key.values(), "text", "text"), start=1))
     same = " AND ".join(f"t.{name} = new.{name}" for name in key)
+    row = ", ".join(f"t.{name}" for name in key)
+    given = [f"(${number}::{kind}[])" for number, kind in enumerate(key.values(), start=1)]
+    first, last = ", ".join(f"{array}[1]" for array in given), ", ".join(f"{a}[cardinality({a})]" for a in given)
     walk = f"""
         SELECT {columns}, sealed FROM (
             SELECT {columns}, sealed, sum(octet_length(sealed)) OVER (ORDER BY {names}) - octet_length(sealed) AS before
@@ -57,7 +60,7 @@ def _kind(table: str, key: dict[str, str], place: Callable[[Any], Place], *more:
         """  # noqa: S608  names of our own
     reseal = f"""
         UPDATE {table} AS t SET sealed = new.sealed FROM unnest({arrays}) AS new ({names}, old, sealed)
-        WHERE {same} AND t.sealed = new.old
+        WHERE ({row}) >= ({first}) AND ({row}) <= ({last}) AND {same} AND t.sealed = new.old
         """  # noqa: S608
     return _Kind(
         tuple("" if kind == "text" else 0 for kind in key.values()),
@@ -112,7 +115,9 @@ async def walk(tx: Transaction, cursor: Cursor) -> tuple[list[Sealed], Cursor | 
 
 
 async def reseal(tx: Transaction, cursor: Cursor, batch: Sequence[tuple[Sealed, str]]) -> int:
-    """Give rows of the cursor's kind their new ciphertexts; how many still had the one that was read."""
+    """Give rows of the cursor's kind, in the order of the walk, their new ciphertexts; how many still had the one that
+    was read.
+    """
     if not batch:
         return 0
     kind = _KINDS[cursor[0]]

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import bindparam, case, select
+from sqlalchemy import bindparam, select
 
 from causeloop_common import ids
 from causeloop_common.contracts.vault import SecretView
 from causeloop_common.database import Transaction
 from causeloop_common.statements import Statement
-from causeloop_vault.models import secret_versions, secrets
+from causeloop_vault.models import secrets
 from causeloop_vault.repository.keyrings import IS_PRIMARY
 
 
@@ -47,16 +47,17 @@ _LIST = Statement.of(
     _SECRETS.where(secrets.c.path > bindparam("after")).order_by(secrets.c.path).limit(bindparam("limit"))
 )
 
-_WANTED = bindparam("version", type_=secrets.c.version.type)
-# Not `coalesce`: PostgreSQL does not take it for free of leaks, so that under row security no index finds the version.
-_SEALED = Statement.of(
-    select(secrets.c.id, secrets.c.path, secret_versions.c.version, secret_versions.c.sealed)
-    .join(secret_versions)
-    .where(
-        secrets.c.path == bindparam("path"),
-        secret_versions.c.version == case((_WANTED.is_(None), secrets.c.version), else_=_WANTED),
-    )
-)
+_SEALED = Statement.raw(
+    """
+    SELECT s.id, s.path, v.version, v.sealed FROM vault.secrets s CROSS JOIN LATERAL (
+        SELECT version, sealed FROM vault.secret_versions
+        WHERE path = s.path AND version = CASE WHEN $2::integer IS NULL THEN s.version ELSE $2 END LIMIT 1
+    ) AS v WHERE s.path = $1
+    """,
+    "path", "version",
+)  # fmt: skip
+"""The version is looked up by itself: in a join one plan for all secrets would read all versions of each, since it
+expects few."""
 
 
 async def write_secret(tx: Transaction, path: str, expected: int | None) -> SecretView | None:
