@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from causeloop_cli import running_dev, services, streams
+from causeloop_cli import loops, running_dev, services, streams
 from causeloop_common import rls
 from causeloop_common.contracts.topology import OPERATOR, OWNERS, SERVICES, readers
 from causeloop_common.database import look_at, role_connections
@@ -60,7 +60,7 @@ def main(options: argparse.Namespace) -> int:
     logging.getLogger().addHandler(logging.NullHandler())  # the lines below are the report
     environs, origin = environments(os.environ, Path(running_dev.NAME))
     print(f"Settings from {origin}.\n")
-    findings = asyncio.run(examine(environs))
+    findings = loops.run(examine(environs))
     about, check = (max(len(finding[column]) for finding in findings) for column in (0, 1))
     for finding in findings:
         fine = finding.result == "ok"

@@ -13,7 +13,6 @@ ones may be missing for good, and `reconcile` prints so. The databases are those
 """
 
 import argparse
-import asyncio
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -22,7 +21,7 @@ from pathlib import Path
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
 
-from causeloop_cli import operating, running_dev
+from causeloop_cli import loops, operating, running_dev
 from causeloop_cli.doctor import environments
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import OWNERS
@@ -45,7 +44,7 @@ def main(options: argparse.Namespace) -> int:
         )
     if options.since < datetime.now(UTC) - _KEPT:
         print("Outboxes are certain to have the events of one day: older ones may be gone, and are not sent again.")
-    asyncio.run(_reconcile(environs, options.since))
+    loops.run(_reconcile(environs, options.since))
     return 0
 
 

@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import os
 
-from causeloop_cli import endings, services, streams
+from causeloop_cli import endings, loops, services, streams
 from causeloop_common import migrations
 from causeloop_common.settings import SettingsError, migrator_url, require_bus_url
 
@@ -20,7 +20,7 @@ def main(options: argparse.Namespace) -> int:
     secret, nats_url, seed = (os.environ.get(n, "") for n in ("JWT_SECRET", "NATS_URL", "NATS_NKEY_SEED_OPERATOR"))
     if nats_url and seed:
         require_bus_url(nats_url, os.environ)  # refused before anything is changed
-    asyncio.run(everything(url.text(), secret, nats_url, seed, replace_passwords=options.replace_passwords))
+    loops.run(everything(url.text(), secret, nats_url, seed, replace_passwords=options.replace_passwords))
     return 0
 
 

@@ -3,7 +3,6 @@
 The credential is NATS_URL and NATS_NKEY_SEED_OPERATOR, else that of the `causeloop dev` that runs in this folder.
 """
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import nats.js.errors
 from nats.js import JetStreamContext
 
-from causeloop_cli import running_dev, streams
+from causeloop_cli import loops, running_dev, streams
 from causeloop_common.contracts.topology import OPERATOR
 from causeloop_common.settings import SettingsError
 
@@ -22,7 +21,7 @@ def run(act: Callable[[JetStreamContext], Awaitable[int | None]]) -> int:
     """
     environ = credential(os.environ, Path(running_dev.NAME))
     try:
-        return asyncio.run(_act(act, environ["NATS_URL"], environ["NATS_NKEY_SEED_OPERATOR"])) or 0
+        return loops.run(_act(act, environ["NATS_URL"], environ["NATS_NKEY_SEED_OPERATOR"])) or 0
     except nats.js.errors.NotFoundError as error:
         raise SettingsError("There is no such stream or consumer. Run `causeloop migrate`.") from error
     except streams.FAULTS as error:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import uvloop
 
-from causeloop_cli import services
+from causeloop_cli import loops, services
 from causeloop_common import telemetry
 from causeloop_common.application import run
 
@@ -28,7 +28,7 @@ def serve(names: Sequence[str], environ: Mapping[str, str], also: logging.Handle
         # Inside the loop: connections and locks belong to the loop they were made in.
         await run([services.create(name, environ) for name in dict.fromkeys(names)])
 
-    uvloop.run(composed())
+    loops.run(composed(), uvloop.new_event_loop)
 
 
 def _level(environ: Mapping[str, str]) -> str:
