@@ -39,7 +39,7 @@ def transactions(dsn: str, effort: Effort) -> tuple[list[dict[str, Any]], list[d
         begin = f"BEGIN; SET LOCAL app.current_workspace = '{ctx.tenant_uuid}'"
 
         async def ours() -> None:
-            async with database.transaction(ctx) as tx:
+            async with database.reading(ctx) as tx:
                 await tx.fetchrow(statement, path="bench/one")
 
         async def by_hand() -> None:

@@ -16,7 +16,7 @@ from causeloop_common import ids
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts import topology
 from causeloop_common.contracts.lists import List
-from causeloop_common.database import Transaction
+from causeloop_common.database import Reading
 from causeloop_common.permissions import OF_THE_JOB, ROLES, SELF, Permission
 from causeloop_common.statements import Statement
 from causeloop_dev.testing import Servers, person
@@ -124,18 +124,19 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 @asynccontextmanager
 async def plans(principal: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[dict[str, Any]]]:
-    """The plans of what a principal's transactions fetch meanwhile, each as its own role sees it."""
+    """The plans of what a principal's readings fetch meanwhile, each as its own role sees it."""
     found: list[dict[str, Any]] = []
-    fetch = Transaction.fetch
+    fetch = Reading.fetch
 
-    async def explained(self: Transaction, statement: Statement, **values: Any) -> list[Any]:
+    async def explained(self: Reading, statement: Statement, **values: Any) -> list[Any]:
         if self.ctx.principal == principal:
-            (row,) = await self._connection.fetch(f"EXPLAIN (FORMAT JSON) {statement.sql}", *statement.args(values))
+            explaining = Statement(f"EXPLAIN (FORMAT JSON) {statement.sql}", statement.names, statement._fixed)
+            (row,) = await fetch(self, explaining, **values)
             found.append(json.loads(row[0])[0]["Plan"])
         return await fetch(self, statement, **values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Transaction, "fetch", explained)
+        patch.setattr(Reading, "fetch", explained)
         yield found
 
 

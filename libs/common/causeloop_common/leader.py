@@ -30,7 +30,7 @@ from uuid import uuid4
 import asyncpg
 import nats.errors
 
-from causeloop_common import leases
+from causeloop_common import leases, wire
 from causeloop_common.database import Connections
 from causeloop_common.errors import AppError, Unavailable
 from causeloop_common.settings import SettingsError
@@ -49,7 +49,7 @@ _BACK_OFF_SECONDS = 0.6
 long, since this replica is not ready until it has tried again.
 """
 _ANSWER_SECONDS = 1.0
-_BEGIN = f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = '{leases.LEASE_SECONDS:g}s'"
+_BEGIN = wire.batch("BEGIN", f"SET LOCAL idle_in_transaction_session_timeout = '{leases.LEASE_SECONDS:g}s'")
 
 FAULTS = (
     asyncpg.PostgresError,
@@ -153,7 +153,7 @@ class Leader:
         """A transaction of this term; the connection. Its commit is refused if the term is over by then."""
         end = f"SELECT {self.fence}; COMMIT"
         async with self._connections.borrowed() as connection:
-            await connection.execute(_BEGIN)
+            connection.wire.open(_BEGIN)
             try:
                 yield connection
                 await connection.execute(end)

@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 
+from causeloop_common import wire
 from causeloop_common.database_url import DatabaseUrl
 from causeloop_common.settings import SettingsError
 
@@ -63,7 +64,7 @@ class Way:
             arguments = self.url.arguments(self._name)
         except ValueError as error:
             raise SettingsError(f"The database's address {error}.") from None
-        return await asyncpg.connect(**arguments, **self._options)
+        return await wire.connect(**arguments, **self._options)
 
     async def _examine(self, connection: Any) -> None:
         if (major := connection.get_server_version().major) < OLDEST:

@@ -4,6 +4,7 @@ Tables and statements stay code that tools can read, without the price of buildi
 engine costs three times the work of asyncpg alone). Statements name no tenant: row security binds them to one.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -12,17 +13,20 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
 _DIALECT = dialect()  # type: ignore[no-untyped-call]
+_WITHOUT_ROWS = re.compile(r"\s*(INSERT|UPDATE|DELETE)\b(?!.*\bRETURNING\b)", re.DOTALL)
 
 
 class Statement:
     """SQL text with `$n` parameters, and the names of the values in that order."""
 
-    __slots__ = ("_fixed", "names", "sql")
+    __slots__ = ("_fixed", "has_rows", "names", "sql")
 
     def __init__(self, sql: str, names: tuple[str, ...], fixed: Mapping[str, Any]) -> None:
         self.sql = sql
         self.names = names
         self._fixed = fixed
+        self.has_rows = _WITHOUT_ROWS.match(sql) is None
+        """Whether it may be answered with rows."""
 
     @classmethod
     def of(cls, clause: ClauseElement, *columns: str) -> Self:
@@ -35,8 +39,8 @@ class Statement:
 
     @classmethod
     def insert(cls, table: Table, *columns: str) -> Self:
-        """INSERT of the named columns; the tenant is the column's default."""
-        return cls.of(insert(table), *columns)
+        """INSERT of the named columns, which returns no row; the tenant is the column's default."""
+        return cls.of(insert(table).inline(), *columns)
 
     @classmethod
     def raw(cls, sql: str, *names: str) -> Self:

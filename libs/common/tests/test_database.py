@@ -77,7 +77,7 @@ class TestTenant:
         async with database.transaction(workspace) as tx:
             first = await tx.fetchrow(BACKEND)
             assert (await tx.fetchrow(SETTINGS))["tenant"] == str(workspace.tenant_uuid)
-        async with database.person_transaction(workspace) as tx:
+        async with database.reading_of_person(workspace) as tx:
             assert (await tx.fetchrow(BACKEND)) == first
             assert not (await tx.fetchrow(SETTINGS))["tenant"]
         async with database.transaction(other) as tx:
@@ -166,7 +166,7 @@ class TestRollback:
         assert await names(database, workspace) == []
 
 
-class TestPersonTransaction:
+class TestReadingOfPerson:
     async def test_reads_across_tenants_what_is_the_persons(
         self, probe: Probe, as_user: Callable[..., AuthContext]
     ) -> None:
@@ -177,7 +177,7 @@ class TestPersonTransaction:
                 await tx.execute(ADD_OWNED, name=name, owner=ids.decode(owner.principal, "usr"))
                 tx.publish(SOMETHING)
 
-        async with database.person_transaction(me) as tx:
+        async with database.reading_of_person(me) as tx:
             found = [(ids.tenant_id(row["workspace_id"]), row["name"]) for row in await tx.fetch(OWNED)]
         assert found == [(me.tenant, "one"), (elsewhere.tenant, "two")]
 
@@ -193,14 +193,14 @@ class TestPersonTransaction:
 
     async def test_writes_nothing(self, probe: Probe, workspace: AuthContext) -> None:
         with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
-            async with (await probe()).person_transaction(workspace) as tx:
-                await tx.execute(ADD, name="x")
+            async with (await probe()).reading_of_person(workspace) as tx:
+                await tx.fetch(ADD, name="x")
 
     async def test_is_for_persons(self, probe: Probe) -> None:
         service = context(ids.INSTALLATION, principal="svc_gateway")
 
         with pytest.raises(ValueError, match="is not an id of the form usr_…"):
-            (await probe()).person_transaction(service)
+            (await probe()).reading_of_person(service)
 
 
 class TestPublish:

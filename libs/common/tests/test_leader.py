@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from prometheus_client import REGISTRY
 
-from causeloop_common import leader as room, leases
+from causeloop_common import leader as room, leases, wire
 from causeloop_common.context import AuthContext
 from causeloop_common.database import Connections, Database, role_connections
 from causeloop_common.errors import Unavailable
@@ -205,7 +205,7 @@ class TestLead:
                 connection.terminate()
                 super().release(connection)
 
-        leader = Leader(Pooled(4, partial(asyncpg.connect, scratch.dsn(RELAY))), "probe", "relay")
+        leader = Leader(Pooled(4, partial(wire.connect, dsn=scratch.dsn(RELAY))), "probe", "relay")
         work = Steady(leader)
         task = asyncio.create_task(leader.run(work))
         await until(lambda: work.begun)

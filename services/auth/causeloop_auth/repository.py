@@ -10,7 +10,7 @@ from causeloop_auth.domain.rotation import Family
 from causeloop_auth.models import sessions, tokens
 from causeloop_common import ids
 from causeloop_common.contracts.auth import ApiTokenView
-from causeloop_common.database import Transaction
+from causeloop_common.database import Reading, Transaction
 from causeloop_common.statements import Statement
 
 
@@ -66,9 +66,9 @@ _REVOKE_TOKEN = Statement.of(
 )
 
 
-async def add_session(tx: Transaction, session: str, family: Family, entered: str | None, now: datetime) -> None:
+def add_session(tx: Transaction, session: str, family: Family, entered: str | None, now: datetime) -> None:
     """Store a new session of the realm."""
-    await tx.execute(
+    tx.later(
         _ADD_SESSION,
         id=ids.decode(session, "ses"),
         current=family.newest[0],
@@ -79,7 +79,7 @@ async def add_session(tx: Transaction, session: str, family: Family, entered: st
     )
 
 
-async def session(tx: Transaction, session_id: str, *, lock: bool = False) -> Session | None:
+async def session(tx: Reading, session_id: str, *, lock: bool = False) -> Session | None:
     """A session of the realm, locked until the end of the transaction if asked."""
     row = await tx.fetchrow(_LOCK_SESSION if lock else _SESSION, id=ids.decode(session_id, "ses"))
     if row is None:
@@ -91,9 +91,9 @@ async def session(tx: Transaction, session_id: str, *, lock: bool = False) -> Se
     return Session(session_id, family, entered, row["created_at"])
 
 
-async def rotate(tx: Transaction, session_id: str, family: Family, entered: str | None) -> None:
+def rotate(tx: Transaction, session_id: str, family: Family, entered: str | None) -> None:
     """Store the family's new state and where the session is now."""
-    await tx.execute(
+    tx.later(
         _ROTATE,
         session=ids.decode(session_id, "ses"),
         new=family.newest[0],
@@ -110,9 +110,9 @@ async def end_session(tx: Transaction, session_id: str, now: datetime) -> bool:
     return await tx.execute(_END_SESSION, session=ids.decode(session_id, "ses"), at=now) == 1
 
 
-async def add_token(tx: Transaction, token: ApiTokenView, digest: bytes) -> None:
+def add_token(tx: Transaction, token: ApiTokenView, digest: bytes) -> None:
     """Store a personal access token."""
-    await tx.execute(
+    tx.later(
         _ADD_TOKEN,
         id=ids.decode(token.id, "tok"),
         owner=ids.decode(token.owner, "usr"),
@@ -130,13 +130,13 @@ async def token(tx: Transaction, token_id: str) -> ApiTokenView | None:
     return None if row is None else _token(row)
 
 
-async def token_by_digest(tx: Transaction, digest: bytes) -> ApiTokenView | None:
+async def token_by_digest(tx: Reading, digest: bytes) -> ApiTokenView | None:
     """A personal access token by the digest of its handle."""
     row = await tx.fetchrow(_TOKEN_BY_DIGEST, digest=digest)
     return None if row is None else _token(row)
 
 
-async def own_tokens_before(tx: Transaction, owner: str, before: str | None, limit: int) -> list[ApiTokenView]:
+async def own_tokens_before(tx: Reading, owner: str, before: str | None, limit: int) -> list[ApiTokenView]:
     """A person's tokens in the workspace, newest first, older than the given one."""
     border = ids.MAX if before is None else ids.decode(before, "tok")
     rows = await tx.fetch(_OWN_TOKENS, owner=ids.decode(owner, "usr"), before=border, limit=limit)

@@ -27,7 +27,7 @@ from causeloop_common.database import Database
 from causeloop_common.errors import Conflict
 from causeloop_vault import repository
 from causeloop_vault.domain import envelope, places
-from causeloop_vault.repository import reencryption as walking
+from causeloop_vault.repository import reencryption as walking, secrets as stored
 from causeloop_vault.service import Batch, Keyring, Reencryption, keyrings
 from causeloop_vault.service.keyrings import StaleKeyring, on_its_own_account
 
@@ -259,7 +259,8 @@ class TestReencryption:
             secret = await repository.write_secret(tx, "late", None)
             assert secret is not None
             sealed = keyring.seal(places.of_secret("late", 1), b"in time", bytes(envelope.ENTROPY_BYTES))
-            assert await repository.add_version(tx, secret, sealed, workspace.principal, keyring.version)
+            row = {"path": "late", "version": 1, "sealed": sealed, "created_by": workspace.principal}
+            assert await tx.execute(stored._ADD_VERSION, **row, data_key=keyring.version) == 1  # at once
 
             await rotate(vault, database, workspace)
             begun = await step(vault, database, workspace, None)

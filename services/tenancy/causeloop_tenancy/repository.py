@@ -5,7 +5,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from causeloop_common import ids
 from causeloop_common.contracts.tenancy import MyWorkspace, WorkspaceView
-from causeloop_common.database import Transaction
+from causeloop_common.database import Reading, Transaction
 from causeloop_common.statements import Statement
 from causeloop_tenancy.models import members, workspaces
 
@@ -31,7 +31,7 @@ async def add_workspace(tx: Transaction, name: str, slug: str, timezone: str, cr
     return await tx.execute(_ADD_WORKSPACE, name=name, slug=slug, timezone=timezone, created_by=by) == 1
 
 
-async def workspace(tx: Transaction) -> WorkspaceView | None:
+async def workspace(tx: Reading) -> WorkspaceView | None:
     """The workspace of the transaction's tenant."""
     row = await tx.fetchrow(_WORKSPACE)
     if row is None:
@@ -46,12 +46,12 @@ async def workspace(tx: Transaction) -> WorkspaceView | None:
     )
 
 
-async def add_member(tx: Transaction, person: str, role: str) -> None:
+def add_member(tx: Transaction, person: str, role: str) -> None:
     """Let a person belong to the workspace."""
-    await tx.execute(_ADD_MEMBER, person_id=ids.decode(person, "usr"), role=role)
+    tx.later(_ADD_MEMBER, person_id=ids.decode(person, "usr"), role=role)
 
 
-async def role_of(tx: Transaction, person: str) -> str | None:
+async def role_of(tx: Reading, person: str) -> str | None:
     """A person's role in the workspace; None for a stranger.
 
     It names the tenant for the key's sake: the policies, joined by OR, would have all memberships of the person read.
@@ -60,7 +60,7 @@ async def role_of(tx: Transaction, person: str) -> str | None:
     return None if row is None else str(row["role"])
 
 
-async def memberships_after(tx: Transaction, person: str, workspace_id: str | None, limit: int) -> list[MyWorkspace]:
+async def memberships_after(tx: Reading, person: str, workspace_id: str | None, limit: int) -> list[MyWorkspace]:
     """The memberships of the person of a person's transaction, by workspace, after the given one.
 
     The policies alone would have the database read every row: one of them is for tenants, and they are joined by OR.

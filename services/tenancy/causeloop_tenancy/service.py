@@ -38,7 +38,7 @@ class TenancyService:
             if workspace is None or (workspace.created_by, workspace.name, workspace.slug, workspace.timezone) != asked:
                 raise Conflict("This workspace exists already, made by another request. Use a new Idempotency-Key.")
             if made:
-                await repository.add_member(tx, ctx.principal, standing.FIRST_ROLE)
+                repository.add_member(tx, ctx.principal, standing.FIRST_ROLE)
 
                 tx.publish(WorkspaceCreated(workspace_id=workspace.id))
                 tx.publish(MemberAdded(person_id=ctx.principal, role=standing.FIRST_ROLE))
@@ -46,7 +46,7 @@ class TenancyService:
 
     async def get_workspace(self, ctx: AuthContext, command: GetWorkspace) -> WorkspaceView:
         """The current workspace."""
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             workspace = await repository.workspace(tx)
         if workspace is None:
             raise NotFound("There is no such workspace.")
@@ -54,12 +54,12 @@ class TenancyService:
 
     async def list_my_workspaces(self, ctx: AuthContext, command: ListMyWorkspaces) -> MyWorkspacePage:
         """The caller's memberships."""
-        async with self._database.person_transaction(ctx) as tx:
+        async with self._database.reading_of_person(ctx) as tx:
             found = await repository.memberships_after(tx, ctx.principal, command.position, command.wanted)
         return page(found, command, key=lambda membership: membership.workspace_id)
 
     async def resolve(self, ctx: AuthContext, command: Resolve) -> Standing:
         """A person's role and permissions in the context's workspace."""
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             role = await repository.role_of(tx, command.principal)
         return Standing(role=role, permissions=sorted(standing.permissions_of(role)))

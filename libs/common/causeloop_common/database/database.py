@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 
-from causeloop_common import idempotency, ids, inbox, jobs, outbox, rls
+from causeloop_common import idempotency, ids, inbox, jobs, outbox, rls, wire
 from causeloop_common.context import AuthContext
 from causeloop_common.contracts.announced import Announced
 from causeloop_common.contracts.base import Command
@@ -18,6 +18,7 @@ from causeloop_common.database.connections import (
     SILENCE_SECONDS,
     Connections,
 )
+from causeloop_common.database.reading import Reading
 from causeloop_common.database.transaction import Statements, Transaction
 from causeloop_common.errors import Unavailable
 from causeloop_common.jobs import Step
@@ -89,14 +90,16 @@ class Database:
         passes the step, and ends with `advance` or `end`; LeaseLost when another worker has the job.
         With a leader's `fence` it commits in the leader's term only, else it is rolled back with `Unavailable`.
         """
-        return Transaction(
-            self, ctx, _begin(ctx.tenant), work, "COMMIT" if fence is None else f"SELECT {fence}; COMMIT"
-        )
+        return Transaction(self, ctx, _begin(ctx.tenant), work, fence)
 
-    def person_transaction(self, ctx: AuthContext) -> Transaction:
-        """A transaction that sees what the policies show to the person across tenants; it can write nothing."""
+    def reading(self, ctx: AuthContext) -> Reading:
+        """A reading, for a use case that changes nothing: it sees the context's tenant and nothing else."""
+        return Reading(self, ctx, _begin(ctx.tenant, "BEGIN READ ONLY"))
+
+    def reading_of_person(self, ctx: AuthContext) -> Reading:
+        """A reading of all that the policies show to the person, across tenants."""
         person = ids.decode(ctx.principal, "usr")
-        return Transaction(self, ctx, f"BEGIN READ ONLY; SET LOCAL {rls.PERSON_SETTING} = '{person}'", None)
+        return Reading(self, ctx, wire.batch("BEGIN READ ONLY", f"SET LOCAL {rls.PERSON_SETTING} = '{person}'"))
 
     async def prove(self) -> list[str]:
         """The start-up proof of tenant isolation: what is not as declared, as sentences.
@@ -174,9 +177,9 @@ class Database:
 
 
 @lru_cache(maxsize=10_000)
-def _begin(tenant: str) -> str:
+def _begin(tenant: str, begin: str = "BEGIN") -> bytes:
     """How a transaction begins that is bound to this tenant; made once, since a UUID's text costs a microsecond."""
-    return f"BEGIN; SET LOCAL {rls.TENANT_SETTING} = '{ids.tenant_uuid(tenant)}'"
+    return wire.batch(begin, f"SET LOCAL {rls.TENANT_SETTING} = '{ids.tenant_uuid(tenant)}'")
 
 
 def _nobody_waits() -> None:

@@ -1,23 +1,21 @@
 """One use case's transaction: the rows it sees, the events it announces, and the error its caller gets if it fails."""
 
-import asyncio
 import logging
-import time
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 import asyncpg
 import orjson
 
-from causeloop_common import ids, jobs, leases, outbox, rls, telemetry
+from causeloop_common import ids, jobs, leases, outbox, rls, telemetry, wire
 from causeloop_common.context import AuthContext, Idempotency
 from causeloop_common.contracts.base import Command, Event, Job, Message
 from causeloop_common.contracts.jobs import JobView
-from causeloop_common.database.connections import PASSING, SILENCE_SECONDS
+from causeloop_common.database.connections import PASSING
+from causeloop_common.database.reading import Reading, require_commit
 from causeloop_common.errors import (
-    AppError,
     AuditUnavailable,
     IdempotencyInProgress,
     IdempotencyMismatch,
@@ -27,9 +25,7 @@ from causeloop_common.errors import (
 )
 from causeloop_common.idempotency import LOCK, Replayed
 from causeloop_common.jobs import LeaseLost, Step
-from causeloop_common.settings import SettingsError
 from causeloop_common.statements import Statement
-from causeloop_common.telemetry import SpanKind
 
 if TYPE_CHECKING:
     from causeloop_common.database.database import Database
@@ -37,6 +33,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 MessageT = TypeVar("MessageT", bound=Message)
+Entry = tuple[str, Sequence[tuple[Any, ...]]]
+"""A statement, and the rows that it writes."""
 
 
 class Statements(NamedTuple):
@@ -52,44 +50,28 @@ class Statements(NamedTuple):
     open_job: str
 
 
-class Transaction:
+class Transaction(Reading):
     """One use case's transaction: `async with` begins it; its end commits, an exception rolls back.
 
-    It is a span, and the cause of the events that it writes. The span has no statement and no value.
+    It is a span, and the cause of the events that it writes. BEGIN travels with its first statement, and COMMIT with
+    the last of its bookkeeping.
     """
 
-    __slots__ = (
-        "_answer",
-        "_began",
-        "_begin",
-        "_command",
-        "_connection",
-        "_connections",
-        "_database",
-        "_ending",
-        "_events",
-        "_jobs",
-        "_settled",
-        "_span",
-        "_step",
-        "_watchdog",
-        "ctx",
-    )
+    __slots__ = ("_answer", "_command", "_events", "_fence", "_jobs", "_later", "_settled", "_step")
 
     def __init__(
         self,
         database: "Database",
         ctx: AuthContext,
-        begin: str,
+        begin: bytes,
         work: Command[Any] | Step[Any] | None,
-        end: str = "COMMIT",
+        fence: str | None = None,
     ) -> None:
-        self.ctx = ctx
-        self._database = database
-        self._begin, self._ending = begin, end
-        self._connection: Any = None
+        super().__init__(database, ctx, begin)
+        self._fence = fence
         self._events: list[tuple[Any, ...]] = []
         self._jobs: list[tuple[Any, ...]] = []
+        self._later: list[tuple[str, tuple[Any, ...], Exception | None]] = []
         self._command: Command[Any] | None = None
         self._step: Step[Any] | None = None
         if isinstance(work, Step):
@@ -99,30 +81,11 @@ class Transaction:
         self._answer: Message | None = None
         self._settled: tuple[Any, ...] | None = None
 
-    async def __aenter__(self) -> "Transaction":
-        """Begin on a connection; `Replayed` when the command was done before."""
-        self._began = time.perf_counter()
-        database = self._database
-        self._span = database.tracer.start_span(database.span, kind=SpanKind.CLIENT, attributes=database.attributes)
-        self._span.set_attribute("causeloop.tenant", self.ctx.tenant)
-        try:
-            self._connections = database.connected()
-            try:
-                self._connection = await self._connections.acquire()
-            except (*PASSING, asyncpg.PostgresError, SettingsError) as error:
-                raise Unavailable("The database cannot be reached. Nothing was done; try again.") from error
-            # One timer for the whole transaction: one for each statement would cost a tenth of a short one.
-            self._watchdog = asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._connection.terminate)
-            try:
-                await self._connection.execute(self._begin)
-            except BaseException as error:
-                self._watchdog.cancel()
-                self._connection.terminate()
-                self._connections.release(self._connection)
-                raise self._converted(error) from error
-        except BaseException as error:
-            self._end(error)
-            raise
+    async def __aenter__(self) -> Self:
+        """Begin with the first statement; `Replayed` when the command was done before."""
+        await super().__aenter__()
+        self._connection.wire.open(self._begin)
+        self._is_open = True
         if self._command is not None and self.ctx.idempotency is not None:
             try:
                 await self._look_up(self._command, self.ctx.idempotency)
@@ -131,42 +94,10 @@ class Transaction:
                 raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Commit or roll back, give the connection back, and raise the error that the caller is to get, if another."""
-        try:
-            try:
-                if error is None:
-                    await self._commit()
-                elif isinstance(error, TimeoutError):
-                    self._connection.terminate()  # it does not answer: a rollback would wait as long again
-                else:
-                    await self._rollback()
-            finally:
-                self._watchdog.cancel()
-                self._connections.release(self._connection)
-                self._database.seconds.observe(time.perf_counter() - self._began)
-            if error is not None:
-                if (converted := self._converted(error)) is not error:
-                    raise converted from error
-            elif self._events:
-                await self._announce()
-        except BaseException as converted:
-            error = converted
-            raise
-        finally:
-            self._end(error)
-
-    def _end(self, error: BaseException | None) -> None:
-        if isinstance(error, Replayed):
-            self._span.set_attribute("causeloop.replayed", True)
-        elif error is not None:
-            telemetry.fail(self._span, error)
-        self._span.end()
-
     async def _announce(self) -> None:
         """Wake those who wait for what was committed."""
+        if not self._events:
+            return
         database = self._database
         database.published.set()
         if self._jobs:
@@ -187,6 +118,15 @@ class Transaction:
         """How many rows the statement changed."""
         status = await self._connection.execute(statement.sql, *statement.args(values))
         return int(status.rpartition(" ")[2])
+
+    def later(self, statement: Statement, refusal: Exception | None = None, /, **values: Any) -> None:
+        """Write something whose result nobody needs: it travels with the bookkeeping, and takes no flight of its own.
+
+        The caller gets `refusal`, if there is one, when what is written breaks a constraint.
+        """
+        if statement.has_rows:
+            raise RuntimeError("A statement that returns rows cannot be written later.")
+        self._later.append((statement.sql, tuple(statement.args(values)), refusal))
 
     def publish(self, event: Event) -> None:
         """Announce: the event is committed with this transaction and put on the bus after it."""
@@ -260,79 +200,104 @@ class Transaction:
         return reply
 
     async def _commit(self) -> None:
+        line = self._connection.wire
+        entries: list[Entry] = []
         try:
-            await self._write_bookkeeping()
-        except asyncpg.UniqueViolationError as error:
-            await self._rollback()
-            raise IdempotencyInProgress("A twin of this request was faster. Try again for its answer.") from error
+            entries.extend(self._entries())
+            await self._write(entries)
+            if line.has_ended:
+                return
         except BaseException as error:
+            refused_at, writes = line.refused_at, sum(len(rows) for _, rows in entries)
+            if line.has_ended and (refused_at is None or refused_at == writes):
+                raise await self._unconfirmed(error) from error
             await self._rollback()
-            if isinstance(error, asyncpg.PostgresError) and not isinstance(error, PASSING):
-                raise AuditUnavailable("The act could not be recorded, so it was not done. Try again.") from error
-            raise self._converted(error) from error
+            raise self._unrecorded(error, refused_at) from error
+        if self._fence is None and line.clear():
+            return  # there was no statement
         try:
-            status = await self._connection.execute(self._ending)
-        except asyncpg.PostgresError as error:
-            if error.sqlstate == rls.GUARD_STATE:
-                _log.error("refused at commit: %s", error.args[0])
-                raise AuditUnavailable("The act would leave no record, so it was not done.") from error
-            if error.sqlstate == leases.TERM_STATE:
-                await self._rollback()
-                raise Unavailable("Another replica does this now. Nothing was done; try again.") from error
-            if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError):
-                raise Timeout("The database did not confirm. Retry with the same Idempotency-Key.") from error
-            raise self._converted(error) from error  # refused, and so rolled back
-        except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
-            self._connection.terminate()
-            raise Timeout("The database did not confirm. Retry with the same Idempotency-Key.") from error
-        if status != "COMMIT":  # a failed transaction answers COMMIT with ROLLBACK and no error
-            raise Unavailable("The transaction had failed and was rolled back. Nothing was done; try again.")
+            end = "COMMIT" if self._fence is None else f"SELECT {self._fence}; COMMIT"
+            status = await self._connection.execute(end)
+        except BaseException as error:
+            raise await self._unconfirmed(error) from error
+        require_commit(status)
 
-    async def _write_bookkeeping(self) -> None:
-        connection, statements = self._connection, self._database.statements
+    async def _write(self, entries: Sequence[Entry]) -> None:
+        """Write what the transaction carries, all in one flight with COMMIT if nothing has to be looked at before."""
+        connection, line = self._connection, self._connection.wire
+        line.keep()
+        for number, (statement, rows) in enumerate(entries, start=1):
+            if number < len(entries) or self._step is not None:
+                line.hold()
+            else:  # a fence that holds has no row
+                line.end(
+                    wire.COMMIT if self._fence is None else wire.batch(f"SELECT WHERE NOT {self._fence}", "COMMIT")
+                )
+            if len(rows) == 1:
+                await connection.execute(statement, *rows[0])
+            else:
+                await connection.executemany(statement, rows)
+        if (step := self._step) is not None:
+            settled = (step.uuid, step.term, *(self._settled or ()))
+            if await connection.execute(self._database.statements.advance, *settled) != "UPDATE 1":
+                raise LeaseLost
+
+    def _entries(self) -> Iterator[Entry]:
+        """The statements of the end, in their order. RuntimeError if the use case left something out."""
+        statements = self._database.statements
         command, asked, ctx = self._command, self.ctx.idempotency, self.ctx
         if command is not None and self._answer is None:
             raise RuntimeError(f"The use case of {type(command).__name__} ends without `tx.answer`.")
+        if self._jobs and not self._events:
+            raise RuntimeError("A transaction that enqueues a job announces it with an event of its own.")
+        if self._step is not None and self._settled is None:
+            raise RuntimeError(f"The step of {self._step.job.kind} ends without `tx.advance` or `tx.end`.")
+        for statement, arguments, _ in self._later:
+            yield statement, [arguments]
         if command is not None and asked is not None:
             assert self._answer is not None  # noqa: S101
             names = (ctx.principal, command.operation, asked.key)
-            await connection.execute(statements.forget, *names)
-            await connection.execute(
-                statements.remember,
-                *names,
-                asked.fingerprint,
-                self._answer.model_dump_json(),  # secrets are stars
-            )
-        if len(self._events) == 1:
-            await connection.execute(statements.publish, *outbox.insertion(self._events[0]))
-        elif self._events:
-            await connection.executemany(statements.publish, map(outbox.insertion, self._events))
+            yield statements.forget, [names]
+            reply = self._answer.model_dump_json()  # secrets are stars
+            yield statements.remember, [(*names, asked.fingerprint, reply)]
+        if self._events:
+            yield statements.publish, [outbox.insertion(event) for event in self._events]
         if self._jobs:
-            if not self._events:
-                raise RuntimeError("A transaction that enqueues a job announces it with an event of its own.")
-            await connection.executemany(statements.enqueue, self._jobs)
-        if (step := self._step) is not None:
-            if self._settled is None:
-                raise RuntimeError(f"The step of {step.job.kind} ends without `tx.advance` or `tx.end`.")
-            if await connection.execute(statements.advance, step.uuid, step.term, *self._settled) != "UPDATE 1":
-                raise LeaseLost
+            yield statements.enqueue, self._jobs
 
-    async def _rollback(self) -> None:
-        try:
-            await self._connection.execute("ROLLBACK")
-        except BaseException as error:
-            self._connection.terminate()  # the server rolls back what it lost; nobody else may get it still open
-            if not isinstance(error, (*PASSING, asyncpg.PostgresError)):
-                raise
+    def _unrecorded(self, error: BaseException, refused_at: int | None) -> BaseException:
+        """The error that the caller gets for one that came before COMMIT, at this number of the entries' rows."""
+        if refused_at is not None and refused_at < len(self._later):
+            refusal = self._later[refused_at][2]
+            is_broken = isinstance(error, asyncpg.IntegrityConstraintViolationError)
+            return self._converted(error) if refusal is None or not is_broken else refusal
+        if isinstance(error, asyncpg.UniqueViolationError):
+            return IdempotencyInProgress("A twin of this request was faster. Try again for its answer.")
+        if isinstance(error, asyncpg.PostgresError) and not isinstance(error, PASSING):
+            return AuditUnavailable("The act could not be recorded, so it was not done. Try again.")
+        return self._converted(error)
+
+    async def _unconfirmed(self, error: BaseException) -> BaseException:
+        """The error that the caller gets for one that came after COMMIT had been sent."""
+        if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError | TimeoutError):
+            self._connection.terminate()
+            return Timeout("The database did not confirm. Retry with the same Idempotency-Key.")
+        if not isinstance(error, asyncpg.PostgresError):  # cancelled: it ends on the server before another one begins
+            await self._rollback()
+            return error
+        if error.sqlstate == rls.GUARD_STATE:
+            _log.error("refused at commit: %s", error.args[0])
+            return AuditUnavailable("The act would leave no record, so it was not done.")
+        if error.sqlstate == leases.TERM_STATE:
+            await self._rollback()
+            return Unavailable("Another replica does this now. Nothing was done; try again.")
+        if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError):
+            return Timeout("The database did not confirm. Retry with the same Idempotency-Key.")
+        return self._converted(error)  # refused, and so rolled back
 
     def _converted(self, error: BaseException) -> BaseException:
-        """The error that the caller gets for one inside a transaction that was rolled back."""
         if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
-            if self._begin.startswith("BEGIN READ ONLY"):
-                return error  # it is the statement that is wrong
             self._connection.terminate()
             self._connections.turn_away()
             return Unavailable("The database accepts no writes at the moment. Nothing was done; try again.")
-        if isinstance(error, PASSING) and not isinstance(error, AppError):
-            return Unavailable("The database failed in the middle. Nothing was done; try again.")
-        return error
+        return super()._converted(error)

@@ -18,7 +18,7 @@ from causeloop_common.contracts.jobs import (
     State,
 )
 from causeloop_common.contracts.lists import page
-from causeloop_common.database import Database, Transaction
+from causeloop_common.database import Database, Reading
 from causeloop_common.errors import NotFound
 from causeloop_common.messaging.commands import Handler
 from causeloop_common.statements import Statement
@@ -66,13 +66,13 @@ class JobService:
         before = ids.MAX if command.position is None else ids.decode(command.position, "job")
         if not kinds:
             return page([], command, key=str)
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             found = await tx.fetch(self._list, kinds=kinds, before=before, limit=command.wanted)
         return page(found, command, key=lambda row: ids.encode("job", row["id"]), show=self._view)
 
     async def get_job(self, ctx: AuthContext, command: GetJob) -> JobView:
         """A job, if the caller has its permission."""
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             return self._view(await self._found(ctx, tx, command.id))
 
     async def cancel_job(self, ctx: AuthContext, command: CancelJob) -> JobView:
@@ -88,7 +88,7 @@ class JobService:
         self._database.enqueued()
         return view
 
-    async def _found(self, ctx: AuthContext, tx: Transaction, job_id: str) -> Any:
+    async def _found(self, ctx: AuthContext, tx: Reading, job_id: str) -> Any:
         """The job's row; NotFound without one, Forbidden without the permission of its kind."""
         row = await tx.fetchrow(self._get, id=ids.decode(job_id, self._prefix)) if self._is_ours(job_id) else None
         kind = None if row is None else self._kinds.get(row["kind"])

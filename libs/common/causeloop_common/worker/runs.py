@@ -93,7 +93,7 @@ class Runs:
         own = AuthContext(
             tenant=lease.tenant, principal=f"svc_{self._service}", permissions=frozenset(), issuer=self._service
         )
-        async with self._database.transaction(own) as tx:
+        async with self._database.reading(own) as tx:
             row = await tx.fetchrow(self._sql.load, id=lease.id, term=lease.term)
         if row is None:  # it ended, waits, or is another worker's
             return False
@@ -182,4 +182,4 @@ class Runs:
         """Give the job back, due after the delay in seconds."""
         own = AuthContext(tenant=lease.tenant, principal=f"svc_{self._service}", permissions=frozenset())
         async with self._database.transaction(own) as tx:
-            await tx.execute(self._sql.again, id=lease.id, term=lease.term, delay=delay, error=error)
+            tx.later(self._sql.again, id=lease.id, term=lease.term, delay=delay, error=error)

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, ColumnElement, bindparam, func, literal, or_,
 
 from causeloop_audit.models import checkpoints, entries, heads, refused
 from causeloop_common import ids
-from causeloop_common.database import Transaction
+from causeloop_common.database import Reading
 from causeloop_common.statements import Statement
 
 
@@ -85,7 +85,7 @@ def _list(newest: bool, present: tuple[str, ...]) -> _Lists:
 
 
 async def list_events(
-    tx: Transaction, *, newest: bool, limit: int, filters: dict[str, Any]
+    tx: Reading, *, newest: bool, limit: int, filters: dict[str, Any]
 ) -> tuple[list[StoredEntry], int | None]:
     """The tenant's entries that pass the filters; a filter that is None passes all.
 
@@ -152,14 +152,14 @@ class Leaves(NamedTuple):
     refused: str | None
 
 
-async def read(tx: Transaction, *, start: int, limit: int, max_bytes: int) -> Leaves:
+async def read(tx: Reading, *, start: int, limit: int, max_bytes: int) -> Leaves:
     """The tenant's leaves from `start` on that fit into `limit` and `max_bytes`, at least one."""
     rows = await tx.fetch(_READ, start=start, limit=limit, max_bytes=max_bytes)
     leaves = [StoredLeaf(row["index"], row["leaf"], row["leaf_hash"]) for row in rows if row["index"] is not None]
     return Leaves(leaves, rows[0]["size"] or 0, rows[0]["epoch"] or 1, rows[0]["why"])
 
 
-async def is_entered(tx: Transaction, awaited: str) -> bool:
+async def is_entered(tx: Reading, awaited: str) -> bool:
     """Whether the tenant's log has this event, or among its newest 1000 entries one of this request."""
     try:
         event = ids.decode(awaited, "evt")
@@ -168,7 +168,7 @@ async def is_entered(tx: Transaction, awaited: str) -> bool:
     return await tx.fetchrow(_OF_EVENT, event_id=event) is not None
 
 
-async def entries_of(tx: Transaction, event_id: str) -> dict[str, StoredEntry]:
+async def entries_of(tx: Reading, event_id: str) -> dict[str, StoredEntry]:
     """The tenant's entries under an event's id, by the service that announced each: one, if nobody used it again."""
     rows = await tx.fetch(_OF_EVENT, event_id=ids.decode(event_id, "evt"))
     return {row["service"]: _entry(row) for row in rows}

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import select
 
 from causeloop_audit.models import heads
-from causeloop_common.database import Transaction
+from causeloop_common.database import Reading, Transaction
 from causeloop_common.statements import Statement
 from causeloop_log.tlog.merkle import EMPTY, Frontier, Run, TreeHead
 
@@ -91,19 +91,19 @@ _BEGIN_EPOCH = Statement.raw(
 )
 
 
-async def head(tx: Transaction) -> TreeHead:
+async def head(tx: Reading) -> TreeHead:
     """The head of the tenant's log; of a log without entries, that of the empty tree."""
     row = await tx.fetchrow(_HEAD)
     return EMPTY if row is None else TreeHead(row["size"], row["root"])
 
 
-async def state(tx: Transaction) -> State:
+async def state(tx: Reading) -> State:
     """The state of the tenant's log."""
     log = tx.ctx.tenant_uuid
     return (await states(tx, [log]))[log]
 
 
-async def states(tx: Transaction, logs: Sequence[UUID]) -> dict[UUID, State]:
+async def states(tx: Reading, logs: Sequence[UUID]) -> dict[UUID, State]:
     """By tenant, the state of each of these logs."""
     return {row["of_tenant"]: _state(row) for row in await tx.fetch(_STATES, tenants=logs)}
 
@@ -143,18 +143,18 @@ async def keep_refusal(tx: Transaction, refusal: Refusal) -> bool:
     return bool(row["is_new"])
 
 
-async def begin_epoch(tx: Transaction, why: str) -> None:
+def begin_epoch(tx: Transaction, why: str) -> None:
     """Have the vault asked about the log as it is, and nothing proven of it until then."""
-    await tx.execute(_BEGIN_EPOCH, why=why)
+    tx.later(_BEGIN_EPOCH, why=why)
 
 
-async def hashes(tx: Transaction, runs: Sequence[Run]) -> list[bytes]:
+async def hashes(tx: Reading, runs: Sequence[Run]) -> list[bytes]:
     """The packed hashes of each run of the tenant's log, in the order of the runs."""
     log = tx.ctx.tenant_uuid
     return (await hashes_of_logs(tx, {log: runs}))[log]
 
 
-async def hashes_of_logs(tx: Transaction, runs: Mapping[UUID, Sequence[Run]]) -> dict[UUID, list[bytes]]:
+async def hashes_of_logs(tx: Reading, runs: Mapping[UUID, Sequence[Run]]) -> dict[UUID, list[bytes]]:
     """By tenant, the packed hashes of each run, in the order of the runs."""
     found: dict[UUID, list[bytes]] = {log: [] for log in runs}
     wanted = {log: one for log, one in runs.items() if one}

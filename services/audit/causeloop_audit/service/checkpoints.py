@@ -21,7 +21,7 @@ from causeloop_common.contracts.audit import (
     GetConsistency,
     GetEventProof,
 )
-from causeloop_common.database import Database, Transaction
+from causeloop_common.database import Database, Reading
 from causeloop_common.errors import AppError, InvalidInput
 from causeloop_log.tlog import NotVerified, merkle
 from causeloop_log.tlog.merkle import Span
@@ -43,19 +43,19 @@ class CheckpointService:
 
     async def get_event_proof(self, ctx: AuthContext, command: GetEventProof) -> EventProof:
         """A proof that leads from an entry to the last checkpoint, or to a new one where the entry is younger."""
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             entry = await entry_of(tx, command.id)
             signed = (await _continued(tx)).signed
             if signed is not None and signed.head.size > entry.index:
                 return await self._entry_proof(tx, entry, signed)
 
         signed = await self._signed(ctx)
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             return await self._entry_proof(tx, entry, signed)
 
     async def get_consistency(self, ctx: AuthContext, command: GetConsistency) -> ConsistencyProof:
         """A proof that the log of one size begins with the log of another."""
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             head = (await _continued(tx)).head
             new_size = head.size if command.new_size is None else command.new_size
             if new_size > head.size:
@@ -77,7 +77,7 @@ class CheckpointService:
             raise outcome
         return outcome
 
-    async def _entry_proof(self, tx: Transaction, entry: StoredEntry, signed: SignedHead) -> EventProof:
+    async def _entry_proof(self, tx: Reading, entry: StoredEntry, signed: SignedHead) -> EventProof:
         """The proof, which leads to the checkpoint's root: one that does not is of a log that was changed."""
         require_unchanged(tx.ctx, entry)
         size, root = signed.head.size, signed.head.root
@@ -100,7 +100,7 @@ class CheckpointService:
         )
 
 
-async def _continued(tx: Transaction) -> State:
+async def _continued(tx: Reading) -> State:
     """The log's state; Conflict while it is known not to continue what was signed of it."""
     known = await repository.state(tx)
     if known.refusal is not None:
@@ -108,7 +108,7 @@ async def _continued(tx: Transaction) -> State:
     return known
 
 
-async def path_of(tx: Transaction, spans: Sequence[Span]) -> list[bytes]:
+async def path_of(tx: Reading, spans: Sequence[Span]) -> list[bytes]:
     """The roots of these subtrees. Conflict where a hash is missing below the head's size: it was removed."""
     stored = await repository.hashes(tx, [run for span in spans for run in merkle.runs(span)])
     try:

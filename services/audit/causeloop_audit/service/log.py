@@ -40,7 +40,7 @@ from causeloop_common.contracts.audit import (
     StreamPage,
 )
 from causeloop_common.contracts.lists import page
-from causeloop_common.database import Database, Transaction
+from causeloop_common.database import Database, Reading
 from causeloop_common.errors import Conflict, InvalidInput, NotFound
 from causeloop_common.messaging import StreamEnds, aside, read_event
 from causeloop_common.telemetry import metrics
@@ -153,7 +153,7 @@ class LogService:
             "until": command.until,
             "before" if newest else "after": _index(command.position),
         }
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             found, tried = await repository.list_events(tx, newest=newest, limit=command.wanted, filters=filters)
         return page(
             found,
@@ -169,7 +169,7 @@ class LogService:
         until, pause = time.monotonic() + WAIT_SECONDS, 0.02
         async with aside():
             while True:
-                async with self._database.transaction(ctx) as tx:
+                async with self._database.reading(ctx) as tx:
                     if await repository.is_entered(tx, awaited):
                         return
                 if time.monotonic() + pause > until:
@@ -180,14 +180,14 @@ class LogService:
     async def get_event(self, ctx: AuthContext, command: GetEvent) -> EventView:
         """One entry of the tenant's log."""
         self._readers.note(ctx.tenant)
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             stored = await entry_of(tx, command.id)
         return _view(ctx, stored)
 
     async def read_stream(self, ctx: AuthContext, command: ReadStream) -> StreamPage:
         """The tenant's log from one place on, as it is stored."""
         self._readers.note(ctx.tenant)
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             found = await repository.read(tx, start=command.start, limit=command.limit, max_bytes=command.max_bytes)
         if found.refused is not None:
             raise not_continued(found.refused)
@@ -282,7 +282,7 @@ def _count(appended: Appended) -> None:
     metrics.MALFORMED.inc(sum(entry.action == MALFORMED for entry, _ in appended.entries))
 
 
-async def entry_of(tx: Transaction, event_id: str) -> StoredEntry:
+async def entry_of(tx: Reading, event_id: str) -> StoredEntry:
     """The entry of an event. NotFound without one; Conflict where several services used its id: neither is the event
     by its id alone, and one of them was announced by somebody in order to be taken for the other.
     """

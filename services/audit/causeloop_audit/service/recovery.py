@@ -39,17 +39,17 @@ class RecoveryService:
 
         Conflict when hashes that the proof needs are missing.
         """
-        async with self._database.transaction(own_context(tenant)) as tx:
+        async with self._database.reading(own_context(tenant)) as tx:
             head = await repository.head(tx)
             return head, await path_of(tx, merkle.consistency_spans(size, head.size)) if head.size > size else []
 
     async def epoch(self, tenant: str) -> int:
         """The epoch of the log's last checkpoint here; 1 without one."""
-        async with self._database.transaction(own_context(tenant)) as tx:
+        async with self._database.reading(own_context(tenant)) as tx:
             signed = (await repository.state(tx)).signed
         return 1 if signed is None else signed.epoch
 
     async def begin_epoch(self, tenant: str, epoch: int) -> None:
         """Have the log signed in an epoch that the vault opened. Until then nothing is proven or streamed of it."""
         async with self._database.transaction(own_context(tenant)) as tx:
-            await repository.begin_epoch(tx, f"its epoch {epoch} begins, and is not signed yet")
+            repository.begin_epoch(tx, f"its epoch {epoch} begins, and is not signed yet")

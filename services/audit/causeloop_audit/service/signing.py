@@ -58,7 +58,7 @@ class Signing:
         no alarm. With a `fence` the answers are kept in a leader's term only.
         """
         ctx = own_context(ids.INSTALLATION)
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             known = await repository.states(tx, logs)
         outcomes: dict[UUID, Outcome] = {}
         from_size: dict[UUID, int] = {}
@@ -102,7 +102,7 @@ class Signing:
         """Each log as the vault needs to see it; and the refusals of those that cannot be shown so."""
         shown: dict[UUID, _Shown] = {}
         refused: dict[UUID, Refusal] = {}
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             states = await repository.states(tx, list(from_size))
             spans = {}
             for log, old_size in from_size.items():

@@ -94,7 +94,7 @@ class SessionService:
         family = Family((handles.digest(refresh_token),), (), now, now + SESSION_LIFETIME, ended=False)
 
         async with self._database.transaction(ctx) as tx:
-            await repository.add_session(tx, session, family, command.workspace_id, now)
+            repository.add_session(tx, session, family, command.workspace_id, now)
 
             tx.publish(SessionStarted(session_id=session, sealed=sealed))
         return self._grant(person, session, command.workspace_id, scope, refresh_token)
@@ -141,7 +141,7 @@ class SessionService:
                 tx.publish(SessionEnded(session_id=session, reason="refresh_reuse"))
             elif found is not None and successor is not None and verdict in (Verdict.ROTATE, Verdict.REPEAT):
                 family = rotation.rotate(found.family, presented, successor, now)
-                await repository.rotate(tx, session, family, entered)
+                repository.rotate(tx, session, family, entered)
                 tx.publish(SessionRefreshed(session_id=session, workspace_id=entered))
         if found is None or verdict in (Verdict.GONE, Verdict.REUSE):
             raise _refused()

@@ -83,14 +83,14 @@ class TokenService:
             entropy = self._entropy(handles.SECRET_BYTES)
             secret = handles.make("pat", ctx.tenant, token_id, entropy, owner=ctx.principal)
 
-            await repository.add_token(tx, token, handles.digest(secret))
+            repository.add_token(tx, token, handles.digest(secret))
 
             tx.publish(TokenCreated(token_id=token_id, scopes=scopes))
             return tx.answer(CreatedApiToken.of(token, token=secret))
 
     async def list_api_tokens(self, ctx: AuthContext, command: ListApiTokens) -> ApiTokenPage:
         """One's own tokens in the workspace, newest first."""
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             found = await repository.own_tokens_before(tx, ctx.principal, command.position, command.wanted)
         return page(found, command, key=lambda token: token.id)
 
@@ -106,7 +106,7 @@ class TokenService:
             return tx.answer(Nothing())
 
     async def _of_token(self, ctx: AuthContext, handle: handles.Handle) -> Identity | None:
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             token = await repository.token_by_digest(tx, handle.digest)
         if token is None or token.revoked_at is not None or self._clock() >= token.expires_at:
             return None
@@ -122,7 +122,7 @@ class TokenService:
         )
 
     async def _of_session(self, ctx: AuthContext, claims: access.AccessClaims) -> Identity | None:
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             session = await repository.session(tx, claims.session)
         if session is None or session.family.ended or self._clock() >= session.family.expires_at:
             return None

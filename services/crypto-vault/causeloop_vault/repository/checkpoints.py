@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import select, update
 
-from causeloop_common.database import Connections, Transaction
+from causeloop_common.database import Connections, Reading, Transaction
 from causeloop_common.statements import Statement
 from causeloop_log.tlog.merkle import EMPTY, TreeHead
 from causeloop_vault.models import checkpoints, signing_keys
@@ -58,7 +58,7 @@ class Signed(NamedTuple):
 NOTHING = Signed(1, EMPTY)
 
 
-async def signing_key(tx: Transaction) -> StoredSigningKey | None:
+async def signing_key(tx: Reading) -> StoredSigningKey | None:
     """The installation's signing key; None before its first start. Only the installation's realm has one."""
     row = await tx.fetchrow(_SIGNING_KEY)
     return None if row is None else StoredSigningKey(**row)
@@ -69,7 +69,7 @@ async def add_signing_key(tx: Transaction, public: bytes, sealed: str, origin: s
     return await tx.execute(_ADD_SIGNING_KEY, public=public, sealed=sealed, origin=origin) == 1
 
 
-async def checkpoint(tx: Transaction) -> Signed:
+async def checkpoint(tx: Reading) -> Signed:
     """The head that was last signed of the tenant's log, and its epoch; of a new log the empty head."""
     row = await tx.fetchrow(_CHECKPOINT)
     return NOTHING if row is None else Signed(row["epoch"], TreeHead(row["size"], row["root"]))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from causeloop_common.contracts.vault import DataKeyVersion
-from causeloop_common.database import Transaction
+from causeloop_common.database import Reading, Transaction
 from causeloop_common.statements import Statement
 from causeloop_vault.models import keyrings
 
@@ -42,12 +42,12 @@ IS_PRIMARY = "EXISTS (SELECT FROM vault.keyrings WHERE version = {} AND state = 
 _PRIMARY = Statement.raw(f"SELECT {IS_PRIMARY.format('$1')}", "version")
 
 
-async def data_keys(tx: Transaction) -> list[WrappedKey]:
+async def data_keys(tx: Reading) -> list[WrappedKey]:
     """All versions of the tenant's data key, the primary last; empty before its first use."""
     return [WrappedKey(**row) for row in await tx.fetch(_DATA_KEYS)]
 
 
-async def key_versions(tx: Transaction) -> list[DataKeyVersion]:
+async def key_versions(tx: Reading) -> list[DataKeyVersion]:
     """All versions of the tenant's data key without their material, newest first."""
     return [DataKeyVersion(**row) for row in await tx.fetch(_KEY_VERSIONS)]
 

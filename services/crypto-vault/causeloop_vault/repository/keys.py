@@ -7,7 +7,7 @@ from sqlalchemy import bindparam, select
 
 from causeloop_common import ids
 from causeloop_common.contracts.vault import KeyView
-from causeloop_common.database import Transaction
+from causeloop_common.database import Reading, Transaction
 from causeloop_common.statements import Statement
 from causeloop_vault.models import keys
 
@@ -50,13 +50,13 @@ async def add_key(tx: Transaction, key_id: str, name: str, kind: str, sealed: st
     return None if row is None else _key(row)
 
 
-async def key_material(tx: Transaction, name: str) -> list[SealedMaterial]:
+async def key_material(tx: Reading, name: str) -> list[SealedMaterial]:
     """All versions of a named key's material, oldest first; empty when there is no such key."""
     found = await tx.fetch(_MATERIAL, name=name)
     return [SealedMaterial(**{**row, "id": ids.encode("key", row["id"])}) for row in found]
 
 
-async def keys_after(tx: Transaction, name: str, limit: int) -> list[KeyView]:
+async def keys_after(tx: Reading, name: str, limit: int) -> list[KeyView]:
     """Named keys in order of name, after the given one ('' is the start)."""
     return [_key(row) for row in await tx.fetch(_LIST_KEYS, after=name, limit=limit)]
 

@@ -7,7 +7,7 @@ from sqlalchemy import bindparam, select
 
 from causeloop_common import ids
 from causeloop_common.contracts.vault import SecretView
-from causeloop_common.database import Transaction
+from causeloop_common.database import Reading, Transaction
 from causeloop_common.statements import Statement
 from causeloop_vault.models import secrets
 from causeloop_vault.repository.keyrings import IS_PRIMARY
@@ -36,7 +36,7 @@ _WRITE = Statement.raw(
 _ADD_VERSION = Statement.raw(
     f"""
     INSERT INTO vault.secret_versions (path, version, sealed, created_by)
-    SELECT $1::text, $2::integer, $3::text, $4::text WHERE {IS_PRIMARY.format("$5")}
+    SELECT $1::text, $2::integer, CASE WHEN {IS_PRIMARY.format("$5")} THEN $3::text END, $4::text
     """,
     "path", "version", "sealed", "created_by", "data_key",
 )  # fmt: skip
@@ -68,21 +68,23 @@ async def write_secret(tx: Transaction, path: str, expected: int | None) -> Secr
     return _secret(row)
 
 
-async def add_version(tx: Transaction, secret: SecretView, sealed: str, created_by: str, data_key: int) -> bool:
-    """Store the sealed value of the version that `write_secret` made. False when `data_key`, which sealed it, is the
-    primary no longer: roll back.
+def add_version(
+    tx: Transaction, secret: SecretView, sealed: str, created_by: str, data_key: int, stale: Exception
+) -> None:
+    """Store the sealed value of the version that `write_secret` made. The transaction ends with `stale` when
+    `data_key`, which sealed it, is the primary no longer: then there is no value, and the column has to have one.
     """
     values = {"path": secret.path, "version": secret.version, "sealed": sealed, "created_by": created_by}
-    return await tx.execute(_ADD_VERSION, **values, data_key=data_key) == 1
+    tx.later(_ADD_VERSION, stale, **values, data_key=data_key)
 
 
-async def secret(tx: Transaction, path: str) -> SecretView | None:
+async def secret(tx: Reading, path: str) -> SecretView | None:
     """A secret without its value."""
     row = await tx.fetchrow(_SECRET, path=path)
     return None if row is None else _secret(row)
 
 
-async def secrets_after(tx: Transaction, path: str, limit: int) -> list[SecretView]:
+async def secrets_after(tx: Reading, path: str, limit: int) -> list[SecretView]:
     """Secrets in order of path, after the given one ('' is the start)."""
     return [_secret(row) for row in await tx.fetch(_LIST, after=path, limit=limit)]
 

@@ -119,7 +119,7 @@ class CheckpointService:
     async def get_audit_key(self, ctx: AuthContext, command: GetAuditKey) -> AuditKey:
         """The key that verifies the checkpoints of the tenant's log in its epoch; named like the log."""
         key = self._opened_key()
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             epoch, _ = await repository.checkpoint(tx)
         origin = origin_of(key.origin, ctx.tenant, epoch)
         verifier = VerifierKey(origin, key.private.public_key().public_bytes_raw())

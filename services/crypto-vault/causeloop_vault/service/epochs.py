@@ -32,7 +32,7 @@ class EpochService:
 
         Conflict when the log does continue, by this consistency proof, or when more was signed of it meanwhile.
         """
-        async with self._database.transaction(_context(ids.INSTALLATION)) as tx:
+        async with self._database.reading(_context(ids.INSTALLATION)) as tx:
             key = await repository.signing_key(tx)
         if key is None:
             raise Conflict("The vault has signed nothing yet. Nothing was done.")

@@ -153,7 +153,7 @@ class Keyrings:
         return await self._memory.renew(ctx.tenant, partial(self._read, ctx)) or _none(ctx)
 
     async def _read(self, ctx: AuthContext) -> tuple[Keyring | None, tuple[str, ...]]:
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             wrapped = await repository.data_keys(tx)
         if not wrapped:
             return None, (ctx.tenant,)

@@ -112,7 +112,7 @@ class KeyService:
 
     async def list_keys(self, ctx: AuthContext, command: ListKeys) -> KeyPage:
         """Named keys without their material, by name."""
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             found = await repository.keys_after(tx, command.position or "", command.wanted)
         return page(found, command, key=lambda key: key.name)
 
@@ -185,7 +185,7 @@ class KeyService:
 
     async def _read(self, ctx: AuthContext, name: str, keyring: Keyring) -> tuple[NamedKey, tuple[str, ...]]:
         """A named key, read under row security, and its tags."""
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             found = await repository.key_material(tx, name)
         if not found:
             raise NotFound(f"There is no key '{name}' in this workspace.")

@@ -23,7 +23,7 @@ class RotationService:
 
     async def get_keyring(self, ctx: AuthContext, command: GetKeyring) -> KeyringView:
         """The versions of the tenant's data key, without their material."""
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             return KeyringView(versions=await repository.key_versions(tx))
 
     async def rotate_keyring(self, ctx: AuthContext, command: RotateKeyring) -> JobView:

@@ -41,15 +41,14 @@ class SecretService:
 
             value, entropy = command.value.get_secret_value().encode(), self._entropy(envelope.ENTROPY_BYTES)
             sealed = keyring.seal(places.of_secret(secret.path, secret.version), value, entropy)
-            if not await repository.add_version(tx, secret, sealed, ctx.principal, keyring.version):
-                raise StaleKeyring
+            repository.add_version(tx, secret, sealed, ctx.principal, keyring.version, StaleKeyring())
 
             tx.publish(SecretWritten(secret_id=secret.id, version=secret.version))
             return tx.answer(secret)
 
     async def get_secret(self, ctx: AuthContext, command: GetSecret) -> SecretView:
         """A secret without its value."""
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             secret = await repository.secret(tx, command.path)
         if secret is None:
             raise _no_secret(command.path)
@@ -57,7 +56,7 @@ class SecretService:
 
     async def list_secrets(self, ctx: AuthContext, command: ListSecrets) -> SecretPage:
         """Secrets without their values, by path."""
-        async with self._database.transaction(ctx) as tx:
+        async with self._database.reading(ctx) as tx:
             found = await repository.secrets_after(tx, command.position or "", command.wanted)
         return page(found, command, key=lambda secret: secret.path)
 
