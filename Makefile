@@ -105,12 +105,12 @@ chaos: setup ## Kill processes at random under load [SEED=n KILLS=100 SECONDS=n 
 # ---------------------------------------------------------------------------------------------------------- check
 # Bytecode is written even where the environment forbids it: each of the many processes would compile everything anew.
 .PHONY: test
-test: check $(CLIENTS) ## Check, then run every test on real Postgres and NATS [ARGS="-k rotate"]
+test: check $(CLIENTS) ## Check, then run the tests on real Postgres and NATS [ARGS="-k rotate"]
 	@echo "==> tests"
 	@unset PYTHONDONTWRITEBYTECODE; $(BIN)/pytest -n auto -m 'not campaign' $(ARGS)
 
 .PHONY: campaigns
-campaigns: setup ## Run the short forms of the campaigns: kills, losses on the wire, leaders
+campaigns: setup ## Run the tests that kill or lose again and again, for minutes
 	@echo "==> campaigns"
 	@unset PYTHONDONTWRITEBYTECODE; $(BIN)/pytest -n auto -m campaign $(ARGS)
 

@@ -13,7 +13,7 @@ from causeloop_common.contracts import topology
 from causeloop_common.contracts.topology import VAULT_EVENTS
 from tests.support.stack import Person, Stack, content_of, until
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.campaign]
 
 WORKSPACES = 240
 KILLS = 3

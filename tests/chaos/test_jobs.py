@@ -26,7 +26,7 @@ from tests.support.bus import asking
 from tests.support.forks import PROBE
 from tests.support.stack import Person, Stack, content_of, until
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.campaign]
 
 SECRETS = int(os.environ.get("REENCRYPT", "600"))
 KILLS = 5

@@ -14,7 +14,7 @@ from tests.support.copies import Copy
 from tests.support.log import completed_log
 from tests.support.stack import Person, Stack, content_of, until
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.campaign]
 
 SENT_AGAIN = 'causeloop_outbox_sent_again_total{{service="vault",why="{}"}}'
 
